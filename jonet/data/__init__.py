@@ -1,0 +1,1 @@
+"""Shapes before training: meshes, families, samples, stores, batches, views."""

@@ -1,0 +1,1 @@
+"""After training: codes for new shapes, grids, surfaces."""

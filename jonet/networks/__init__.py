@@ -1,0 +1,1 @@
+"""Networks as functions of space, and the fields that they fold into."""
