@@ -1,0 +1,231 @@
+"""Triangle meshes as this library sees them: read, checked, normalised, examined for an inside, written.
+
+`V` vertices, `F` faces. Faces wind counter-clockwise seen from outside; coordinates are float64 throughout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from ..errors import JonetError, MeshError
+
+SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
+SPHERE_RADIUS = 1 / 1.03  # DeepSDF, PreprocessMesh: the farthest vertex of a normalised mesh
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mesh:
+    """A triangle mesh.  vertices [V, 3] float64, faces [F, 3] int32, normals [V, 3] float64 or None (of the vertices)."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray | None = None
+    name: str = ""
+
+    def __post_init__(self):
+        for field, dtype in (("vertices", np.float64), ("faces", np.int32), ("normals", np.float64)):
+            if (value := getattr(self, field)) is None and field == "normals":
+                continue
+            array = np.ascontiguousarray(value, dtype)
+            if array.size == 0:
+                array = array.reshape(0, 3)
+            if array.ndim != 2 or array.shape[1] != 3:
+                raise MeshError(f"{self.name or 'mesh'}: {field} must have shape [any, 3], but has {list(array.shape)}")
+            object.__setattr__(self, field, array)
+        if self.normals is not None and len(self.normals) != len(self.vertices):
+            raise MeshError(
+                f"{self.name or 'mesh'}: {len(self.normals)} normals for {len(self.vertices)} vertices; "
+                "give one normal a vertex, or none"
+            )
+
+    def __repr__(self):
+        return f"Mesh({self.name!r}, {len(self.vertices)} vertices, {len(self.faces)} faces)"
+
+    def trimesh(self) -> trimesh.Trimesh:
+        """The same arrays as a trimesh object, nothing merged or reordered."""
+        return trimesh.Trimesh(self.vertices, self.faces, vertex_normals=self.normals, process=False)
+
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """Corners of each face, [F, 3, 3] float64."""
+        return self.vertices[self.faces]
+
+    @property
+    def watertight(self) -> bool:
+        """Every edge has exactly two faces, which run along it in opposite directions."""
+        edges = self.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
+        forward = np.sort(edges[:, 0] * len(self.vertices) + edges[:, 1])
+        backward = np.sort(edges[:, 1] * len(self.vertices) + edges[:, 0])
+        return bool(len(edges) and np.array_equal(forward, backward) and (forward[1:] != forward[:-1]).all())
+
+    @property
+    def volume(self) -> float:
+        """Signed enclosed volume, positive where faces look outwards; of a closed surface."""
+        a, b, c = np.moveaxis(self.corners - self.bounds.mean(0), 1, 0) if len(self.faces) else np.zeros((3, 0, 3))
+        return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
+
+    @property
+    def area(self) -> float:
+        a, b, c = np.moveaxis(self.corners, 1, 0)
+        return float(np.linalg.norm(np.cross(b - a, c - a), axis=-1).sum() / 2)
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """Lowest and highest corner of the box around the vertices that a face uses, [2, 3]."""
+        if not len(self.faces):
+            raise MeshError(f"{self.name or 'mesh'}: has no faces, so it has no bounds")
+        corners = self.corners.reshape(-1, 3)
+        return np.stack([corners.min(0), corners.max(0)])
+
+    @property
+    def euler_number(self) -> int:
+        """V - E + F over the vertices that a face uses: 2 for one sphere, 0 for one torus."""
+        edges = np.sort(self.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1).astype(np.int64)
+        count = len(np.unique(edges[:, 0] * len(self.vertices) + edges[:, 1]))
+        return len(np.unique(self.faces)) - count + len(self.faces)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Similarity:
+    """x' = scale · (rotation x + translation): a mesh's own units to the normalised frame, or any like change."""
+
+    scale: float = 1.0
+    rotation: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(3))
+    translation: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3))
+
+    def __post_init__(self):
+        object.__setattr__(self, "scale", float(self.scale))
+        object.__setattr__(self, "rotation", np.asarray(self.rotation, np.float64).reshape(3, 3))
+        object.__setattr__(self, "translation", np.asarray(self.translation, np.float64).reshape(3))
+        if not (np.isfinite(self.as_array()).all() and self.scale > 0):
+            raise MeshError(f"a similarity needs finite numbers and a scale above 0, but has scale {self.scale}")
+
+    @classmethod
+    def identity(cls) -> Similarity:
+        return cls()
+
+    @classmethod
+    def from_array(cls, array) -> Similarity:
+        """From the 13 numbers of `as_array`."""
+        array = np.asarray(array, np.float64)
+        return cls(float(array[0]), array[1:10].reshape(3, 3), array[10:13])
+
+    def as_array(self) -> np.ndarray:
+        """[13] float64: scale, rotation row by row, translation."""
+        return np.concatenate([[self.scale], self.rotation.ravel(), self.translation])
+
+    def __call__(self, points) -> np.ndarray:
+        """points [..., 3] -> [..., 3] float64.  The translation comes before the scale, so large offsets cancel exactly."""
+        points = np.asarray(points, np.float64)
+        return self.scale * (points @ self.rotation.T + self.translation)
+
+    def inverse(self) -> Similarity:
+        return Similarity(1 / self.scale, self.rotation.T, -self.scale * self.rotation.T @ self.translation)
+
+    def __matmul__(self, other: Similarity) -> Similarity:
+        """(a @ b)(x) = a(b(x))."""
+        translation = self.rotation @ other.translation + self.translation / other.scale
+        return Similarity(self.scale * other.scale, self.rotation @ other.rotation, translation)
+
+    def apply(self, mesh: Mesh) -> Mesh:
+        """The mesh moved; its normals turned."""
+        normals = None if mesh.normals is None else mesh.normals @ self.rotation.T
+        return dataclasses.replace(mesh, vertices=self(mesh.vertices), normals=normals)
+
+
+def check(mesh: Mesh) -> Mesh:
+    """The mesh itself, or MeshError that says what makes it unusable: no faces, bad indices, not finite, no area."""
+    name = mesh.name or "mesh"
+    if not len(mesh.faces):
+        what = f"{len(mesh.vertices)} vertices but no faces" if len(mesh.vertices) else "no vertices and no faces"
+        raise MeshError(f"{name}: {what}; a surface is needed")
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        bad = int(np.flatnonzero(((mesh.faces < 0) | (mesh.faces >= len(mesh.vertices))).any(1))[0])
+        raise MeshError(
+            f"{name}: face {bad} uses vertices {mesh.faces[bad].tolist()}, but there are {len(mesh.vertices)}; "
+            "the file is damaged or cut off"
+        )
+    if not np.isfinite(mesh.corners).all():
+        bad = int(np.flatnonzero(~np.isfinite(mesh.vertices).all(1))[0])
+        raise MeshError(f"{name}: vertex {bad} is {mesh.vertices[bad].tolist()}, not finite; repair or remove it")
+    extent = float(np.ptp(mesh.bounds, axis=0).max())
+    if not mesh.area > 1e-12 * extent**2:
+        raise MeshError(f"{name}: all {len(mesh.faces)} faces have no area (vertices in one point or on one line)")
+    return mesh
+
+
+def read(path) -> Mesh:
+    """A mesh file, of any kind in `SUFFIXES`; scenes become one mesh with their transforms applied.
+
+    Raises MeshError with file and cause where it cannot be read, is cut off, or holds no usable surface.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise MeshError(f"{path}: unknown kind of file; mesh files end in {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise MeshError(f"{path}: no such file")
+    if not path.stat().st_size:
+        raise MeshError(f"{path}: the file is empty (0 bytes)")
+    try:
+        loaded = trimesh.load_scene(path, process=False, skip_materials=True).to_mesh()
+        mesh = Mesh(loaded.vertices, loaded.faces, name=path.stem)
+    except JonetError:
+        raise
+    except Exception as error:
+        raise MeshError(f"{path}: cannot be read, damaged or cut off ({type(error).__name__}: {error})") from error
+    try:
+        return check(mesh)
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from None
+
+
+def find(folder) -> list[Path]:
+    """Mesh files below a folder (or the file itself), sorted."""
+    folder = Path(folder)
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise MeshError(f"{folder}: no such file or folder")
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def write(mesh: Mesh, path) -> Path:
+    """Writes PLY (binary), OBJ, STL, GLB or OFF by the suffix, beside its place first, then renamed into it."""
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES or kind == ".gltf":
+        raise MeshError(f"{path}: unknown kind of file; meshes are written as .ply, .obj, .stl, .glb or .off")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        data = mesh.trimesh().export(file_type=kind[1:])
+        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def normalize(mesh: Mesh, frame: str = "sphere") -> tuple[Mesh, Similarity]:
+    """The mesh in the normalised frame, and the similarity from its own units to it.
+
+    frame: `sphere` puts the box's centre at the origin and the farthest vertex at 1/1.03 (DeepSDF, PreprocessMesh);
+    `cube` centres the box and makes its longest side 1 (Occupancy Networks, section 4).  Only vertices of faces count.
+    """
+    check(mesh)
+    center = mesh.bounds.mean(0)
+    if frame == "sphere":
+        scale = SPHERE_RADIUS / np.linalg.norm(mesh.corners.reshape(-1, 3) - center, axis=1).max()
+    elif frame == "cube":
+        scale = 1 / np.ptp(mesh.bounds, axis=0).max()
+    else:
+        raise MeshError(f"frame is {frame!r}; the normalised frames are 'sphere' and 'cube'")
+    similarity = Similarity(scale, translation=-center)
+    return similarity.apply(mesh), similarity
