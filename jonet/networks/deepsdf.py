@@ -1,0 +1,165 @@
+"""DeepSDF's auto-decoder (Park et al. 2019, section 4; network as in the published program)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jonet.errors import ConfigError
+from jonet.networks.field import Field
+from jonet.networks.layers import Linear, effective
+
+SPHERE_BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+LATENT_DROPOUT = 0.2  # fixed in the published program
+
+
+@dataclasses.dataclass(frozen=True)
+class Specs:
+    """The published `NetworkSpecs` (and `CodeLength`), under their own names.
+
+    Layers are counted from 0; a network of n hidden widths has n + 1 linear layers.  Entries of `dropout` and
+    `norm_layers` beyond the last layer are ignored, as published.
+    """
+
+    latent_size: int = 256  # L, numbers in a code; 0 is the plain network of one shape
+    dims: tuple[int, ...] = (512,) * 8  # units of each hidden layer
+    dropout: tuple[int, ...] = tuple(range(8))  # hidden layers that drop units
+    dropout_prob: float = 0.2  # probability to drop a unit
+    norm_layers: tuple[int, ...] = tuple(range(8))  # layers with weight norm, or layer norm where weight_norm is off
+    latent_in: tuple[int, ...] = (4,)  # layers that see code and point again beside their input
+    weight_norm: bool = True  # weight norm (on) or layer norm (off) in norm_layers
+    xyz_in_all: bool = False  # every layer sees the point again
+    use_tanh: bool = False  # a second tanh before the one that always closes the network
+    latent_dropout: bool = False  # drop a fifth of the code's numbers, per point, at the first layer
+
+    def __post_init__(self):
+        for name in ("dims", "dropout", "norm_layers", "latent_in"):
+            object.__setattr__(self, name, tuple(int(i) for i in getattr(self, name) or ()))
+        if not self.dims or min(self.dims) < 1:
+            raise ConfigError(f"dims is {self.dims}, but a network needs hidden layers of at least one unit")
+        if not 0 <= self.dropout_prob < 1:
+            raise ConfigError(f"dropout_prob is {self.dropout_prob}, but it is a probability below 1 (published: 0.2)")
+        if self.latent_size < 0:
+            raise ConfigError(f"latent_size is {self.latent_size}, but a code has 0 or more numbers")
+        for layer in self.latent_in:
+            if not 1 <= layer <= len(self.dims):
+                raise ConfigError(f"latent_in names layer {layer}, but the input can join layers 1 to {len(self.dims)}")
+        if min(self.widths) < 1:
+            raise ConfigError(
+                f"dims {self.dims} with latent_in {self.latent_in} and xyz_in_all={self.xyz_in_all} leave a layer of "
+                f"{min(self.widths)} units: a layer before a joined input must be wider than what joins it"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units out of every linear layer; a layer leaves room for what joins the next one's input."""
+        last = len(self.dims)
+        room = [
+            self.latent_size + 3 if k + 1 in self.latent_in else 3 if self.xyz_in_all and k < last else 0
+            for k in range(last)
+        ]
+        return (*(width - joined for width, joined in zip(self.dims, room, strict=True)), 1)
+
+    def joined(self, layer: int) -> str:
+        """What enters a layer beside the activations: "input" (code and point), "point" or ""."""
+        if layer == 0 or layer in self.latent_in:
+            return "input"
+        return "point" if self.xyz_in_all else ""
+
+    def norm(self, layer: int) -> str:
+        """How a layer is normalised: "weight", "layer" or ""; the last layer has no layer norm."""
+        if layer not in self.norm_layers:
+            return ""
+        return "weight" if self.weight_norm else "layer" if layer < len(self.dims) else ""
+
+
+class Decoder(nn.Module):
+    """The signed distance of a point, given a shape's code.
+
+    The code's part of a product is computed once a shape: the same function, a seventh fewer operations in the
+    published size.  dtype: of the hidden products (float32, or bfloat16 on tensor cores); parameters are float32.
+    """
+
+    specs: Specs
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, codes, points, dropout: Callable[[str, float, tuple[int, ...]], jax.Array] | None = None):
+        """codes [B, L], points [B, N, 3] in the normalised frame → distances [B, N], negative inside.
+
+        dropout: None in evaluation; in training `dropout(layer's name, rate, [B, N, width])` gives the factors
+        (0, or one over the share that is kept) that units are multiplied with.
+        """
+        chex.assert_rank([codes, points], [2, 3])
+        chex.assert_shape(codes, (points.shape[0], self.specs.latent_size))
+        chex.assert_axis_dimension(points, 2, 3)
+        specs, last = self.specs, len(self.specs.dims)
+        z = codes[:, None]
+        entering = z
+        if dropout is not None and specs.latent_dropout:
+            entering = z * dropout("latent", LATENT_DROPOUT, (*points.shape[:2], specs.latent_size))
+        x = None
+        for k, width in enumerate(specs.widths):
+            parts = {"input": (entering if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
+            parts = parts if x is None else (x, *parts)
+            dtype = self.dtype if k < last else jnp.float32
+            x = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, name=f"lin{k}")(*parts)
+            if k < last:
+                if specs.norm(k) == "layer":
+                    x = nn.LayerNorm(epsilon=1e-5, name=f"bn{k}")(x)
+                x = nn.relu(x)
+                if dropout is not None and k in specs.dropout and specs.dropout_prob > 0:
+                    x = x * dropout(f"lin{k}", specs.dropout_prob, x.shape).astype(x.dtype)
+        return squash(specs, x[..., 0])
+
+    def fold(self, shared, statistics, code) -> Field:
+        """The field of one shape: weight norm multiplied out, the code's products turned into biases.
+
+        shared: this network's parameters.  statistics: unused, DeepSDF keeps none.  code [L].
+        """
+        chex.assert_shape(code, (self.specs.latent_size,))
+        matrices, biases, norms = [], [], []
+        for k in range(len(self.specs.widths)):
+            kernel, bias = effective(shared["params"][f"lin{k}"])
+            if self.specs.joined(k) == "input":
+                rows = kernel.shape[0] - 3
+                code_rows = rows - self.specs.latent_size
+                bias = bias + code @ kernel[code_rows:rows]
+                kernel = jnp.concatenate([kernel[:code_rows], kernel[rows:]])
+            matrices.append(kernel)
+            biases.append(bias)
+            norms.append(shared["params"].get(f"bn{k}") if self.specs.norm(k) == "layer" else None)
+        own = {"biases": biases, "level": jnp.zeros(()), "box": jnp.asarray(SPHERE_BOX)}
+        return Field({"kernels": matrices, "norms": norms}, own, Folded(self.specs), inside=-1)
+
+
+def squash(specs: Specs, x):
+    """The closing tanh; two with `use_tanh`."""
+    return jnp.tanh(jnp.tanh(x) if specs.use_tanh else x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """Evaluates a folded decoder: what enters a layer beside its activations is the point alone."""
+
+    specs: Specs
+
+    def __call__(self, shared, own, points):
+        """points [N, 3] → distances [N]."""
+        last, x = len(self.specs.dims), None
+        for k, (kernel, bias, norm) in enumerate(zip(shared["kernels"], own["biases"], shared["norms"], strict=True)):
+            inner = kernel.shape[0] - (3 if self.specs.joined(k) else 0)
+            y = bias
+            if inner:
+                y = y + x @ kernel[:inner]
+            if self.specs.joined(k):
+                y = y + points @ kernel[inner:]
+            if norm is not None:
+                y = nn.LayerNorm(epsilon=1e-5).apply({"params": norm}, y)
+            x = nn.relu(y) if k < last else y
+        return squash(self.specs, x[..., 0])

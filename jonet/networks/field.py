@@ -1,0 +1,207 @@
+"""Fields: trained shapes as functions ℝ³ → ℝ, and the one way to ask many of them in bulk."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jonet import parallel
+from jonet.errors import InputError, require
+from jonet.networks.layers import BLOCK
+
+DISPATCH = 1024  # blocks a device at most in one dispatch: 2²⁰ points
+
+
+@struct.dataclass
+class Field:
+    """One shape as a function of space, or a batch of B shapes that share their matrices.
+
+    shared: arrays common to all shapes of a network.  own: arrays of one shape, among them `level` [] (the value on
+    the surface) and `box` [2, 3] (corners of the cube that holds it); in a batch every own leaf has a leading B.
+    architecture(shared, own, points [N, 3]) → values [N] evaluates one shape; it is static and hashable.
+    inside: -1 where values fall inside (signed distances), +1 where they rise (occupancy logits).
+    """
+
+    shared: Any
+    own: dict[str, Any]
+    architecture: Callable = struct.field(pytree_node=False)
+    inside: int = struct.field(pytree_node=False)
+
+    @property
+    def batched(self) -> bool:
+        """Whether this is a batch of fields."""
+        return jnp.ndim(self.own["level"]) == 1
+
+    @property
+    def axes(self) -> Field:
+        """The `jax.vmap` specification that maps over the shapes of a batch."""
+        return dataclasses.replace(self, shared=None, own=0)
+
+    @property
+    def box(self) -> np.ndarray:
+        """Corners [2, 3] of the cube that holds the surface; of the first shape in a batch."""
+        box = np.asarray(self.own["box"])
+        return box[0] if self.batched else box
+
+    def __len__(self) -> int:
+        if not self.batched:
+            raise TypeError("this field is one shape and has no length; stack fields with Field.stack([field])")
+        return self.own["level"].shape[0]
+
+    def __getitem__(self, index) -> Field:
+        """One field of a batch (an integer) or a smaller batch (a slice or array of integers)."""
+        length = len(self)
+        if isinstance(index, int | np.integer) and not -length <= index < length:
+            raise IndexError(f"field {index} of a batch of {length}")
+        return dataclasses.replace(self, own=jax.tree.map(lambda x: x[index], self.own))
+
+    @staticmethod
+    def stack(fields: Sequence[Field]) -> Field:
+        """A batch from single fields of one network."""
+        own = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(field.own for field in fields))
+        return dataclasses.replace(fields[0], own=own)
+
+    def at(self, points) -> jax.Array:
+        """Values at points, as a pure function for use inside jit, vmap and grad: one shape, [N, 3] → [N]."""
+        return self.architecture(self.shared, self.own, points)
+
+    def __call__(self, points) -> jax.Array:
+        """Values at points: one shape [N, 3] → [N]; a batch [B, N, 3] → [B, N].  Evaluated in blocks."""
+        values, _ = self._ask(points, gradient=False)
+        return values
+
+    def gradient(self, points) -> tuple[jax.Array, jax.Array]:
+        """Values and their gradients: one shape [N, 3] → [N], [N, 3]; a batch [B, N, 3] → [B, N], [B, N, 3]."""
+        return self._ask(points, gradient=True)
+
+    def occupancy(self, points) -> jax.Array:
+        """How surely points are inside, in [0, 1]: the sigmoid of logits; of distances, 1 inside and 0 outside."""
+        values = self(points)
+        if self.inside > 0:
+            return jax.nn.sigmoid(values)
+        return (values < self._level(values)).astype(values.dtype)
+
+    def contains(self, points) -> jax.Array:
+        """Whether points are inside the surface: bool, [N] or [B, N]."""
+        values = self(points)
+        return (values - self._level(values)) * self.inside > 0
+
+    def _level(self, values):
+        return self.own["level"][:, None] if values.ndim == 2 else self.own["level"]
+
+    def _ask(self, points, gradient):
+        shape = (len(self), None, 3) if self.batched else (None, 3)
+        points = require(points, "points", shape)
+        fields = self if self.batched else Field.stack([self])
+        rows = points.reshape(len(fields), -1, 3)
+        each = -(-rows.shape[1] // BLOCK)
+        padded = np.zeros((len(fields), each * BLOCK, 3), np.float32)
+        padded[:, : rows.shape[1]] = rows
+        owner = np.repeat(np.arange(len(fields), dtype=np.int32), each)
+        values, gradients = evaluate_blocks(fields, owner, padded.reshape(-1, BLOCK, 3), gradient=gradient)
+        values = jnp.asarray(values.reshape(len(fields), -1)[:, : rows.shape[1]].reshape(points.shape[:-1]))
+        if gradient:
+            gradients = gradients.reshape(len(fields), -1, 3)[:, : rows.shape[1]].reshape(points.shape)
+        return values, gradients
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fold(network, shared, statistics, codes) -> Field:
+    """A batch of fields from codes [B, L]; `network.fold(shared, statistics, code) → Field` folds one shape."""
+    own = jax.vmap(lambda code: network.fold(shared, statistics, code).own)(codes)
+    return dataclasses.replace(network.fold(shared, statistics, codes[0]), own=own)
+
+
+def evaluate_blocks(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values (and gradients) of K blocks of points, the only way to ask fields in bulk.
+
+    fields: a batch.  shape [K]: the field of each block.  points [K, 1024, 3] → values [K, 1024], and gradients
+    [K, 1024, 3] or None.  The list is shared evenly among all devices, any K runs without a new compilation, and a
+    block's bits depend on nothing but the block.  Precision is that of `jax.default_matmul_precision`.
+    """
+    points = require(points, "points", (None, BLOCK, 3), finite=False)
+    shape = require(shape, "shape", (len(points),), np.int32)
+    if not fields.batched:
+        raise InputError("evaluate_blocks takes a batch of fields; stack single ones with Field.stack")
+    devices = parallel.count()
+    values = np.empty(points.shape[:2], np.float32)
+    gradients = np.empty(points.shape, np.float32) if gradient else None
+    pending = []
+
+    def collect():
+        (start, stop, each), out = pending.pop(0)
+        for result, whole in zip(parallel.host(out), (values, gradients), strict=False):
+            whole[start:stop] = result[:, :each].reshape(-1, *whole.shape[1:])[: stop - start]
+
+    for start in range(0, len(points), DISPATCH * devices):
+        stop = min(start + DISPATCH * devices, len(points))
+        each = -(-(stop - start) // devices)  # blocks a device, the last device may hold fewer
+        capacity = bucket(each)
+        piece = np.zeros((devices, capacity, BLOCK, 3), np.float32)
+        owner = np.zeros((devices, capacity), np.int32)
+        for device in range(devices):
+            first = min(start + device * each, stop)
+            size = min(each, stop - first)
+            piece[device, :size] = points[first : first + size]
+            owner[device, :size] = shape[first : first + size]
+        out = _evaluate[gradient](fields, owner, piece, np.int32(each))
+        pending.append(((start, stop, each), out))
+        if len(pending) > 1:  # one dispatch runs while the one before is fetched
+            collect()
+    while pending:
+        collect()
+    return values, gradients
+
+
+def bucket(size: int) -> int:
+    """The capacity that a list of `size` items is padded to: a power of four, so that few programs are compiled."""
+    capacity = 4
+    while capacity < size:
+        capacity *= 4
+    return capacity
+
+
+def _evaluate_share(gradient: bool):
+    def evaluate(fields: Field, shape, points, count):
+        """One device's share: shape [1, K], points [1, K, 1024, 3], of which the first `count` blocks are evaluated."""
+        shape, points = shape[0], points[0]
+        group = min(len(points), _group())
+
+        def block(owner, block_points):
+            own = jax.tree.map(lambda leaf: leaf[owner], fields.own)
+            if not gradient:
+                return (fields.architecture(fields.shared, own, block_points),)
+            values, back = jax.vjp(lambda p: fields.architecture(fields.shared, own, p), block_points)
+            return values, *back(jnp.ones_like(values))
+
+        def some(step, out):
+            where = step * group
+            owners = jax.lax.dynamic_slice_in_dim(shape, where, group)
+            inputs = jax.lax.dynamic_slice_in_dim(points, where, group)
+            results = jax.vmap(block)(owners, inputs) if group > 1 else [r[None] for r in block(owners[0], inputs[0])]
+            return [
+                jax.lax.dynamic_update_slice_in_dim(o, r.astype(o.dtype), where, 0)
+                for o, r in zip(out, results, strict=True)
+            ]
+
+        out = [jnp.zeros(points.shape[:2])] + ([jnp.zeros(points.shape)] if gradient else [])
+        out = jax.lax.fori_loop(0, -(-count // group), some, out)
+        return [o[None] for o in out]
+
+    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT, parallel.REPLICATED)
+    return parallel.pmap(evaluate, specs, parallel.SPLIT)
+
+
+def _group() -> int:
+    """Blocks at once: one keeps activations in a CPU's cache, many fill an accelerator."""
+    return 1 if jax.default_backend() == "cpu" else 64
+
+
+_evaluate = {gradient: _evaluate_share(gradient) for gradient in (False, True)}

@@ -1,0 +1,141 @@
+"""The mapping over devices and processes: the only room that says "device".
+
+Everything else writes a function of *one device's share*, with visible collectives (`sum`, `gather`) over the named
+axis, and `pmap` maps it over every device of every process.  Behind it stands `jax.jit(jax.shard_map(...))`.
+
+Gradients: take the gradient of this device's share of a loss, then `sum` it.  Collectives inside the loss (batch
+statistics) transpose as those of `jax.pmap` do, so that rule gives the gradient of the global loss (`check_vma=False`;
+with it on, gradients of replicated arguments arrive already summed, and a second sum would multiply them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "devices"
+REPLICATED = P()
+SPLIT = P(AXIS)  # the leading axis is dealt over devices
+
+_limit: int | None = None
+
+
+@contextlib.contextmanager
+def use(count: int):
+    """Within this context only the first `count` devices work (tests, and runs that leave devices to others)."""
+    global _limit
+    if not 1 <= count <= len(jax.devices()):
+        raise ValueError(f"{count} devices asked for, but this process sees {len(jax.devices())}")
+    before, _limit = _limit, count
+    try:
+        yield
+    finally:
+        _limit = before
+
+
+def mesh() -> Mesh:
+    """The devices that work now, of every process, as a mesh with the one axis `AXIS`."""
+    devices = jax.devices()[:_limit]
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def count() -> int:
+    """How many devices work, over all processes."""
+    return len(jax.devices()[:_limit])
+
+
+def is_main() -> bool:
+    """Whether this process writes what is not sharded."""
+    return jax.process_index() == 0
+
+
+def join(address: str | None = None, processes: int | None = None, index: int | None = None) -> None:
+    """Makes this process one of many (`jax.distributed`); without arguments JAX asks the cluster it runs in."""
+    jax.distributed.initialize(address, num_processes=processes, process_id=index)
+
+
+def pmap(fn: Callable, in_specs, out_specs, donate: Sequence[int] = ()) -> Callable:
+    """`fn` of one device's share, mapped over all devices and compiled.
+
+    in_specs, out_specs: one a positional argument or result, REPLICATED or SPLIT (or a tree of them).
+    donate: arguments whose memory the result may take.  The mapped function has `.lower(*arguments)`.
+    """
+
+    compiled: dict[Mesh, Callable] = {}
+
+    def on_mesh() -> Callable:
+        here = mesh()
+        if here not in compiled:
+            mapped = jax.shard_map(fn, mesh=here, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+            compiled[here] = jax.jit(mapped, donate_argnums=tuple(donate))
+        return compiled[here]
+
+    def call(*arguments):
+        return on_mesh()(*arguments)
+
+    call.jitted = on_mesh
+    call.lower = lambda *arguments: on_mesh().lower(*arguments)
+    return call
+
+
+def sum(tree):
+    """The sum over devices of every leaf; inside a mapped function."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def gather(tree):
+    """Every leaf of all devices, joined along its leading axis; inside a mapped function."""
+    return jax.lax.all_gather(tree, AXIS, tiled=True)
+
+
+def index() -> jax.Array:
+    """Which device this is, from 0; inside a mapped function."""
+    return jax.lax.axis_index(AXIS)
+
+
+def replicate(tree):
+    """Host arrays, equal in every process, on all devices."""
+    return _place(tree, REPLICATED)
+
+
+def split(tree):
+    """Host arrays, whole in every process, dealt over the devices along their leading axis."""
+    return _place(tree, SPLIT)
+
+
+def _place(tree, spec):
+    sharding = NamedSharding(mesh(), spec)
+
+    def put(x):
+        if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda where: x[where])
+
+    return jax.tree.map(put, tree)
+
+
+def host(tree):
+    """Arrays of any placement as whole numpy arrays, in every process."""
+
+    def fetch(x):
+        if not isinstance(x, jax.Array):
+            return np.asarray(x)
+        if not x.is_fully_addressable and not x.is_fully_replicated:
+            x = jax.jit(lambda y: y, out_shardings=NamedSharding(x.sharding.mesh, REPLICATED))(x)
+        return np.asarray(x.addressable_data(0) if x.is_fully_replicated else x)
+
+    return jax.tree.map(fetch, tree)
+
+
+def fold(key: jax.Array, *names: str | int | jax.Array) -> jax.Array:
+    """The key derived by folding in names (by crc32) and indices, one after the other."""
+    for name in names:
+        key = jax.random.fold_in(key, zlib.crc32(name.encode()) if isinstance(name, str) else name)
+    return key
