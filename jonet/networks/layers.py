@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from flax import linen as nn
 from jonet import parallel
 
 BLOCK = 1024  # points a block: what is evaluated at once, and what one dropout key covers
+EPSILON = 1e-5  # added to the variance of a norm
+MOMENTUM = 0.1  # the share of a batch's statistics in the running ones: PyTorch's sense
 
 
 def torch_uniform(fan_in: int):
@@ -28,20 +32,24 @@ class Linear(nn.Module):
     features: units out.  weight_norm: K = g · v / ‖v‖ with the norm over inputs, per unit (Salimans & Kingma 2016,
     eq. 2, no ε); v starts as PyTorch's kernel and g as ‖v‖, so that the start is the plain layer's.
     Parameters: kernel [in, out] (v under weight norm), scale [out] (g), bias [out].  dtype: of the products.
+    kernel_init, bias_init: the start, given the number of inputs; without a bias_init there is no bias.
     """
 
     features: int
     weight_norm: bool = False
     dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = torch_uniform
+    bias_init: Callable | None = torch_uniform
 
     @nn.compact
     def __call__(self, *parts: jax.Array) -> jax.Array:
         sizes = [part.shape[-1] for part in parts]
-        init = torch_uniform(sum(sizes))
-        kernel = self.param("kernel", init, (sum(sizes), self.features))
+        kernel = self.param("kernel", self.kernel_init(sum(sizes)), (sum(sizes), self.features))
         if self.weight_norm:
             kernel = normalized(kernel, self.param("scale", lambda _: jnp.linalg.norm(kernel, axis=0)))
-        bias = self.param("bias", init, (self.features,))
+        bias = jnp.zeros(self.features)
+        if self.bias_init is not None:
+            bias = self.param("bias", self.bias_init(sum(sizes)), (self.features,))
         rows = jnp.split(kernel.astype(self.dtype), list(itertools.accumulate(sizes))[:-1])
         products = (part.astype(self.dtype) @ k for part, k in zip(parts, rows, strict=True) if part.shape[-1])
         return sum(products, start=bias.astype(self.dtype))
@@ -78,3 +86,100 @@ def dropout_factors(key: jax.Array, rate: float, shape: tuple[int, ...], first_b
 
     factors = jax.vmap(block)(first_block + jnp.arange(blocks))
     return factors.reshape(blocks * size, width)[:rows]
+
+
+def constant(value: float):
+    """A start that does not look at the number of inputs."""
+    return lambda fan_in: nn.initializers.constant(value)
+
+
+class Share(NamedTuple):
+    """One device's part of a training batch: what batch statistics are taken over.
+
+    mask [S]: 1 for shapes that count, 0 for padding.  sum: over all devices, `parallel.sum` inside a mapped function.
+    """
+
+    mask: jax.Array
+    sum: Callable = lambda tree: tree
+
+
+class Norm(nn.Module):
+    """Batch norm x ↦ γ · (x - mean) / √(variance + ε) + β; given a condition c, γ and β are affine functions of it.
+
+    In training (a `share` is given) mean and variance of each unit are those of the whole global batch, over shapes
+    and points; the running ones take a tenth of them, the variance then with n/(n - 1).  In evaluation the running ones
+    are used.  kind "instance": over the points of each shape, in training and evaluation, and nothing is remembered.
+    Parameters: scale and bias, or Linears gamma and beta (a fresh network ignores c).  Statistics: mean, variance.
+    """
+
+    kind: str = "batch"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array | None = None, share: Share | None = None) -> jax.Array:
+        """x [S, ..., F]; c [S, C], or [S, N, C] with a code a point; → [S, ..., F]."""
+        features, x = x.shape[-1], x.astype(jnp.float32)
+        if c is None:
+            scale = self.param("scale", nn.initializers.ones, (features,))
+            shift = self.param("bias", nn.initializers.zeros, (features,))
+        else:
+            c = c.reshape(*c.shape[:-1], *(1,) * (x.ndim - c.ndim), c.shape[-1])
+            scale = Linear(features, kernel_init=constant(0), bias_init=constant(1), name="gamma")(c)
+            shift = Linear(features, kernel_init=constant(0), bias_init=constant(0), name="beta")(c)
+        if self.kind == "instance":
+            centred = x - x.mean(-2, keepdims=True)
+            variance = jnp.square(centred).mean(-2, keepdims=True)
+        else:
+            centred, variance = self._over_batch(x, share)
+        return centred * (scale * jax.lax.rsqrt(variance + EPSILON)) + shift
+
+    def _over_batch(self, x, share):
+        running_mean = self.variable("statistics", "mean", jnp.zeros, x.shape[-1])
+        running_variance = self.variable("statistics", "variance", jnp.ones, x.shape[-1])
+        if share is None:
+            return x - running_mean.value, running_variance.value
+        axes = tuple(range(x.ndim - 1))
+        weight = share.mask.reshape(-1, *(1,) * (x.ndim - 1))
+        count = share.sum(share.mask.sum()) * math.prod(x.shape[1:-1])
+        mean = share.sum((weight * x).sum(axes)) / count
+        centred = x - mean
+        variance = share.sum((weight * jnp.square(centred)).sum(axes)) / count
+        if not self.is_initializing():
+            unbiased = variance * count / jnp.maximum(count - 1, 1)
+            running_mean.value = (1 - MOMENTUM) * running_mean.value + MOMENTUM * mean
+            running_variance.value = (1 - MOMENTUM) * running_variance.value + MOMENTUM * unbiased
+        return centred, variance
+
+
+def affine(parameters: dict, statistics: dict, c: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """A `Norm` in evaluation, for one condition c [C], as x ↦ scale · x + shift: scale and shift [F]."""
+    if "gamma" in parameters:
+        gamma, beta = (c @ p["kernel"] + p["bias"] for p in (parameters["gamma"], parameters["beta"]))
+    else:
+        gamma, beta = parameters["scale"], parameters["bias"]
+    scale = gamma * jax.lax.rsqrt(statistics["variance"] + EPSILON)
+    return scale, beta - scale * statistics["mean"]
+
+
+class ResidualBlock(nn.Module):
+    """shortcut(x) + fc_1(relu(norm(fc_0(relu(norm(x)))))): activations before each layer, none after the sum.
+
+    The published ResnetBlockFC (norm ""), ResnetBlockConv1d (norm "batch", no c) and CResnetBlockConv1d (with c).
+    features: units out.  hidden: units between.  x may come in parts, as in `Linear`.  The shortcut is a linear layer
+    without bias where the sizes differ.  fc_1's kernel starts at zero, its bias does not.
+    """
+
+    features: int
+    hidden: int
+    norm: str = ""
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, *parts: jax.Array, c: jax.Array | None = None, share: Share | None = None) -> jax.Array:
+        def active(name, x):
+            return nn.relu(Norm(self.norm, name=name)(x, c, share) if self.norm else x)
+
+        h = Linear(self.hidden, dtype=self.dtype, name="fc_0")(*(active("bn_0", part) for part in parts))
+        fc_1 = Linear(self.features, dtype=self.dtype, kernel_init=constant(0), name="fc_1")
+        if len(parts) > 1 or parts[0].shape[-1] != self.features:
+            parts = [Linear(self.features, dtype=self.dtype, bias_init=None, name="shortcut")(*parts)]
+        return parts[0] + fc_1(active("bn_1", h))
