@@ -1,0 +1,58 @@
+"""Configs go to JSON and come back equal; what is unknown or of the wrong type is refused by name."""
+
+import dataclasses
+import json
+from typing import Literal
+
+import pytest
+
+from jonet import config
+from jonet.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 1e-3
+    widths: tuple[int, ...] = (4, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    name: str = "a"
+    kind: Literal["x", "y"] = "x"
+    limit: float | None = None
+    inner: Inner = Inner()
+
+
+def test_round_trip(tmp_path):
+    made = Outer(name="b", limit=2.5, inner=Inner(rate=1.0, widths=(1, 2, 3)))
+    config.write_json(tmp_path / "c.json", config.to_dict(made))
+    assert config.from_dict(Outer, json.loads((tmp_path / "c.json").read_text())) == made
+    assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"inner": {"rat": 1.0}}, "did you mean inner.rate"),
+        ({"nonsense": 1}, "known are"),
+        ({"inner": {"rate": "fast"}}, "inner.rate is 'fast'"),
+        ({"inner": {"widths": [1, "2"]}}, r"inner.widths\[1\]"),
+        ({"kind": "z"}, "'x', 'y'"),
+        ({"limit": "none"}, "limit"),
+        ({"inner": 3}, "group of options"),
+    ],
+)
+def test_refusals_name_the_option(values, words):
+    with pytest.raises(ConfigError, match=words):
+        config.from_dict(Outer, values)
+
+
+def test_digest_tells_settings_apart():
+    assert config.digest(Outer()) == config.digest(Outer(inner=Inner()))
+    assert config.digest(Outer()) != config.digest(Outer(inner=Inner(rate=2e-3)))
+
+
+def test_difference_names_both_sides():
+    ours, theirs = config.to_dict(Outer(name="b")), config.to_dict(Outer())
+    assert config.difference(ours, theirs) == ["name: 'a' → 'b'"]
