@@ -1,160 +1,95 @@
-"""Meshes seen: cameras, rays by embree, depth images, DeepSDF's visible shell, shaded pictures and sheets of them.
+"""Meshes seen: depth views, DeepSDF's visible shell, shaded pictures, and sheets of pictures.
 
-Notation: a picture has H rows and W columns, row 0 at the top. Camera space is x right, y down, z forward, and
-p_camera = R (p - position). Pixel (row i, column j) looks through (j + 0.5, i + 0.5). World: y up, +z front.
+Cameras and rays are in `rays.py` (its notation holds here); voxel grids in `voxels.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from jonet.data.meshes import Mesh
-from jonet.errors import InputError, MeshError
+from jonet.data.rays import VIEWS, Camera, Hits, Scene, cast
+from jonet.errors import InputError
 
-VIEWS = {  # name -> (azimuth, elevation) in degrees; azimuth 0 looks at the front (+z), 90 at the side +x
-    "three-quarter": (35.0, 22.0),
-    "front": (0.0, 0.0),
-    "back": (180.0, 0.0),
-    "right": (90.0, 0.0),
-    "left": (-90.0, 0.0),
-    "top": (0.0, 90.0),
-}
-BLUE = (0.36, 0.56, 0.80)  # linear-light albedos, for what a network made ...
-CLAY = (0.72, 0.66, 0.58)  # ... and for what was there before
+__all__ = ["BLUE", "CLAY", "VIEWS", "Camera", "Hits", "Scene", "Shell", "cast", "shade", "sheet", "shell", "visible"]
+
+BLUE = (0.16, 0.38, 0.72)  # linear-light colours: of what a network made ...
+CLAY = (0.62, 0.52, 0.42)  # ... and of what was there before
 
 
-@dataclass(frozen=True, eq=False)
-class Camera:
-    """A pinhole or an orthographic camera.
+def visible(mesh: Mesh | Scene, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The part of a surface that a camera sees, one row a pixel that meets it.
 
-    position [3]; rotation [3, 3], rows are right, down and forward; focal: pixels (orthographic: pixels per unit);
-    centre (2): column and row of the optical axis; shape (2): rows and columns.
+    -> points [N, 3] float32, normals [N, 3] float32 of their faces, turned towards the camera, and whether they had to
+    be turned (the face is wound away from the camera) [N] bool.  Several depth views of one mesh share a `Scene`.
+    """
+    scene = mesh if isinstance(mesh, Scene) else Scene(mesh)
+    origins, directions = (rays.reshape(-1, 3) for rays in camera.rays())
+    hits = scene.cast(origins, directions)
+    hit = hits.face >= 0
+    normals = hits.normals[hit]
+    away = np.einsum("nc,nc->n", normals, directions[hit]) > 0
+    normals[away] *= -1
+    return hits.points[hit].astype(np.float32), normals.astype(np.float32), away
+
+
+class Shell(NamedTuple):
+    """What is visible of a mesh from all around: points [N, 3], normals [N, 3] towards the viewer, both float32.
+
+    statistics: observations (their number), two_sided_observations and two_sided_triangles (shares that belong to
+    triangles seen from both sides, as the program counts them) and rejected (above its bounds of 2 % and 3 %).
     """
 
-    position: np.ndarray
-    rotation: np.ndarray
-    focal: float
-    centre: tuple[float, float]
-    shape: tuple[int, int]
-    orthographic: bool = False
-
-    @classmethod
-    def towards(cls, direction, target=(0, 0, 0), distance=1.0, focal=1.0, shape=(256, 256), orthographic=False):
-        """The camera that stands `distance` from `target` in `direction` [3] and looks at it, y upwards in the picture."""
-        back = np.asarray(direction, float) / np.linalg.norm(direction)
-        up = np.array([0.0, 1.0, 0.0]) if abs(back[1]) < 0.999 else np.array([0.0, 0.0, -np.sign(back[1])])
-        right = np.cross(up, back)
-        right /= np.linalg.norm(right)
-        rotation = np.stack([right, -np.cross(back, right), -back])
-        centre = (shape[1] / 2, shape[0] / 2)
-        return cls(np.asarray(target, float) + distance * back, rotation, focal, centre, tuple(shape), orthographic)
-
-    @classmethod
-    def framing(cls, points, view="three-quarter", shape=(256, 256), angle=24.0, margin=0.08):
-        """The camera that sees all `points` [N, 3] from a view (a name in VIEWS or degrees of azimuth and elevation)."""
-        if isinstance(view, str) and view not in VIEWS:
-            raise InputError(
-                f"view is {view!r}, but must be one of {', '.join(VIEWS)} or (azimuth, elevation) in degrees"
-            )
-        azimuth, elevation = np.radians(VIEWS[view] if isinstance(view, str) else view)
-        back = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
-        points = np.asarray(points, float)
-        target = (points.min(0) + points.max(0)) / 2
-        half = np.array([shape[1], shape[0]]) / 2 * (1 - 2 * margin)
-        focal = min(shape) / 2 / np.tan(np.radians(angle) / 2)
-        for _ in range(3):  # nearer points look larger, so the middle of the picture moves with the distance
-            camera = cls.towards(back, target, 0.0, focal, shape)
-            x, y, z = ((points - target) @ camera.rotation.T).T
-            distance = max(np.max(np.abs(x) * focal / half[0] - z), np.max(np.abs(y) * focal / half[1] - z), 1e-9)
-            u, v = x / (z + distance), y / (z + distance)
-            shift = np.array([u.min() + u.max(), v.min() + v.max()]) / 2 * distance
-            target = target + shift @ camera.rotation[:2]
-        return cls.towards(back, target, distance * 1.01, focal, shape)
-
-    def rays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Origins and directions [H, W, 3] of the pixels' rays; directions have length 1 along the optical axis."""
-        rows, columns = self.shape
-        x = (np.arange(columns) + 0.5 - self.centre[0]) / self.focal
-        y = (np.arange(rows) + 0.5 - self.centre[1]) / self.focal
-        plane = np.stack(np.broadcast_arrays(x[None], y[:, None], 1.0), -1)
-        if self.orthographic:
-            origins = self.position + plane[..., :2] @ self.rotation[:2]
-            return origins, np.broadcast_to(self.rotation[2], origins.shape)
-        directions = plane @ self.rotation
-        return np.broadcast_to(self.position, directions.shape), directions
-
-    def project(self, points) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels [..., 2] (column, row) and depths [...] along the optical axis of points [..., 3]."""
-        x, y, z = np.moveaxis((np.asarray(points, float) - self.position) @ self.rotation.T, -1, 0)
-        scale = self.focal if self.orthographic else self.focal / z
-        return np.stack([x * scale + self.centre[0], y * scale + self.centre[1]], -1), z
-
-
-class Hits(NamedTuple):
-    """What rays met: depth [...] in lengths of their directions (inf: nothing), face [...] (-1), barycentric [..., 3],
-    points [..., 3], and normals [..., 3] of the faces as they are wound."""
-
-    depth: np.ndarray
-    face: np.ndarray
-    barycentric: np.ndarray
     points: np.ndarray
     normals: np.ndarray
+    statistics: dict[str, int | float | bool]
 
 
-class Scene:
-    """A mesh ready for rays. Inside, it is moved to the origin and scaled to 1: embree computes in float32."""
-
-    def __init__(self, mesh: Mesh):
-        if not len(mesh.faces):
-            raise MeshError(f"{mesh.name or 'mesh'} has no faces, so there is nothing to see")
-        used = mesh.vertices[np.unique(mesh.faces)]
-        self.middle = (used.min(0) + used.max(0)) / 2
-        self.radius = float(np.linalg.norm(used - self.middle, axis=1).max()) or 1.0
-        corners = ((mesh.vertices - self.middle) / self.radius)[mesh.faces]
-        self.normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        self.normals /= np.maximum(np.linalg.norm(self.normals, axis=1, keepdims=True), 1e-30)
-        self._scene = EmbreeScene(robust=True)
-        self._mesh = TriangleMesh(self._scene, corners.astype(np.float32))
-
-    def _rays(self, origins, directions):
-        origins = ((np.asarray(origins) - self.middle) / self.radius).astype(np.float32).reshape(-1, 3)
-        directions = np.asarray(directions, np.float32).reshape(-1, 3)
-        return np.ascontiguousarray(origins), np.ascontiguousarray(directions)
-
-    def cast(self, origins, directions) -> Hits:
-        """First hits of rays [..., 3]."""
-        shape = np.shape(directions)[:-1]
-        found = self._scene.run(*self._rays(origins, directions), output=1)
-        face, u, v = found["primID"], found["u"], found["v"]
-        hit = face >= 0
-        depth = np.where(hit, found["tfar"] * self.radius, np.inf)
-        points = np.reshape(origins, (-1, 3)) + np.where(hit, depth, 0)[:, None] * np.reshape(directions, (-1, 3))
-        barycentric = np.stack([1 - u - v, u, v], -1)
-        normals = np.where(hit[:, None], self.normals[face], 0)
-        return Hits(
-            depth.reshape(shape),
-            face.reshape(shape),
-            barycentric.reshape(*shape, 3),
-            points.reshape(*shape, 3),
-            normals.reshape(*shape, 3),
-        )
-
-    def blocked(self, origins, directions, reach: float = np.inf) -> np.ndarray:
-        """Whether rays [N, 3] meet the mesh within `reach` lengths of their directions -> bool [N]."""
-        origins, directions = self._rays(origins, directions)
-        far = np.full(len(origins), min(reach / self.radius, 1e30), np.float32)
-        return self._scene.run(origins, directions, dists=far, query="OCCLUDED") == 0
+def spiral(count: int) -> np.ndarray:
+    """Directions [count, 3] spread evenly over the sphere along a golden-angle spiral from -y to +y."""
+    k = np.arange(count)
+    y = (2 * k + 1) / count - 1
+    angle = (k + 1) * np.pi * (3 - np.sqrt(5))
+    radius = np.sqrt(1 - y**2)
+    return np.stack([np.cos(angle) * radius, y, np.sin(angle) * radius], -1)
 
 
-def cast(mesh: Mesh, camera: Camera) -> Hits:
-    """What a camera's pixels see of a mesh: arrays [H, W, ...]; depth runs along the optical axis."""
-    return Scene(mesh).cast(*camera.rays())
+def shell(mesh: Mesh, views: int = 100, resolution: int = 400) -> Shell:
+    """The visible shell of a mesh in the sphere frame (DeepSDF's PreprocessMesh: 100 orthographic views of 400 x 400).
+
+    The cameras stand on a spiral around the origin at 1.1 and see ±1. Inner walls do not count, and every normal looks
+    at the camera that saw it, however the faces are wound.
+    """
+    scene = Scene(mesh)
+    points, normals = [], []
+    first = np.zeros(len(mesh.faces), np.int8)  # the side on which a triangle was first seen
+    both = np.zeros(len(mesh.faces), bool)
+    wrong = 0
+    for back in spiral(views):
+        camera = Camera.towards(back, (0, 0, 0), 1.1, resolution / 2, (resolution, resolution), orthographic=True)
+        origins, directions = (rays.reshape(-1, 3) for rays in camera.rays())
+        hits = scene.cast(origins, directions)
+        hit = hits.face >= 0
+        seen, inverse, counts = np.unique(hits.face[hit], return_inverse=True, return_counts=True)
+        side = np.where(scene.normals[seen] @ camera.rotation[2] > 0, -1, 1).astype(np.int8)
+        both[seen] |= first[seen] == -side
+        first[seen] = np.where(first[seen] == 0, side, first[seen])
+        wrong += int(counts[both[seen]].sum())  # from the first contradiction on, as the program counts
+        points.append(hits.points[hit].astype(np.float32))
+        normals.append((scene.normals[seen] * side[:, None])[inverse].astype(np.float32))
+    total = sum(map(len, points))
+    observations, triangles = wrong / max(total, 1), float(both.mean())
+    statistics = {
+        "observations": total,
+        "two_sided_observations": observations,
+        "two_sided_triangles": triangles,
+        "rejected": observations > 0.02 or triangles > 0.03,
+    }
+    return Shell(np.concatenate(points), np.concatenate(normals), statistics)
 
 
 def shade(
@@ -165,67 +100,66 @@ def shade(
     colour=BLUE,
     *,
     background: str = "white",
-    frame: Mesh | None = None,
+    frame: np.ndarray | None = None,
     ground: bool = True,
 ) -> np.ndarray:
     """A picture of a mesh in a photographer's white box: one large lamp, a bright sky, a soft shadow on the ground.
 
-    colour: linear RGB in [0, 1], of the whole [3] or of each vertex [V, 3].  background: "white" or "transparent".
-    frame: the mesh whose place and size the camera and the ground take, so that pictures of one shape are comparable.
-    -> [size, size, 3] uint8, or [size, size, 4] where the background is transparent (straight alpha).
+    view: a name in `VIEWS`, or azimuth and elevation in degrees.  colour: linear RGB in [0, 1], of the whole [3] or of
+    each vertex [V, 3].  background: "white" or "transparent".  frame: points [N, 3] that take the mesh's place in
+    choosing camera and ground, so that pictures become comparable (those of one shape, say, or all in one cube).
+    -> [size, size, 3] uint8, or [size, size, 4] where the background is transparent (alpha not multiplied in).
     """
+    if background not in ("white", "transparent"):
+        raise InputError(f"background is {background!r}; it must be 'white' or 'transparent'")
     scene = Scene(mesh)
-    seen = scene if frame is None else Scene(frame)
-    vertices = (mesh if frame is None else frame).vertices
-    camera = Camera.framing(vertices, view, (size * supersample,) * 2)
+    frame = mesh.corners.reshape(-1, 3) if frame is None else np.asarray(frame, float)
+    camera = Camera.framing(frame, view, (size * supersample,) * 2)
     origins, directions = camera.rays()
     hits = scene.cast(origins, directions)
-    solid = hits.face >= 0
-    image = np.zeros((*solid.shape, 4), np.float32)  # linear light, premultiplied
-
-    face = hits.face[solid]
-    normals = _smooth_normals(mesh, scene, face, hits.barycentric[solid])
-    towards = -directions[solid] / np.linalg.norm(directions[solid], axis=1, keepdims=True)
-    flat = hits.normals[solid]
-    flat = np.where(np.sum(flat * towards, 1, keepdims=True) < 0, -flat, flat)
-    normals = np.where(np.sum(normals * flat, 1, keepdims=True) < 0, -normals, normals)
     right, down, forward = camera.rotation
-    lamp = _unit(-0.55 * right - 0.15 * down - 0.55 * forward + np.array([0, 0.95, 0]))
-    start = hits.points[solid] + 2e-4 * seen.radius * flat
-    pattern = _pattern(solid.shape)
-    lit, open_ = _light(scene, start, flat, lamp, pattern[solid], 0.8 * seen.radius)
-    lit, open_ = _even(solid, hits.depth, flat, lit, open_, 0.02 * seen.radius)
+    lamp = _unit(-0.5 * right - 0.4 * forward + [0, 1.0, 0])
+    image = np.zeros((*hits.face.shape, 4), np.float32)  # linear light, alpha multiplied in
+    reach = float(np.linalg.norm(np.ptp(frame, axis=0))) / 2
 
-    albedo = np.broadcast_to(np.asarray(colour, np.float32), (len(mesh.vertices), 3))
-    albedo = np.einsum("nk,nkc->nc", hits.barycentric[solid], albedo[mesh.faces[face]])
-    key = np.maximum(normals @ lamp, 0)
-    fill = np.maximum(normals @ _unit(right - 0.2 * down - 0.6 * forward), 0)
-    sky = 0.62 + 0.38 * normals[:, 1]
-    edge = (1 - np.clip(np.sum(normals * towards, 1), 0, 1)) ** 4
-    light = 0.95 * key * lit + (0.62 * sky + 0.16 * fill) * open_**1.3
-    image[solid, :3] = np.clip(albedo * light[:, None] + 0.10 * (edge * open_)[:, None], 0, 1)
+    solid = hits.face >= 0
+    face, flat = hits.face[solid], hits.normals[solid]
+    viewer = -directions[solid] / np.linalg.norm(directions[solid], axis=1, keepdims=True)
+    flat = flat * np.where(np.einsum("nc,nc->n", flat, viewer) < 0, -1, 1)[:, None]  # both sides are shown
+    round_ = _round_normals(scene, mesh, face, hits.barycentric[solid])
+    round_ *= np.where(np.einsum("nc,nc->n", round_, flat) < 0, -1, 1)[:, None]
+    start = hits.points[solid] + 3e-4 * reach * flat
+    lit, sky = _light(scene, start, flat, lamp, solid, 0.7 * reach)
+    lit, sky = _even(solid, hits.depth, flat, lit, sky, 0.02 * reach)
+    albedo = np.broadcast_to(np.asarray(colour, np.float32), mesh.vertices.shape)[mesh.faces[face]]
+    albedo = np.einsum("nk,nkc->nc", hits.barycentric[solid], albedo)
+    key = np.maximum(round_ @ lamp, 0) * lit
+    fill = np.maximum(round_ @ _unit(right - 0.3 * forward), 0) * 0.16
+    light = 1.05 * key + (0.26 + 0.10 * round_[:, 1] + fill) * (0.15 + 0.85 * sky)
+    gloss = np.maximum(round_ @ _unit(lamp + _unit(-forward)), 0) ** 40 * lit
+    edge = (1 - np.clip(np.einsum("nc,nc->n", round_, viewer), 0, 1)) ** 5 * sky
+    image[solid, :3] = np.clip(albedo * light[:, None] + (0.05 * gloss + 0.12 * edge)[:, None], 0, 1)
     image[solid, 3] = 1
 
-    floor = vertices[:, 1].min()
-    if ground and camera.position[1] > floor and forward[1] < -0.05:
+    floor = frame[:, 1].min()
+    if ground and forward[1] < -0.1:
         depth = (floor - origins[..., 1]) / np.minimum(directions[..., 1], -1e-9)
-        place = origins + depth[..., None] * directions
-        away = np.linalg.norm(place - [seen.middle[0], floor, seen.middle[2]], axis=-1) / seen.radius
-        floored = ~solid & (directions[..., 1] < -1e-6) & (away < 3)
-        up = np.broadcast_to([0.0, 1.0, 0.0], (int(floored.sum()), 3))
-        start = place[floored] + [0, 1e-3 * seen.radius, 0]
-        lit, open_ = _light(scene, start, up, lamp, pattern[floored], 1.5 * seen.radius)
-        lit, open_ = _even(floored, depth, up, lit, open_, np.inf)
-        fade = np.clip((3 - away[floored]) / 1.5, 0, 1)
-        image[floored, 3] = fade * (1 - (1 - 0.42 * (1 - lit)) * (1 - 0.5 * (1 - open_)))
+        under = ~solid & (depth > 0) & (directions[..., 1] < 0)
+        start = (origins + depth[..., None] * directions)[under] + [0, 1e-3 * reach, 0]
+        lit, sky = _light(scene, start, np.broadcast_to([0.0, 1.0, 0.0], start.shape), lamp, under, reach, side=8)
+        shadow = np.zeros(solid.shape)
+        shadow[under] = 0.34 * (1 - lit) + 0.55 * (1 - sky)
+        weight = _blur(under.astype(float), supersample)
+        shadow = _blur(shadow, supersample) / np.maximum(weight, 1e-3)
+        rim = np.minimum(np.arange(len(shadow)) + 0.5, np.arange(len(shadow))[::-1] + 0.5) / (0.14 * len(shadow))
+        rim = np.clip(rim, 0, 1) ** 2 * (3 - 2 * np.clip(rim, 0, 1))  # a shadow fades out before the picture's edge
+        image[under, 3] = np.clip((shadow * rim * rim[:, None])[under], 0, 1)
 
-    rows = image.reshape(size, supersample, size, supersample, 4).mean((1, 3))
-    alpha = rows[..., 3:]
+    image = image.reshape(size, supersample, size, supersample, 4).mean((1, 3))
+    alpha = image[..., 3:]
     if background == "white":
-        return _encode(rows[..., :3] + 1 - alpha)
-    if background != "transparent":
-        raise InputError(f"background is {background!r}, but must be 'white' or 'transparent'")
-    return np.concatenate([_encode(rows[..., :3] / np.maximum(alpha, 1e-6)), np.uint8(np.round(255 * alpha))], -1)
+        return _encode(image[..., :3] + 1 - alpha)
+    return np.concatenate([_encode(image[..., :3] / np.maximum(alpha, 1e-6)), np.uint8(np.round(255 * alpha))], -1)
 
 
 def _unit(vector):
@@ -235,88 +169,86 @@ def _unit(vector):
 def _encode(linear) -> np.ndarray:
     """Linear light to sRGB bytes."""
     linear = np.clip(linear, 0, 1)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.uint8(np.round(255 * encoded))
+    return np.uint8(np.round(255 * np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)))
 
 
-def _smooth_normals(mesh, scene, face, barycentric):
-    """Normals at hits: the vertices' where the surface is round, the face's at creases."""
-    corners = mesh.vertices[mesh.faces] - scene.middle
-    weighted = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    of_vertex = np.zeros((len(mesh.vertices), 3))
-    for k in range(3):
-        for axis in range(3):
-            of_vertex[:, axis] += np.bincount(mesh.faces[:, k], weighted[:, axis], len(mesh.vertices))
-    of_vertex /= np.maximum(np.linalg.norm(of_vertex, axis=1, keepdims=True), 1e-30)
-    flat = scene.normals[face][:, None]
-    corner = of_vertex[mesh.faces[face]]
-    corner = np.where(np.sum(corner * flat, -1, keepdims=True) > 0.75, corner, flat)
-    normals = np.einsum("nk,nkc->nc", barycentric, corner)
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+def _round_normals(scene, mesh, face, barycentric):
+    """Normals [N, 3] at hits: at each corner, the mean over the faces there that bend by less than 40 degrees."""
+    faces, back = np.unique(face, return_inverse=True)
+    order = np.argsort(mesh.faces.ravel(), kind="stable")
+    starts = np.searchsorted(mesh.faces.ravel()[order], np.arange(len(mesh.vertices) + 1))
+    vertex = mesh.faces[faces].ravel()
+    counts = starts[vertex + 1] - starts[vertex]
+    corner = np.repeat(np.arange(len(vertex)), counts)
+    there = order[np.repeat(starts[vertex] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())] // 3
+    normals = (
+        scene.normals[there]
+        * (np.einsum("nc,nc->n", scene.normals[there], scene.normals[faces[corner // 3]]) > 0.77)[:, None]
+    )
+    normals *= scene.areas[there][:, None]
+    summed = np.stack([np.bincount(corner, normals[:, axis], len(vertex)) for axis in range(3)], -1)
+    summed /= np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-300)
+    normals = np.einsum("nk,nkc->nc", barycentric, summed.reshape(-1, 3, 3)[back])
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
 
 
-_TILE = 4  # neighbouring samples look at different parts of lamp and sky; a window of this side sees all of them
+def _light(scene, start, normals, lamp, mask, reach, side=4):
+    """Shares of the lamp and of the sky that points see: [N], [N], each the outcome of one ray, so 0 or 1.
 
-
-def _pattern(shape):
-    """Which of the _TILE² directions each sample takes, an ordered dither."""
-    rows, columns = np.indices(shape)
-    order = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
-    return order[rows % _TILE, columns % _TILE]
-
-
-def _light(scene, start, normals, lamp, pattern, reach):
-    """Shares of the lamp and of the sky that points see, one ray each: [N], [N] of 0 and 1."""
-    k = np.arange(_TILE**2)
-    spiral = np.sqrt((k + 0.5) / len(k)), k * np.pi * (3 - np.sqrt(5))
-    disc = np.stack([spiral[0] * np.cos(spiral[1]), spiral[0] * np.sin(spiral[1])], -1)
-    side = _unit(np.cross(lamp, [0.3, 0.1, 0.9]))
-    lamps = lamp + 0.22 * disc @ np.stack([side, np.cross(lamp, side)])
-    a = np.where(np.abs(normals[:, :1]) < 0.7, [1.0, 0, 0], [0, 1.0, 0])
-    a = np.cross(normals, a)
+    Neighbours in `mask` look at different parts of both; a window of side x side pixels looks at all of them.
+    """
+    count = side**2
+    k = np.random.default_rng(0).permutation(count).reshape(side, side)
+    rows, columns = np.nonzero(mask)
+    k = k[rows % side, columns % side]
+    radius, angle = np.sqrt((k + 0.5) / count), k * np.pi * (3 - np.sqrt(5))
+    x, y = (radius * np.cos(angle))[:, None], (radius * np.sin(angle))[:, None]
+    across = _unit(np.cross(lamp, [0.3, 0.1, 0.9]))
+    lamps = lamp + 0.2 * (x * across + y * np.cross(lamp, across))
+    a = np.cross(normals, np.where(np.abs(normals[:, :1]) < 0.7, [1.0, 0, 0], [0, 1.0, 0]))
     a /= np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-30)
-    b = np.cross(normals, a)
-    x, y = disc[pattern].T
-    sky = x[:, None] * a + y[:, None] * b + np.sqrt(1 - x**2 - y**2)[:, None] * normals  # cosine-weighted
-    return ~scene.blocked(start, lamps[pattern]), ~scene.blocked(start, sky, reach)
+    skies = x * a + y * np.cross(normals, a) + np.sqrt(1 - radius**2)[:, None] * normals  # as often as Lambert counts
+    lit, sky = ~scene.blocked(start, lamps), ~scene.blocked(start, skies, reach)
+    return lit.astype(np.float32), sky.astype(np.float32)
 
 
-def _even(mask, depth, normals, lit, open_, near):
-    """Means over _TILE² windows of what belongs to the same smooth piece of surface: [N], [N]."""
+def _even(mask, depth, normals, lit, sky, near):
+    """Means [N], [N] over windows of 4 x 4 pixels of those that lie on the same smooth piece of surface."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
-        return lit.astype(np.float32), open_.astype(np.float32)
+        return lit, sky
     box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    mask = np.pad(mask[box], _TILE)
-    planes = np.zeros((6, *mask.shape), np.float32)  # lit, open, normal, depth
-    planes[0][mask], planes[1][mask] = lit, open_
-    planes[2:5, mask] = normals.T
-    planes[5, mask] = np.pad(depth[box], _TILE)[mask]
-    total = np.zeros((3, *mask.shape), np.float32)
-    inner = np.s_[_TILE:-_TILE, _TILE:-_TILE]
-    here = planes[(slice(None), *inner)]
-    for row in range(-_TILE // 2, _TILE // 2):
-        for column in range(-_TILE // 2, _TILE // 2):
-            there = np.roll(planes, (-row, -column), (1, 2))[(slice(None), *inner)]
+    planes = np.zeros((6, *np.pad(mask[box], 2).shape), np.float32)  # lit, sky, normal, depth
+    inside = np.pad(mask[box], 2)
+    planes[:, inside] = [lit, sky, *normals.T, depth[mask]]
+    here = planes[:, 2:-2, 2:-2]
+    total = np.zeros((3, *here.shape[1:]), np.float32)
+    for row in range(4):
+        for column in range(4):
+            there = planes[:, row : row + here.shape[1], column : column + here.shape[2]]
             alike = np.einsum("chw,chw->hw", here[2:5], there[2:5]) > 0.85
             alike &= np.abs(here[5] - there[5]) < near
-            total[(slice(0, 2), *inner)] += there[:2] * alike
-            total[(2, *inner)] += alike
-    total = total[:, mask]
-    return total[0] / np.maximum(total[2], 1), total[1] / np.maximum(total[2], 1)
+            total[:2] += there[:2] * alike
+            total[2] += alike
+    lit, sky, count = total[:, mask[box]]
+    return lit / np.maximum(count, 1), sky / np.maximum(count, 1)
+
+
+def _blur(plane, supersample):
+    return ndimage.uniform_filter(ndimage.uniform_filter(plane, 8), 2 * supersample + 1)
 
 
 def sheet(images, columns: int, labels=None, *, gap: int = 8) -> np.ndarray:
-    """Pictures [H, W, 3 or 4] uint8 of one size in rows of `columns`, on white, each with its label below -> [., ., 3]."""
+    """Pictures [H, W, 3 or 4] uint8 of one size in rows of `columns` on white, labels below them -> [., ., 3] uint8."""
     images = list(images)
     if not images:
-        raise InputError("a sheet needs at least one image")
+        raise InputError("a sheet needs at least one picture, but there are none")
     height, width = images[0].shape[:2]
     font = ImageFont.load_default(max(11, width // 18))
     caption = 0 if labels is None else int(font.size * 1.7)
-    rows = -(-len(images) // columns)
+    columns = min(columns, len(images))
     across, down = width + gap, height + caption + gap
-    page = Image.new("RGB", (gap + min(columns, len(images)) * across, gap + rows * down), "white")
+    page = Image.new("RGB", (gap + columns * across, gap + -(-len(images) // columns) * down), "white")
     pen = ImageDraw.Draw(page)
     for k, image in enumerate(images):
         x, y = gap + k % columns * across, gap + k // columns * down

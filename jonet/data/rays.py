@@ -1,0 +1,161 @@
+"""Cameras, and the rays that they send to a mesh (by embree).
+
+Notation: a picture has H rows and W columns, row 0 at the top. Camera space is x right, y down, z forward, and
+p_camera = rotation (p - position). Pixel (row i, column j) looks through (j + 0.5, i + 0.5). World: y up, +z front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+
+from jonet.data.meshes import Mesh
+from jonet.errors import InputError, MeshError
+
+VIEWS = {  # name -> (azimuth, elevation) in degrees: azimuth 0 looks at the front (+z), 90 at the side +x
+    "three-quarter": (35.0, 22.0),
+    "front": (0.0, 0.0),
+    "right": (90.0, 0.0),
+    "back": (180.0, 0.0),
+    "left": (-90.0, 0.0),
+    "top": (0.0, 90.0),
+}
+
+
+def direction(view: str | tuple[float, float]) -> np.ndarray:
+    """From the shape to the viewer, [3] of length 1; view: a name in VIEWS, or azimuth and elevation in degrees."""
+    if isinstance(view, str) and view not in VIEWS:
+        raise InputError(f"view is {view!r}; it must be one of {', '.join(VIEWS)}, or (azimuth, elevation) in degrees")
+    azimuth, elevation = np.radians(VIEWS[view] if isinstance(view, str) else view)
+    flat = np.cos(elevation)
+    return np.array([np.sin(azimuth) * flat, np.sin(elevation), np.cos(azimuth) * flat])
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole or an orthographic camera.
+
+    position [3]; rotation [3, 3], rows right, down, forward; focal: pixels (orthographic: pixels per unit of length);
+    centre (2): column and row of the optical axis; shape (2): rows and columns.
+    """
+
+    position: np.ndarray
+    rotation: np.ndarray
+    focal: float
+    centre: tuple[float, float]
+    shape: tuple[int, int]
+    orthographic: bool = False
+
+    @classmethod
+    def towards(cls, back, target, distance, focal, shape, orthographic=False) -> Camera:
+        """Stands `distance` from `target` [3] in the direction `back` [3] and looks at it, y upwards in the picture."""
+        back = np.asarray(back, float) / np.linalg.norm(back)
+        steep = abs(back[1]) > 1 - 1e-9  # straight up or down: the front of the world points to the picture's foot
+        right = np.cross([0, 0, -back[1]] if steep else [0, 1, 0], back)
+        right /= np.linalg.norm(right)
+        rotation = np.stack([right, np.cross(right, back), -back])
+        position = np.asarray(target, float) + distance * back
+        return cls(position, rotation, focal, (shape[1] / 2, shape[0] / 2), tuple(shape), orthographic)
+
+    @classmethod
+    def framing(cls, points, view="three-quarter", shape=(256, 256), angle=24.0, margin=0.08) -> Camera:
+        """The camera nearest to `points` [N, 3] that has all of them in its picture.
+
+        view: see `direction`; angle: degrees that the shorter side of the picture spans; margin: share of the picture
+        left free on each side.
+        """
+        points = np.asarray(points, float)
+        back, target = direction(view), (points.min(0) + points.max(0)) / 2
+        half = np.array([shape[1], shape[0]]) / 2 * (1 - 2 * margin)
+        focal = min(shape) / 2 / np.tan(np.radians(angle) / 2)
+        for _ in range(3):  # near points look larger, so the middle of the picture moves with the distance
+            camera = cls.towards(back, target, 0.0, focal, shape)
+            x, y, z = ((points - target) @ camera.rotation.T).T
+            distance = max(np.max(np.abs(x) * focal / half[0] - z), np.max(np.abs(y) * focal / half[1] - z), 1e-9)
+            u, v = x / (z + distance), y / (z + distance)
+            target = target + distance / 2 * np.array([u.min() + u.max(), v.min() + v.max()]) @ camera.rotation[:2]
+        return cls.towards(back, target, distance * 1.01, focal, shape)
+
+    def rays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Origins and directions [H, W, 3] of the pixels' rays; directions have length 1 along the optical axis."""
+        rows, columns = self.shape
+        x = (np.arange(columns) + 0.5 - self.centre[0]) / self.focal
+        y = (np.arange(rows) + 0.5 - self.centre[1]) / self.focal
+        plane = np.stack(np.broadcast_arrays(x, y[:, None]), -1) @ self.rotation[:2]
+        if self.orthographic:
+            return self.position + plane, np.broadcast_to(self.rotation[2], plane.shape)
+        return np.broadcast_to(self.position, plane.shape), self.rotation[2] + plane
+
+    def project(self, points) -> tuple[np.ndarray, np.ndarray]:
+        """points [..., 3] -> their pixels [..., 2] (column, row) and depths [...] along the optical axis."""
+        x, y, z = np.moveaxis((np.asarray(points, float) - self.position) @ self.rotation.T, -1, 0)
+        scale = self.focal if self.orthographic else self.focal / z
+        return np.stack([x * scale + self.centre[0], y * scale + self.centre[1]], -1), z
+
+    def unproject(self, depth) -> np.ndarray:
+        """A depth picture [H, W] -> points [H, W, 3] in the world (not finite where the depth is not)."""
+        origins, directions = self.rays()
+        return origins + np.asarray(depth)[..., None] * directions
+
+
+class Hits(NamedTuple):
+    """What rays met.
+
+    depth [...] in lengths of the rays' directions, inf where nothing was met; face [...] int32, -1 there;
+    barycentric [..., 3]; points [..., 3]; normals [..., 3] of the faces as they are wound, 0 where nothing was met.
+    """
+
+    depth: np.ndarray
+    face: np.ndarray
+    barycentric: np.ndarray
+    points: np.ndarray
+    normals: np.ndarray
+
+
+class Scene:
+    """A mesh ready for rays.  middle [3], radius: a ball around it; normals [F, 3], areas [F] of its faces."""
+
+    def __init__(self, mesh: Mesh):
+        if not len(mesh.faces):
+            raise MeshError(f"{mesh.name or 'mesh'} has no faces, so there is nothing to see")
+        self.middle = mesh.bounds.mean(0)
+        self.radius = float(np.linalg.norm(np.ptp(mesh.bounds, axis=0))) / 2 or 1.0
+        corners = (mesh.corners - self.middle) / self.radius  # embree computes in float32: at the origin, of size 1
+        self.normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        self.areas = np.linalg.norm(self.normals, axis=1) / 2  # where radius is 1
+        self.normals /= np.maximum(2 * self.areas[:, None], 1e-30)
+        self._scene = EmbreeScene(robust=True)
+        self._triangles = TriangleMesh(self._scene, np.ascontiguousarray(corners, np.float32))
+
+    def _rays(self, origins, directions):
+        origins = (np.reshape(origins, (-1, 3)) - self.middle) / self.radius
+        directions = np.reshape(directions, (-1, 3))
+        return np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(directions, np.float32)
+
+    def cast(self, origins, directions) -> Hits:
+        """First hits of rays: origins and directions [..., 3] (of any length)."""
+        shape = np.shape(directions)[:-1]
+        found = self._scene.run(*self._rays(origins, directions), output=1)
+        face, hit = found["primID"], found["primID"] >= 0
+        depth = np.full(len(face), np.inf)
+        depth[hit] = found["tfar"][hit] * self.radius
+        u, v = found["u"], found["v"]
+        barycentric = np.stack([1 - u - v, u, v], -1) * hit[:, None]
+        points = np.reshape(origins, (-1, 3)) + np.where(hit, depth, 0)[:, None] * np.reshape(directions, (-1, 3))
+        normals = self.normals[face] * hit[:, None]
+        return Hits(*(a.reshape(*shape, *a.shape[1:]) for a in (depth, face, barycentric, points, normals)))
+
+    def blocked(self, origins, directions, reach: float = np.inf) -> np.ndarray:
+        """Whether rays [N, 3] meet the mesh within `reach` lengths of their directions -> bool [N]."""
+        origins, directions = self._rays(origins, directions)
+        far = np.full(len(origins), min(reach / self.radius, 1e30), np.float32)
+        return self._scene.run(origins, directions, dists=far, query="OCCLUDED") == 0
+
+
+def cast(mesh: Mesh, camera: Camera) -> Hits:
+    """What a camera's pixels see of a mesh: arrays [H, W, ...]; depths run along the optical axis."""
+    return Scene(mesh).cast(*camera.rays())
