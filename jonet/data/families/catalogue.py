@@ -1,0 +1,59 @@
+"""The families by name, and shapes made from a seed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+from manifold3d import Manifold
+
+from ...errors import ConfigError
+from ..meshes import Mesh
+from . import chair
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of thing.  draw: a generator -> its parameters by name.  build: parameters as attributes -> the solid."""
+
+    name: str
+    draw: Callable[[np.random.Generator], dict]
+    build: Callable[[SimpleNamespace], Manifold]
+
+    def __call__(self, rng: np.random.Generator) -> Mesh:
+        return self.shape(self.draw(rng))
+
+    def shape(self, parameters: dict) -> Mesh:
+        """The closed mesh with these parameters: metres, +y up, +z front, faces outwards."""
+        mesh = self.build(SimpleNamespace(**parameters)).to_mesh64()
+        return Mesh(mesh.vert_properties[:, :3], mesh.tri_verts, name=self.name)
+
+
+FAMILIES: dict[str, Family] = {
+    module.__name__.rpartition(".")[2]: Family(module.__name__.rpartition(".")[2], module.draw, module.build)
+    for module in (chair,)
+}
+
+
+def make(family: str, seed: int, index: int) -> Mesh:
+    """Member `index` of a family under a seed, a function of these three alone; ConfigError for an unknown family."""
+    shape = _family(family)(_generator(family, seed, index))
+    return replace(shape, name=f"{family}_{seed}_{index:04d}")
+
+
+def parameters(family: str, seed: int, index: int) -> dict[str, float | int | str]:
+    """What `make` draws for that member; ConfigError for an unknown family."""
+    return _family(family).draw(_generator(family, seed, index))
+
+
+def _family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise ConfigError(f"there is no family {name!r}; choose one of {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[name]
+
+
+def _generator(family: str, seed: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(family.encode()), index])

@@ -1,0 +1,163 @@
+"""Closed solids from a few numbers: limbs, plates, turned and swept parts, joined by manifold3d.
+
+Nearly everything is a loft: a row of rings, neighbours joined, both ends capped. Lengths are metres, +y is up, +z is the
+front. `K` rings or stations along a path, `n` points around a ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from manifold3d import CrossSection, Manifold, Mesh64, OpType
+
+UP, FRONT, RIGHT = np.eye(3)[[1, 2, 0]]
+
+
+# Rings and paths
+
+
+def outline(width: float, height: float, roundness: float = 1.0, points: int = 12, edge: int = 0) -> np.ndarray:
+    """A rectangle whose corners are rounded into an ellipse as roundness goes from 0 to 1: [points + 2 edge, 2].
+
+    Counter-clockwise around (0, 0).  points: on the four corners together, a multiple of 4.  edge: extra ones along top and bottom.
+    """
+    quarter = points // 4
+    angles = (np.arange(points).reshape(4, quarter) + 0.5) * (np.pi / 2 / quarter)
+    centres = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * (1 - roundness)
+    corners = centres[:, None] + roundness * np.stack([np.cos(angles), np.sin(angles)], -1)
+    if edge:
+        steps = np.linspace(0, 1, edge + 2)[1:-1, None]
+        top, bottom = ((1 - steps) * corners[i, -1] + steps * corners[i + 1, 0] for i in (0, 2))
+        corners = [corners[0], top, corners[1], corners[2], bottom, corners[3]]
+    return np.concatenate(list(corners)) * [width / 2, height / 2]
+
+
+def curve(points: Sequence, count: int = 9) -> np.ndarray:
+    """A smooth path [count, 3] through the given points (Catmull-Rom)."""
+    p = np.asarray(points, float)
+    p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+    at = np.linspace(0, len(p) - 3, count)
+    i = np.minimum(at.astype(int), len(p) - 4)
+    t = (at - i)[:, None]
+    a, b, c, d = (p[i + k] for k in range(4))
+    return b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+
+
+def rounded(points: Sequence, radius: float, steps: int = 4) -> np.ndarray:
+    """The polyline through the given points, its inner corners replaced by arcs (parabolas) that start `radius` away."""
+    p = np.asarray(points, float)
+    t = np.linspace(0, 1, steps)[:, None]
+    path = [p[:1]]
+    for a, b, c in zip(p[:-2], p[1:-1], p[2:], strict=True):
+        back, on = a - b, c - b
+        start = b + back * min(0.5, radius / np.linalg.norm(back))
+        end = b + on * min(0.5, radius / np.linalg.norm(on))
+        path.append((1 - t) ** 2 * start + 2 * t * (1 - t) * b + t**2 * end)
+    return np.concatenate([*path, p[-1:]])
+
+
+# Solids
+
+
+def loft(rings: np.ndarray, closed: bool = False) -> Manifold:
+    """The solid that a ring of n points sweeps, rings [K, n, 3], counter-clockwise seen from where they are going.
+
+    Both ends are capped by fans, so they must be star-shaped; with closed the last ring joins the first instead.
+    """
+    rings = np.asarray(rings, float)
+    rows, n = rings.shape[:2]
+    here = np.arange(rows * n).reshape(rows, n)
+    if closed:
+        here = np.concatenate([here, here[:1]])
+    there = np.roll(here, -1, axis=1)
+    a, b, c, d = here[:-1].ravel(), there[:-1].ravel(), here[1:].ravel(), there[1:].ravel()
+    vertices = rings.reshape(-1, 3)
+    faces = [np.stack([a, b, d], -1), np.stack([a, d, c], -1)]
+    if not closed:
+        first, last = np.full(n, rows * n), np.full(n, rows * n + 1)
+        vertices = np.concatenate([vertices, rings[[0, -1]].mean(1)])
+        faces += [np.stack([there[0], here[0], first], -1), np.stack([here[-1], there[-1], last], -1)]
+    return Manifold(Mesh64(vertices, np.concatenate(faces).astype(np.uint64)))
+
+
+def sweep(path, width, height=None, roundness=1.0, *, up=UP, cut=None, bow=0.0, points=12, edge=0, closed=False):
+    """A rounded section carried along a path [K, 3].
+
+    width, height: of the section, one number or one a station [K]; height follows `up`, width lies across.
+    cut: the direction that sections face, else the path's own.  bow: height by which the section's two sides are bent up.
+    """
+    path = np.asarray(path, float)
+    width = np.broadcast_to(width, len(path))
+    height = width if height is None else np.broadcast_to(height, len(path))
+    if cut is not None:
+        along = np.broadcast_to(cut, path.shape)
+    elif closed:
+        along = np.roll(path, -1, 0) - np.roll(path, 1, 0)
+    else:
+        along = np.gradient(path, axis=0)
+    along = along / np.linalg.norm(along, axis=-1, keepdims=True)
+    side = np.cross(up, along)
+    side /= np.linalg.norm(side, axis=-1, keepdims=True)
+    lift = np.cross(along, side)
+    unit = outline(2, 2, roundness, points, edge)
+    x, y = unit[:, :1] * width / 2, unit[:, 1:] * height / 2 + bow * unit[:, :1] ** 2
+    return loft(path[:, None] + x.T[..., None] * side[:, None] + y.T[..., None] * lift[:, None], closed)
+
+
+def limb(start, end, *radii: float, roundness: float = 1.0, points: int = 12) -> Manifold:
+    """A straight leg, rail or spindle with the given radii at equal steps; a steep one is cut level and so stands flat."""
+    start, end = np.asarray(start, float), np.asarray(end, float)
+    radii = np.array(radii if len(radii) > 1 else radii * 2)
+    steep = abs(end - start)[1] > np.linalg.norm((end - start)[[0, 2]])
+    cut = UP * np.sign(end[1] - start[1]) if steep else None
+    path = np.linspace(start, end, len(radii))
+    return sweep(path, 2 * radii, roundness=roundness, up=FRONT if steep else UP, cut=cut, points=points)
+
+
+def plate(shape: np.ndarray, low: float, high: float, bevel=0.0, under=None, dome=0.0) -> Manifold:
+    """A slab of the given plan, shape [n, 2] as (x, z), between two heights.
+
+    bevel, under: width of the rounding along the upper and lower edge.  dome: how far the top swells above `high`.
+    """
+    under = bevel if under is None else under
+    half = np.abs(shape).max(0)
+    turn = np.linspace(0, np.pi / 2, 4 if max(bevel, under) > 0.01 else 2)
+    inset = np.concatenate([under * (1 - np.sin(turn)), bevel * (1 - np.cos(turn))])
+    level = np.concatenate([low + under * (1 - np.cos(turn)), high - bevel * (1 - np.sin(turn))])
+    scale = 1 - inset[:, None] / half
+    if dome:
+        scale = np.concatenate([scale, scale[-1:] * 0.8, scale[-1:] * 0.45])
+        level = np.concatenate([level, [high + 0.6 * dome, high + dome]])
+    flat = shape[::-1] * scale[:, None]  # reversed: from below, x and z turn the other way round
+    return loft(np.stack([flat[..., 0], np.repeat(level[:, None], len(shape), 1), flat[..., 1]], -1))
+
+
+def turned(profile: Sequence, points: int = 16, at=(0.0, 0.0)) -> Manifold:
+    """A piece from the lathe: (radius, height) from the bottom to the top, around the vertical through at (x, z)."""
+    radii, level = np.asarray(profile, float).T
+    ring = outline(2, 2, points=points)[::-1]
+    flat = ring * radii[:, None, None] + at
+    return loft(np.stack([flat[..., 0], np.repeat(level[:, None], points, 1), flat[..., 1]], -1))
+
+
+def revolved(section: Sequence, points: int = 24) -> Manifold:
+    """A closed section [n, 2] of (radius, height) turned around the y axis: bowls and shades, which `turned` cannot hollow."""
+    return CrossSection([np.asarray(section, float)]).revolve(points).rotate((-90, 0, 0))
+
+
+# Arrangements
+
+
+def pair(solid: Manifold) -> list[Manifold]:
+    """The solid and its mirror image on the other side of x = 0."""
+    return [solid, solid.mirror((1, 0, 0))]
+
+
+def around(solid: Manifold, count: int, start: float = 0.0) -> list[Manifold]:
+    """`count` copies turned evenly about the y axis, the first by `start` degrees."""
+    return [solid.rotate((0, start + 360 * i / count, 0)) for i in range(count)]
+
+
+def union(parts: Iterable[Manifold]) -> Manifold:
+    return Manifold.batch_boolean(list(parts), OpType.Add)
