@@ -1,0 +1,1 @@
+"""Programs on top of the library: the run of a task, and the bench."""

@@ -1,0 +1,70 @@
+"""A task from shapes to report:  python experiments/run.py --task=deepsdf [--preset=small] [--data=FOLDER] [--workdir=DIR]
+
+Every field of the task's config is an option (`--task=deepsdf --help` lists them).  Started again with the same command, a
+run goes on where it stopped; finished stages whose inputs did not change are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from any folder, installed or not
+
+
+def parse(arguments: list[str]):
+    """The options of a run: (task module, config, namespace of workdir, stages, preset …)."""
+    import tyro
+
+    from experiments import stages
+    from jonet import learn
+    from jonet.errors import ConfigError
+
+    top = argparse.ArgumentParser(prog="experiments/run.py", add_help=False, allow_abbrev=False, description=__doc__)
+    top.add_argument("--task", default="deepsdf", help=f"one of {', '.join(learn.TASKS)}")
+    top.add_argument("--preset", default="quick", help="quick (minutes on a laptop), small (an hour), paper (as published)")
+    top.add_argument("--workdir", type=Path, help="where everything is written (default: runs/TASK-PRESET)")
+    top.add_argument("--stages", default=",".join(stages.STAGES), help="comma-separated; the default is all, in order")
+    options, rest = top.parse_known_args(arguments)
+    task = learn.task(options.task)
+    if options.preset not in task.PRESETS:
+        raise ConfigError(f"preset is {options.preset!r}, but {options.task} has {', '.join(task.PRESETS)}")
+    if {"-h", "--help"} & set(rest):
+        top.print_help()
+        print(f"\nthe config of {options.task}, preset {options.preset}:\n")
+    rest = [part.replace("_", "-") if part.startswith("--") and "=" not in part else part for part in rest]
+    config = tyro.cli(task.Config, default=task.PRESETS[options.preset], args=rest, prog="experiments/run.py")
+    options.workdir = options.workdir or Path("runs") / f"{options.task}-{options.preset}"
+    options.stages = [name.strip() for name in options.stages.split(",") if name.strip()]
+    unknown = [name for name in options.stages if name not in stages.STAGES]
+    if unknown:
+        raise ConfigError(f"--stages names {unknown[0]!r}, but the stages are {', '.join(stages.STAGES)}")
+    return task, config, options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a task; the exit status: 0 done, 1 an error in one sentence, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jonet" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    from jonet.errors import JonetError
+
+    try:
+        task, config, options = parse(arguments)
+        from experiments import stages
+
+        stages.run(task, config, options.workdir, options.stages)
+    except JonetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
