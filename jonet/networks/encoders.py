@@ -1,0 +1,104 @@
+"""Encoders of Occupancy Networks by name; those of point clouds, and the VAE's latent encoder."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import chex
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jonet.networks.convolutions import ConvEncoder, VoxelEncoder
+from jonet.networks.layers import Linear, ResidualBlock, Share
+from jonet.networks.resnet import Resnet
+
+
+def _pooled(x):
+    """The maximum over points [S, N, F] → [S, 1, F]: beside x, its half of a product is computed once a shape."""
+    return x.max(1, keepdims=True)
+
+
+class ResnetPointnet(nn.Module):
+    """The published `pointnet_resnet`: residual blocks, each of which sees a point's features and the cloud's maximum.
+
+    c_dim: numbers in c.  width: units, 512 as published.  blocks: 5 as published.
+    """
+
+    c_dim: int
+    width: int = 512
+    blocks: int = 5
+    dtype: jnp.dtype = jnp.float32
+
+    input_shape = (None, 3)
+
+    @nn.compact
+    def __call__(self, points, share: Share | None = None):
+        """points [S, N, 3] → c [S, C]; the same in training."""
+        chex.assert_shape(points, (None, *self.input_shape))
+        parts = [Linear(2 * self.width, dtype=self.dtype, name="fc_pos")(points)]
+        for i in range(self.blocks):
+            x = ResidualBlock(self.width, self.width, dtype=self.dtype, name=f"block_{i}")(*parts)
+            parts = [x, _pooled(x)]
+        return Linear(self.c_dim, name="fc_c")(nn.relu(parts[1][:, 0]))
+
+
+class SimplePointnet(nn.Module):
+    """The published `pointnet_simple`: the same with a linear layer in place of each of four blocks."""
+
+    c_dim: int
+    width: int = 128
+    layers: int = 4
+    dtype: jnp.dtype = jnp.float32
+
+    input_shape = (None, 3)
+
+    @nn.compact
+    def __call__(self, points, share: Share | None = None):
+        """points [S, N, 3] → c [S, C]; the same in training."""
+        chex.assert_shape(points, (None, *self.input_shape))
+        parts = [Linear(2 * self.width, dtype=self.dtype, name="fc_pos")(points)]
+        for i in range(self.layers):
+            x = Linear(self.width, dtype=self.dtype, name=f"fc_{i}")(*(nn.relu(part) for part in parts))
+            parts = [x, _pooled(x)]
+        return Linear(self.c_dim, name="fc_c")(nn.relu(parts[1][:, 0]))
+
+
+class LatentEncoder(nn.Module):
+    """The VAE's encoder: the posterior of z, from points and their occupancies (the paper's section 3.2).
+
+    width: 128 units, fixed in the published program.  leaky: slope 0.2 below zero, and means over points for maxima.
+    """
+
+    z_dim: int
+    width: int = 128
+    leaky: bool = False
+
+    @nn.compact
+    def __call__(self, points, occupancies, c):
+        """points [S, N, 3], occupancies [S, N], c [S, C] → mean and log σ of z, [S, Z] each."""
+        chex.assert_shape([points, occupancies], [(*occupancies.shape, 3), points.shape[:2]])
+        activation = (lambda x: nn.leaky_relu(x, 0.2)) if self.leaky else nn.relu
+        pool = (lambda x: x.mean(1, keepdims=True)) if self.leaky else _pooled
+        x = Linear(self.width, name="fc_0")(occupancies[..., None]) + Linear(self.width, name="fc_pos")(points)
+        if c.shape[-1]:
+            x = x + Linear(self.width, name="fc_c")(c)[:, None]
+        parts = [x]
+        for name in ("fc_1", "fc_2", "fc_3"):
+            x = Linear(self.width, name=name)(*(activation(part) for part in parts))
+            parts = [x, pool(x)]
+        return tuple(Linear(self.z_dim, name=name)(parts[1][:, 0]) for name in ("fc_mean", "fc_logstd"))
+
+
+ENCODERS = {
+    "resnet18": Resnet,
+    "resnet34": partial(Resnet, blocks=(3, 4, 6, 3)),
+    "resnet50": partial(Resnet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": partial(Resnet, blocks=(3, 4, 6, 3), bottleneck=True),  # the published program builds a 50 here
+    "simple_conv": ConvEncoder,
+    "pointnet_resnet": ResnetPointnet,
+    "pointnet_simple": SimplePointnet,
+    "voxel_simple": VoxelEncoder,
+}
+"""Encoders by their published names, each made with c_dim (`idx` and `null` have no network).
+
+`input_shape` is what one shape's input looks like, None where any size will do."""
