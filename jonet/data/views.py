@@ -10,15 +10,36 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from jonet.data.meshes import Mesh
 from jonet.data.rays import VIEWS, Camera, Hits, Scene, cast
-from jonet.errors import InputError
+from jonet.data.voxels import blocks
+from jonet.errors import InputError, require
 
-__all__ = ["BLUE", "CLAY", "VIEWS", "Camera", "Hits", "Scene", "Shell", "cast", "shade", "sheet", "shell", "visible"]
+__all__ = [
+    "BLUE",
+    "CLAY",
+    "GREY",
+    "VIEWS",
+    "Camera",
+    "Hits",
+    "Scene",
+    "Shell",
+    "balls",
+    "banner",
+    "cast",
+    "picture",
+    "shade",
+    "sheet",
+    "shell",
+    "spiral",
+    "visible",
+]
 
-BLUE = (0.16, 0.38, 0.72)  # linear-light colours: of what a network made ...
-CLAY = (0.62, 0.52, 0.42)  # ... and of what was there before
+BLUE = (0.16, 0.38, 0.72)  # linear-light colours: of what a network made,
+CLAY = (0.56, 0.45, 0.35)  # of what was there before,
+GREY = (0.34, 0.36, 0.40)  # and of what the network was given
 
 
 def visible(mesh: Mesh | Scene, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -260,3 +281,69 @@ def sheet(images, columns: int, labels=None, *, gap: int = 8) -> np.ndarray:
                 text = text[:-2] + "…"
             pen.text((x + width / 2, y + height + caption / 2), text, (70, 70, 75), font, "mm")
     return np.asarray(page)
+
+
+def balls(points, radius: float, limit: int = 3000) -> Mesh:
+    """Points [N, 3] as a mesh of small balls; of more than `limit` points, every so-manieth."""
+    points = require(points, "points", (None, 3), np.float64)
+    points = points[:: -(-len(points) // limit)]
+    golden = (1 + np.sqrt(5)) / 2
+    corners = np.array([(0, y, z) for y in (-1, 1) for z in (-golden, golden)])
+    corners = np.concatenate([np.roll(corners, axis, 1) for axis in range(3)]) * radius / np.hypot(1, golden)
+    hull = ConvexHull(corners)
+    a, b, c = np.moveaxis(corners[hull.simplices], 1, 0)
+    inwards = np.einsum("fc,fc->f", np.cross(b - a, c - a), a) < 0
+    faces = np.where(inwards[:, None], hull.simplices[:, ::-1], hull.simplices)
+    starts = np.arange(len(points))[:, None, None] * len(corners)
+    return Mesh((points[:, None] + corners).reshape(-1, 3), (starts + faces).reshape(-1, 3))
+
+
+def picture(thing, size: int = 256, colour=BLUE, frame: np.ndarray | None = None, **options) -> np.ndarray:
+    """A picture of anything that a network is given or gives; frame and options are those of `shade`.
+
+    thing: a mesh · points [N, 3] · a grid of bools [R, R, R] in the cube frame · a picture [H, W, 3 or 4] uint8, which
+    is only brought to size.
+    """
+    if isinstance(thing, Mesh):
+        return shade(thing, size, colour=colour, frame=frame, **options)
+    thing = np.asarray(thing)
+    if thing.ndim == 3 and thing.dtype == np.uint8:
+        small = Image.fromarray(thing)
+        small.thumbnail((size, size), Image.Resampling.LANCZOS)
+        page = Image.new("RGBA", (size, size), (255, 255, 255, 0))
+        page.paste(small, ((size - small.width) // 2, (size - small.height) // 2))
+        return np.asarray(page)
+    if thing.ndim == 3 and thing.dtype == bool:
+        return picture(blocks(thing), size, colour, frame, **options)
+    if thing.ndim == 2 and len(thing):
+        extent = np.ptp(thing if frame is None else frame, axis=0).max()
+        return picture(balls(thing, 0.011 * extent), size, colour, thing if frame is None else frame, **options)
+    raise InputError(
+        f"a picture is made of a mesh, points [N, 3], bools [R, R, R] or uint8 [H, W, 3], but an array of "
+        f"{thing.dtype} {list(thing.shape)} came"
+    )
+
+
+def banner(rows: dict[str, list], size: int = 256, labels: bool = True) -> np.ndarray:
+    """Rows of pictures, each with its label in front: {"truth": meshes, "reconstruction": meshes} -> [., ., 3] uint8.
+
+    The pictures of a column share the camera of the first row's, in clay; the other rows are blue.
+    """
+    lines = list(rows.values())
+    if not lines or not lines[0] or any(len(line) != len(lines[0]) for line in lines):
+        raise InputError(f"a banner needs rows of equal length, but got {[len(line) for line in lines]}")
+    frames = [getattr(thing, "vertices", thing) for thing in lines[0]]
+    pictures = [
+        picture(thing, size, CLAY if line is lines[0] else BLUE, frame)[..., :3]
+        for line in lines
+        for thing, frame in zip(line, frames, strict=True)
+    ]
+    page = sheet(pictures, len(frames), gap=0)
+    if not labels:
+        return page
+    font = ImageFont.load_default(max(12, size // 14))
+    margin = Image.new("RGB", (page.shape[0], int(font.size * 2.2)), "white")
+    pen = ImageDraw.Draw(margin)
+    for k, label in enumerate(reversed(rows)):
+        pen.text(((k + 0.5) * size, margin.height / 2), label, (110, 112, 118), font, "mm")
+    return np.concatenate([np.rot90(np.asarray(margin)), page], axis=1)
