@@ -1,0 +1,112 @@
+"""Checkpoints of everything that training changes, by Orbax: written in the background, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from jonet import parallel
+from jonet.errors import CheckpointError
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints in a folder: the latest ones, and by itself the best by validation.
+
+    folder: local, shared by all processes, or on cloud storage that Orbax knows.  keep: latest checkpoints that stay;
+    the one before the last is what is left if the last is damaged.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        self.folder = Path(folder).absolute()
+        self._latest = self._manager("latest", keep)
+        self._best = self._manager("best", 1)
+
+    def _manager(self, name: str, keep: int) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        return ocp.CheckpointManager(self.folder / name, options=options)
+
+    def save(self, step: int, tree, meta: dict, best: bool = False) -> None:
+        """Saves a tree of arrays and a JSON-able dict; returns when the arrays are copied, and writes on."""
+        manager = self._best if best else self._latest
+        if step in manager.all_steps():
+            return  # a resumed run passes where it has been: the same bits
+        meta = {"meta": meta, "checksums": [int(c) for c in jax.tree.leaves(parallel.host(_checksums(_plain(tree))))]}
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
+        manager.save(step, args=arguments)
+
+    def restore(self, like, best: bool = False):
+        """The newest intact checkpoint → (tree, meta), or None where there is none.
+
+        like: a tree of arrays, or of shapes with shardings, of the same structure.  A damaged checkpoint is reported
+        and passed over for the one before.  Raises CheckpointError if there are checkpoints and none is intact.
+        """
+        manager = self._best if best else self._latest
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        damaged = []
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                found = self._read(manager, step, like)
+            except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
+                damaged.append((step, " ".join(str(error).split())[:200] or type(error).__name__))
+                continue
+            for bad, reason in damaged:
+                _log.warning("checkpoint %d in %s is damaged (%s); going on from %d", bad, self.folder, reason, step)
+                manager.delete(bad)
+            return found
+        if damaged:
+            step, reason = damaged[0]
+            raise CheckpointError(
+                f"{self.folder}: no checkpoint fits this run or is intact (newest: step {step}: {reason}); "
+                "check that the network is the one the folder was made with, or start in a new folder"
+            )
+        return None
+
+    def _read(self, manager, step: int, like):
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
+        found = manager.restore(step, args=arguments)
+        sums = [int(c) for c in jax.tree.leaves(parallel.host(_checksums(_plain(found.state))))]
+        if sums != found.meta["checksums"]:
+            raise CheckpointError("its arrays do not give the checksums that were written with them")
+        return found.state, found.meta["meta"]
+
+    def wait(self) -> None:
+        """Returns when everything that was saved is on disk."""
+        self._latest.wait_until_finished()
+        self._best.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
+        self._latest.close()
+        self._best.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _plain(tree):
+    """Arrays of numbers alone: a typed key as its data."""
+    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+
+
+@jax.jit
+def _checksums(tree):
+    """One 32-bit number a leaf, wherever the leaf lies: Σ (2 i + 1) · byteᵢ modulo 2³², so that no single change and no
+    swap of neighbours goes unseen."""
+
+    def checksum(leaf):
+        leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+        octets = jax.lax.bitcast_convert_type(leaf, jnp.uint8).reshape(-1).astype(jnp.uint32)
+        weights = 2 * jax.lax.iota(jnp.uint32, octets.size) + 1
+        return jnp.sum(weights * octets, dtype=jnp.uint32)
+
+    return jax.tree.map(checksum, tree)

@@ -1,0 +1,98 @@
+"""Optimisers and learning-rate schedules by name.
+
+A schedule is asked with the epoch (from 1, the published way) and the share of training that is done, both traced, so
+that the planned number of steps is data and never compiled in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jonet.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A learning rate over training; "step", "warmup" and "constant" are those of DeepSDF's `specs.json`.
+
+    step: initial · factor^(epoch // interval).  warmup: from initial at epoch 0 straight to final at epoch `length`, and
+    constant from there.  constant: initial.  cosine: from initial to final along half a cosine over the whole training.
+    """
+
+    kind: Literal["step", "warmup", "constant", "cosine"] = "step"
+    initial: float = 5e-4  # the rate at the start
+    final: float = 0.0  # warmup, cosine: the rate at the end
+    interval: int = 500  # step: epochs between two changes
+    factor: float = 0.5  # step: what a change multiplies the rate with
+    length: int = 100  # warmup: epochs
+
+    def __post_init__(self):
+        if self.kind not in ("step", "warmup", "constant", "cosine"):
+            raise ConfigError(f"schedule {self.kind!r} is unknown; there are step, warmup, constant and cosine")
+        if not (self.initial >= 0 and self.final >= 0 and math.isfinite(self.initial + self.final)):
+            raise ConfigError(f"learning rates {self.initial} and {self.final} must be 0 or above")
+        if self.interval < 1 or self.length < 1:
+            raise ConfigError(f"a schedule's interval {self.interval} and length {self.length} are at least one epoch")
+
+    def __call__(self, epoch, progress) -> jax.Array:
+        """The rate in an epoch (integer, from 1), after a share `progress` in [0, 1] of all steps."""
+        if self.kind == "step":
+            return self.initial * jnp.power(self.factor, epoch // self.interval)
+        if self.kind == "warmup":
+            return self.initial + (self.final - self.initial) * jnp.minimum(1.0, epoch / self.length)
+        if self.kind == "cosine":
+            return self.final + (self.initial - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(1.0, progress)))
+        return jnp.asarray(self.initial)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How parameters move: two rates, one for what all shapes share and one for what each has of its own.
+
+    adam: PyTorch's (β 0.9 and 0.999, ε 1e-8), as published.  adamw: with decoupled weight decay.  muon: momentum made
+    orthogonal (Jordan et al. 2024) on matrices, at Adam's root mean square so that Adam's rates serve, Adam elsewhere.
+    A shape's own parameters always take Adam, densely: shapes that are not in the batch keep moving.
+    """
+
+    name: Literal["adam", "adamw", "muon"] = "adam"
+    shared: Schedule = Schedule(initial=5e-4)  # learning rate of the network
+    own: Schedule = Schedule(initial=1e-3)  # learning rate of the codes
+    clip: float = 0.0  # largest global norm of the network's gradient; 0 does not clip
+    weight_decay: float = 1e-2  # adamw: share of the network's parameters taken off a step, times the rate
+
+    def __post_init__(self):
+        if self.name not in ("adam", "adamw", "muon"):
+            raise ConfigError(f"optimizer {self.name!r} is unknown; there are adam, adamw and muon")
+        if not self.clip >= 0:
+            raise ConfigError(f"clip is {self.clip}, but a gradient's norm is clipped to a number above 0 (0 for never)")
+
+    def build(self) -> optax.GradientTransformationExtraArgs:
+        """The transformation of gradients {"shared": …, "own": …}; `update(…, epoch=, progress=)` for the schedules."""
+        by_name = {
+            "adam": lambda: optax.scale_by_adam(),
+            "adamw": lambda: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.weight_decay)),
+            # a rate of -1 since optax's muon descends by itself, and `_scheduled` descends once for all
+            "muon": lambda: optax.contrib.muon(-1.0, adam_learning_rate=-1.0, consistent_rms=0.2),
+        }
+        clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
+        transforms = {
+            "shared": optax.chain(clip, by_name[self.name](), _scheduled(self.shared)),
+            "own": optax.chain(optax.scale_by_adam(), _scheduled(self.own)),
+        }
+        return optax.partition(transforms, {"shared": "shared", "own": "own"})
+
+
+def _scheduled(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+    """Updates times minus the rate of now."""
+
+    def update(updates, state, params=None, *, epoch, progress, **_):
+        rate = schedule(epoch, progress)
+        return jax.tree.map(lambda u: (-rate).astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
