@@ -12,7 +12,7 @@ from manifold3d import Manifold
 
 from ...errors import ConfigError
 from ..meshes import Mesh
-from . import chair
+from . import aeroplane, car, chair, guitar, lamp, mug, table
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     module.__name__.rpartition(".")[2]: Family(module.__name__.rpartition(".")[2], module.draw, module.build)
-    for module in (chair,)
+    for module in (chair, table, lamp, mug, aeroplane, car, guitar)
 }
 
 

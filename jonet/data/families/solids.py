@@ -1,7 +1,7 @@
 """Closed solids from a few numbers: limbs, plates, turned and swept parts, joined by manifold3d.
 
-Nearly everything is a loft: a row of rings, neighbours joined, both ends capped. Lengths are metres, +y is up, +z is the
-front. `K` rings or stations along a path, `n` points around a ring.
+Nearly everything is a loft: a row of rings, neighbours joined, both ends capped. +y is up, +z is the front.
+`K` rings or stations along a path, `n` points around a ring.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ UP, FRONT, RIGHT = np.eye(3)[[1, 2, 0]]
 def outline(width: float, height: float, roundness: float = 1.0, points: int = 12, edge: int = 0) -> np.ndarray:
     """A rectangle whose corners are rounded into an ellipse as roundness goes from 0 to 1: [points + 2 edge, 2].
 
-    Counter-clockwise around (0, 0).  points: on the four corners together, a multiple of 4.  edge: extra ones along top and bottom.
+    Counter-clockwise around (0, 0).  points: on the four corners together, a multiple of 4.  edge: extra ones along the
+    top and along the bottom.
     """
     quarter = points // 4
     angles = (np.arange(points).reshape(4, quarter) + 0.5) * (np.pi / 2 / quarter)
@@ -45,7 +46,7 @@ def curve(points: Sequence, count: int = 9) -> np.ndarray:
 
 
 def rounded(points: Sequence, radius: float, steps: int = 4) -> np.ndarray:
-    """The polyline through the given points, its inner corners replaced by arcs (parabolas) that start `radius` away."""
+    """The polyline through the given points, each corner replaced by a parabola that starts `radius` before it."""
     p = np.asarray(points, float)
     t = np.linspace(0, 1, steps)[:, None]
     path = [p[:1]]
@@ -60,53 +61,50 @@ def rounded(points: Sequence, radius: float, steps: int = 4) -> np.ndarray:
 # Solids
 
 
-def loft(rings: np.ndarray, closed: bool = False) -> Manifold:
+def loft(rings: np.ndarray) -> Manifold:
     """The solid that a ring of n points sweeps, rings [K, n, 3], counter-clockwise seen from where they are going.
 
-    Both ends are capped by fans, so they must be star-shaped; with closed the last ring joins the first instead.
+    Both ends are capped by fans about their centres, so they must be star-shaped.
     """
     rings = np.asarray(rings, float)
     rows, n = rings.shape[:2]
     here = np.arange(rows * n).reshape(rows, n)
-    if closed:
-        here = np.concatenate([here, here[:1]])
     there = np.roll(here, -1, axis=1)
     a, b, c, d = here[:-1].ravel(), there[:-1].ravel(), here[1:].ravel(), there[1:].ravel()
-    vertices = rings.reshape(-1, 3)
-    faces = [np.stack([a, b, d], -1), np.stack([a, d, c], -1)]
-    if not closed:
-        first, last = np.full(n, rows * n), np.full(n, rows * n + 1)
-        vertices = np.concatenate([vertices, rings[[0, -1]].mean(1)])
-        faces += [np.stack([there[0], here[0], first], -1), np.stack([here[-1], there[-1], last], -1)]
-    return Manifold(Mesh64(vertices, np.concatenate(faces).astype(np.uint64)))
+    first, last = np.full(n, rows * n), np.full(n, rows * n + 1)
+    faces = np.concatenate(
+        [
+            np.stack([a, b, d], -1),
+            np.stack([a, d, c], -1),
+            np.stack([there[0], here[0], first], -1),
+            np.stack([here[-1], there[-1], last], -1),
+        ]
+    )
+    vertices = np.concatenate([rings.reshape(-1, 3), rings[[0, -1]].mean(1)])
+    return Manifold(Mesh64(vertices, faces.astype(np.uint64)))
 
 
-def sweep(path, width, height=None, roundness=1.0, *, up=UP, cut=None, bow=0.0, points=12, edge=0, closed=False):
+def sweep(path, width, height=None, roundness=1.0, *, up=UP, cut=None, bow=0.0, points=12, edge=0):
     """A rounded section carried along a path [K, 3].
 
     width, height: of the section, one number or one a station [K]; height follows `up`, width lies across.
-    cut: the direction that sections face, else the path's own.  bow: height by which the section's two sides are bent up.
+    cut: the direction that sections face, else the path's own.  bow: height by which both sides are bent up.
     """
     path = np.asarray(path, float)
     width = np.broadcast_to(width, len(path))
     height = width if height is None else np.broadcast_to(height, len(path))
-    if cut is not None:
-        along = np.broadcast_to(cut, path.shape)
-    elif closed:
-        along = np.roll(path, -1, 0) - np.roll(path, 1, 0)
-    else:
-        along = np.gradient(path, axis=0)
+    along = np.gradient(path, axis=0) if cut is None else np.broadcast_to(cut, path.shape)
     along = along / np.linalg.norm(along, axis=-1, keepdims=True)
     side = np.cross(up, along)
     side /= np.linalg.norm(side, axis=-1, keepdims=True)
     lift = np.cross(along, side)
     unit = outline(2, 2, roundness, points, edge)
     x, y = unit[:, :1] * width / 2, unit[:, 1:] * height / 2 + bow * unit[:, :1] ** 2
-    return loft(path[:, None] + x.T[..., None] * side[:, None] + y.T[..., None] * lift[:, None], closed)
+    return loft(path[:, None] + x.T[..., None] * side[:, None] + y.T[..., None] * lift[:, None])
 
 
 def limb(start, end, *radii: float, roundness: float = 1.0, points: int = 12) -> Manifold:
-    """A straight leg, rail or spindle with the given radii at equal steps; a steep one is cut level and so stands flat."""
+    """A straight leg, rail or spindle with the given radii at equal steps; a steep one is cut level to stand flat."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     radii = np.array(radii if len(radii) > 1 else radii * 2)
     steep = abs(end - start)[1] > np.linalg.norm((end - start)[[0, 2]])
@@ -142,7 +140,7 @@ def turned(profile: Sequence, points: int = 16, at=(0.0, 0.0)) -> Manifold:
 
 
 def revolved(section: Sequence, points: int = 24) -> Manifold:
-    """A closed section [n, 2] of (radius, height) turned around the y axis: bowls and shades, which `turned` cannot hollow."""
+    """A closed section [n, 2] of (radius, height) turned about the y axis: shades and bowls, hollow as they are."""
     return CrossSection([np.asarray(section, float)]).revolve(points).rotate((-90, 0, 0))
 
 
