@@ -14,15 +14,18 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from ..errors import JonetError, MeshError
+from ..errors import MeshError
+from . import files
+from .verdict import Verdict, check, examine, orient
 
-SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
+__all__ = ["Mesh", "Similarity", "Verdict", "check", "examine", "find", "normalize", "orient", "read", "write"]
+
 SPHERE_RADIUS = 1 / 1.03  # DeepSDF, PreprocessMesh: the farthest vertex of a normalised mesh
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mesh:
-    """A triangle mesh.  vertices [V, 3] float64, faces [F, 3] int32, normals [V, 3] float64 or None (of the vertices)."""
+    """A triangle mesh.  vertices [V, 3] float64, faces [F, 3] int32, normals [V, 3] float64 (at vertices) or None."""
 
     vertices: np.ndarray
     faces: np.ndarray
@@ -122,7 +125,7 @@ class Similarity:
         return np.concatenate([[self.scale], self.rotation.ravel(), self.translation])
 
     def __call__(self, points) -> np.ndarray:
-        """points [..., 3] -> [..., 3] float64.  The translation comes before the scale, so large offsets cancel exactly."""
+        """points [..., 3] -> [..., 3] float64.  Translation comes before scale, so large offsets cancel exactly."""
         points = np.asarray(points, np.float64)
         return self.scale * (points @ self.rotation.T + self.translation)
 
@@ -140,73 +143,49 @@ class Similarity:
         return dataclasses.replace(mesh, vertices=self(mesh.vertices), normals=normals)
 
 
-def check(mesh: Mesh) -> Mesh:
-    """The mesh itself, or MeshError that says what makes it unusable: no faces, bad indices, not finite, no area."""
-    name = mesh.name or "mesh"
-    if not len(mesh.faces):
-        what = f"{len(mesh.vertices)} vertices but no faces" if len(mesh.vertices) else "no vertices and no faces"
-        raise MeshError(f"{name}: {what}; a surface is needed")
-    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
-        bad = int(np.flatnonzero(((mesh.faces < 0) | (mesh.faces >= len(mesh.vertices))).any(1))[0])
-        raise MeshError(
-            f"{name}: face {bad} uses vertices {mesh.faces[bad].tolist()}, but there are {len(mesh.vertices)}; "
-            "the file is damaged or cut off"
-        )
-    if not np.isfinite(mesh.corners).all():
-        bad = int(np.flatnonzero(~np.isfinite(mesh.vertices).all(1))[0])
-        raise MeshError(f"{name}: vertex {bad} is {mesh.vertices[bad].tolist()}, not finite; repair or remove it")
-    extent = float(np.ptp(mesh.bounds, axis=0).max())
-    if not mesh.area > 1e-12 * extent**2:
-        raise MeshError(f"{name}: all {len(mesh.faces)} faces have no area (vertices in one point or on one line)")
-    return mesh
-
-
 def read(path) -> Mesh:
-    """A mesh file, of any kind in `SUFFIXES`; scenes become one mesh with their transforms applied.
+    """A mesh file of any kind in `files.SUFFIXES`; scenes become one mesh with their transforms applied.
 
     Raises MeshError with file and cause where it cannot be read, is cut off, or holds no usable surface.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise MeshError(f"{path}: unknown kind of file; mesh files end in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in files.SUFFIXES:
+        raise MeshError(f"{path}: unknown kind of file; mesh files end in {', '.join(files.SUFFIXES)}")
     if not path.is_file():
         raise MeshError(f"{path}: no such file")
     if not path.stat().st_size:
         raise MeshError(f"{path}: the file is empty (0 bytes)")
     try:
-        loaded = trimesh.load_scene(path, process=False, skip_materials=True).to_mesh()
-        mesh = Mesh(loaded.vertices, loaded.faces, name=path.stem)
-    except JonetError:
-        raise
-    except Exception as error:
-        raise MeshError(f"{path}: cannot be read, damaged or cut off ({type(error).__name__}: {error})") from error
-    try:
-        return check(mesh)
+        mesh = Mesh(*files.load(path), name=str(path))
     except MeshError as error:
-        raise MeshError(f"{path}: {error}") from None
+        raise MeshError(f"{path}: {error}") from error.__cause__
+    return dataclasses.replace(check(mesh), name=path.stem)
 
 
 def find(folder) -> list[Path]:
-    """Mesh files below a folder (or the file itself), sorted."""
+    """Mesh files below a folder (or the file itself), sorted; hidden ones are left out."""
     folder = Path(folder)
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
         raise MeshError(f"{folder}: no such file or folder")
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    inside = (path for path in folder.rglob("*") if path.suffix.lower() in files.SUFFIXES and path.is_file())
+    return sorted(path for path in inside if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
 def write(mesh: Mesh, path) -> Path:
-    """Writes PLY (binary), OBJ, STL, GLB or OFF by the suffix, beside its place first, then renamed into it."""
+    """Writes PLY (binary), OBJ, STL, GLB or OFF by the suffix, beside its place first, then renamed into it.
+
+    Coordinates far from the origin keep their digits (`files.dump`), but for STL, which has float32 only.
+    """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in SUFFIXES or kind == ".gltf":
-        raise MeshError(f"{path}: unknown kind of file; meshes are written as .ply, .obj, .stl, .glb or .off")
+    if path.suffix.lower() not in files.WRITERS:
+        raise MeshError(f"{path}: unknown kind of file; meshes are written as {', '.join(files.WRITERS)}")
+    data = files.dump(files.Arrays(mesh.vertices, mesh.faces, mesh.normals), path.suffix.lower())
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        data = mesh.trimesh().export(file_type=kind[1:])
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        beside.write_bytes(data)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
