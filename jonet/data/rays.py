@@ -106,7 +106,7 @@ class Hits(NamedTuple):
     """What rays met.
 
     depth [...] in lengths of the rays' directions, inf where nothing was met; face [...] int32, -1 there;
-    barycentric [..., 3]; points [..., 3]; normals [..., 3] of the faces as they are wound, 0 where nothing was met.
+    barycentric [..., 3], points [..., 3] and normals [..., 3] of the faces as they are wound, all 0 there.
     """
 
     depth: np.ndarray
@@ -139,14 +139,16 @@ class Scene:
     def cast(self, origins, directions) -> Hits:
         """First hits of rays: origins and directions [..., 3] (of any length)."""
         shape = np.shape(directions)[:-1]
+        origins, directions = np.reshape(origins, (-1, 3)), np.reshape(directions, (-1, 3))
         found = self._scene.run(*self._rays(origins, directions), output=1)
-        face, hit = found["primID"], found["primID"] >= 0
+        face, hit = found["primID"], np.flatnonzero(found["primID"] >= 0)
         depth = np.full(len(face), np.inf)
+        barycentric, points, normals = np.zeros((3, len(face), 3))
         depth[hit] = found["tfar"][hit] * self.radius
-        u, v = found["u"], found["v"]
-        barycentric = np.stack([1 - u - v, u, v], -1) * hit[:, None]
-        points = np.reshape(origins, (-1, 3)) + np.where(hit, depth, 0)[:, None] * np.reshape(directions, (-1, 3))
-        normals = self.normals[face] * hit[:, None]
+        u, v = found["u"][hit], found["v"][hit]
+        barycentric[hit] = np.stack([1 - u - v, u, v], -1)
+        points[hit] = origins[hit] + depth[hit, None] * directions[hit]
+        normals[hit] = self.normals[face[hit]]
         return Hits(*(a.reshape(*shape, *a.shape[1:]) for a in (depth, face, barycentric, points, normals)))
 
     def blocked(self, origins, directions, reach: float = np.inf) -> np.ndarray:

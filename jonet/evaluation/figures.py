@@ -1,0 +1,243 @@
+"""What a report draws: pictures as data URIs, packed meshes, error colours, slices through signs, charts, code maps."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from html import escape
+from typing import NamedTuple
+
+import fast_simplification
+import igl
+import numpy as np
+from PIL import Image
+
+from jonet.data.meshes import Mesh
+from jonet.evaluation.measures import number
+
+ERROR_SCALE = 0.02  # of the truth's longest side: where the error colours end
+_ERROR_COLOURS = np.array([[0.50, 0.55, 0.60], [0.92, 0.50, 0.10], [0.62, 0.03, 0.06]])  # none, half, all of the scale
+
+
+def data_uri(image: np.ndarray, quality: int = 86) -> str:
+    """A picture [H, W, 3 or 4] uint8 as a WebP data URI."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+# meshes for the viewer
+
+
+class Frame(NamedTuple):
+    """A ball that holds the parts of one row: what is packed is measured from its middle, in its radius."""
+
+    middle: np.ndarray
+    radius: float
+
+    @classmethod
+    def around(cls, *points) -> Frame:
+        points = np.concatenate(points)
+        low, high = points.min(0), points.max(0)
+        return cls((low + high) / 2, float(np.linalg.norm(high - low)) / 2 or 1.0)
+
+
+def simplify(mesh: Mesh, faces: int) -> Mesh:
+    """The mesh with equal vertices joined and, if it has more, about `faces` faces (quadric edge collapses)."""
+    vertices, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    triangles = index.reshape(-1)[mesh.faces]
+    triangles = triangles[(triangles != np.roll(triangles, 1, 1)).all(1)]
+    if len(triangles) > faces:
+        size = np.abs(vertices).max() or 1.0
+        vertices, triangles = fast_simplification.simplify(
+            (vertices / size).astype(np.float32), triangles.astype(np.int32), target_count=faces
+        )
+        vertices = vertices * size
+    return Mesh(vertices, triangles, name=mesh.name)
+
+
+def pack(mesh: Mesh, frame: Frame, values=None) -> dict:
+    """A mesh, or points as a mesh without faces, for the page: 16-bit coordinates, 8-bit values in [0, 1]."""
+    scaled = np.clip((mesh.vertices - frame.middle) / frame.radius, -1, 1)
+    packed = {"v": _base64(np.round((scaled + 1) * 32767.5), "<u2")}
+    if len(mesh.faces):
+        wide = len(mesh.vertices) > 65536
+        packed |= {"f": _base64(mesh.faces, "<u4" if wide else "<u2"), "wide": wide}
+    if values is not None:
+        packed["e"] = _base64(np.round(255 * np.clip(values, 0, 1)), "u1")
+    return packed
+
+
+def _base64(array, dtype):
+    return base64.b64encode(np.ascontiguousarray(array).astype(dtype).tobytes()).decode()
+
+
+# errors
+
+
+def errors(mesh: Mesh, truth: Mesh) -> np.ndarray:
+    """Distance of each vertex from the true surface, in units of ERROR_SCALE of the truth's longest side -> [V]."""
+    squared = igl.point_mesh_squared_distance(mesh.vertices, truth.vertices, truth.faces)[0]
+    return np.sqrt(np.maximum(squared, 0)) / (ERROR_SCALE * np.ptp(truth.bounds, axis=0).max())
+
+
+def error_colours(values) -> np.ndarray:
+    """Errors [V] in units of the scale -> linear RGB [V, 3]: grey, then amber, then red from 1 on."""
+    return np.stack([np.interp(values, [0, 0.5, 1], channel) for channel in _ERROR_COLOURS.T], -1)
+
+
+# slices through signs
+
+
+def section(signed, box, resolution: int = 160) -> np.ndarray:
+    """A slice [R, R] of a field through the box [2, 3], rows from top to bottom.
+
+    signed: points [N, 3] -> [N], negative (or, of bools, True) inside.  Of upright and level planes at several places,
+    the one is taken that has most inside.
+    """
+    box = np.asarray(box, float)
+
+    def plane(axis, place, count):
+        across, up = ((2, 1), (0, 2), (0, 1))[axis]
+        step = (np.arange(count) + 0.5) / count
+        points = np.empty((count, count, 3))
+        points[..., axis] = place
+        points[..., across] = box[0, across] + step * (box[1] - box[0])[across]
+        points[..., up] = (box[1, up] - step * (box[1] - box[0])[up])[:, None]
+        return np.asarray(signed(points.reshape(-1, 3))).reshape(count, count)
+
+    def inside(values):
+        return int((values if values.dtype == bool else values < 0).sum())
+
+    places = [(axis, box[0, axis] + s * np.ptp(box[:, axis])) for axis in range(3) for s in (0.35, 0.42, 0.5, 0.58)]
+    best = max(places, key=lambda place: inside(plane(*place, 24)))
+    return plane(*best, resolution)
+
+
+def slice_picture(values: np.ndarray) -> np.ndarray:
+    """Values [R, R] (negative inside; or bools, True inside) -> [R, R, 3] uint8: inside warm, outside cool, an edge."""
+    values = np.asarray(values)
+    inside = values if values.dtype == bool else values < 0
+    away = np.zeros(values.shape) if values.dtype == bool else np.abs(values) / (np.abs(values).max() or 1.0)
+    away = (np.floor(away * 8) / 8)[..., None]  # steps, so that equal distances show as bands
+    warm, cool = np.array([247, 176, 92]) - away * [30, 50, 60], np.array([226, 235, 243]) - away * [96, 72, 48]
+    picture = np.where(inside[..., None], warm, cool)
+    edge = np.zeros(inside.shape, bool)
+    for axis in (0, 1):
+        edge |= (inside != np.roll(inside, 1, axis)) | (inside != np.roll(inside, -1, axis))
+    edge[[0, -1]] = edge[:, [0, -1]] = False
+    return np.uint8(np.where(edge[..., None] & inside[..., None], [110, 52, 10], picture))
+
+
+# charts
+
+
+def chart(lines: dict, x_name: str, log: bool) -> str:
+    """Lines {name: (x [N], y [N])} as a figure that fits any width; the page's script reads values under the mouse."""
+    drawn = {name: _thin(np.asarray(x, float), np.asarray(y, float), log) for name, (x, y) in lines.items()}
+    drawn = {name: line for name, line in drawn.items() if len(line[0])}
+    if not drawn:
+        return ""
+    xs, ys = (np.concatenate([line[k] for line in drawn.values()]) for k in (0, 1))
+    left, right = xs.min(), xs.max() if xs.max() > xs.min() else xs.min() + 1
+    y_ticks = _log_ticks(ys.min(), ys.max()) if log else _ticks(ys.min(), ys.max())
+    low, high = min(ys.min(), y_ticks[0]), max(ys.max(), y_ticks[-1])
+
+    def across(x):
+        return (np.asarray(x) - left) / (right - left)
+
+    def up(y):
+        return np.log(np.asarray(y) / low) / np.log(high / low) if log else (np.asarray(y) - low) / (high - low)
+
+    paths, data = [], []
+    for k, (name, (x, y)) in enumerate(drawn.items()):
+        spots = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(1000 * across(x), 1000 - 1000 * up(y), strict=True))
+        paths.append(f'<polyline class="line line-{k % 6}" points="{spots}"/>')
+        data.append({"name": name, "x": across(x).round(4), "y": up(y).round(4), "at": x, "value": y})
+    grid = "".join(f'<i style="bottom:{100 * up(t):.2f}%"><b>{number(t)}</b></i>' for t in y_ticks)
+    feet = "".join(
+        f'<em style="left:{100 * across(t):.2f}%">{number(t)}</em>' for t in _ticks(left, right) if left <= t <= right
+    )
+    keys = "".join(f'<li class="key-{k % 6}">{escape(name)}</li>' for k, name in enumerate(drawn))
+    last = ", ".join(f"{name} ends at {number(float(y[-1]))}" for name, (_, y) in drawn.items())
+    values = json.dumps(data, default=lambda array: [float(f"{v:.5g}") for v in array])
+    return (
+        f'<div class="chart"><ul class="keys">{keys}</ul><div class="plot" tabindex="0" role="img" '
+        f'aria-label="{escape(last)}; arrow keys read values" data-x="{escape(x_name)}" '
+        f'data-lines="{escape(values)}">{grid}<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" '
+        f'aria-hidden="true">{"".join(paths)}</svg>{feet}</div><p class="axis">{escape(x_name)}</p></div>'
+    )
+
+
+def _thin(x, y, log, limit=320):
+    """At most `limit` points, each the mean of its neighbours; what cannot be drawn is left out."""
+    good = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not log))
+    x, y = x[good], y[good]
+    if len(x) <= limit:
+        return x, y
+    starts = np.linspace(0, len(x), limit + 1).astype(int)[:-1]
+    counts = np.diff(np.append(starts, len(x)))
+    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+
+
+def _ticks(low, high, count=5):
+    if not high > low:
+        low, high = low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1)
+    step = 10 ** math.floor(math.log10((high - low) / count))
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count)
+    return [k * step for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def _log_ticks(low, high):
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = (1,) if math.log10(high / low) > 3 else (1, 2, 5)
+    ticks = [m * 10.0**d for d in decades for m in marks]
+    first = max((k for k, t in enumerate(ticks) if t <= low), default=0)
+    last = min((k for k, t in enumerate(ticks) if t >= high), default=len(ticks) - 1)
+    return ticks[first : max(last, first + 1) + 1]
+
+
+# code maps
+
+
+def plane(codes: np.ndarray) -> tuple[np.ndarray, float]:
+    """Codes [N, L] on the plane of their two principal axes -> [N, 2], and the share of their variance it holds."""
+    centred = np.asarray(codes, float) - np.mean(codes, 0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    spots = np.zeros((len(u), 2))
+    spots[:, : len(s)] = (u * s)[:, :2]
+    return spots, float((s[:2] ** 2).sum() / max((s**2).sum(), 1e-30))
+
+
+def scatter(points, names, groups, images, tile: float = 0.075, shape: float = 0.68) -> str:
+    """A map of points [N, 2] with the images [.., .., 3 or 4] uint8 (or None) of those that have room, dots elsewhere.
+
+    tile: width of an image as a share of the map's.  shape: height of the map over its width.
+    """
+    points = np.asarray(points, float)
+    low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-12)
+    spots = tile * 0.6 + (points - low) / span * (1 - 1.2 * tile) * [1, 1]
+    spots[:, 1] = 1 - spots[:, 1]
+    kinds = list(dict.fromkeys(groups))
+    placed: list[np.ndarray] = []
+    dots, tiles = [], []
+    rare = sorted(range(len(points)), key=lambda k: sum(g == groups[k] for g in groups))  # the few before the many
+    for k in rare:
+        style = f"left:{100 * spots[k, 0]:.2f}%;top:{100 * spots[k, 1]:.2f}%"
+        label = escape(f"{names[k]} ({groups[k]})")
+        free = all((np.abs((spots[k] - other) * [1, shape]) > 0.85 * tile).any() for other in placed)
+        kind = kinds.index(groups[k]) % 6
+        if images is not None and images[k] is not None and free:
+            placed.append(spots[k])
+            tiles.append(
+                f'<img class="key-{kind}" style="{style}" src="{data_uri(images[k])}" alt="{label}" title="{label}">'
+            )
+        else:
+            dots.append(f'<i class="key-{kind}" style="{style}" title="{label}"></i>')
+    keys = "".join(f'<li class="key-{k % 6}">{escape(kind)}</li>' for k, kind in enumerate(kinds))
+    return (
+        f'<ul class="keys">{keys}</ul><div class="map" style="aspect-ratio:{1 / shape:.3f};--tile:{100 * tile:.1f}%">'
+        f"{''.join(dots + tiles)}</div>"
+    )

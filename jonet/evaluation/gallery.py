@@ -1,0 +1,156 @@
+"""Rows of pictures: what a network was given, what is true, what it made, and what it could have copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jonet.data.meshes import Mesh
+from jonet.data.views import BLUE, CLAY, GREY, picture
+from jonet.data.voxels import blocks
+from jonet.errors import InputError
+from jonet.evaluation.figures import Frame, data_uri, error_colours, errors, pack, simplify
+from jonet.evaluation.measures import measure, number
+
+COLOURS = {"truth": CLAY, "made": BLUE, "input": GREY, "known": (0.36, 0.44, 0.34)}
+_DRAFT = 40_000  # faces of a mesh in a picture: more cannot be seen
+
+
+class Part(NamedTuple):
+    """One thing of a row.  kind: "truth", "made" (by the network), "input" or "known" (a training shape).
+
+    thing: a Mesh · points [N, 3] · a grid [R, R, R] of bools in the cube frame · a picture [H, W, 3 or 4] uint8 · None,
+    or a mesh without vertices: nothing was found there.  The solid parts of a row are shown from one place.
+    """
+
+    kind: str
+    caption: str
+    thing: Any
+
+    @property
+    def solid(self) -> Mesh | None:
+        """The thing as a mesh (points: a mesh without faces), None for pictures and for nothing."""
+        if self.thing is None or isinstance(self.thing, Mesh):
+            return self.thing if self.thing is not None and len(self.thing.vertices) else None
+        thing = np.asarray(self.thing)
+        if thing.dtype == np.uint8:
+            return None
+        return blocks(thing) if thing.dtype == bool else Mesh(thing, np.zeros((0, 3), np.int32))
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One shape: its parts from left to right.  Where a made mesh has a true one beside it, its errors are shown."""
+
+    name: str
+    parts: Sequence[Part]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self):
+        for part in self.parts:
+            if part.kind not in COLOURS:
+                raise InputError(
+                    f"{self.name}: a part is of kind {part.kind!r}; it must be one of {', '.join(COLOURS)}"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Rows, shown best, median and worst first by the score `rank` (as they come if it is None).
+
+    pictures: how many rows are shown at most, spread evenly over the ranks; the table of scores has all.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    note: str = ""
+    rank: str | None = "iou"
+    pictures: int = 16
+
+    def ranked(self) -> bool:
+        return self.rank is not None and len(self.rows) > 1 and any(self.rank in row.scores for row in self.rows)
+
+    def chosen(self) -> list[tuple[str, Row]]:
+        """The rows to show, each with its rank in words: best, median, worst, then others from best to worst."""
+        rows = list(self.rows)
+        if not self.ranked():
+            return [("", row) for row in rows[: self.pictures]]
+        better = measure(self.rank).better
+        rows.sort(key=lambda row: np.nan_to_num(better * row.scores.get(self.rank, np.nan), nan=-np.inf), reverse=True)
+        first = {0: "best", len(rows) - 1: "worst"}
+        if len(rows) > 2:
+            first = {0: "best", (len(rows) - 1) // 2: "median", len(rows) - 1: "worst"}
+        others = [k for k in range(len(rows)) if k not in first]
+        room = max(self.pictures - len(first), 0)
+        if len(others) > room:
+            others = [others[int((k + 0.5) * len(others) / room)] for k in range(room)]
+        return [(first.get(k) or f"{k + 1} of {len(rows)}", rows[k]) for k in (*first, *others)]
+
+
+def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
+    """The gallery as HTML; what can be turned is packed in at most `faces` faces a mesh and appended to `shapes`."""
+    rows = gallery.chosen()
+    lead = 3 if gallery.ranked() else min(4, len(rows))
+    cards = [_card(rank, row, shapes, faces, 288 if k < lead else 192) for k, (rank, row) in enumerate(rows)]
+    html = f'<div class="rows">{"".join(cards[:lead])}</div>'
+    if cards[lead:]:
+        more = f"{len(cards) - lead} more" + (", from best to worst" if gallery.ranked() else "")
+        if len(gallery.rows) > len(rows):
+            more += f" ({len(gallery.rows) - len(rows)} others stand in the table only)"
+        html += f'<h3>{more}</h3><div class="rows small">{"".join(cards[lead:])}</div>'
+    return html
+
+
+def _card(rank, row, shapes, faces, size):
+    solids = [part.solid for part in row.parts]
+    truth = next((s for s, part in zip(solids, row.parts, strict=True) if part.kind == "truth" and s is not None), None)
+    known = [solid.vertices for solid in solids if solid is not None]
+    view = truth.vertices if truth is not None else np.concatenate(known) if known else None
+    frame = Frame.around(*known) if known else None
+    figures, panels = [], []
+    for part, solid in zip(row.parts, solids, strict=True):
+        judged = part.kind == "made" and isinstance(part.thing, Mesh) and solid is not None
+        judged = judged and truth is not None and len(truth.faces) and len(solid.faces)
+        panel, image = {"kind": part.kind, "caption": part.caption}, None
+        if solid is not None and len(solid.faces):
+            draft, small = simplify(solid, _DRAFT), simplify(solid, faces)
+            image = picture(draft, size, COLOURS[part.kind], view, background="transparent")
+            panel |= pack(small, frame, errors(small, truth) if judged else None)
+        elif solid is not None:
+            image = picture(solid.vertices, size, COLOURS[part.kind], view, background="transparent")
+            panel |= pack(solid, frame)
+        elif part.thing is not None and not isinstance(part.thing, Mesh):
+            image = picture(part.thing, size)
+        figures.append(_figure(part.kind, part.caption, image, row.name))
+        panels.append(panel | {"image": len(figures) - 1})
+        if judged:
+            image = picture(draft, size, error_colours(errors(draft, truth)), view, background="transparent")
+            figures.append(_figure("error", "its errors", image, row.name))
+    button = ""
+    if known:
+        button = f'<button type="button" class="turn" data-shape="{len(shapes)}" hidden>Turn it</button>'
+        shapes.append({"name": row.name, "rank": rank, "panels": panels})
+    word = rank if rank in ("best", "median", "worst") else "other"
+    rank = f'<b class="rank {word}">{rank}</b>' if rank else ""
+    scores = "".join(
+        f"<span>{escape(measure(name).label)} <b>{number(value)}</b></span>" for name, value in row.scores.items()
+    )
+    note = f'<p class="note">{escape(row.note)}</p>' if row.note else ""
+    return (
+        f'<article class="row"><header>{rank}<h4>{escape(row.name)}</h4>{button}<p class="values">{scores}</p></header>'
+        f'<div class="parts">{"".join(figures)}</div>{note}</article>'
+    )
+
+
+def _figure(kind, caption, image, name):
+    if image is None:
+        inner = '<div class="nothing">nothing</div>'
+    else:
+        size = f'width="{image.shape[1]}" height="{image.shape[0]}"'
+        inner = f'<img src="{data_uri(image)}" alt="{escape(f"{name}: {caption}")}" {size}>'
+    return f'<figure class="part {kind}">{inner}<figcaption>{escape(caption)}</figcaption></figure>'
