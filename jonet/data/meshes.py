@@ -193,18 +193,25 @@ def write(mesh: Mesh, path) -> Path:
 
 
 def normalize(mesh: Mesh, frame: str = "sphere") -> tuple[Mesh, Similarity]:
-    """The mesh in the normalised frame, and the similarity from its own units to it.
-
-    frame: `sphere` puts the box's centre at the origin and the farthest vertex at 1/1.03 (DeepSDF, PreprocessMesh);
-    `cube` centres the box and makes its longest side 1 (Occupancy Networks, section 4).  Only vertices of faces count.
-    """
+    """The mesh in the normalised frame, and the similarity from its own units to it.  Only vertices of faces count."""
     check(mesh)
-    center = mesh.bounds.mean(0)
-    if frame == "sphere":
-        scale = SPHERE_RADIUS / np.linalg.norm(mesh.corners.reshape(-1, 3) - center, axis=1).max()
-    elif frame == "cube":
-        scale = 1 / np.ptp(mesh.bounds, axis=0).max()
-    else:
-        raise MeshError(f"frame is {frame!r}; the normalised frames are 'sphere' and 'cube'")
-    similarity = Similarity(scale, translation=-center)
+    similarity = frame_of(mesh.corners.reshape(-1, 3), frame)
     return similarity.apply(mesh), similarity
+
+
+def frame_of(points, frame: str = "sphere") -> Similarity:
+    """The similarity that takes points [N, 3] in own units to the normalised frame.
+
+    frame: `sphere` puts the box's centre at the origin and the farthest point at 1/1.03 (DeepSDF, PreprocessMesh);
+    `cube` centres the box and makes its longest side 1 (Occupancy Networks, section 4).
+    """
+    points = np.asarray(points, np.float64)
+    low, high = points.min(0), points.max(0)
+    center = (low + high) / 2
+    if not (high > low).any():
+        raise MeshError(f"{len(points)} points that all lie at {low.tolist()} have no size to normalise")
+    if frame == "sphere":
+        return Similarity(SPHERE_RADIUS / np.linalg.norm(points - center, axis=1).max(), translation=-center)
+    if frame == "cube":
+        return Similarity(1 / np.ptp(points, axis=0).max(), translation=-center)
+    raise MeshError(f"frame is {frame!r}; the normalised frames are 'sphere' and 'cube'")
