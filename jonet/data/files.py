@@ -20,6 +20,7 @@ from trimesh.exchange.load import mesh_formats
 
 from ..errors import MeshError
 
+MOST_FACES = 10**8  # of a scene: a small file can place one shape very often
 SUFFIXES = tuple(sorted("." + kind for kind in mesh_formats() - {"stl_ascii", "xyz"}))
 
 
@@ -247,7 +248,11 @@ def _by_trimesh(path: Path) -> Arrays:
     before, log.disabled = log.disabled, True
     try:
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
-            loaded = trimesh.load_scene(path, process=False, skip_materials=True).to_mesh()
+            scene = trimesh.load_scene(path, process=False, skip_materials=True)
+            shapes = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
+            if (count := sum(len(shape.faces) for shape in shapes if hasattr(shape, "faces"))) > MOST_FACES:
+                raise MeshError(f"places its shapes so often that there would be {count} faces")
+            loaded = scene.to_mesh()
     finally:
         log.disabled = before
     return Arrays(loaded.vertices, loaded.faces)
@@ -275,13 +280,18 @@ def _check_accessors(path: Path) -> None:
 def dump(arrays: Arrays, kind: str) -> bytes:
     """The bytes of a file of `kind` (`.ply` binary, `.obj`, `.off`, `.stl` binary, `.glb`).
 
-    Coordinates are float32 where that rounds by less than 1e-6 of the extent, else float64 (PLY, OBJ, OFF; GLB moves
-    the mesh to the origin and says so in its node; STL has float32 only).
+    Coordinates are float32 where that is fine enough, within 1e-6 of the extent; far from the origin they are float64
+    in PLY, OBJ and OFF, and GLB puts the offset into its node.  STL has float32 alone: MeshError where that ruins it.
     """
     vertices, faces, normals = arrays
-    rounded = vertices.astype(np.float32)
-    if np.abs(rounded - vertices).max(initial=0) <= 1e-6 * np.ptp(vertices, axis=0).max(initial=0):
-        vertices = rounded
+    grain = np.finfo(np.float32).eps * np.abs(vertices).max(initial=0)
+    extent = np.ptp(vertices, axis=0).max() if len(vertices) else 0.0
+    if kind == ".stl" and grain > 1e-3 * extent:
+        raise MeshError(
+            f"STL has steps of {grain:.2g} so far from the origin, but the mesh is {extent:.2g} long; write PLY or OBJ"
+        )
+    if grain <= 1e-6 * extent:
+        vertices = vertices.astype(np.float32)
     return WRITERS[kind](Arrays(vertices, faces, normals))
 
 

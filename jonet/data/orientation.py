@@ -30,7 +30,8 @@ def weld(vertices, faces) -> tuple[np.ndarray, np.ndarray]:
     vertices [V, 3] of extent 1 -> indices of the vertices that are kept [W], faces in terms of them [F, 3].
     """
     order = np.lexsort(vertices.T)
-    new = np.concatenate([[True], (np.diff(vertices[order], axis=0) != 0).any(1)])
+    rows = vertices[order]
+    new = np.concatenate([[True], (rows[1:] != rows[:-1]).any(1)])
     group = np.empty(len(vertices), np.int64)
     group[order] = order[new][np.cumsum(new) - 1]  # the first of equal vertices stands for all
     faces = _proper(group[faces])
@@ -79,7 +80,8 @@ def unfold(vertices, faces) -> tuple[np.ndarray, np.ndarray, bool]:
     even = ((faces[:, 0] < faces[:, 1]).astype(int) + (faces[:, 1] < faces[:, 2]) + (faces[:, 2] < faces[:, 0])) == 2
     parity = np.where(even, 1, -1)
     count = faces.max() + 1
-    _, first, same = np.unique((a * count + b) * count + c, return_index=True, return_inverse=True)
+    _, pair = np.unique(a * count + b, return_inverse=True)  # so that numbers stay below 2⁶³
+    _, first, same = np.unique(pair * count + c, return_index=True, return_inverse=True)
     net = np.bincount(same, parity)
     cancelled, doubled = net == 0, np.zeros(len(first), bool)
     if cancelled.any():

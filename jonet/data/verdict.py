@@ -18,7 +18,7 @@ NO_AREA = 1e-6  # of the extent's square: what rounding to float32 leaves of fac
 PROBES = 512  # places on the surface where both sides are looked at; half of them where it is closed
 RAYS = 32  # directions in which the inside looks for the open
 DOUBT = 0.14  # beyond this share of doubtful places winding numbers are not trusted
-NOTHING = 0.9  # beyond this share of sheets there is no solid
+NOTHING = 0.1  # up to this share of the surface with inside behind it, there is no solid
 OVERLAP = 0.004  # up to this share, one probe in 256, overlap is taken for rounding
 
 
@@ -105,6 +105,7 @@ def _settle(mesh: Mesh) -> tuple[Verdict, Mesh]:
     whole = np.concatenate([faces, sheets, sheets[:, ::-1]])
     oriented = dataclasses.replace(mesh, vertices=mesh.vertices[first], faces=whole, normals=None)
     rims = int(np.count_nonzero(surface.chain(turn)))
+    shares, solid = probe(vertices, whole, bool(rims))
     facts = dict(
         closed=not rims,
         consistent=surface.consistent,
@@ -113,15 +114,15 @@ def _settle(mesh: Mesh) -> tuple[Verdict, Mesh]:
         inverted=int((turn < 0).sum()),
         cavities=cavities,
         repaired=len(first) < len(mesh.vertices) or not np.array_equal(whole, mesh.faces),
-        **probe(vertices, whole, bool(rims)),
+        **shares,
     )
-    return Verdict(**facts, **judge(rims=rims, doubled=doubled, hidden=hidden, **facts)), oriented
+    return Verdict(**facts, **judge(solid=solid, rims=rims, doubled=doubled, hidden=hidden, **facts)), oriented
 
 
-def judge(*, closed, consistent, parts, inverted, cavities, thin, overlap, doubtful, rims, doubled, hidden, **_):
+def judge(*, closed, consistent, parts, inverted, cavities, thin, overlap, doubtful, solid, rims, doubled, hidden, **_):
     """The sign method and a sentence that gives its reason, from the verdict's facts and:
 
-    rims: number of edges that are not closed; doubled: see `unfold`; hidden: see `turns`.
+    solid: see `probe`; rims: number of edges that are not closed; doubled: see `unfold`; hidden: see `turns`.
     """
     said = ["closed" if closed else f"open ({rims} unmatched edges)"]
     if doubled:
@@ -135,10 +136,10 @@ def judge(*, closed, consistent, parts, inverted, cavities, thin, overlap, doubt
     if overlap > OVERLAP:
         said.append(f"with parts that overlap ({overlap:.1%} of the surface lies inside another part)")
     if thin > OVERLAP:
-        said.append(f"with sheets that enclose nothing ({thin:.1%} of the surface)")
+        said.append(f"with sheets that bound nothing ({thin:.1%} of the surface)")
     if hidden:
         said.append(f"with {hidden} open {'part' if hidden == 1 else 'parts'} whose outside cannot be told")
-    if thin > NOTHING:
+    if not solid:
         method, ending = "views", "there is no inside to speak of"
     elif doubtful > DOUBT:
         method, ending = "views", f"winding numbers leave the inside in doubt along {doubtful:.0%} of the surface"
@@ -149,8 +150,9 @@ def judge(*, closed, consistent, parts, inverted, cavities, thin, overlap, doubt
     return {"method": method, "reason": f"{', '.join(said).capitalize()}; {ending}."}
 
 
-def probe(vertices, faces, rimmed: bool) -> dict[str, float]:
-    """Winding numbers on both sides of an oriented surface: its shares that are thin, that overlap, that are in doubt.
+def probe(vertices, faces, rimmed: bool) -> tuple[dict[str, float], bool]:
+    """Winding numbers on both sides of an oriented surface: its shares that are thin, that overlap, that are in doubt;
+    and whether it encloses anything.
 
     A place is in doubt where either number is near the threshold 1/2, or where the inside, with a number far from
     whole, sees the open: through a large hole, or behind a single sheet.  rimmed: whether numbers may not be whole.
@@ -166,5 +168,7 @@ def probe(vertices, faces, rimmed: bool) -> dict[str, float]:
         sees = Sky(vertices, faces).seen(at - 10 * STEP * normals, directions) > 0.1 * RAYS
         blurred = np.abs(outer - np.round(outer)) > 0.25
         doubt = (np.abs(inner - 0.5) < 0.2) | (np.abs(outer - 0.5) < 0.2) | ((inner > 0.5) & blurred & sees)
-    thin = (outer < 0.5) & (inner < 0.5)
-    return {"thin": float(thin.mean()), "overlap": float((outer > 0.75).mean()), "doubtful": float(doubt.mean())}
+    sheet = (inner < 0.5) | (inner - outer < 0.5)
+    within = (outer > 0.75) & ~sheet
+    shares = {"thin": sheet, "overlap": within, "doubtful": doubt}
+    return {name: float(found.mean()) for name, found in shares.items()}, bool((inner > 0.5).mean() > NOTHING)
