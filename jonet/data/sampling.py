@@ -13,10 +13,10 @@ import igl
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..errors import ConfigError, InputError, MeshError, require
-from .meshes import Mesh
-from .views import shell
-from .walls import open_edges, simple, walls, winding
+from jonet.data.meshes import Mesh
+from jonet.data.views import shell
+from jonet.data.walls import open_edges, simple, walls, winding
+from jonet.errors import ConfigError, InputError, MeshError, require
 
 METHODS = ("exact", "winding", "views")
 FRAMES = {"sphere": 1.0, "cube": 0.55}  # half the side of the box in which a normalised mesh is sampled

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..errors import MeshError
-from .meshes import Mesh
-from .rays import Scene
+from jonet.data.meshes import Mesh
+from jonet.data.rays import Scene
+from jonet.errors import MeshError
 
 PIECES = 3_000  # about as many pieces as the surface is looked at in; a seam is found to the size of one
 WITHIN = np.array([0.3567, 0.3351, 0.3082])  # where a piece is looked at: parts like to meet in its middle

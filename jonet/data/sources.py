@@ -1,0 +1,181 @@
+"""Where shapes come from: mesh files, procedural families, or anything else that gives a mesh or samples.
+
+A source is small and picklable; a worker process asks it for its samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jonet.data import families, meshes, sampling
+from jonet.data.files import SUFFIXES
+from jonet.data.meshes import Mesh, Similarity, Verdict, examine, orient
+from jonet.data.sampling import Recipe, Solid
+from jonet.errors import MeshError
+
+SPLITS = ("train", "test", "val")
+
+
+class Shape(NamedTuple):
+    """What a source becomes.
+
+    rows: by the names of `store.ARRAYS`, one array a side (outside, inside), or one. similarity: own units to the
+    normalised frame. verdict: None where samples came without a mesh.
+    """
+
+    rows: dict[str, tuple[np.ndarray, ...]]
+    similarity: Similarity
+    verdict: Verdict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A shape that is yet to be sampled.  name: unique in its store; split: train, test or val.
+
+    A subclass gives `load`, or, where samples exist already, `shape`.
+    """
+
+    name: str
+    split: str = "train"
+
+    @property
+    def file(self) -> str:
+        """What to call it where it cannot be used."""
+        return self.name
+
+    def load(self) -> Mesh:
+        """The mesh in its own units."""
+        raise NotImplementedError
+
+    def mark(self) -> dict:
+        """What tells this source from another of the same name, as JSON."""
+        return {}
+
+    def unchanged(self, mark: dict) -> bool:
+        """Whether a mark made earlier is this source's."""
+        return mark == self.mark()
+
+    def shape(self, recipe: Recipe, *, seed: int, frame: str, sign: str) -> Shape:
+        """The samples: a function of the mesh, the name and these settings, drawn in any process and order alike.
+
+        sign: a method of `sampling.METHODS`, or `auto`: as the mesh's verdict has it.
+        Raises MeshError where the mesh has no inside that could be learned.
+        """
+        mesh = dataclasses.replace(self.load(), name=self.name)
+        verdict = examine(mesh)
+        mesh, similarity = meshes.normalize(orient(mesh, verdict), frame)
+        mesh = Mesh(mesh.vertices.astype(np.float32), mesh.faces, name=self.name)  # as it is stored
+        solid = Solid(mesh, verdict.method if sign == "auto" else sign)
+        rows: dict[str, tuple[np.ndarray, ...]] = {"vertices": (mesh.vertices,), "faces": (mesh.faces,)}
+
+        def rng(kind: str) -> np.random.Generator:
+            return np.random.default_rng([seed, zlib.crc32(kind.encode()), zlib.crc32(self.name.encode())])
+
+        if recipe.near + recipe.uniform:
+            rows["sdf"] = sampling.sdf_samples(solid, recipe, rng("sdf"), frame=frame)
+        if recipe.surface:
+            points, normals = sampling.surface(solid.walls, recipe.surface, rng("surface"))
+            rows |= {"surface_points": (points,), "surface_normals": (normals,)}
+        if recipe.occupancies:
+            points, inside = sampling.occupancies(
+                solid, recipe.occupancies, rng("occupancy"), recipe.padding, dtype=np.float16
+            )
+            rows["occupancy"] = points[~inside], points[inside]
+        return Shape(rows, similarity, verdict)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshFile(Source):
+    """A mesh file."""
+
+    path: Path = Path()
+
+    @property
+    def file(self) -> str:
+        return self.name.removesuffix(self.path.suffix) + self.path.suffix
+
+    def load(self) -> Mesh:
+        return meshes.read(self.path)
+
+    def mark(self) -> dict:
+        if not self.path.is_file():
+            return {}
+        found = self.path.stat()
+        return {"bytes": found.st_size, "modified": found.st_mtime_ns, "crc32": zlib.crc32(self.path.read_bytes())}
+
+    def unchanged(self, mark: dict) -> bool:
+        if not mark or not self.path.is_file():
+            return mark == self.mark()
+        found = self.path.stat()
+        same = found.st_mtime_ns == mark["modified"]  # a copy has another time: then the bytes decide
+        return found.st_size == mark["bytes"] and (same or zlib.crc32(self.path.read_bytes()) == mark["crc32"])
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Procedural(Source):
+    """Shape number `index` of a procedural family, from a seed; called `<family>_<index>`."""
+
+    family: str
+    seed: int
+    index: int
+
+    def __init__(self, family: str, seed: int = 0, index: int = 0, split: str = "train"):
+        values = dict(name=f"{family}_{index:04d}", split=split, family=family, seed=seed, index=index)
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    def load(self) -> Mesh:
+        return families.make(self.family, self.seed, self.index)
+
+    def mark(self) -> dict:
+        return {"family": self.family, "seed": self.seed, "index": self.index}
+
+
+def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
+    """The mesh files of a folder as sources, sorted by name; one file is one source, to train on.
+
+    Folders `train`, `test` and `val` in it are taken at their word (what lies beside them is left out, with a warning).
+    Without them the seed picks the share `test_share` for testing, at least one file of two, and neither the order nor
+    the place of files matters. Names are file names without suffix, or, where two are alike, paths.
+    Raises MeshError if there are no mesh files.
+    """
+    folder = Path(folder)
+    found = meshes.find(folder)
+    if not found:
+        raise MeshError(f"{folder}: no mesh files below it; looked for {', '.join(SUFFIXES)}")
+    if folder.is_file():
+        return [MeshFile(folder.stem, "train", folder)]
+    paths = [path.relative_to(folder) for path in found]
+    splits = {path: path.parts[0] for path in paths if len(path.parts) > 1 and path.parts[0] in SPLITS}
+    if splits and (stray := [path for path in paths if path not in splits]):
+        warnings.warn(
+            f"{folder}: {len(stray)} mesh files lie beside its folders {', '.join(sorted(set(splits.values())))} "
+            f"(first {stray[0]}) and are left out",
+            stacklevel=2,
+        )
+    names = _names(list(splits) or paths)
+    if not splits:
+        lots = sorted(names, key=lambda path: (zlib.crc32(f"{seed} {names[path]}".encode()), names[path]))
+        tests = min(max(round(test_share * len(lots)), 1), len(lots) - 1) if test_share else 0
+        splits = {path: "test" if i < tests else "train" for i, path in enumerate(lots)}
+    sources = [MeshFile(names[path], split, folder / path) for path, split in splits.items()]
+    return sorted(sources, key=lambda source: source.name)
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """The shortest of file name without suffix, path without suffix and path that no other file shares."""
+    forms = [[path.stem for path in paths], [path.with_suffix("").as_posix() for path in paths]]
+    counts = [Counter(form) for form in forms]
+    names = {}
+    for path, *candidates in zip(paths, *forms, strict=True):
+        alone = (name for name, count in zip(candidates, counts, strict=True) if count[name] == 1)
+        names[path] = next(alone, path.as_posix())
+    return names

@@ -1,0 +1,279 @@
+"""The packed store: shapes of any source as a few long memory-mapped arrays on disk, and an index that explains them.
+
+    index.json                settings, sources, shapes (name, split, similarity, verdict, rows), skipped, checksums
+    sdf.npy                   [T, 4] float32: x, y, z, distance; of each shape the rows outside, then those inside
+    occupancy.npy             [T, 3] float16: points; of each shape those outside, then those inside
+    surface_points.npy        [T, 3] float32, with surface_normals.npy
+    vertices.npy, faces.npy   [T, 3] float32 and int32: the oriented mesh in the normalised frame
+
+Rows are in random order within a side, so that any window of them is a sample. A build leaves one part a shape in
+`<folder>.partial` until all are there; then the arrays are packed beside it and renamed into place.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jonet import config
+from jonet.data import parts, sampling
+from jonet.data.meshes import Mesh, Similarity, Verdict
+from jonet.data.parts import ARRAYS, TWO_SIDED, Job
+from jonet.data.sampling import Recipe
+from jonet.data.sources import SPLITS, MeshFile, Procedural, Shape, Source, discover
+from jonet.errors import ConfigError, StoreError
+
+__all__ = ["ARRAYS", "MeshFile", "Packed", "Procedural", "Shape", "Source", "Store", "build", "discover", "open"]
+
+VERSION = 1
+SIGNS = ("auto", *sampling.METHODS)
+BLOCK = 1 << 26  # bytes read at once
+AGAIN = "remove the folder and build it again"
+
+
+class Packed(NamedTuple):
+    """Rows of S shapes, one after another: values [T, ...], offsets [S], counts [S, 2] (outside, inside) or [S, 1]."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+    counts: np.ndarray
+
+
+class Store:
+    """A packed store, opened; shapes are numbered as in `names`.
+
+    names, splits [S]; similarities and verdicts (None where samples came without a mesh); skipped: what could not be
+    used, {"file", "reason"}; recipe, seed, frame, sign; arrays: `Packed` by the names of `ARRAYS`, memory-mapped.
+    """
+
+    def __init__(self, folder: Path, index: dict, arrays: dict[str, Packed]):
+        self.folder, self.index, self.arrays = folder, index, arrays
+        shapes, settings = index["shapes"], index["settings"]
+        self.names = [shape["name"] for shape in shapes]
+        self.splits = np.array([shape["split"] for shape in shapes])
+        self.similarities = [Similarity.from_array(shape["similarity"]) for shape in shapes]
+        self.verdicts = [shape["verdict"] and Verdict.from_dict(shape["verdict"]) for shape in shapes]
+        self.skipped = index["skipped"]
+        self.recipe = config.from_dict(Recipe, settings["recipe"])
+        self.seed, self.frame, self.sign = settings["seed"], settings["frame"], settings["sign"]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self):
+        splits = ", ".join(f"{len(self.select(split))} {split}" for split in SPLITS if len(self.select(split)))
+        return f"Store({str(self.folder)!r}: {splits})"
+
+    def select(self, split: str) -> np.ndarray:
+        """Numbers of the shapes of a split."""
+        return np.flatnonzero(self.splits == split)
+
+    @property
+    def sdf(self) -> np.ndarray:
+        """Samples of all shapes [T, 4]; those of shape i begin at offsets[i]."""
+        return self.arrays["sdf"].values
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Samples of each shape outside and inside [S, 2]."""
+        return self.arrays["sdf"].counts
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each shape's samples begin [S]."""
+        return self.arrays["sdf"].offsets
+
+    def rows(self, name: str, i: int) -> np.ndarray:
+        """The rows of shape i in one of `ARRAYS`."""
+        values, offsets, counts = self.arrays[name]
+        return values[offsets[i] : offsets[i] + counts[i].sum()]
+
+    def samples(self, i: int) -> np.ndarray:
+        """Points with signed distances [N, 4] of shape i, outside first."""
+        return self.rows("sdf", i)
+
+    def surface(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points on the surface of shape i and their normals, [M, 3] each."""
+        return self.rows("surface_points", i), self.rows("surface_normals", i)
+
+    def occupancy(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points [K, 3] float16 of shape i, outside first, and whether they are inside [K] bool."""
+        points = self.rows("occupancy", i)
+        return points, np.arange(len(points)) >= self.arrays["occupancy"].counts[i, 0]
+
+    def mesh(self, i: int) -> Mesh:
+        """The oriented mesh of shape i in the normalised frame; `similarities[i]` leads there from its own units."""
+        return Mesh(self.rows("vertices", i), self.rows("faces", i), name=self.names[i])
+
+    def verify(self) -> Store:
+        """Reads everything once; StoreError names an array whose bytes are not those that were written."""
+        for name, (values, _, _) in self.arrays.items():
+            if _checksum([values]) != self.index["arrays"][name]["crc32"]:
+                raise StoreError(f"{self.folder / name}.npy: damaged, its checksum differs; {AGAIN}")
+        return self
+
+
+def open(folder) -> Store:
+    """Opens a store; nothing is read but its index.
+
+    Raises StoreError where it is missing, unfinished, cut off, or of another version. `verify` finds changed bytes.
+    """
+    folder = Path(folder)
+    try:
+        index = json.loads((folder / "index.json").read_text())
+        checksum, settings = index.pop("checksum"), index["settings"]
+        version = settings["version"]
+    except FileNotFoundError as error:
+        begun = folder.with_name(folder.name + ".partial").exists()
+        hint = "it was cut short while it was made; build it again to go on" if begun else "build one first"
+        raise StoreError(f"{folder}: there is no store; {hint}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StoreError(f"{folder}/index.json: damaged, or not the index of a store ({error}); {AGAIN}") from error
+    if version != VERSION:
+        raise StoreError(f"{folder}: a store of version {version}, but this program reads {VERSION}; {AGAIN}")
+    if checksum != _index_checksum(index):
+        raise StoreError(f"{folder}/index.json: damaged, its checksum differs; {AGAIN}")
+    return Store(folder, index, {name: _open_array(folder, index, name) for name in ARRAYS})
+
+
+def _open_array(folder: Path, index: dict, name: str) -> Packed:
+    path, written = folder / f"{name}.npy", index["arrays"][name]
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path}: missing or cut off ({error}); {AGAIN}") from error
+    found = [values.dtype.name, list(values.shape), path.stat().st_size - values.nbytes]
+    if found != [written["type"], written["shape"], written["header"]]:
+        raise StoreError(f"{path}: not the array {written['type']} {written['shape']} that was written; {AGAIN}")
+    sides = 2 if name in TWO_SIDED else 1
+    counts = np.array([shape["rows"][name] for shape in index["shapes"]], np.int64).reshape(-1, sides)
+    return Packed(values, np.cumsum(counts.sum(1)) - counts.sum(1), counts)
+
+
+def build(
+    folder,
+    sources: Iterable[Source],
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    frame: str = "sphere",
+    sign: str = "auto",
+    executor: concurrent.futures.Executor | None = None,
+    progress: bool = True,
+) -> Store:
+    """Samples shapes into a store, or goes on where that was cut short, or opens the store that is there.
+
+    sign: `auto` follows each mesh's verdict, a method of `sampling.METHODS` overrides it. executor: any of
+    concurrent.futures whose workers see the folder; else processes are spawned where that saves time. The result does
+    not depend on it. A mesh that cannot be used is a warning and an entry in `skipped`. While it is made, a store
+    takes its place on the disk twice.
+    Raises StoreError where the folder holds something else, or a store of other settings or shapes (remove it to make
+    it anew), or if no shape is left.
+    """
+    folder, sources = Path(folder), list(sources)
+    if frame not in sampling.FRAMES:
+        raise ConfigError(f"frame is {frame!r}; it must be one of {', '.join(sampling.FRAMES)}")
+    if sign not in SIGNS:
+        raise ConfigError(f"sign is {sign!r}; it must be one of {', '.join(SIGNS)}")
+    if twice := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
+        raise ConfigError(f"{len(twice)} names belong to several sources (first {twice[0]!r}); give each its own")
+    job = Job(folder.with_name(folder.name + ".partial"), recipe, seed, frame, sign)
+    settings = {"version": VERSION, **job.settings()}
+    if (folder / "index.json").exists():
+        store = open(folder)
+        _same_settings(folder, settings, store.index["settings"])
+        _same_sources(folder, sources, store.index["sources"])
+        shutil.rmtree(job.folder, ignore_errors=True)
+        return store
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder}: is there, but is no store; name another folder")
+    if (job.folder / "settings.json").exists():
+        _same_settings(job.folder, settings, json.loads((job.folder / "settings.json").read_text()))
+    job.folder.mkdir(parents=True, exist_ok=True)
+    config.write_json(job.folder / "settings.json", settings)
+    skipped = parts.prepare(sources, job, executor, progress)
+    packed = _pack(sources, skipped, job, settings)
+    if folder.exists():
+        folder.rmdir()
+    os.rename(packed, folder)
+    shutil.rmtree(job.folder)
+    return open(folder)
+
+
+def _same_settings(where: Path, ours: dict, theirs: dict):
+    if different := config.difference(ours, theirs):
+        raise StoreError(
+            f"{where}: made with other settings ({'; '.join(different)}: made → asked); ask for the same, remove the "
+            "folder, or name another"
+        )
+
+
+def _same_sources(where: Path, sources: list[Source], recorded: list[dict]):
+    ours, theirs = {source.name: source for source in sources}, {record["name"]: record for record in recorded}
+    both = [name for name in ours if name in theirs]
+    found = {
+        "new": [name for name in ours if name not in theirs],
+        "gone": [name for name in theirs if name not in ours],
+        "in another split": [name for name in both if ours[name].split != theirs[name]["split"]],
+        "changed": [name for name in both if not ours[name].unchanged(theirs[name]["mark"])],
+    }
+    if said := [f"{len(names)} {what} (first {names[0]!r})" for what, names in found.items() if names]:
+        raise StoreError(
+            f"{where}: made from other shapes, {', '.join(said)}; remove the folder to make it anew, or name another"
+        )
+
+
+def _pack(sources: Sequence[Source], skipped: dict[str, str], job: Job, settings: dict) -> Path:
+    """All parts as the arrays and index of a store, in a folder of the unfinished one."""
+    kept = [source for source in sources if source.name not in skipped]
+    if not kept:
+        first = f"; the first: {next(iter(skipped.values()))}" if skipped else ""
+        raise StoreError(f"{job.folder}: of {len(sources)} shapes none is left, so there is no store to make{first}")
+    facts = [parts.facts(source, job) for source in kept]
+    marks = {source.name: fact.pop("mark") for source, fact in zip(kept, facts, strict=True)}
+    packed = job.folder / "packed"
+    shutil.rmtree(packed, ignore_errors=True)
+    packed.mkdir()
+    arrays = {}
+    for name, (kind, width) in ARRAYS.items():
+        shape = (sum(sum(fact["rows"][name]) for fact in facts), width)
+        with (packed / f"{name}.npy").open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            arrays[name] = {"type": kind, "shape": list(shape), "header": file.tell()}
+            arrays[name]["crc32"] = _checksum(parts.rows(kept, job, name), file)
+    index = {
+        "settings": settings,
+        "sources": [dict(name=s.name, split=s.split, mark=marks.get(s.name) or s.mark()) for s in sources],
+        "shapes": [dict(name=s.name, split=s.split, **fact) for s, fact in zip(kept, facts, strict=True)],
+        "skipped": [dict(file=s.file, reason=skipped[s.name]) for s in sources if s.name in skipped],
+        "arrays": arrays,
+    }
+    (packed / "index.json").write_text(json.dumps({**index, "checksum": _index_checksum(index)}))
+    return packed
+
+
+def _checksum(arrays: Iterable[np.ndarray], file=None) -> int:
+    """The crc32 over the bytes of arrays, which are written to `file` on the way."""
+    checksum = 0
+    for array in arrays:
+        step = max(1, BLOCK // max(array[:1].nbytes, 1))
+        for at in range(0, len(array), step):
+            data = array[at : at + step].tobytes()
+            checksum = zlib.crc32(data, checksum)
+            if file:
+                file.write(data)
+    return checksum
+
+
+def _index_checksum(index: dict) -> int:
+    return zlib.crc32(json.dumps(index, sort_keys=True).encode())
