@@ -285,3 +285,43 @@ def test_real_meshes_are_seen():
         mesh, _ = normalize(read(path), "cube")
         assert 0.02 < (views.shade(mesh, 48, ground=False) < 240).any(-1).mean() < 0.9, path
         assert 50 < voxels.voxelize(mesh, 32).sum() < 15000, path
+
+
+# pictures of anything
+
+
+def test_points_are_shown_as_balls():
+    points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
+    mesh = views.balls(points, 0.1)
+    assert len(mesh.faces) == 60 and mesh.volume > 0
+    np.testing.assert_allclose(np.linalg.norm(mesh.vertices.reshape(3, 12, 3) - points[:, None], axis=-1), 0.1)
+    assert len(views.balls(np.random.default_rng(0).normal(size=(1000, 3)), 0.1, limit=100).faces) == 2000
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        box(),
+        np.random.default_rng(0).normal(size=(30, 3)),
+        np.ones((4, 4, 4), bool),
+        np.full((20, 60, 3), 40, np.uint8),
+    ],
+    ids=["mesh", "points", "voxels", "picture"],
+)
+def test_anything_has_a_picture(thing):
+    image = views.picture(thing, 64)
+    assert image.shape[:2] == (64, 64) and image.dtype == np.uint8
+    assert (image[..., :3] < 200).any()
+
+
+def test_what_has_no_picture_is_refused():
+    with pytest.raises(InputError, match=r"float64 \[4, 4, 4\]"):
+        views.picture(np.zeros((4, 4, 4)))
+
+
+def test_a_banner_has_a_row_a_label():
+    page = views.banner({"truth": [box(), sphere()], "rebuilt": [sphere(), box()]}, 64)
+    assert page.shape[0] == 128 and page.shape[1] > 128
+    assert views.banner({"truth": [box()]}, 64, labels=False).shape == (64, 64, 3)
+    with pytest.raises(InputError, match=r"equal length, but got \[1, 2\]"):
+        views.banner({"truth": [box()], "rebuilt": [box(), box()]})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
@@ -122,13 +122,15 @@ def shade(
     *,
     background: str = "white",
     frame: np.ndarray | None = None,
+    floor: float | None = None,
     ground: bool = True,
 ) -> np.ndarray:
     """A picture of a mesh in a photographer's white box: one large lamp, a bright sky, a soft shadow on the ground.
 
     view: a name in `VIEWS`, or azimuth and elevation in degrees.  colour: linear RGB in [0, 1], of the whole [3] or of
-    each vertex [V, 3].  background: "white" or "transparent".  frame: points [N, 3] that take the mesh's place in
-    choosing camera and ground, so that pictures become comparable (those of one shape, say, or all in one cube).
+    each vertex [V, 3].  background: "white" or "transparent".  frame: points [N, 3] that the camera
+    takes in instead of the mesh, so that pictures become comparable (those of one shape, say, or all in one cube).
+    floor: height of the ground, if it is not the lowest point of these.
     -> [size, size, 3] uint8, or [size, size, 4] where the background is transparent (alpha not multiplied in).
     """
     if background not in ("white", "transparent"):
@@ -140,7 +142,8 @@ def shade(
     hits = scene.cast(origins, directions)
     right, down, forward = camera.rotation
     lamp = _unit(-0.5 * right - 0.4 * forward + [0, 1.0, 0])
-    image = np.zeros((*hits.face.shape, 4), np.float32)  # linear light, alpha multiplied in
+    light_of = np.zeros((*hits.face.shape, 3), np.float32)
+    shadow_of = np.zeros(hits.face.shape, np.float32)
     reach = float(np.linalg.norm(np.ptp(frame, axis=0))) / 2
 
     solid = hits.face >= 0
@@ -159,10 +162,9 @@ def shade(
     light = 1.05 * key + (0.26 + 0.10 * round_[:, 1] + fill) * (0.15 + 0.85 * sky)
     gloss = np.maximum(round_ @ _unit(lamp + _unit(-forward)), 0) ** 40 * lit
     edge = (1 - np.clip(np.einsum("nc,nc->n", round_, viewer), 0, 1)) ** 5 * sky
-    image[solid, :3] = np.clip(albedo * light[:, None] + (0.05 * gloss + 0.12 * edge)[:, None], 0, 1)
-    image[solid, 3] = 1
+    light_of[solid] = np.clip(albedo * light[:, None] + (0.05 * gloss + 0.12 * edge)[:, None], 0, 1)
 
-    floor = frame[:, 1].min()
+    floor = frame[:, 1].min() if floor is None else floor
     if ground and forward[1] < -0.1:
         few = (slice(None, None, 2), slice(None, None, 2))  # a soft shadow needs no fine grid
         depth = (floor - origins[few][..., 1]) / np.minimum(directions[few][..., 1], -1e-9)
@@ -178,13 +180,18 @@ def shade(
         shadow = np.repeat(np.repeat(shadow / np.maximum(weight, 1e-3), 2, 0), 2, 1)[: len(solid), : len(solid)]
         rim = np.minimum(np.arange(len(solid)) + 0.5, np.arange(len(solid))[::-1] + 0.5) / (0.14 * len(solid))
         rim = np.clip(rim, 0, 1) ** 2 * (3 - 2 * np.clip(rim, 0, 1))  # fades out before the picture's edge
-        image[~solid, 3] = np.clip((shadow * rim * rim[:, None])[~solid], 0, 1)
+        shadow_of[~solid] = np.clip((shadow * rim * rim[:, None])[~solid], 0, 1)
 
-    image = image.reshape(size, supersample, size, supersample, 4).mean((1, 3))
-    alpha = image[..., 3:]
+    planes = np.concatenate([light_of, shadow_of[..., None], solid[..., None]], -1)
+    planes = planes.reshape(size, supersample, size, supersample, 5).mean((1, 3))
+    light, shadow, cover = planes[..., :3], planes[..., 3:4], planes[..., 4:]
     if background == "white":
-        return _encode(image[..., :3] + 1 - alpha)
-    return np.concatenate([_encode(image[..., :3] / np.maximum(alpha, 1e-6)), np.uint8(np.round(255 * alpha))], -1)
+        return _bytes(_encode(light + 1 - cover - shadow))
+    veil = 1 - _encode(1 - shadow)  # viewers blend encoded colours, so that black must cover less
+    alpha = cover + (1 - cover) * veil
+    return _bytes(
+        np.concatenate([cover * _encode(light / np.maximum(cover, 1e-6)) / np.maximum(alpha, 1e-6), alpha], -1)
+    )
 
 
 def _unit(vector):
@@ -192,9 +199,13 @@ def _unit(vector):
 
 
 def _encode(linear) -> np.ndarray:
-    """Linear light to sRGB bytes."""
+    """Linear light to sRGB."""
     linear = np.clip(linear, 0, 1)
-    return np.uint8(np.round(255 * np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)))
+    return np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def _bytes(image) -> np.ndarray:
+    return np.uint8(np.round(255 * image))
 
 
 def _round_normals(scene, mesh, face, barycentric):
@@ -316,8 +327,7 @@ def picture(thing, size: int = 256, colour=BLUE, frame: np.ndarray | None = None
         return shade(thing, size, colour=colour, frame=frame, **options)
     thing = np.asarray(thing)
     if thing.ndim == 3 and thing.dtype == np.uint8:
-        small = Image.fromarray(thing)
-        small.thumbnail((size, size), Image.Resampling.LANCZOS)
+        small = ImageOps.contain(Image.fromarray(thing), (size, size), Image.Resampling.LANCZOS)
         page = Image.new("RGBA", (size, size), (255, 255, 255, 0))
         page.paste(small, ((size - small.width) // 2, (size - small.height) // 2))
         return np.asarray(page)

@@ -18,7 +18,7 @@ from jonet.data.meshes import Mesh
 from jonet.evaluation.measures import number
 
 ERROR_SCALE = 0.02  # of the truth's longest side: where the error colours end
-_ERROR_COLOURS = np.array([[0.50, 0.55, 0.60], [0.92, 0.50, 0.10], [0.62, 0.03, 0.06]])  # none, half, all of the scale
+_ERROR_COLOURS = np.array([[0.40, 0.47, 0.54], [1.00, 0.52, 0.04], [0.60, 0.00, 0.09]])  # none, half, all of the scale
 
 
 def data_uri(image: np.ndarray, quality: int = 86) -> str:
@@ -81,6 +81,13 @@ def errors(mesh: Mesh, truth: Mesh) -> np.ndarray:
     """Distance of each vertex from the true surface, in units of ERROR_SCALE of the truth's longest side -> [V]."""
     squared = igl.point_mesh_squared_distance(mesh.vertices, truth.vertices, truth.faces)[0]
     return np.sqrt(np.maximum(squared, 0)) / (ERROR_SCALE * np.ptp(truth.bounds, axis=0).max())
+
+
+def differences(mesh: Mesh, truth: Mesh) -> tuple[Mesh, np.ndarray]:
+    """Both surfaces in one, and linear RGB [V, 3] by each one's distance from the other: red is too much or missing."""
+    vertices = np.concatenate([mesh.vertices, truth.vertices])
+    faces = np.concatenate([mesh.faces, truth.faces + len(mesh.vertices)])
+    return Mesh(vertices, faces), error_colours(np.concatenate([errors(mesh, truth), errors(truth, mesh)]))
 
 
 def error_colours(values) -> np.ndarray:
@@ -156,9 +163,9 @@ def chart(lines: dict, x_name: str, log: bool) -> str:
         spots = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(1000 * across(x), 1000 - 1000 * up(y), strict=True))
         paths.append(f'<polyline class="line line-{k % 6}" points="{spots}"/>')
         data.append({"name": name, "x": across(x).round(4), "y": up(y).round(4), "at": x, "value": y})
-    grid = "".join(f'<i style="bottom:{100 * up(t):.2f}%"><b>{number(t)}</b></i>' for t in y_ticks)
+    grid = "".join(f'<i style="bottom:{100 * up(t):.2f}%"><b>{_tick(t)}</b></i>' for t in y_ticks)
     feet = "".join(
-        f'<em style="left:{100 * across(t):.2f}%">{number(t)}</em>' for t in _ticks(left, right) if left <= t <= right
+        f'<em style="left:{100 * across(t):.2f}%">{_tick(t)}</em>' for t in _ticks(left, right) if left <= t <= right
     )
     keys = "".join(f'<li class="key-{k % 6}">{escape(name)}</li>' for k, name in enumerate(drawn))
     last = ", ".join(f"{name} ends at {number(float(y[-1]))}" for name, (_, y) in drawn.items())
@@ -190,6 +197,10 @@ def _ticks(low, high, count=5):
     return [k * step for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
+def _tick(value):
+    return f"{value:,.10g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else number(value)
+
+
 def _log_ticks(low, high):
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     marks = (1,) if math.log10(high / low) > 3 else (1, 2, 5)
@@ -218,7 +229,8 @@ def scatter(points, names, groups, images, tile: float = 0.075, shape: float = 0
     """
     points = np.asarray(points, float)
     low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-12)
-    spots = tile * 0.6 + (points - low) / span * (1 - 1.2 * tile) * [1, 1]
+    margin = 0.6 * tile * np.array([1, 1 / shape])
+    spots = margin + (points - low) / span * (1 - 2 * margin)
     spots[:, 1] = 1 - spots[:, 1]
     kinds = list(dict.fromkeys(groups))
     placed: list[np.ndarray] = []

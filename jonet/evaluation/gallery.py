@@ -13,7 +13,7 @@ from jonet.data.meshes import Mesh
 from jonet.data.views import BLUE, CLAY, GREY, picture
 from jonet.data.voxels import blocks
 from jonet.errors import InputError
-from jonet.evaluation.figures import Frame, data_uri, error_colours, errors, pack, simplify
+from jonet.evaluation.figures import ERROR_SCALE, Frame, data_uri, differences, errors, pack, simplify
 from jonet.evaluation.measures import measure, number
 
 COLOURS = {"truth": CLAY, "made": BLUE, "input": GREY, "known": (0.36, 0.44, 0.34)}
@@ -95,7 +95,7 @@ class Gallery:
 def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
     """The gallery as HTML; what can be turned is packed in at most `faces` faces a mesh and appended to `shapes`."""
     rows = gallery.chosen()
-    lead = 3 if gallery.ranked() else min(4, len(rows))
+    lead = 3 if gallery.ranked() else len(rows) if len(rows) <= 6 else 4
     cards = [_card(rank, row, shapes, faces, 288 if k < lead else 192) for k, (rank, row) in enumerate(rows)]
     html = f'<div class="rows">{"".join(cards[:lead])}</div>'
     if cards[lead:]:
@@ -108,42 +108,46 @@ def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
 
 def _card(rank, row, shapes, faces, size):
     solids = [part.solid for part in row.parts]
-    truth = next((s for s, part in zip(solids, row.parts, strict=True) if part.kind == "truth" and s is not None), None)
-    known = [solid.vertices for solid in solids if solid is not None]
-    view = truth.vertices if truth is not None else np.concatenate(known) if known else None
-    frame = Frame.around(*known) if known else None
+    kinds = [part.kind for part in row.parts]
+    meshes = {k: s for k, s in zip(kinds, solids, strict=True) if s is not None and len(s.faces)}
+    rival = {"made": meshes.get("truth"), "truth": meshes.get("made")} if kinds.count("made") == 1 else {}
+    held = [s.vertices for s in solids if s is not None]
+    steady = [s.vertices for s, kind in zip(solids, kinds, strict=True) if s is not None and kind != "made"]
+    frame, view = (Frame.around(*held), np.concatenate(steady or held)) if held else (None, None)
     figures, panels = [], []
     for part, solid in zip(row.parts, solids, strict=True):
-        judged = part.kind == "made" and isinstance(part.thing, Mesh) and solid is not None
-        judged = judged and truth is not None and len(truth.faces) and len(solid.faces)
         panel, image = {"kind": part.kind, "caption": part.caption}, None
+        other = rival.get(part.kind)
+        if solid is not None:
+            stands = meshes.get("truth", solid) if part.kind == "made" else solid
+            shown = {"frame": view, "floor": stands.vertices[:, 1].min(), "background": "transparent"}
         if solid is not None and len(solid.faces):
-            draft, small = simplify(solid, _DRAFT), simplify(solid, faces)
-            image = picture(draft, size, COLOURS[part.kind], view, background="transparent")
-            panel |= pack(small, frame, errors(small, truth) if judged else None)
+            image = picture(simplify(solid, _DRAFT), size, COLOURS[part.kind], **shown)
+            small = simplify(solid, faces)
+            panel |= pack(small, frame, None if other is None else errors(small, other))
         elif solid is not None:
-            image = picture(solid.vertices, size, COLOURS[part.kind], view, background="transparent")
+            image = picture(solid.vertices, size, COLOURS[part.kind], **shown)
             panel |= pack(solid, frame)
         elif part.thing is not None and not isinstance(part.thing, Mesh):
             image = picture(part.thing, size)
         figures.append(_figure(part.kind, part.caption, image, row.name))
         panels.append(panel | {"image": len(figures) - 1})
-        if judged:
-            image = picture(draft, size, error_colours(errors(draft, truth)), view, background="transparent")
-            figures.append(_figure("error", "its errors", image, row.name))
+        if part.kind == "made" and solid is not None and other is not None and len(solid.faces):
+            both, colours = differences(simplify(solid, _DRAFT), simplify(other, _DRAFT))
+            image = picture(both, size, colours, **shown)
+            figures.append(_figure("error", f"errors to {100 * ERROR_SCALE:.0f} %", image, row.name))
     button = ""
-    if known:
+    if held:
         button = f'<button type="button" class="turn" data-shape="{len(shapes)}" hidden>Turn it</button>'
         shapes.append({"name": row.name, "rank": rank, "panels": panels})
     word = rank if rank in ("best", "median", "worst") else "other"
     rank = f'<b class="rank {word}">{rank}</b>' if rank else ""
-    scores = "".join(
-        f"<span>{escape(measure(name).label)} <b>{number(value)}</b></span>" for name, value in row.scores.items()
-    )
+    leading = list(row.scores.items())[:3]
+    scores = "".join(f"<span>{escape(measure(name).label)} <b>{number(value)}</b></span>" for name, value in leading)
     note = f'<p class="note">{escape(row.note)}</p>' if row.note else ""
     return (
         f'<article class="row"><header>{rank}<h4>{escape(row.name)}</h4>{button}<p class="values">{scores}</p></header>'
-        f'<div class="parts">{"".join(figures)}</div>{note}</article>'
+        f'<div class="parts of-{len(figures)}" style="--parts:{len(figures)}">{"".join(figures)}</div>{note}</article>'
     )
 
 

@@ -52,7 +52,9 @@ def number(value) -> str:
     value = float(value)
     if not math.isfinite(value):
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1:
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1:
         return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
     if 1 <= abs(value) < 1e5:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -163,10 +163,11 @@ def _noted(note, html):
 
 
 def _headline(report):
-    """The figures at the top: medians of the first group's first scores, and the time of the whole run."""
+    """The figures at the top: medians of the first group's best known scores, and the time of the whole run."""
     tiles = []
     for group, scores in list(report.scores.items())[:1]:
-        for name, values in list(scores.items())[:3]:
+        usual = [name for name in ("iou", "chamfer_l1", "f_score") if name in scores]
+        for name, values in ((name, scores[name]) for name in usual or list(scores)[:3]):
             kind = "median" if "median" in values else next(iter(values), None)
             if kind is not None:
                 tiles.append((number(values[kind]), measure(name).label, f"{kind}, {group}"))
@@ -202,10 +203,10 @@ def _scores(scores):
         cells = "".join(
             f"<td>{number(scores[group].get(name, {}).get(kind))}</td>" for group, k in groups.items() for kind in k
         )
-        converted = "; ".join(
-            f"{number(factor * value)} {kind} <i>{escape(paper)}</i>"
+        converted = "".join(
+            ", ".join(f"{number(factor * value)} {escape(kind)}" for kind, value in scores[first].get(name, {}).items())
+            + f"<i>{escape(paper)}</i>"
             for paper, factor in known.papers
-            for kind, value in scores[first].get(name, {}).items()
         )
         about = f"<i>{escape(known.meaning + ', ' if known.meaning else '')}{arrow}</i>"
         tail = f'<td class="paper">{converted}</td>' if papers else ""

@@ -96,7 +96,7 @@
   const solid = gl && program(`${MOVE} attribute vec3 normal; attribute float value; varying vec3 n; varying float e;
     void main() { n = turn * normal; e = value; gl_Position = see(place); gl_PointSize = dot_; }`,
     `varying vec3 n; varying float e; uniform vec3 colour, up; uniform float coloured, points;
-    vec3 scale(float t) { vec3 a = vec3(.50, .55, .60), b = vec3(.92, .50, .10), c = vec3(.62, .03, .06);
+    vec3 scale(float t) { vec3 a = vec3(.40, .47, .54), b = vec3(1., .52, .04), c = vec3(.60, .00, .09);
       return t < .5 ? mix(a, b, 2. * t) : mix(b, c, 2. * t - 1.); }
     void main() {
       vec3 N = normalize(gl_FrontFacing ? n : -n), L = normalize(vec3(-.45, .9, .45)), V = vec3(0., 0., 1.);
@@ -106,10 +106,10 @@
       float gloss = .06 * pow(max(dot(N, normalize(L + V)), 0.), 40.) + .12 * pow(1. - clamp(N.z, 0., 1.), 5.);
       gl_FragColor = vec4(pow(clamp(albedo * light + gloss, 0., 1.), vec3(1. / 2.2)), 1.); }`);
   const ground = gl && program(`${MOVE} uniform vec3 low, high; varying vec2 at;
-    void main() { vec3 half_ = (high - low) / 2.; at = place.xz * (half_.xz + .7); vec3 m = (low + high) / 2.;
+    void main() { vec3 half_ = (high - low) / 2.; at = place.xz * (half_.xz + .4); vec3 m = (low + high) / 2.;
       gl_Position = see(vec3(m.x + at.x, low.y, m.z + at.y)); }`,
     `varying vec2 at; uniform vec3 low, high; void main() {
-      vec2 d = max(abs(at) - .55 * (high - low).xz / 2., 0.); gl_FragColor = vec4(0., 0., 0., .34 * exp(-dot(d, d) / .07)); }`);
+      vec2 d = max(abs(at) - .6 * (high - low).xz / 2., 0.); gl_FragColor = vec4(0., 0., 0., .2 * exp(-dot(d, d) / .025)); }`);
   const square = gl && gl.createBuffer();
   if (gl) {
     gl.bindBuffer(gl.ARRAY_BUFFER, square);
@@ -132,7 +132,7 @@
     const turn = [cy, -sp * sy, cp * sy, 0, cp, sp, -sy, -sp * cy, cp * cy]; // pitch after yaw, column by column
     const solids = drawn.filter((one) => one.mesh);
     const radius = Math.max(...solids.map((one) => one.mesh.radius));
-    const floor = (solids.find((one) => one.kind === "truth") || solids[0]).mesh;
+    const truth = solids.find((one) => one.kind === "truth");
     for (const { mesh, kind, place } of solids) {
       const spot = place.getBoundingClientRect(), side = Math.min(spot.width, spot.height) * dense;
       const x = (spot.left + spot.width / 2 - whole.left) * dense - side / 2;
@@ -151,7 +151,7 @@
           gl.disable(gl.DEPTH_TEST);
           gl.enable(gl.BLEND);
           gl.vertexAttribPointer(0, 3, gl.FLOAT, false, 12, 0);
-          gl.uniform3f(set("low"), mesh.low[0], Math.min(floor.low[1], mesh.low[1]), mesh.low[2]);
+          gl.uniform3f(set("low"), mesh.low[0], (kind === "made" && truth ? truth.mesh : mesh).low[1], mesh.low[2]);
           gl.uniform3fv(set("high"), mesh.high);
           gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
           continue;
