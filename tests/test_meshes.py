@@ -487,6 +487,7 @@ BAD = {
     "cut.obj": (PYRAMIDS["plain.obj"] + b"\nf 1", "has 1 corners"),
     "cut_vertices.obj": (PYRAMIDS["plain.obj"][:60], "no faces"),
     "nan.obj": (PYRAMIDS["plain.obj"].replace(b"v 2 0 0", b"v nan 0 0"), "not all finite"),
+    "long.obj": (PYRAMIDS["plain.obj"].replace(b"v 2 0 0", b"v " + b"2" * 99 + b" 0 0"), "word of 99 characters"),
     "flat.obj": (b"v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n", "no area"),
     "counts.off": (b"OFF\n4 -1 0\n", "announces"),
     "huge.off": (b"OFF\n4 99999999999999 0\n0 0 0\n", "announces"),

@@ -18,7 +18,7 @@ import numpy as np
 import trimesh
 from trimesh.exchange.load import mesh_formats
 
-from ..errors import MeshError
+from jonet.errors import MeshError
 
 MOST_FACES = 10**8  # of a scene: a small file can place one shape very often
 SUFFIXES = tuple(sorted("." + kind for kind in mesh_formats() - {"stl_ascii", "xyz"}))
@@ -105,7 +105,7 @@ def _ply(data: bytes) -> Arrays:
     for words in (line.split() for line in data[: end.start()].decode("latin-1").splitlines()):
         match words:
             case ["format", "ascii", *_]:
-                body, order = np.array(body.split(), "<f8").tobytes(), ""
+                body, order = _numbers(body.split(), "<f8").tobytes(), ""
             case ["format", encoding, *_]:
                 order = ">" if "big" in encoding else "<"
             case ["element", name, count]:
@@ -178,6 +178,12 @@ def _ply_rows(body, at, name, count, properties):
     return {key: (np.array(sizes), np.concatenate(items)) for key, (sizes, items) in columns.items()}, at
 
 
+def _numbers(words: list[bytes], dtype) -> np.ndarray:
+    if (longest := max(map(len, words), default=0)) > 64:  # numpy gives all words the longest one's room
+        raise MeshError(f"has a word of {longest} characters where a number should be")
+    return np.array(words, np.bytes_).astype(dtype)
+
+
 def _obj(data: bytes) -> Arrays:
     vertices, sizes, corners = [], [], []
     for number, line in enumerate(re.sub(rb"\\\r?\n", b" ", data).splitlines(), 1):
@@ -185,15 +191,15 @@ def _obj(data: bytes) -> Arrays:
         if key == b"v":
             if len(words) < 3:
                 raise MeshError(f"has a vertex of {len(words)} numbers in line {number}; it is damaged or cut off")
-            vertices.append(words[:3])
+            vertices += words[:3]
         elif key == b"f":
             for word in words:
                 index = int(word.partition(b"/")[0])
                 if index == 0:
                     raise MeshError(f"uses vertex 0 in line {number}, but OBJ counts from 1")
-                corners.append(index - 1 if index > 0 else len(vertices) + index)
+                corners.append(index - 1 if index > 0 else len(vertices) // 3 + index)
             sizes.append(len(words))
-    vertices = np.array(vertices, np.float64).reshape(-1, 3)
+    vertices = _numbers(vertices, np.float64).reshape(-1, 3)
     return Arrays(vertices, triangulate(vertices, sizes, corners))
 
 
@@ -208,13 +214,16 @@ def _off(data: bytes) -> Arrays:
         raise MeshError(
             f"announces {counts} vertices and faces, but {len(lines)} lines follow; it is cut off or damaged"
         )
-    vertices = np.array([words[:3] for words in lines[: counts[0]]], np.float64).reshape(-1, 3)
-    faces = [[int(word) for word in words[: int(words[0]) + 1]] for words in lines[counts[0] : sum(counts)]]
-    for index, (size, *corners) in enumerate(faces):
-        if size != len(corners):
+    vertices = _numbers([word for words in lines[: counts[0]] for word in words[:3]], np.float64)
+    faces = lines[counts[0] : sum(counts)]
+    sizes = _numbers([words[0] for words in faces], np.int64)
+    corners = [words[1 : size + 1] for words, size in zip(faces, sizes.tolist(), strict=True)]
+    for index, words in enumerate(corners):
+        if len(words) != sizes[index]:
             raise MeshError(f"is cut off in face {index} of {counts[1]}")
-    corners = [corner for face in faces for corner in face[1:]]
-    return Arrays(vertices, triangulate(vertices, [face[0] for face in faces], corners))
+    corners = _numbers([word for words in corners for word in words], np.int64)
+    vertices = vertices.reshape(counts[0], 3)
+    return Arrays(vertices, triangulate(vertices, sizes, corners))
 
 
 STL_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
@@ -226,7 +235,7 @@ def _stl(data: bytes) -> Arrays:
         corners = re.findall(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
         if len(corners) != 3 * text.count(b"endfacet") or b"endsolid" not in text[-200:]:
             raise MeshError(f"is cut off after {text.count(b'endfacet')} facets (no 'endsolid')")
-        vertices = np.array(corners, np.float64).reshape(-1, 3)
+        vertices = _numbers([word for corner in corners for word in corner], np.float64).reshape(-1, 3)
     else:
         count = int.from_bytes(data[80:84], "little")
         if len(data) != 84 + 50 * count:
@@ -307,23 +316,25 @@ def _dump_ply(arrays: Arrays) -> bytes:
     return "\n".join(head).encode() + table.astype("<" + PLY_TYPES[kind]).tobytes() + rows.tobytes()
 
 
-def _rows(array, prefix="") -> list[str]:
+def _rows(array, form: str) -> list[str]:
     """Lines of numbers, each with as many digits as tell it from its neighbours."""
-    return [prefix + " ".join(row) for row in array.astype(str).tolist()]
+    rows = array.tolist() if array.dtype.kind == "i" else array.astype(str).tolist()
+    return [form.format(*row) for row in rows]
 
 
 def _dump_obj(arrays: Arrays) -> bytes:
-    lines = _rows(arrays.vertices, "v ")
-    corners = (arrays.faces + 1).astype(str)
+    lines, form = _rows(arrays.vertices, "v {} {} {}"), "f {} {} {}"
     if arrays.normals is not None:
-        lines += _rows(arrays.normals.astype(np.float32), "vn ")
-        corners = np.char.add(np.char.add(corners, "//"), corners)
-    return "\n".join([*lines, *_rows(corners, "f "), ""]).encode()
+        lines += _rows(arrays.normals.astype(np.float32), "vn {} {} {}")
+        form = "f {0}//{0} {1}//{1} {2}//{2}"
+    return "\n".join([*lines, *_rows(arrays.faces + 1, form), ""]).encode()
 
 
 def _dump_off(arrays: Arrays) -> bytes:
     counts = f"{len(arrays.vertices)} {len(arrays.faces)} 0"
-    return "\n".join(["OFF", counts, *_rows(arrays.vertices), *_rows(arrays.faces, "3 "), ""]).encode()
+    return "\n".join(
+        ["OFF", counts, *_rows(arrays.vertices, "{} {} {}"), *_rows(arrays.faces, "3 {} {} {}"), ""]
+    ).encode()
 
 
 def _dump_stl(arrays: Arrays) -> bytes:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from ..errors import MeshError
-from . import files
-from .verdict import Verdict, check, examine, orient
+from jonet.data import files
+from jonet.data.verdict import Verdict, check, examine, orient
+from jonet.errors import MeshError
 
 __all__ = ["Mesh", "Similarity", "Verdict", "check", "examine", "find", "normalize", "orient", "read", "write"]
 

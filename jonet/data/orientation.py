@@ -129,13 +129,13 @@ class Surface(NamedTuple):
         place, inverse = np.unique(owner * len(count) + edge, return_inverse=True)
         rest = np.bincount(inverse, direction, len(place)).astype(int)
         rim = np.flatnonzero(rest)
-        owner, edges_left = place[rim] // max(len(count), 1), place[rim] % max(len(count), 1)
-        total = patch.max(initial=-1) + 1
-        group = components(owner, total + edges_left, total + len(count))[1][:total]
-        open_edge = np.bincount(edges_left, rest[rim], len(count)) != 0
-        leaking = np.isin(group, group[owner[open_edge[edges_left]]])
-        _, part = np.unique(np.where(leaking, group.max(initial=0) + 1 + np.arange(total), group), return_inverse=True)
-        open_parts = np.zeros(part.max(initial=-1) + 1, bool)
+        owner, left = place[rim] // len(count), place[rim] % len(count)
+        total = patch.max() + 1
+        group = components(owner, total + left, total + len(count))[1][:total]
+        unmatched = np.bincount(left, rest[rim], len(count)) != 0
+        leaking = np.isin(group, group[owner[unmatched[left]]])
+        _, part = np.unique(np.where(leaking, group.max() + 1 + np.arange(total), group), return_inverse=True)
+        open_parts = np.zeros(part.max() + 1, bool)
         open_parts[part] = leaking
         return cls(vertices, faces, area, part[patch], open_parts, consistent, edge, direction, count)
 
@@ -218,14 +218,14 @@ def containers(surface: Surface, solid, sense) -> np.ndarray:
     if len(np.unique(sense[solid])) < 2:
         return container
     corners = surface.vertices[surface.faces]
-    low, high = np.full((2, len(sense), 3), np.inf)
+    low, high = np.full((len(sense), 3), np.inf), np.full((len(sense), 3), -np.inf)
     np.minimum.at(low, surface.part, corners.min(1))
-    np.minimum.at(high, surface.part, -corners.max(1))
+    np.maximum.at(high, surface.part, corners.max(1))
     samples = {part: corners[surface.part == part][:, 0] for part in solid}
     for rank, outer in enumerate(solid):
         inner = solid[rank + 1 :]
         inner = inner[sense[inner] != sense[outer]]
-        inner = inner[(low[inner] >= low[outer]).all(1) & (high[inner] >= high[outer]).all(1)]
+        inner = inner[(low[inner] >= low[outer]).all(1) & (high[inner] <= high[outer]).all(1)]
         for part in inner:
             points = samples[part][:: len(samples[part]) // 64 + 1]
             if (np.abs(winding(surface.vertices, surface.faces[surface.part == outer], points)) > 0.5).all():

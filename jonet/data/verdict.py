@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import MeshError
-from .orientation import STEP, Sky, Surface, areas, spread, turns, unfold, weld, winding
+from jonet.data.orientation import STEP, Sky, Surface, areas, spread, turns, unfold, weld, winding
+from jonet.errors import MeshError
 
 if TYPE_CHECKING:
-    from .meshes import Mesh
+    from jonet.data.meshes import Mesh
 
 NO_AREA = 1e-6  # of the extent's square: what rounding to float32 leaves of faces on one line is 2e-8
 PROBES = 512  # places on the surface where both sides are looked at; half of them where it is closed
