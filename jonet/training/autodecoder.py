@@ -38,7 +38,9 @@ class AutoDecoder:
         if self.prior not in ("program", "paper"):
             raise ConfigError(f"prior {self.prior!r} is unknown; there are program and paper")
         if not (self.prior_weight >= 0 and self.prior_sigma > 0 and self.prior_ramp >= 1):
-            raise ConfigError("a prior needs prior_weight of 0 or more, prior_sigma above 0, prior_ramp of 1 epoch or more")
+            raise ConfigError(
+                "a prior needs prior_weight of 0 or more, prior_sigma above 0, prior_ramp of 1 epoch or more"
+            )
         if not (self.code_bound >= 0 and self.code_std >= 0 and self.micro_batch >= 0):
             raise ConfigError("code_bound, code_std and micro_batch are 0 or more")
 
@@ -121,7 +123,7 @@ def lookup(codes, *, bound: float):
 
 
 def dropout(keys, block):
-    """What `Decoder` asks for masks in training: a key a shape [B], a step and a layer, blocks numbered from `block`."""
+    """What `Decoder` asks for masks in training: keys [B] of the shapes in this step, blocks numbered from `block`."""
 
     def factors(layer: str, rate: float, shape: tuple[int, ...]):
         return jax.vmap(lambda key: dropout_factors(parallel.fold(key, layer), rate, shape[1:], block))(keys)

@@ -9,9 +9,10 @@ with `own` handed in already gathered, one row a shape of the batch, and metrics
 
 from __future__ import annotations
 
-import math
+import contextlib
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import chex
@@ -20,11 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from tqdm import tqdm
 
 from jonet import parallel
+from jonet.training.checkpoints import Checkpoints
+from jonet.training.log import Log
+from jonet.training.watch import Interrupt, Watch, agreed
 
 CAPACITY = 1024  # steps a dispatch at most: their metrics wait on the device
-SECONDS = 1.0  # what a dispatch should last
 
 
 @struct.dataclass
@@ -54,7 +58,7 @@ class Batches(Protocol):
         ...
 
     def draw(self, data, step) -> Any:
-        """One device's share of a step's batch: points, values, row, index, mask, epoch, …; inside a mapped function."""
+        """One device's share of a batch (points, values, row, index, mask, epoch, …), inside a mapped function."""
         ...
 
 
@@ -82,9 +86,9 @@ def train_step(loss: Callable, lookup: Callable, optimizer, state: State, batch,
 
     (value, (statistics, metrics)), gradients = jax.value_and_grad(share_of_mean, has_aux=True)(learned)
     gradients["shared"] = parallel.sum(gradients["shared"])  # the one large collective of the step
-    norm = optax.global_norm(gradients["shared"])
+    norm = optax.tree.norm(gradients["shared"])
     if not jax.tree.leaves(learned["shared"]):
-        norm = jnp.sqrt(parallel.sum(optax.global_norm(gradients["own"]) ** 2))
+        norm = jnp.sqrt(parallel.sum(optax.tree.norm(gradients["own"]) ** 2))
     updates, slots = optimizer.update(gradients, state.slots, learned, epoch=batch.epoch, progress=progress)
     learned = optax.apply_updates(learned, updates)  # every row moves: Adam on codes is dense
     metrics = {name: total / shapes for name, total in parallel.sum(metrics).items()}
@@ -169,3 +173,82 @@ class Loop:
         lie = lambda one, two: parallel.REPLICATED if one.shape == two.shape else parallel.SPLIT  # noqa: E731
         slots = jax.tree.map(lie, slots(1), slots(2))
         return State(parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED, slots, parallel.REPLICATED)
+
+
+def train(
+    loop: Loop,
+    state: State,
+    steps: int,
+    *,
+    checkpoints: Checkpoints | None = None,
+    save_every: float = 60.0,
+    log: Log | None = None,
+    validate: Callable[[Any, Any, Any], float] | None = None,
+    validate_every: int = 0,
+    patience: int = 0,
+    names: Sequence[str] = (),
+    bar: bool = True,
+) -> State:
+    """Trains until `steps` steps are done, going on from the newest checkpoint where there is one → the state.
+
+    save_every: seconds between checkpoints; a checkpoint is written only after its losses were seen finite.
+    validate(shared, own, statistics) → a score, higher is better: asked every `validate_every` steps and at the end;
+    the best state stays beside the latest (`checkpoints.restore(state, best=True)`).  patience: validations without a
+    better score after which training stops; 0 for never.  names: of the shapes, for errors.
+    Raises TrainingError where a loss is not finite, or no gradient reaches the network.  Ctrl-C finishes the dispatch,
+    writes a checkpoint and raises KeyboardInterrupt with a sentence that says how to go on.
+    """
+    watch = Watch(loop.batches.points, CAPACITY, names)
+    history = {"seconds": 0.0, "best": None, "best_step": None, "stale": 0}
+    if checkpoints and (found := checkpoints.restore(state)):
+        state, history = found
+    step = int(parallel.host(state.step))
+    if log:
+        log.cut(step)
+    begun = time.monotonic() - history["seconds"]
+    saved = time.monotonic()
+
+    def note(**entry):
+        if log:
+            log.write({**entry, "seconds": round(time.monotonic() - begun, 3)})
+
+    def save(best: bool = False):
+        if checkpoints:
+            checkpoints.save(step, state, {**history, "seconds": time.monotonic() - begun}, best=best)
+
+    quiet = not bar or not parallel.is_main()
+    with (
+        contextlib.closing(watch),
+        tqdm(total=steps, initial=step, unit="step", file=sys.stderr, disable=quiet) as shown,
+        Interrupt() as interrupt,
+    ):
+        while step < steps and not 0 < patience <= history["stale"]:
+            stop = min(steps, (step // validate_every + 1) * validate_every) if validate_every else steps
+            data, count = loop.batches.segment(step, min(watch.pace, stop - step))
+            state, metrics, index = loop.advance(state, data, count, steps)
+            watch.follow(step, count, metrics, index)
+            step += count
+            due = step == stop or interrupt.asked or agreed(time.monotonic() - saved) >= save_every
+            for entry in watch.settle(everything=due):
+                note(**entry)
+                shown.set_postfix_str(f"loss {entry['loss']:.4g}, {entry['rate']:,.0f} points/s", refresh=False)
+                shown.update(entry["step"] - shown.n)
+            if not due:
+                continue
+            if step == stop and validate:
+                score = float(validate(state.shared, state.own, state.statistics))
+                note(step=step, validation=score)
+                better = history["best"] is None or score > history["best"]
+                history |= {"best": score, "best_step": step, "stale": 0} if better else {"stale": history["stale"] + 1}
+                if better:
+                    save(best=True)
+            save()
+            saved = time.monotonic()
+            if interrupt.asked:
+                break
+    if checkpoints:
+        checkpoints.wait()
+    if interrupt.asked and step < steps:
+        kept = "the same command goes on from there" if checkpoints else "nothing was kept"
+        raise KeyboardInterrupt(f"stopped after step {step} of {steps}; {kept}")
+    return state

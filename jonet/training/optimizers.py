@@ -21,8 +21,8 @@ from jonet.errors import ConfigError
 class Schedule:
     """A learning rate over training; "step", "warmup" and "constant" are those of DeepSDF's `specs.json`.
 
-    step: initial · factor^(epoch // interval).  warmup: from initial at epoch 0 straight to final at epoch `length`, and
-    constant from there.  constant: initial.  cosine: from initial to final along half a cosine over the whole training.
+    step: initial · factor^(epoch // interval).  warmup: straight from initial at epoch 0 to final at epoch `length`,
+    then constant.  constant: initial.  cosine: from initial to final along half a cosine over the whole training.
     """
 
     kind: Literal["step", "warmup", "constant", "cosine"] = "step"
@@ -70,7 +70,9 @@ class Optimizer:
         if self.name not in ("adam", "adamw", "muon"):
             raise ConfigError(f"optimizer {self.name!r} is unknown; there are adam, adamw and muon")
         if not self.clip >= 0:
-            raise ConfigError(f"clip is {self.clip}, but a gradient's norm is clipped to a number above 0 (0 for never)")
+            raise ConfigError(
+                f"clip is {self.clip}, but a gradient's norm is clipped to a number above 0 (0 for never)"
+            )
 
     def build(self) -> optax.GradientTransformationExtraArgs:
         """The transformation of gradients {"shared": …, "own": …}; `update(…, epoch=, progress=)` for the schedules."""
