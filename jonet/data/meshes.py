@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +54,7 @@ class Mesh:
         """The same arrays as a trimesh object, nothing merged or reordered."""
         return trimesh.Trimesh(self.vertices, self.faces, vertex_normals=self.normals, process=False)
 
-    @cached_property
+    @property
     def corners(self) -> np.ndarray:
         """Corners of each face, [F, 3, 3] float64."""
         return self.vertices[self.faces]
@@ -71,11 +70,14 @@ class Mesh:
     @property
     def volume(self) -> float:
         """Signed enclosed volume, positive where faces look outwards; of a closed surface."""
-        a, b, c = np.moveaxis(self.corners - self.bounds.mean(0), 1, 0) if len(self.faces) else np.zeros((3, 0, 3))
+        if not len(self.faces):
+            return 0.0
+        a, b, c = np.moveaxis(self.corners - self.bounds.mean(0), 1, 0)
         return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
 
     @property
     def area(self) -> float:
+        """Of all faces, one side of each."""
         a, b, c = np.moveaxis(self.corners, 1, 0)
         return float(np.linalg.norm(np.cross(b - a, c - a), axis=-1).sum() / 2)
 
