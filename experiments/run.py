@@ -1,7 +1,9 @@
-"""A task from shapes to report:  python experiments/run.py --task=deepsdf [--preset=small] [--data=FOLDER] [--workdir=DIR]
+"""A task from shapes to report.
 
-Every field of the task's config is an option (`--task=deepsdf --help` lists them).  Started again with the same command, a
-run goes on where it stopped; finished stages whose inputs did not change are skipped.
+    python experiments/run.py --task=deepsdf [--preset=small] [--data=FOLDER] [--workdir=DIR] [--seed=1] …
+
+Every field of the task's config is an option (`--task=deepsdf --help` lists them).  Started again with the same
+command, a run goes on where it stopped; finished stages whose inputs did not change are skipped.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ def parse(arguments: list[str]):
 
     top = argparse.ArgumentParser(prog="experiments/run.py", add_help=False, allow_abbrev=False, description=__doc__)
     top.add_argument("--task", default="deepsdf", help=f"one of {', '.join(learn.TASKS)}")
-    top.add_argument("--preset", default="quick", help="quick (minutes on a laptop), small (an hour), paper (as published)")
+    top.add_argument("--preset", help="quick (minutes on a laptop; the default), small (an hour), paper (as published)")
     top.add_argument("--workdir", type=Path, help="where everything is written (default: runs/TASK-PRESET)")
     top.add_argument("--stages", default=",".join(stages.STAGES), help="comma-separated; the default is all, in order")
     options, rest = top.parse_known_args(arguments)
     task = learn.task(options.task)
+    options.preset = options.preset or task.usual_preset(_data(rest))
     if options.preset not in task.PRESETS:
         raise ConfigError(f"preset is {options.preset!r}, but {options.task} has {', '.join(task.PRESETS)}")
     if {"-h", "--help"} & set(rest):
@@ -42,6 +45,15 @@ def parse(arguments: list[str]):
     if unknown:
         raise ConfigError(f"--stages names {unknown[0]!r}, but the stages are {', '.join(stages.STAGES)}")
     return task, config, options
+
+
+def _data(rest: list[str]) -> str:
+    """What `--data` says among arguments that are not parsed yet; "" if nothing."""
+    for i, part in enumerate(rest):
+        name, equals, value = part.partition("=")
+        if name == "--data":
+            return value if equals else "".join(rest[i + 1 : i + 2])
+    return ""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,6 +11,9 @@ with it on, gradients of replicated arguments arrive already summed, and a secon
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -48,6 +51,18 @@ def mesh() -> Mesh:
 def count() -> int:
     """How many devices work, over all processes."""
     return len(jax.devices()[:_limit])
+
+
+def describe() -> str:
+    """Devices, matrix precision and versions in one line, with a warning where a GPU is present that jax cannot see."""
+    devices = jax.devices()
+    kind = devices[0].device_kind if devices[0].platform != "cpu" else f"{platform.machine()}, {os.cpu_count()} cores"
+    precision = jax.config.jax_default_matmul_precision or "default"
+    line = f"{len(devices)} {devices[0].platform} ({kind}) · {precision} precision · jax {jax.__version__}"
+    line += f" · python {platform.python_version()}"
+    if devices[0].platform == "cpu" and (shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version")):
+        line += " · warning: there is a GPU that jax cannot see; install jonet[cuda]"
+    return line
 
 
 def is_main() -> bool:

@@ -1,0 +1,160 @@
+"""What a run's report shows: gathers a run folder into the dataclasses of `jonet.evaluation.report`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import jonet
+from jonet import config as configs
+from jonet import model
+from jonet.data import meshes, sampling, views
+from jonet.data import store as stores
+from jonet.data.meshes import Mesh
+from jonet.evaluation import baseline, figures, report
+from jonet.evaluation.report import Chart, Gallery, Map, Part, Report, Row, Slice, Table
+from jonet.learn import Record
+from jonet.model import Codes
+from jonet.training.log import Log
+
+SLICES = 12  # shapes whose signs are shown
+THUMBNAILS = 120  # training shapes on the map of codes
+
+
+def write(record: Record) -> None:
+    """Writes report.html."""
+    folder, task = record.folder, record.task
+    store, trained = stores.open(folder / "store"), model.load(folder)
+    values = json.loads((folder / "metrics.json").read_text())
+    index = {name: i for i, name in enumerate(store.names)}
+    codes = Codes.load(folder / "codes.npz") if (folder / "codes.npz").exists() else None
+    train = store.select("train")
+    near = baseline.nearest(store, store.select("test"), train, count=3)
+
+    def row(entry: dict, group: str) -> Row:
+        i = index[entry["name"]]
+        made = read_made(folder / "meshes" / group, entry["name"])
+        parts = [
+            *task.inputs(record.config, store, i),
+            Part("truth", "truth", store.mesh(i)),
+            Part("made", "rebuilt", store.similarities[i].apply(made)),
+        ]
+        note = ""
+        if i in near and group == "test":
+            parts.append(Part("known", f"nearest training shape, {store.names[near[i][0]]}", store.mesh(near[i][0])))
+            note = "three nearest training shapes: " + ", ".join(store.names[j] for j in near[i])
+            note += "; a stranger to the space" if entry.get("stranger") else ""
+            note += "; the fit had not converged" if entry.get("converged") is False else ""
+        return Row(entry["name"], parts, {k: v for k, v in entry.items() if isinstance(v, float)}, note)
+
+    unseen = [row(entry, "test") for entry in values["shapes"] if entry["name"] in index and codes is not None]
+    known = [row(entry, "known") for entry in values["known"]["shapes"]]
+    count = len(values["shapes"])
+    scores = {"unseen shapes": values["summary"]} if unseen else {}
+    if unseen and values["nearest"]["shapes"]:
+        scores["the nearest training shape instead"] = values["nearest"]["summary"]
+    scores["known shapes, from their own codes"] = values["known"]["summary"]
+    seconds = {name: done["seconds"] for name, done in record.done.items()}
+    size = values["bytes"]
+    page = Report(
+        title=f"{task.TITLE} on {record.config.data}",
+        summary=task.summary(count if unseen else 0, len(train)),
+        command=shlex.join(["python", *sys.argv]),
+        device=values["device"],
+        scores=scores,
+        galleries=[Gallery("Unseen shapes", unseen), Gallery("Known shapes", known, pictures=6)],
+        charts=charts(Log(folder / "log.jsonl").read()),
+        tables=[
+            Table(
+                "What it takes",
+                ("", "bytes"),
+                [("network", size["network"]), ("code of a shape", size["code"]), ("mesh (median)", size["mesh"])],
+                note="The published decoder takes 7.37 MB.",
+            )
+        ],
+        codes=code_map(store, trained.codes, codes, index),
+        slices=slices(store),
+        skipped=store.skipped,
+        seconds=seconds,
+        details=details(record, values),
+    )
+    report.write(folder / "report.html", page)
+
+
+def read_made(folder: Path, name: str) -> Mesh:
+    """A mesh that `write_all` wrote; without faces where there was no surface."""
+    path = folder / f"{name}.ply"
+    return meshes.read(path) if path.exists() else Mesh(np.zeros((0, 3)), np.zeros((0, 3)), name=name)
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """At most `count` indices spread evenly over a list."""
+    return sorted({int(i) for i in np.linspace(0, length - 1, min(count, length)).round()})
+
+
+def charts(entries: list[dict]) -> list[Chart]:
+    """Loss curves and validation from a log."""
+    steps = [entry for entry in entries if "loss" in entry]
+    if not steps:
+        return []
+    names = [name for name in ("loss", "error", "prior") if all(entry.get(name, 0) > 0 for entry in steps)]
+    x = [entry["step"] for entry in steps]
+    found = [Chart("Training loss", {name: (x, [entry[name] for entry in steps]) for name in names})]
+    checked = [entry for entry in entries if "validation" in entry]
+    if checked:
+        line = ([entry["step"] for entry in checked], [entry["validation"] for entry in checked])
+        found.append(Chart("Validation", {"score": line}, log=False))
+    return found
+
+
+def code_map(store, known: Codes | None, unseen: Codes | None, index) -> Map | None:
+    """Training and unseen codes on their plane of principal axes, with thumbnails."""
+    if known is None or len(known) < 3 or known.values.shape[1] < 2:
+        return None
+    values = np.concatenate([known.values, *([] if unseen is None else [unseen.values])])
+    names = [*known.names, *(() if unseen is None else unseen.names)]
+    groups = ["known"] * len(known) + ["unseen"] * (len(names) - len(known))
+    points, share = figures.plane(values)
+    chosen = set(evenly(len(names), THUMBNAILS))
+    images = [
+        views.shade(store.mesh(index[name]), size=72, supersample=1) if i in chosen and name in index else None
+        for i, name in enumerate(names)
+    ]
+    note = f"Two principal axes, which hold {share:.0%} of the codes' variance."
+    return Map(points, names, groups, images, note)
+
+
+def slices(store) -> list[Slice]:
+    """Slices through the signs of training data: doubtful verdicts first, then others."""
+    doubtful = [i for i, verdict in enumerate(store.verdicts) if verdict is not None and verdict.method != "exact"]
+    others = [i for i, verdict in enumerate(store.verdicts) if verdict is not None and i not in set(doubtful)]
+    found = []
+    for i in (doubtful + others)[:SLICES]:
+        verdict, mesh = store.verdicts[i], store.mesh(i)
+        method = verdict.method if store.sign == "auto" else store.sign
+        solid = sampling.Solid(mesh, method)
+        box = mesh.bounds + 0.04 * np.ptp(mesh.bounds, axis=0).max() * np.array([[-1], [1]])
+        found.append(
+            Slice(store.names[i], figures.section(solid.distances, box, 96), verdict.reason, verdict.method != "exact")
+        )
+    return found
+
+
+def details(record: Record, values: dict) -> dict:
+    """Settings and versions, flat."""
+    flat = {}
+
+    def put(prefix, tree):
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                put(f"{prefix}{name}.", value)
+            else:
+                flat[f"{prefix}{name}"] = str(value)
+
+    put("", configs.to_dict(record.config))
+    put("chosen.", record.chosen)
+    return {"jonet": jonet.__version__, "parameters": values["parameters"], **flat}

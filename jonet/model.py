@@ -1,0 +1,378 @@
+"""Trained networks with their codes: load, save, and the batched calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+import jonet.config
+from jonet.data.meshes import Mesh, Similarity, frame_of
+from jonet.errors import CheckpointError, ConfigError, InputError, require
+from jonet.inference import latents, surface
+from jonet.inference.prior import Prior
+from jonet.networks import deepsdf
+from jonet.networks import field as fields_
+from jonet.networks.field import Field
+
+NETWORKS = {"deepsdf": (deepsdf.Specs, deepsdf.Decoder)}  # kind of network: its config and its module
+VERSION = 1  # of the model folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Surfaces:
+    """How meshes are pulled out of fields; see `inference.surface.extract`."""
+
+    resolution: int = 128  # cells a side of the box
+    method: Literal["sparse", "dense", "mise"] = "sparse"  # coarse to fine, the whole grid, or the published octree
+    refine_steps: int = 4  # how often vertices are moved onto the level
+    normals: bool = True  # vertex normals from the field's gradient
+    largest: bool = False  # keep only the component that encloses most
+
+    def __post_init__(self):
+        if not 2 <= self.resolution <= 4096:
+            raise ConfigError(f"resolution is {self.resolution}, but counts cells a side: 2 to 4096")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Codes:
+    """All that differs between B shapes of one network, and how well each was fitted.
+
+    values [B, L].  names: of the shapes.  similarities: own units → normalised frame of each shape, or None.
+    residual [B]: mean clamped error that is left.  explained [B]: share of the input whose error is below 0.01 of the
+    normalised frame.  converged [B]: the loss had stopped falling.  stranger [B]: the shape lies outside of what
+    training saw (the code's Mahalanobis distance or the residual beyond the training codes' 99th percentile).
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    similarities: tuple[Similarity, ...] | None = None
+    residual: np.ndarray | None = None
+    explained: np.ndarray | None = None
+    converged: np.ndarray | None = None
+    stranger: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index) -> Codes:
+        """The codes at an integer (a batch of one), a slice, or a list of integers or names."""
+        if isinstance(index, str):
+            index = [self.names.index(index)]
+        rows = np.atleast_1d(np.arange(len(self))[index])
+        pick = {
+            field.name: None if (value := getattr(self, field.name)) is None else value[rows]
+            for field in dataclasses.fields(self)
+            if field.name not in ("names", "similarities")
+        }
+        similarities = None if self.similarities is None else tuple(self.similarities[i] for i in rows)
+        return Codes(names=tuple(self.names[i] for i in rows), similarities=similarities, **pick)
+
+    def placed(self, similarities: Sequence[Similarity]) -> Codes:
+        """The same codes with the ways from their shapes' own units to the normalised frame."""
+        return dataclasses.replace(self, similarities=tuple(similarities))
+
+    @staticmethod
+    def joined(parts: Sequence[Codes]) -> Codes:
+        """Several batches as one; what one of them lacks, all lack."""
+
+        def column(name: str):
+            values = [getattr(part, name) for part in parts]
+            if any(value is None for value in values):
+                return None
+            return sum(values, ()) if isinstance(values[0], tuple) else np.concatenate(values)
+
+        return Codes(**{field.name: column(field.name) for field in dataclasses.fields(Codes)})
+
+    def save(self, path: str | Path) -> None:
+        """One .npz, written beside its place and renamed into it."""
+        arrays = {
+            field.name: np.asarray(value)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None and field.name != "similarities"
+        }
+        arrays["names"] = np.array(self.names, dtype=np.str_)
+        if self.similarities is not None:
+            arrays["similarities"] = np.stack([s.as_array() for s in self.similarities])
+        _write_npz(Path(path), arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> Codes:
+        """Codes from a file that `save` wrote; CheckpointError if it is damaged."""
+        arrays = _read_npz(Path(path))
+        if "values" not in arrays or "names" not in arrays:
+            raise CheckpointError(f"{path} holds {sorted(arrays)}, but codes have values and names")
+        if "similarities" in arrays:
+            arrays["similarities"] = tuple(Similarity.from_array(a) for a in arrays["similarities"])
+        known = {field.name for field in dataclasses.fields(Codes)}
+        return Codes(**{k: v for k, v in arrays.items() if k in known} | {"names": tuple(map(str, arrays["names"]))})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained network: its module and parameters, the frame it lives in, its training codes and their prior.
+
+    kind: the network's name in NETWORKS.  frame: "sphere" or "cube", how meshes are normalised for it.
+    fitting, surfaces: the settings of `fit` and `extract`.  history: where it came from, for `info`.
+    """
+
+    kind: str
+    network: Any
+    shared: Any
+    statistics: Any
+    frame: str
+    codes: Codes | None = None
+    prior: Prior | None = None
+    fitting: latents.FitConfig = latents.FitConfig()
+    surfaces: Surfaces = Surfaces()
+    history: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameters and statistics as plain pytrees."""
+        return {"shared": self.shared, "statistics": self.statistics}
+
+    @property
+    def config(self):
+        """The network's config, a dataclass."""
+        return self.network.specs
+
+    def field(self, codes) -> Field:
+        """The fields of codes (Codes or an array [B, L]), a batch of B; of one code [L], a single field."""
+        values = self._values(codes)
+        batch = fields_.fold(self.network, self.shared, self.statistics, np.atleast_2d(values))
+        return batch[0] if values.ndim == 1 else batch
+
+    def fit(
+        self,
+        samples=None,
+        *,
+        points=None,
+        normals=None,
+        free=None,
+        frame: str | Sequence[Similarity] = "normalised",
+        names: Sequence[str] | None = None,
+        config: latents.FitConfig | None = None,
+    ) -> Codes:
+        """Codes of shapes that the network never saw, found by optimisation while the network stands still.
+
+        samples: [B, N, 4] points with signed distances, or a list of [Nᵢ, 4].  Or points: [B, N, 3] or a list of
+        [Nᵢ, 3] on surfaces, with outward normals alike (without them, what lies inside is only guessed) and free,
+        places known to be outside.  frame: "normalised" (as the network sees space), a list of similarities from own
+        units to it, or "own": the box around each shape's points is normalised; then the codes carry the way back.
+        names: of the shapes.  config: settings other than the model's own.  Raises InputError for arrays of wrong
+        shape, of no rows or with NaN.
+        """
+        given = {"samples": samples, "points": points, "normals": normals, "free": free}
+        given = {name: None if arrays is None else list(arrays) for name, arrays in given.items()}
+        similarities = None
+        if not (isinstance(frame, str) and frame == "normalised"):
+            given, similarities = self._framed(given, frame)
+        found = latents.fit(
+            self.network,
+            self.shared,
+            self.statistics,
+            **given,
+            config=config or self.fitting,
+            prior=self.prior,
+            starts=None if self.codes is None else self.codes.values,
+        )
+        names = tuple(f"shape {i}" for i in range(len(found.values))) if names is None else tuple(map(str, names))
+        if len(names) != len(found.values):
+            raise InputError(f"names has {len(names)} entries for {len(found.values)} shapes")
+        return Codes(names=names, similarities=similarities, **found._asdict())
+
+    def _framed(self, given, frame):
+        """Observations in own units, taken to the normalised frame, and each shape's way there."""
+        width, name = (3, "points") if given["samples"] is None else (4, "samples")
+        clouds = [require(c, f"{name}[{i}]", (None, width), np.float64) for i, c in enumerate(given[name] or ())]
+        if frame == "own" and name == "samples":
+            raise InputError(
+                "samples with distances lie all around a shape and do not tell its frame: give frame as a list of "
+                "similarities (own units → normalised), one a shape"
+            )
+        ways = tuple(frame_of(c, self.frame) for c in clouds) if frame == "own" else tuple(frame)
+        if len(ways) != len(clouds) or not all(isinstance(way, Similarity) for way in ways):
+            raise InputError(f"frame must be 'normalised', 'own' or {len(clouds)} similarities, but is {frame!r}")
+        moved = [np.column_stack([way(c[:, :3]), c[:, 3:] * way.scale]) for way, c in zip(ways, clouds, strict=True)]
+        turned, free = given["normals"], given["free"]
+        if turned is not None:
+            turned = [np.asarray(n) @ way.rotation.T for way, n in zip(ways, turned, strict=True)]
+        if free is not None:
+            free = [way(np.asarray(f).reshape(-1, 3)) for way, f in zip(ways, free, strict=True)]
+        return {"normals": turned, "free": free, "samples": None, "points": None} | {name: moved}, ways
+
+    def extract(self, codes, resolution: int | None = None, *, frame: str = "own", **settings) -> list[Mesh]:
+        """The surfaces of codes (Codes or [B, L]) as closed meshes, all shapes in one flow, coarse to fine.
+
+        resolution: cells a side of the box.  frame: "own" takes each mesh back to its own units where the codes carry
+        the way, "normalised" leaves it as the network sees it.  settings: of `Surfaces`, in place of the model's.
+        """
+        if frame not in ("normalised", "own"):
+            raise InputError(f"frame is {frame!r}, but must be 'normalised' or 'own'")
+        if resolution is not None:
+            settings["resolution"] = resolution
+        config = dataclasses.replace(self.surfaces, **settings)
+        meshes = surface.extract(self.field(np.atleast_2d(self._values(codes))), **dataclasses.asdict(config))
+        names = codes.names if isinstance(codes, Codes) else tuple(mesh.name for mesh in meshes)
+        meshes = [dataclasses.replace(mesh, name=name) for mesh, name in zip(meshes, names, strict=True)]
+        if frame == "own" and isinstance(codes, Codes) and codes.similarities is not None:
+            return [way.inverse().apply(mesh) for way, mesh in zip(codes.similarities, meshes, strict=True)]
+        return meshes
+
+    def reconstruct(self, samples=None, *, resolution: int | None = None, **observed) -> list[Mesh]:
+        """Fits codes to observations and extracts their meshes; arguments as of `fit`."""
+        return self.extract(self.fit(samples, **observed), resolution)
+
+    def sample(self, count: int, seed: int = 0, resolution: int | None = None) -> list[Mesh]:
+        """Meshes of `count` codes drawn from the prior fitted to the training codes (N(0, I) would give junk)."""
+        if self.prior is None:
+            raise InputError("this model has no training codes, so it has no prior to sample from")
+        return self.extract(self.prior.sample(count, seed), resolution)
+
+    def interpolate(self, a, b, count: int, resolution: int | None = None) -> list[Mesh]:
+        """Meshes of `count` codes evenly between two codes ([L], or Codes of one), both ends included."""
+        a, b = (np.atleast_2d(self._values(code))[0] for code in (a, b))
+        return self.extract(np.linspace(a, b, count, dtype=np.float32), resolution)
+
+    def _values(self, codes) -> np.ndarray:
+        length = self.network.specs.latent_size
+        values = codes.values if isinstance(codes, Codes) else codes
+        return require(values, "codes", (None, length) if np.ndim(values) != 1 else (length,))
+
+    def save(self, folder: str | Path) -> None:
+        """A folder that `load` reads: model.json and arrays.npz, with checksums; replaced as a whole."""
+        folder = Path(folder)
+        beside = folder.with_name(folder.name + ".part")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        arrays = {**_flat("shared", self.shared), **_flat("statistics", self.statistics)}
+        if self.prior is not None:
+            arrays |= {f"prior/{name}": np.asarray(value) for name, value in self.prior._asdict().items()}
+        _write_npz(beside / "arrays.npz", arrays)
+        if self.codes is not None:
+            self.codes.save(beside / "codes.npz")
+        about = {
+            "version": VERSION,
+            "kind": self.kind,
+            "network": jonet.config.to_dict(self.network.specs),
+            "frame": self.frame,
+            "fitting": jonet.config.to_dict(self.fitting),
+            "surfaces": jonet.config.to_dict(self.surfaces),
+            "history": self.history,
+            "checksums": {path.name: _checksum(path) for path in sorted(beside.glob("*.npz"))},
+        }
+        jonet.config.write_json(beside / "model.json", about)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+
+
+def load(folder: str | Path) -> Model:
+    """The model of a run folder or of a model folder; CheckpointError says what is missing or damaged."""
+    folder = Path(folder)
+    if (folder / "model" / "model.json").exists():
+        folder = folder / "model"
+    try:
+        about = json.loads((folder / "model.json").read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} holds no trained model (no model.json in it or in model/)") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'model.json'} cannot be read: {error}") from error
+    if about.get("version") != VERSION or about.get("kind") not in NETWORKS:
+        raise CheckpointError(
+            f"{folder} holds version {about.get('version')} of kind {about.get('kind')!r}, "
+            f"but this jonet reads version {VERSION} of {', '.join(NETWORKS)}"
+        )
+    for name, checksum in about["checksums"].items():
+        if not (folder / name).exists() or _checksum(folder / name) != checksum:
+            raise CheckpointError(f"{folder / name} is missing or damaged: its checksum is not the recorded one")
+    specs, network = NETWORKS[about["kind"]]
+    arrays = _read_npz(folder / "arrays.npz")
+    prior = {name.removeprefix("prior/"): value for name, value in arrays.items() if name.startswith("prior/")}
+    return Model(
+        kind=about["kind"],
+        network=network(jonet.config.from_dict(specs, about["network"], "network.")),
+        shared=_nested("shared", arrays),
+        statistics=_nested("statistics", arrays),
+        frame=about["frame"],
+        codes=Codes.load(folder / "codes.npz") if "codes.npz" in about["checksums"] else None,
+        prior=Prior(**prior) if prior else None,
+        fitting=jonet.config.from_dict(latents.FitConfig, about["fitting"], "fitting."),
+        surfaces=jonet.config.from_dict(Surfaces, about["surfaces"], "surfaces."),
+        history=about["history"],
+    )
+
+
+def fit(model: Model, *arguments, **settings) -> Codes:
+    """`model.fit` as a function."""
+    return model.fit(*arguments, **settings)
+
+
+def field(model: Model, codes) -> Field:
+    """`model.field` as a function."""
+    return model.field(codes)
+
+
+def extract(model: Model, *arguments, **settings) -> list[Mesh]:
+    """`model.extract` as a function."""
+    return model.extract(*arguments, **settings)
+
+
+def reconstruct(model: Model, *arguments, **settings) -> list[Mesh]:
+    """`model.reconstruct` as a function."""
+    return model.reconstruct(*arguments, **settings)
+
+
+def sample(model: Model, *arguments, **settings) -> list[Mesh]:
+    """`model.sample` as a function."""
+    return model.sample(*arguments, **settings)
+
+
+def interpolate(model: Model, *arguments, **settings) -> list[Mesh]:
+    """`model.interpolate` as a function."""
+    return model.interpolate(*arguments, **settings)
+
+
+def _flat(root: str, tree) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join([root, *(entry.key for entry in path)]): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _nested(root: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in arrays.items():
+        first, *path, last = name.split("/")
+        if first == root:
+            inner = tree
+            for part in path:
+                inner = inner.setdefault(part, {})
+            inner[last] = value
+    return tree
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(beside, path)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

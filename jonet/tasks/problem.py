@@ -1,0 +1,29 @@
+"""What a task hands to the one loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from jonet.training.loop import Batches
+from jonet.training.optimizers import Optimizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """All that training needs to know of a task; see `training.loop` for the functions' forms.
+
+    shared, own, statistics: where training starts; own has one row a training shape.
+    chosen: what the program measured and settled for here; a run keeps it and goes on with it.
+    """
+
+    loss: Callable
+    optimizer: Optimizer
+    batches: Batches
+    shared: Any
+    own: Any
+    statistics: Any = None
+    lookup: Callable = lambda rows: rows  # noqa: E731
+    validate: Callable | None = None
+    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,45 @@
+"""Where a task's shapes come from, and the store they are packed into: the same for every task."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from jonet.data import sources
+from jonet.data.families import FAMILIES
+from jonet.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """Which shapes, and how many."""
+
+    train: int = 192  # shapes to train on, of procedural families (of each)
+    test: int = 24  # shapes never trained on (of each family)
+    test_share: float = 0.1  # share of a flat folder that is kept for testing
+    sign: Literal["auto", "exact", "winding", "views"] = "auto"  # how inside is told; auto follows each mesh's verdict
+
+    def __post_init__(self):
+        if self.train < 1 or self.test < 0:
+            raise ConfigError(f"shapes.train is {self.train} and shapes.test {self.test}: at least 1 and 0 are needed")
+        if not 0 <= self.test_share < 1:
+            raise ConfigError(f"shapes.test_share is {self.test_share}, but it is a share from 0 to below 1")
+
+    def sources(self, data: str, seed: int) -> list:
+        """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes or one mesh."""
+        if Path(data).exists():
+            return sources.discover(data, test_share=self.test_share, seed=seed)
+        names = [name.strip() for name in data.split(",")]
+        unknown = [name for name in names if name not in FAMILIES]
+        if unknown:
+            raise ConfigError(
+                f"data is {data!r}, but {unknown[0]!r} is neither a file or folder here nor a family "
+                f"({', '.join(sorted(FAMILIES))})"
+            )
+        splits = ["train"] * self.train + ["test"] * self.test
+        return [
+            sources.Procedural(name, seed=seed, index=index, split=split)
+            for name in names
+            for index, split in enumerate(splits)
+        ]
