@@ -6,7 +6,7 @@ import numpy as np
 from manifold3d import Manifold
 
 from .draws import count, pick
-from .solids import limb, loft, outline, pair, sweep, union
+from .solids import FRONT, UP, limb, loft, outline, pair, sweep, union
 
 # The nose is at z = +0.5 and the tail at z = -0.5, whatever the kind; the last step scales to metres.
 
@@ -22,7 +22,7 @@ def draw(rng: np.random.Generator) -> dict:
         "biplane": (u(6, 8), u(0.062, 0.08), u(1.0, 1.25), u(0.17, 0.21)),
         "glider": (u(6.5, 9), u(0.055, 0.068), u(1.6, 2.0), u(0.13, 0.16)),
     }[kind]
-    sweep, taper, dihedral = {
+    swept, taper, dihedral = {
         "airliner": (u(0.35, 0.75), u(0.25, 0.4), u(0.04, 0.13)),
         "fighter": (u(0.55, 1.3), u(0.15, 0.4), u(-0.06, 0.03)),
         "light": (u(-0.03, 0.1), u(0.55, 1.0), u(0.01, 0.1)),
@@ -38,6 +38,10 @@ def draw(rng: np.random.Generator) -> dict:
     }[kind]
     gear = {"light": pick(rng, wheels=0.45, floats=0.25, none=0.3), "biplane": pick(rng, wheels=0.8, floats=0.2)}
     at_rear = engines.startswith("tail")
+    tail = pick(rng, plain=0.66, v=0.1, t=0.24) if kind != "biplane" else "plain"
+    if kind == "fighter" and u() < 0.4:
+        tail = "twin"
+    wing_at = dict(airliner=0.02, fighter=-0.05, light=0.16, biplane=0.16, glider=0.16)[kind] - 0.06 * at_rear
     return dict(
         kind=kind,
         length=length,
@@ -49,22 +53,14 @@ def draw(rng: np.random.Generator) -> dict:
         span=span,
         chord=chord,
         taper=taper,
-        sweep=sweep,
+        sweep=swept,
         dihedral=dihedral,
-        wing_at=u(0.02, 0.08)
-        + (0.16 if kind in ("light", "biplane", "glider") else -0.05 if kind == "fighter" else 0.02)
-        - (0.06 if at_rear else 0.0),
+        wing_at=wing_at + u(0.02, 0.08),
         wing_level=pick(rng, low=0.75, high=0.25) if kind in ("airliner", "fighter") else pick(rng, low=0.5, high=0.5),
         winglets=int(kind == "airliner" and u() < 0.35),
         gap=u(0.14, 0.2),
         stagger=u(0.0, 0.07),
-        tail_kind="t"
-        if at_rear
-        else "twin"
-        if kind == "fighter" and u() < 0.4
-        else pick(rng, plain=0.66, v=0.1, t=0.24)
-        if kind != "biplane"
-        else "plain",
+        tail_kind="t" if at_rear else tail,
         tail_span=u(0.32, 0.42) * (1.15 if kind in ("light", "glider") else 1),
         tail_chord=u(0.1, 0.14) + (0.03 if kind == "fighter" else 0),
         fin_height=u(0.13, 0.19),
@@ -120,12 +116,10 @@ def fuselage(p) -> Manifold:
 
 
 def canopy(p) -> Manifold:
-    length = {"fighter": 0.24, "light": 0.3, "biplane": 0.1, "glider": 0.24}[p.kind]
-    at = {"fighter": 0.5 - p.nose * 0.95, "light": p.wing_at + 0.02, "biplane": p.wing_at - 0.16, "glider": 0.5 - 0.2}[
-        p.kind
-    ]
+    length = dict(fighter=0.24, light=0.3, biplane=0.1, glider=0.24)[p.kind]
+    front = dict(fighter=0.5 - 0.95 * p.nose, light=p.wing_at + 0.02, biplane=p.wing_at - 0.16, glider=0.3)
     turn = np.linspace(0.08, np.pi - 0.08, 9)
-    z = at - np.cos(turn) * length / 2
+    z = front[p.kind] - np.cos(turn) * length / 2
     r = p.girth * p.canopy * np.sin(turn) ** 0.7
     rise = p.girth * (p.fuselage_height - 0.25)
     return sweep(np.stack([0 * z, 0 * z + rise, z], -1), 1.8 * r, 2 * r, cut=(0, 0, 1))
@@ -148,28 +142,32 @@ def surface(p, root, tip, chord: float, tip_chord: float, thickness: float = 0.1
     return loft(rings if upright else rings[:, ::-1])
 
 
-def wing(p, level: float | None = None, shift: float = 0.0) -> Manifold:
-    if level is None:
-        level = {"low": -0.45, "high": 0.75}[p.wing_level] * p.girth if p.kind != "biplane" else -0.6 * p.girth
-    half, front = p.span / 2, p.wing_at + p.chord * 0.4 + shift
-    root, tip = np.array([0, level, front]), np.array([half, level + p.dihedral * half, front - p.sweep * half])
-    blade = surface(p, root, tip, p.chord, p.chord * p.taper)
+def leading(p, x: float) -> np.ndarray:
+    """The leading edge of the (lower) wing at a distance x from the middle."""
+    level = -0.6 if p.kind == "biplane" else -0.45 if p.wing_level == "low" else 0.75
+    return np.array([x, level * p.girth + p.dihedral * x, p.wing_at + 0.4 * p.chord - p.sweep * x])
+
+
+def wing(p) -> Manifold:
+    tip, end = leading(p, p.span / 2), p.chord * p.taper
+    blade = surface(p, leading(p, 0), tip, p.chord, end)
     if p.winglets:
-        out = tip - [0.02, 0.002, 0.2 * p.chord * p.taper]
-        blade += surface(
-            p, out, out + [0.03, 0.07, -0.06], 0.6 * p.chord * p.taper, 0.4 * p.chord * p.taper, upright=True
-        )
+        foot = tip - [0.02, 0.002, 0.2 * end]
+        blade += surface(p, foot, foot + [0.03, 0.07, -0.06], 0.6 * end, 0.4 * end, upright=True)
     return blade
 
 
 def upper_wing(p) -> list[Manifold]:
-    low, high = -0.6 * p.girth, p.gap
+    """The second wing of a biplane, on struts from the first and from the fuselage."""
+    up = np.array([0, p.gap - leading(p, 0)[1], p.stagger])
     struts = []
-    for x, top_x, foot in [(0.36 * p.span, 0.36 * p.span, low), (0.4 * p.girth, 0.7 * p.girth, 0.5 * p.girth)]:
-        rise, z = p.dihedral * top_x, p.wing_at - 0.1 * p.chord - p.sweep * top_x
-        strut = limb((x, foot + rise, z), (top_x, high + rise, z + p.stagger), 0.55 * thinnest(p), points=8)
-        struts += [strut.translate((0, 0, dz)) for dz in (0.25 * p.chord, -0.25 * p.chord)]
-    return [*pair(wing(p, high, p.stagger)), *pair(union(struts))]
+    for x, foot in (
+        (0.36 * p.span, leading(p, 0.36 * p.span)),
+        (0.7 * p.girth, leading(p, 0.4 * p.girth) + [0, p.girth, 0]),
+    ):
+        head, back = leading(p, x) + up, [(0, 0, -share * p.chord) for share in (0.25, 0.75)]
+        struts += [limb(foot + b, head + b, 0.55 * thinnest(p), points=8) for b in back]
+    return pair(union([wing(p).translate(up), *struts]))
 
 
 def tail(p) -> list[Manifold]:
@@ -198,24 +196,19 @@ def nacelle(p, at, size: float, length: float) -> Manifold:
     r = size * p.girth
     z = np.array([-0.22, -0.02, 0.0, -0.06, -0.5, -0.85, -1.0]) * length
     shape = np.array([0.62, 0.74, 0.86, 1.0, 1.0, 0.72, 0.5]) * r
-    ring = outline(2, 2, points=16)
-    rings = np.stack([*np.moveaxis(shape[:, None, None] * ring, -1, 0), np.repeat(z[:, None], 16, 1)], -1)
-    return loft(rings[::-1]).translate(tuple(at))
+    ring = np.append(outline(2, 2, points=16), np.zeros((16, 1)), 1)
+    rings = shape[:, None, None] * ring + z[:, None, None] * FRONT
+    return loft(rings[::-1]).translate(at)
 
 
 def pods(p, where) -> list[Manifold]:
-    """Engines on pylons before and under (or over) the wing, at shares of the half span."""
+    """Engines on pylons, before and under the wing, at shares of the half span."""
     parts = []
-    level = {"low": -0.45, "high": 0.75}[p.wing_level] * p.girth
     for share in where:
-        x = share * p.span / 2
-        front = p.wing_at + 0.4 * p.chord - p.sweep * x
-        y, size, long = level + p.dihedral * x, p.engine_size * (1.0 if len(where) == 1 else 0.8), 0.13
-        drop = size * p.girth + 0.02
-        pylon = sweep(
-            [(x, y - drop, front - 0.02), (x, y, front - 0.075)], 0.022, 0.09, 0.5, up=(0, 0, 1), cut=(0, 1, 0)
-        )
-        parts += pair(nacelle(p, (x, y - drop, front + 0.045), size, long) + pylon)
+        edge, size = leading(p, share * p.span / 2), p.engine_size * (1.0 if len(where) == 1 else 0.8)
+        below = edge - [0, size * p.girth + 0.02, 0]
+        pylon = sweep([below - [0, 0, 0.02], edge - [0, 0, 0.075]], 0.022, 0.09, 0.5, up=FRONT, cut=UP)
+        parts += pair(nacelle(p, below + [0, 0, 0.045], size, 0.13) + pylon)
     return parts
 
 
@@ -229,50 +222,30 @@ def on_tail(p, third: bool) -> list[Manifold]:
 
 
 def propeller(p, at, radius: float) -> Manifold:
-    hub = sweep(
-        np.array(at) + [[0, 0, -0.03], [0, 0, 0.0], [0, 0, 0.03], [0, 0, 0.05]], (0.05, 0.05, 0.035, 0.01), up=(0, 1, 0)
-    )
-    blade = sweep(
-        [(0, 0, 0), (0, 0.5 * radius, 0), (0, radius, 0)],
-        (0.028, 0.042, 0.03),
-        thinnest(p) * 0.9,
-        0.5,
-        up=(0.5, 0, 0.9),
-        points=8,
-    )
-    blades = [blade.rotate((0, 0, 360 * i / p.blades + 20)).translate((at[0], at[1], at[2])) for i in range(p.blades)]
-    return union([hub, *blades])
+    z = np.array([-0.03, 0, 0.03, 0.05])
+    hub = sweep(z[:, None] * FRONT, (0.05, 0.05, 0.035, 0.01))
+    path = radius * np.array([0, 0.5, 1])[:, None] * UP
+    blade = sweep(path, (0.028, 0.042, 0.03), 0.9 * thinnest(p), 0.5, up=(0.5, 0, 0.9), points=8)
+    return union([hub, *(blade.rotate((0, 0, 20 + 360 * i / p.blades)) for i in range(p.blades))]).translate(at)
 
 
 def props(p) -> list[Manifold]:
     """Two piston engines on the wing."""
-    level = {"low": -0.45, "high": 0.75}[p.wing_level] * p.girth
-    x, r = p.engine_at * p.span / 2, 0.62 * p.girth
-    y, z = level + p.dihedral * x, p.wing_at + 0.4 * p.chord - p.sweep * x
-    path = np.array(
-        [(x, y, z - 1.1 * p.chord), (x, y, z - 0.5 * p.chord), (x, y, z + 0.02), (x, y, z + 0.08), (x, y, z + 0.1)]
-    )
-    body = sweep(path, np.array([0.4, 1.6, 2.0, 1.8, 1.2]) * r)
-    return pair(body + propeller(p, (x, y, z + 0.11), 0.11))
+    edge = leading(p, p.engine_at * p.span / 2)
+    z = np.array([-1.1 * p.chord, -0.5 * p.chord, 0.02, 0.08, 0.1])
+    body = sweep(edge + z[:, None] * FRONT, 0.62 * p.girth * np.array([0.4, 1.6, 2.0, 1.8, 1.2]))
+    return pair(body + propeller(p, edge + [0, 0, 0.11], 0.11))
 
 
 def jets(p, number: int) -> list[Manifold]:
     """Intakes along the sides, exhausts at the rear."""
     r = p.girth
     z = np.array([-0.35, -0.1, 0.12, 0.13])
-    intake = sweep(
-        np.stack([0 * z + 0.85 * r, 0 * z - 0.15 * r, z], -1),
-        np.array([0.9, 1.3, 1.1, 1.05]) * r,
-        np.array([1.1, 1.5, 1.3, 1.2]) * r,
-        0.5,
-        points=8,
-    )
-    pipe = (
-        nacelle(p, (0, 0, 0), 0.85 if number == 1 else 0.62, 0.2)
-        .rotate((0, 180, 0))
-        .translate((0.0 if number == 1 else 0.6 * r, 0, -0.53))
-    )
-    return [*pair(intake), *([pipe] if number == 1 else pair(pipe))]
+    path = z[:, None] * FRONT + [0.85 * r, -0.15 * r, 0]
+    wide, high = np.array([(0.9, 1.3, 1.1, 1.05), (1.1, 1.5, 1.3, 1.2)]) * r
+    intakes = pair(sweep(path, wide, high, 0.5, points=8))
+    pipe = nacelle(p, (0, 0, 0), 0.85 if number == 1 else 0.62, 0.2).rotate((0, 180, 0)).translate((0, 0, -0.53))
+    return [*intakes, *([pipe] if number == 1 else pair(pipe.translate((0.6 * r, 0, 0))))]
 
 
 ENGINES = dict(
@@ -302,13 +275,8 @@ def wheels(p) -> list[Manifold]:
 
 def floats(p) -> list[Manifold]:
     y, x = -p.girth * p.fuselage_height - 0.1, 0.14
-    z = p.wing_at + np.array([-0.34, -0.1, 0.12, 0.22, 0.27])
-    pontoon = sweep(
-        np.stack([0 * z + x, y + np.array([0.02, 0, 0, 0.01, 0.025]), z], -1),
-        np.array([0.3, 0.9, 1, 0.8, 0.3]) * 0.075,
-        np.array([0.3, 0.9, 1, 0.8, 0.3]) * 0.07,
-        0.7,
-    )
+    z, rise, full = np.array([(-0.34, -0.1, 0.12, 0.22, 0.27), (0.02, 0, 0, 0.01, 0.025), (0.3, 0.9, 1, 0.8, 0.3)])
+    pontoon = sweep(np.stack([0 * z + x, y + rise, p.wing_at + z], -1), 0.075 * full, 0.07 * full, 0.7)
     struts = [
         limb((0.3 * p.girth, -0.5 * p.girth, p.wing_at + dz), (x, y, p.wing_at + dz), thinnest(p) * 0.6, points=8)
         for dz in (-0.1, 0.1)

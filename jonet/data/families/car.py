@@ -212,7 +212,7 @@ def extras(p) -> list[Manifold]:
         )
         parts += pair(rail)
     if p.spare:
-        tyre = turned([(0.2, 0), (0.33, 0.03), (0.35, 0.1), (0.33, 0.17), (0.2, 0.2)], 20).rotate((90, 0, 0))
+        tyre = turned((0.2, 0.33, 0.35, 0.33, 0.2), (0, 0.03, 0.1, 0.17, 0.2), 20).rotate((90, 0, 0))
         parts.append(tyre.translate((0, 0.52 * p.height, a["tail"] - 0.17)))
     if p.mirrors:
         y, z = p.belt * p.height + 0.06, a["cowl"] - 0.2
@@ -235,16 +235,8 @@ def axles(p) -> tuple[float, float]:
 
 def wheels(p) -> list[Manifold]:
     half, r = p.width / 2, p.wheel
-    tyre = [
-        (0.9 * r, -0.11),
-        (r, -0.08),
-        (r, 0.08),
-        (0.9 * r, 0.11),
-        (0.64 * r, 0.11),
-        (0.6 * r, 0.06),
-        (0.2 * r, 0.09),
-    ]
-    wheel = turned(tyre, 24).rotate((0, 0, -90))
+    radii = r * np.array([0.9, 1, 1, 0.9, 0.64, 0.6, 0.2])
+    wheel = turned(radii, (-0.11, -0.08, 0.08, 0.11, 0.11, 0.06, 0.09), 24).rotate((0, 0, -90))
     parts = []
     for z in axles(p):
         parts += [*pair(wheel.translate((half - 0.13, r, z))), limb((-half + 0.15, r, z), (half - 0.15, r, z), 0.1)]

@@ -29,7 +29,7 @@ class Family:
     def shape(self, parameters: dict) -> Mesh:
         """The closed mesh with these parameters: metres, +y up, +z front, faces outwards."""
         mesh = self.build(SimpleNamespace(**parameters)).to_mesh64()
-        return Mesh(mesh.vert_properties[:, :3], mesh.tri_verts, name=self.name)
+        return Mesh(np.array(mesh.vert_properties[:, :3]), np.array(mesh.tri_verts), name=self.name)  # writable copies
 
 
 FAMILIES: dict[str, Family] = {

@@ -46,32 +46,32 @@ def draw(rng: np.random.Generator) -> dict:
         seat_height=u(0.60, 0.74) if tall else u(0.42, 0.48),
         seat_width=0.46 + 0.03 * size + u(-0.015, 0.015) + (0.05 if arms != "none" else 0) - (0.08 if stool else 0),
         seat_depth=0.45 + 0.025 * size + u(-0.015, 0.015) + (0.04 if soft else 0) - (0.07 if stool else 0),
-        seat_thickness=u(0.08, 0.12) if soft else u(0.045, 0.068),
+        seat_thickness=u(0.085, 0.125) if soft else u(0.052, 0.075),
         seat_roundness=u(0.6, 1.0) if stool or support == "pedestal" else u(0.15, 0.6),
         seat_taper=1.0 if stool or arms == "closed" else u(0.8, 1.0),
         back_height=u(0.36, 0.56) + (0.06 if support == "rockers" else 0),
         back_lean=u(0.08, 0.24),
         back_bow=u(0.01, 0.07),
         back_flare=u(0.82, 1.1),
-        back_thickness=u(0.065, 0.1) if soft else u(0.034, 0.048),
+        back_thickness=u(0.07, 0.105) if soft else u(0.04, 0.055),
         back_roundness=u(0.2, 0.9),
         crest=u(0.0, 0.05),
-        rail_height=u(0.05, 0.1),
-        bars=count(rng, 3, 5) if back == "hoop" else int(rng.choice([1, 3, 4, 5] if back == "slats" else [1, 2, 3, 4])),
-        bar_share=u(0.35, 0.6),
+        rail_height=u(0.06, 0.1),
+        bars=count(rng, 3, 5) if back == "hoop" else int(rng.choice([1, 3, 4, 5] if back == "slats" else [1, 2, 3])),
+        bar_share=u(0.4, 0.62),
         gap=u(0.08, 0.14) if back == "shell" and arms != "closed" and u() < 0.35 else 0.0,
         arm_height=u(0.18, 0.25),
         arm_length=u(0.75, 0.95),
-        arm_width=u(0.075, 0.12) if arms == "closed" else u(0.034, 0.055),
-        legs=count(rng, 3, 4) if stool and support == "legs" else count(rng, 4, 5),
+        arm_width=u(0.08, 0.12) if arms == "closed" else u(0.042, 0.06),
+        legs=count(rng, 3, 4) if stool and support == "legs" else 5 if support == "swivel" else 4,
         leg_style=pick(rng, round=0.45, square=0.35, turned=0.2),
-        leg_radius=u(0.02, 0.03),
-        leg_taper=u(0.55, 1.0),
+        leg_radius=u(0.023, 0.033),
+        leg_taper=u(0.6, 1.0),
         splay=u(0.0, 0.14),
         stretchers=pick(rng, none=0.4, sides=0.2, h=0.2, box=0.2),
         stretcher_height=u(0.25, 0.5),
         apron=u(0.04, 0.06) if not soft and u() < 0.4 else 0.0,
-        foot=u(0.2, 0.27),
+        foot=u(0.22, 0.28),
     )
 
 
@@ -195,7 +195,7 @@ def aprons(p) -> list[Manifold]:
 
 
 def rockers(p) -> list[Manifold]:
-    radius, r = 0.9, 0.019
+    radius, r = 0.9, 0.022
     (front, front_foot), (rear, rear_foot) = stations(p)
     for foot in (front_foot, rear_foot):
         foot[1] = r + foot[2] ** 2 / (2 * radius)
@@ -233,20 +233,13 @@ def swivel(p) -> list[Manifold]:
     hub, y = 0.1, underside(p)
     ray = sweep(
         [(0, hub - 0.01, 0), (0, hub - 0.02, 0.4 * p.foot), (0, 0.062, p.foot)],
-        (0.06, 0.05, 0.034),
-        (0.05, 0.045, 0.03),
+        (0.075, 0.065, 0.05),
+        (0.06, 0.055, 0.042),
         0.5,
     )
-    caster = turned([(0.016, 0), (0.027, 0.01), (0.027, 0.045), (0.016, 0.07)], 12, at=(0, p.foot))
+    caster = turned((0.022, 0.034, 0.034, 0.022), (0, 0.012, 0.05, 0.075), 12, at=(0, p.foot))
     column = turned(
-        [
-            (0.042, hub - 0.045),
-            (0.042, hub + 0.03),
-            (0.034, hub + 0.05),
-            (0.03, y - 0.04),
-            (0.1, y - 0.03),
-            (0.1, y + 0.01),
-        ]
+        (0.048, 0.048, 0.038, 0.035, 0.1, 0.1), (hub - 0.05, hub + 0.03, hub + 0.05, y - 0.04, y - 0.03, y + 0.01)
     )
     return [column, *around(ray + caster, p.legs)]
 
@@ -254,9 +247,8 @@ def swivel(p) -> list[Manifold]:
 def pedestal(p) -> list[Manifold]:
     """A trumpet foot, as of a tulip chair or a bar stool."""
     y, neck = underside(p), 0.9 * p.leg_radius + 0.008
-    low = [(p.foot, 0), (p.foot, 0.014), (0.7 * p.foot, 0.03), (0.35 * p.foot, 0.055), (1.3 * neck, 0.11)]
-    high = [(neck, 0.45 * y), (1.15 * neck, 0.72 * y), (0.075, y - 0.02), (0.11, y + 0.01)]
-    return [turned(low + high, 20)]
+    radii = [p.foot, p.foot, 0.7 * p.foot, 0.35 * p.foot, 1.3 * neck, neck, 1.15 * neck, 0.075, 0.11]
+    return [turned(radii, [0, 0.014, 0.03, 0.055, 0.11, 0.45 * y, 0.72 * y, y - 0.02, y + 0.01], 20)]
 
 
 # The back
@@ -308,13 +300,13 @@ def hoop(p) -> list[Manifold]:
     foot = p.seat_height - 0.5 * p.seat_thickness
     bend = rounded([(-wide, foot), (-narrow, top(p)), (narrow, top(p)), (wide, foot)], 0.24, steps=8)
     z = lambda x, y: sheet(p, x, y)  # noqa: E731
-    bow = sweep(np.stack([*bend.T, z(*bend.T)], -1), 0.032, 0.028, up=(0, 0.2, 1))
+    bow = sweep(np.stack([*bend.T, z(*bend.T)], -1), 0.038, 0.034, up=(0, 0.2, 1))
     parts = [bow]
     for share in np.linspace(-1, 1, p.bars + 2)[1:-1]:
         x = share * np.array([wide, narrow]) * [0.85, 0.9]
         y = np.array([foot, np.interp(x[1], *bend[1:-1].T)])
         ends = np.stack([x, y, z(x, y)], -1)
-        parts.append(limb(*ends, 0.011, 0.014, 0.011, points=8))
+        parts.append(limb(*ends, 0.013, 0.016, 0.013, points=8))
     return parts
 
 
@@ -361,7 +353,7 @@ def arm_posts(p) -> list[Manifold]:
     front = np.array([x + 0.025, y - 0.005, z])
     rest = curve([back, (back + front) / 2 + [0.02, 0.008, 0], front, front + [0.004, -0.006, 0.05]], 8)
     upright = limb((x, p.seat_height - 0.6 * p.seat_thickness, z - 0.02), front, 0.8 * p.leg_radius, 0.6 * p.leg_radius)
-    return [*pair(sweep(rest, np.linspace(0.75, 1.15, 8) * p.arm_width, 0.026, 0.6)), *pair(upright)]
+    return [*pair(sweep(rest, np.linspace(0.75, 1.15, 8) * p.arm_width, 0.032, 0.6)), *pair(upright)]
 
 
 def arm_loops(p) -> list[Manifold]:
@@ -370,7 +362,7 @@ def arm_loops(p) -> list[Manifold]:
     y, z = p.seat_height - 0.5 * p.seat_thickness, 0.36 * p.arm_length * p.seat_depth
     low, high, rise = side - 0.025, side + 0.03, p.seat_height + p.arm_height
     path = rounded([(low, y, -z), (high, rise - 0.01, -z - 0.02), (high, rise, z), (low, y, z - 0.03)], 0.07)
-    return pair(sweep(path, 0.75 * p.arm_width, 0.026, 0.7, up=(1, 0, 0)))
+    return pair(sweep(path, 0.75 * p.arm_width, 0.032, 0.7, up=(1, 0, 0)))
 
 
 def arm_walls(p) -> list[Manifold]:

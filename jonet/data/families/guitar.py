@@ -122,7 +122,7 @@ def front(p) -> list[Manifold]:
     for y in np.linspace(at + 0.055, 0.68 * p.body, p.pickups + 1)[:-1]:
         parts.append(sweep([(-0.045, y, z), (0.045, y, z)], 0.026, 0.028, 0.3, up=(0, 0, 1), points=8))
     for i in range(p.knobs):
-        knob = turned([(0.013, -0.02), (0.013, 0.012), (0.01, 0.016)], 12).rotate((90, 0, 0))
+        knob = turned((0.013, 0.013, 0.01), (-0.02, 0.012, 0.016), 12).rotate((90, 0, 0))
         parts.append(knob.translate((0.24 * p.body - 0.012 * i, (0.3 - 0.075 * i) * p.body, z)))
     return parts
 

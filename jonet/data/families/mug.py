@@ -54,10 +54,10 @@ def draw(rng: np.random.Generator) -> dict:
 
 
 def build(p) -> Manifold:
-    parts = [pour(p, turned(profile(p, 0.0), 32)), *handles(p)]
+    parts = [pour(p, turned(*profile(p), 32)), *handles(p)]
     if p.bands:
         parts += [band(p, level) for level in (0.16, 0.84)]
-    body = union(parts) - pour(p, turned(profile(p, p.wall), 32))
+    body = union(parts) - pour(p, turned(*hollow(p), 32))
     if p.saucer:
         body += saucer(p)
     return body.scale((p.height,) * 3)
@@ -71,21 +71,21 @@ def radius(p, y):
     return p.radius * (sides + swell) / (1 + max(p.belly, 0)) * np.where(y < 0.07, p.foot, 1)
 
 
-def profile(p, inset: float) -> list[tuple[float, float]]:
-    """The turned outline; with an inset, that of the hollow, which goes on above the rim."""
-    if inset:
-        y = np.linspace(0.06 + 1.1 * inset, 1.0, 12)
-        r = radius(p, np.maximum(y, 0.1)) - inset
-        y = np.append(y, 1.15)
-        r = np.append(r, r[-1] + 1.2 * p.lip * p.radius)
-        r[0] *= 0.9
-        return np.stack([r, y], -1)
+def profile(p) -> tuple[np.ndarray, np.ndarray]:
+    """Radii and heights of the outside."""
     y = np.array([0, 0.069, 0.075, 0.11, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98, 1.0])
     r = radius(p, y)
-    r[0] -= 0.012
     r[2] = (r[1] + r[3]) / 2
-    r[-1] -= 0.012
-    return np.stack([r, y], -1)
+    r[[0, -1]] -= 0.012
+    return r, y
+
+
+def hollow(p) -> tuple[np.ndarray, np.ndarray]:
+    """Radii and heights of the inside, which goes on above the rim."""
+    y = np.linspace(0.06 + 1.1 * p.wall, 1.0, 12)
+    r = radius(p, np.maximum(y, 0.1)) - p.wall
+    r[0] *= 0.9
+    return np.append(r, r[-1] + 1.2 * p.lip * p.radius), np.append(y, 1.15)
 
 
 def pour(p, solid: Manifold) -> Manifold:
@@ -137,12 +137,10 @@ def handles(p) -> list[Manifold]:
 
 def band(p, level: float) -> Manifold:
     y = np.array([-0.035, -0.025, 0.025, 0.035]) + level
-    return turned(np.stack([radius(p, y) + [0.0, 0.022, 0.022, 0.0], y], -1), 32)
+    return turned(radius(p, y) + [0.0, 0.022, 0.022, 0.0], y, 32)
 
 
 def saucer(p) -> Manifold:
     """A dish that the cup stands in, its well wider than the cup."""
     well, rim = p.radius, p.saucer * p.radius
-    return turned(
-        [(0.6 * well, -0.07), (well, -0.06), (rim, 0.07), (rim - 0.01, 0.12), (well, 0.02), (0.3 * well, 0.02)], 32
-    )
+    return turned((0.6 * well, well, rim, rim - 0.01, well, 0.3 * well), (-0.07, -0.06, 0.07, 0.12, 0.02, 0.02), 32)

@@ -131,12 +131,11 @@ def plate(shape: np.ndarray, low: float, high: float, bevel=0.0, under=None, dom
     return loft(np.stack([flat[..., 0], np.repeat(level[:, None], len(shape), 1), flat[..., 1]], -1))
 
 
-def turned(profile: Sequence, points: int = 16, at=(0.0, 0.0)) -> Manifold:
-    """A piece from the lathe: (radius, height) from the bottom to the top, around the vertical through at (x, z)."""
-    radii, level = np.asarray(profile, float).T
+def turned(radii: Sequence[float], heights: Sequence[float], points: int = 16, at=(0.0, 0.0)) -> Manifold:
+    """A piece from the lathe, from its bottom to its top, around the vertical through at (x, z)."""
     ring = outline(2, 2, points=points)[::-1]
-    flat = ring * radii[:, None, None] + at
-    return loft(np.stack([flat[..., 0], np.repeat(level[:, None], points, 1), flat[..., 1]], -1))
+    flat = ring * np.asarray(radii)[:, None, None] + at
+    return loft(np.stack([flat[..., 0], np.repeat(np.asarray(heights)[:, None], points, 1), flat[..., 1]], -1))
 
 
 def revolved(section: Sequence, points: int = 24) -> Manifold:

@@ -6,7 +6,7 @@ import numpy as np
 from manifold3d import Manifold
 
 from .draws import count, pick
-from .solids import around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
+from .solids import FRONT, around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
 
 SIZES = {  # length, depth as a share of it, height
     "dining": ((1.2, 1.7), (0.5, 0.68), (0.71, 0.77)),
@@ -20,6 +20,7 @@ BASE_ODDS = {
     "coffee": dict(legs=0.5, frames=0.2, pedestal=0.15, panels=0.15),
     "side": dict(legs=0.5, pedestal=0.5),
 }
+KNOB = np.array([(0.009, 0.009, 0.015, 0.012), (0, 0.012, 0.024, 0.034)])  # radii and heights, in lengths of the table
 TURNING = np.array([1.0, 1.0, 0.75, 1.05, 1.25, 1.2, 1.0, 0.85, 0.75, 0.7, 0.95, 0.75])  # radii down a turned leg
 
 
@@ -39,7 +40,7 @@ def draw(rng: np.random.Generator) -> dict:
         depth=length * (1.0 if base == "pedestal" and use == "side" else depth),
         height=height,
         top_thickness=length * u(0.022, 0.036),
-        top_roundness=1.0 if shape == "oval" else u(0.04, 0.3),
+        top_roundness=1.0 if shape == "oval" else u(0.04, 0.12 if base in ("cabinets", "panels") else 0.3),
         bevel=u(0.1, 0.45),
         leg_style=pick(rng, square=0.4, round=0.35, turned=0.25),
         leg_radius=(0.012 + 0.017 * length) * u(0.85, 1.25),
@@ -92,39 +93,40 @@ def slab(x, y, z, roundness: float = 0.08) -> Manifold:
 
 def legs(p) -> list[Manifold]:
     x, z = corner(p)
-    out = p.splay * underside(p)
-    start, foot = np.array([x, underside(p) + 0.4 * p.top_thickness, z]), np.array([x + 0.7 * out, 0, z + 0.7 * out])
-    r = p.leg_radius
-    radii = r * TURNING if p.leg_style == "turned" else (r, r, r * p.leg_taper)
+    out = 0.7 * p.splay * underside(p)
+    start, foot = np.array([x, underside(p) + 0.4 * p.top_thickness, z]), np.array([x + out, 0, z + out])
+    radii = p.leg_radius * (TURNING if p.leg_style == "turned" else np.array([1, 1, p.leg_taper]))
     leg = limb(start, foot, *radii, roundness=0.25 if p.leg_style == "square" else 1.0)
-    flip = np.array([-1, 1, 1])
-    back = np.array([1, 1, -1])
-    parts = [*pair(leg), *pair(leg.mirror((0, 0, 1)))]
-    at = lambda share: foot + share * (start - foot)  # noqa: E731
+    parts = [*pair(leg), *pair(leg.mirror(FRONT))]
     if p.shelf:
-        sx, sy, sz = at(p.shelf) + r * np.array([0.7, 0, 0.7])
-        roundness = 1.0 if p.shape == "oval" else 0.1
-        grow = 1.35 if p.shape == "oval" else 1.0
-        shelf = outline(2 * sx * grow, 2 * sz * grow, roundness, points=24)
-        parts.append(plate(shelf, sy, sy + 0.8 * p.top_thickness, bevel=0.2 * p.top_thickness))
+        parts.append(shelf(p, foot + p.shelf * (start - foot)))
     elif p.braces != "none":
-        low, thin = at(0.22), max(0.55 * r, 0.011 * p.length)
-        parts += pair(limb(low, low * back, thin, points=8))
-        if p.braces == "h":
-            parts.append(limb(low * flip * [1, 1, 0], low * [1, 1, 0], thin, points=8))
-        else:
-            parts += [limb(low * flip * end, low * end, thin, points=8) for end in (1, back)]
+        parts += braces(p, foot + 0.22 * (start - foot))
     if p.drawers:
         parts += chest(p, (-x, x), (underside(p) - 0.13, underside(p) + 0.005), (-z, z), p.drawers, 1)
     elif p.apron:
-        y, size = (
-            underside(p) + 0.005 - p.apron / 2,
-            dict(width=0.02 * p.length + 0.01, height=p.apron + 0.01, roundness=0.2),
-        )
-        side = sweep([(x, y, z), (x, y, -z)], **size, points=8)
-        front = sweep([(-x, y, z), (x, y, z)], **size, points=8)
-        parts += [*pair(side), front, front.mirror((0, 0, 1))]
+        y = underside(p) + 0.005 - p.apron / 2
+        size = dict(width=0.02 * p.length + 0.01, height=p.apron + 0.01, roundness=0.2, points=8)
+        front = sweep([(-x, y, z), (x, y, z)], **size)
+        parts += [*pair(sweep([(x, y, z), (x, y, -z)], **size)), front, front.mirror(FRONT)]
     return parts
+
+
+def shelf(p, at) -> Manifold:
+    """A board between the legs, one of which passes through `at`."""
+    grow = 1.35 if p.shape == "oval" else 1.0
+    x, z = 2 * grow * (at[[0, 2]] + 0.7 * p.leg_radius)
+    shape = outline(x, z, 1.0 if p.shape == "oval" else 0.1, points=24)
+    return plate(shape, at[1], at[1] + 0.8 * p.top_thickness, bevel=0.2 * p.top_thickness)
+
+
+def braces(p, at) -> list[Manifold]:
+    """Stretchers at the height of `at`, a place on the right front leg."""
+    left, back, middle = np.array([(-1, 1, 1), (1, 1, -1), (1, 1, 0)])
+    thin = max(0.55 * p.leg_radius, 0.011 * p.length)
+    parts = pair(limb(at, at * back, thin, points=8))
+    lines = [at * middle] if p.braces == "h" else [at, at * back]
+    return parts + [limb(line * left, line, thin, points=8) for line in lines]
 
 
 def chest(p, x, y, z, columns: int, rows: int) -> list[Manifold]:
@@ -136,13 +138,8 @@ def chest(p, x, y, z, columns: int, rows: int) -> list[Manifold]:
         for j in range(rows):
             wide, high = (xs[i] + gap, xs[i + 1] - gap), (ys[j] + gap, ys[j + 1] - gap)
             parts.append(slab(wide, high, (z[1] - 0.01, z[1] + proud)))
-            knob = [
-                (0.009 * p.length, 0),
-                (0.009 * p.length, proud),
-                (0.015 * p.length, 2 * proud),
-                (0.012 * p.length, 2.8 * proud),
-            ]
-            parts.append(turned(knob, 8).rotate((90, 0, 0)).translate((sum(wide) / 2, sum(high) / 2, z[1])))
+            knob = turned(p.length * KNOB[0], p.length * KNOB[1], 8).rotate((90, 0, 0))
+            parts.append(knob.translate((sum(wide) / 2, sum(high) / 2, z[1])))
     return parts
 
 
@@ -152,18 +149,17 @@ def cabinets(p) -> list[Manifold]:
     low, high = p.cabinet_drop * p.height, underside(p) + 0.005
     inner = x - p.cabinet * p.length * (1 if p.cabinets == 1 else 0.85)
     box = (inner, x), (low, high), (-z, z - 0.02)
-    parts = union(chest(p, *box, 1, p.cabinet_drawers if p.cabinet_drop < 0.2 else min(p.cabinet_drawers, 3)))
+    stack = chest(p, *box, 1, p.cabinet_drawers if p.cabinet_drop < 0.2 else min(p.cabinet_drawers, 3))
     r = 0.8 * p.leg_radius
-    feet = [
-        limb((a, high, b), (a, 0, b), r, r * p.leg_taper, roundness=0.25)
-        for a in (inner + r, x - r)
-        for b in (z - 0.03 - r, r - z)
-    ]
+
+    def feet(*where: float) -> list[Manifold]:
+        ends = [(a, b) for a in where for b in (z - 0.03 - r, r - z)]
+        return [limb((a, high, b), (a, 0, b), r, r * p.leg_taper, roundness=0.25) for a, b in ends]
+
     modesty = slab((-x, inner + 0.02), (0.45 * p.height, high), (-z + 0.01, -z + 0.03 * p.length))
     if p.cabinets == 2:
-        return [*pair(union([parts, *feet])), modesty]
-    other = [limb((r - x, high, b), (r - x, 0, b), r, r * p.leg_taper, roundness=0.25) for b in (z - 0.03 - r, r - z)]
-    return [parts, *feet, *other, modesty]
+        return [*pair(union([*stack, *feet(inner + r, x - r)])), modesty]
+    return [*stack, *feet(r - x, inner + r, x - r), modesty]
 
 
 # Other bases
@@ -172,50 +168,40 @@ def cabinets(p) -> list[Manifold]:
 def pedestal(p) -> list[Manifold]:
     y, r = underside(p), p.column * np.sqrt(min(p.length, 1.3))
     reach = p.foot * p.depth
-    low = 0.05 if p.feet else 0.03 + 0.02 * p.length
-    shaft = [
-        (r, 0.14 * y),
-        (1.15 * r, 0.2 * y),
-        (0.8 * r, 0.24 * y),
-        (p.column_belly * r, 0.42 * y),
-        (0.95 * p.column_belly * r, 0.5 * y),
-        (0.75 * r, 0.75 * y),
-        (0.8 * r, 0.88 * y),
-        (1.5 * r, y - 0.02),
-        (0.35 * p.depth, y - 0.015),
-        (0.35 * p.depth, y + 0.01),
-    ]
+    bulge = p.column_belly
+    radii = r * np.array([1.15, 0.8, bulge, 0.95 * bulge, 0.75, 0.8, 1.5])
+    levels = np.array([0.2, 0.24, 0.42, 0.5, 0.75, 0.88, 0.97]) * y
+    head = [0.35 * p.depth] * 2, [y - 0.015, y + 0.01]
     if not p.feet:
-        disc = [(reach, 0), (reach, 0.4 * low), (0.85 * reach, 0.75 * low), (1.5 * r, 1.1 * low), (1.1 * r, 1.8 * low)]
-        return [turned(disc + [s for s in shaft if s[1] > 2 * low], 20)]
+        low = 0.03 + 0.02 * p.length
+        disc = [reach, reach, 0.85 * reach, 1.5 * r, 1.1 * r], [0, 0.4 * low, 0.75 * low, 1.1 * low, 1.8 * low]
+        return [turned([*disc[0], *radii, *head[0]], [*disc[1], *levels, *head[1]], 20)]
     claw = curve([(0, 0.24 * y, 0), (0, 0.22 * y, 0.45 * reach), (0, 0.055, 0.85 * reach), (0, 0.022, reach + 0.02)], 9)
     foot = sweep(claw, np.linspace(1.1, 0.75, 9) * r, np.linspace(1.4, 0.75, 9) * r, 0.6)
     foot = foot.trim_by_plane((0, 1, 0), 0.0)
-    return [turned([(0.7 * r, 0.1 * y), *shaft], 20), *around(foot, p.feet, 0 if p.feet == 3 else 45)]
+    return [
+        turned([0.7 * r, r, *radii, *head[0]], [0.1 * y, 0.14 * y, *levels, *head[1]], 20),
+        *around(foot, p.feet, 0 if p.feet == 3 else 45),
+    ]
 
 
 def trestle(p) -> list[Manifold]:
     """Two like ends, joined by a beam."""
     x, z = p.length * (0.36 - 0.6 * p.inset), p.depth * 0.4
     y, r = underside(p), 1.1 * p.leg_radius
-    post = dict(roundness=0.25)
+
+    def rail(height: float, reach: float, *radii: float) -> Manifold:
+        return limb((x, height, -reach * z), (x, height, reach * z), *(r * np.array(radii)), roundness=0.25)
+
     if p.end == "t":
-        end = [
-            limb((x, 0, -z), (x, 0, z), r, 1.2 * r, r, **post).translate((0, r, 0)),
-            sweep([(x, r, 0), (x, y, 0)], 1.8 * r, 3.2 * r, 0.2, up=(0, 0, 1)),
-            limb((x, y - r + 0.005, -0.9 * z), (x, y - r + 0.005, 0.9 * z), 0.8 * r, r, 0.8 * r, **post),
-        ]
+        post = sweep([(x, r, 0), (x, y, 0)], 1.8 * r, 3.2 * r, 0.2, up=FRONT)
+        end = [rail(r, 1, 1, 1.2, 1), post, rail(y - r + 0.005, 0.9, 0.8, 1, 0.8)]
     elif p.end == "a":
-        leg = limb((x, y + 0.01, 0.3 * z), (x, 0, z), r, 0.8 * r, **post)
-        end = [
-            leg,
-            leg.mirror((0, 0, 1)),
-            limb((x, 0.32 * y, -0.8 * z), (x, 0.32 * y, 0.8 * z), 0.7 * r, **post),
-            limb((x, y - 0.6 * r, -0.6 * z), (x, y - 0.6 * r, 0.6 * z), 0.8 * r, **post),
-        ]
+        leg = limb((x, y + 0.01, 0.3 * z), (x, 0, z), r, 0.8 * r, roundness=0.25)
+        end = [leg, leg.mirror(FRONT), rail(0.32 * y, 0.8, 0.7), rail(y - 0.6 * r, 0.6, 0.8)]
     else:
-        leg = limb((x, y + 0.01, z), (x, 0, -z), r, **post)
-        end = [leg, leg.mirror((0, 0, 1))]
+        leg = limb((x, y + 0.01, z), (x, 0, -z), r, roundness=0.25)
+        end = [leg, leg.mirror(FRONT)]
     height = {"t": 0.4, "a": 0.32, "x": 0.5}[p.end] * y
     beam = sweep([(-x, height, 0), (x, height, 0)], 1.2 * r, 2.2 * r, 0.2, points=8)
     return [*pair(union(end)), beam]
