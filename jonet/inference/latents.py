@@ -1,0 +1,183 @@
+"""Codes for shapes that a network never saw: the network stands still, the code moves (DeepSDF, section 4.2, eq. 10).
+
+    ẑ = argmin  mean error of the field of z at what was observed  +  weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L
+
+with μ, Σ of the training codes.  Gauss-Newton starts at the best of the training codes and needs tens of steps; Adam
+is the published loop, with its own penalty; L-BFGS stands between them.  All shapes of a call are solved at once,
+each where its data lie, in full float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jonet import parallel
+from jonet.errors import ConfigError, InputError, require
+from jonet.inference import codes as methods
+from jonet.inference.first_order import LBFGS, Adam
+from jonet.inference.gauss_newton import GaussNewton
+from jonet.inference.jobs import Net
+from jonet.inference.observations import Rows, of_samples, of_surface, pack
+from jonet.inference.prior import Prior
+from jonet.networks.layers import BLOCK
+
+TOGETHER = 256  # shapes of one device that are solved in one go
+REACH = 10  # coordinates beyond which points cannot be in a normalised frame
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How codes are found."""
+
+    method: Literal["gauss_newton", "adam", "lbfgs"] = "gauss_newton"
+    seed: int = 0
+    clamp: float = 0.1  # δ, distance in the normalised frame beyond which only the side counts (fixed as published)
+    prior: float = 1e-4  # weight of the prior, against a mean error (Adam has its own penalty)
+    candidates: int = 256  # training codes that are tried as starts, at most
+    probe: int = 128  # observations of a shape that they are tried on
+    starts: int = (
+        1  # of the best candidates, from how many Gauss-Newton descends; the winner of the first level goes on
+    )
+    offset: float = 0.01  # η, how far before and behind a surface point with a normal its neighbours are put
+    gauss_newton: GaussNewton = GaussNewton()
+    adam: Adam = Adam()
+    lbfgs: LBFGS = LBFGS()
+
+    def __post_init__(self):
+        if self.method not in ("gauss_newton", "adam", "lbfgs"):
+            raise ConfigError(f"method is {self.method!r}, but must be 'gauss_newton', 'adam' or 'lbfgs'")
+        if not (self.clamp > 0 and self.prior >= 0 and self.offset > 0):
+            raise ConfigError("clamp and offset must be above 0, and the prior's weight not below")
+        if min(self.candidates, self.probe, self.starts) < 1:
+            raise ConfigError("candidates, probe and starts must be at least 1")
+
+
+class Fit(NamedTuple):
+    """The codes of B shapes, and how much to trust them."""
+
+    values: np.ndarray  # [B, L]
+    residual: np.ndarray  # [B] mean clamped error over what was given
+    explained: np.ndarray  # [B] share of what was given whose error is below 0.01
+    converged: np.ndarray  # [B] bool: the last phase lowered the loss by no more than 1 %
+    stranger: np.ndarray  # [B] bool: code or residual beyond the 99th percentile of the training codes
+
+
+def fit(
+    network,
+    shared,
+    statistics,
+    samples=None,
+    *,
+    points=None,
+    normals=None,
+    free=None,
+    box=((-1, -1, -1), (1, 1, 1)),
+    config: FitConfig = FitConfig(),
+    prior: Prior | None = None,
+    starts=None,
+    index=None,
+) -> Fit:
+    """Codes of B shapes from what was observed of each, all in the normalised frame.
+
+    network, shared, statistics: a trained network of distances and its parameters.
+    samples: [B, N, 4] points with signed distances, or a list of [Nᵢ, 4].  Or points: [B, N, 3] or a list of [Nᵢ, 3]
+    on surfaces, with outward normals alike or None; free: as points, places known to be outside (may be empty), or
+    None if the points are whole surfaces, so that what lies beyond their hull in `box` is outside.
+    prior, starts [S, L]: of the training codes.  index [B]: names the shapes' random draws (their number in a longer
+    list); 0, 1, … if None.  A shape's code depends on its own observations, seed and index alone.
+    Raises InputError for arrays of wrong shape or with NaN.
+    """
+    length = network.specs.latent_size
+    if length < 1:
+        raise InputError("this network is one shape and has no codes to fit (latent_size is 0)")
+    if jax.eval_shape(network.fold, shared, statistics, jnp.zeros(length)).inside > 0:
+        raise InputError("codes are fitted to networks of distances; occupancy networks encode their input instead")
+    prior = Prior.plain(length) if prior is None else prior
+    starts = require(prior.mean[None] if starts is None else starts, "starts", (None, length))
+    shapes = _observed(samples, points, normals, free, np.asarray(box, np.float32), config, index)
+    if len(starts) > config.candidates:
+        rng = np.random.default_rng([config.seed, zlib.crc32(b"candidates")])
+        starts = starts[np.sort(rng.choice(len(starts), config.candidates, replace=False))]
+    index = np.arange(len(shapes)) if index is None else require(index, "index", (len(shapes),), np.int32)
+    together = TOGETHER * parallel.count()
+    pieces = [slice(first, first + together) for first in range(0, len(shapes), together)]
+    with jax.default_matmul_precision("highest"):
+        net = Net(network, *parallel.replicate((shared, statistics)))
+        results = [_solve(net, shapes[some], index[some], prior, starts, config) for some in pieces]
+    codes, residual, explained, converged = (np.concatenate(column) for column in zip(*results, strict=True))
+    stranger = (prior.distances(codes) > prior.distance) | ~(residual <= prior.residual)
+    return Fit(codes, residual, explained, converged, stranger)
+
+
+def errors(
+    network, shared, statistics, codes, samples, config: FitConfig = FitConfig()
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well codes [B, L] explain samples ([B, N, 4] or a list): mean clamped error [B], share explained [B]."""
+    shapes = _observed(samples, None, None, None, None, config, None)
+    codes = require(codes, "codes", (len(shapes), network.specs.latent_size))
+    with jax.default_matmul_precision("highest"):
+        net = Net(network, *parallel.replicate((shared, statistics)))
+        packed = [pack(rows, config.clamp, None, config.seed, i) for i, rows in enumerate(shapes)]
+        return methods.judge(net, methods.job(packed), codes, config.clamp)
+
+
+def _solve(net: Net, shapes: list[Rows], index, prior: Prior, starts, config: FitConfig):
+    """Codes, residuals, shares explained and whether converged, of as many shapes as are solved in one go."""
+    limit = {"gauss_newton": max(config.gauss_newton.points), "lbfgs": config.lbfgs.points}.get(config.method)
+    limit = limit and -(-limit // BLOCK) * BLOCK
+    packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in zip(shapes, index.tolist(), strict=True)]
+    tries = min(config.starts, len(starts)) if config.method == "gauss_newton" else 1
+    observed = methods.job(packed)
+    best = methods.nearest(net, observed, starts, tries, config.probe, config.clamp)
+    match config.method:
+        case "gauss_newton":
+            codes, converged = methods.descend(net, observed, packed, best, prior, config.prior, config.gauss_newton)
+        case "adam":
+            codes, converged = methods.adam(net, packed, best[:, 0], index, config.seed, config.clamp, config.adam)
+        case "lbfgs":
+            codes, converged = methods.lbfgs(net, observed, best[:, 0], prior, config.prior, config.lbfgs)
+    return codes, *methods.judge(net, observed, codes, config.clamp), converged
+
+
+def _observed(samples, points, normals, free, box, config, index) -> list[Rows]:
+    """The observations of every shape, checked at the door."""
+    if (samples is None) == (points is None):
+        raise InputError("give either samples (points with distances) or points (of surfaces)")
+    if samples is not None and not (normals is None and free is None):
+        raise InputError("normals and free belong to points of surfaces, but samples were given")
+
+    def check(arrays, name, width):
+        listed = [require(a, f"{name}[{i}]", (None, width)) for i, a in enumerate(arrays)]
+        for i, array in enumerate(listed):
+            if not len(array) and name != "free":
+                raise InputError(f"{name}[{i}] is empty; leave out shapes of which nothing was observed")
+            if (listed is not normals) and len(array) and np.abs(array[:, :3]).max() > REACH:
+                raise InputError(
+                    f"{name}[{i}] reaches {np.abs(array[:, :3]).max():.4g}, far beyond the normalised frame (about 1); "
+                    "normalise the points first, or say that they are in their own frame"
+                )
+        return listed
+
+    if samples is not None:
+        return [of_samples(array) for array in check(samples, "samples", 4)]
+    points = check(points, "points", 3)
+    others = {"normals": normals, "free": free}
+    for name, arrays in others.items():
+        if arrays is not None:
+            if len(arrays) != len(points):
+                raise InputError(f"{name} are of {len(arrays)} shapes, but points of {len(points)}")
+            others[name] = check(arrays, name, 3)
+    shapes = []
+    for i, cloud in enumerate(points):
+        normal, space = (None if arrays is None else arrays[i] for arrays in others.values())
+        if normal is not None and len(normal) != len(cloud):
+            raise InputError(f"normals[{i}] has {len(normal)} rows, but points[{i}] has {len(cloud)}")
+        rng = np.random.default_rng([config.seed, zlib.crc32(b"space"), i if index is None else int(index[i])])
+        shapes.append(of_surface(cloud, normal, space, config.offset, box, rng))
+    return shapes

@@ -1,0 +1,71 @@
+"""Where the codes of a network lie: their distribution, and how far from it a code is a stranger."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jonet.errors import require
+
+FOLDS = 10  # parts of the training codes, each measured by the distribution of the others
+PERCENTILE = 99
+
+
+class Prior(NamedTuple):
+    """A Gaussian fitted to training codes, and the limits beyond which a shape is called a stranger."""
+
+    mean: np.ndarray  # [L]
+    covariance: np.ndarray  # [L, L], shrunk: well conditioned however few codes there are
+    distance: np.ndarray  # [] 99th percentile of Mahalanobis distances of training codes, each unseen by its prior
+    residual: np.ndarray  # [] 99th percentile of the training shapes' residuals; ∞ where these were not given
+
+    @classmethod
+    def of(cls, codes, residuals=None) -> Prior:
+        """The prior of training codes [S, L], and of their shapes' residuals [S] (mean clamped errors) if known."""
+        codes = require(codes, "codes", (None, None), np.float64)
+        mean, covariance = _gaussian(codes)
+        folds = [np.arange(len(codes)) % FOLDS == i for i in range(min(FOLDS, len(codes)))] if len(codes) > 1 else []
+        distances = [_mahalanobis(codes[fold], *_gaussian(codes[~fold])) for fold in folds]
+        distance = np.percentile(np.concatenate(distances), PERCENTILE) if distances else np.inf
+        residual = np.inf if residuals is None else np.percentile(residuals, PERCENTILE)
+        return cls(*(np.asarray(value, np.float32) for value in (mean, covariance, distance, residual)))
+
+    @classmethod
+    def plain(cls, length: int) -> Prior:
+        """What is known before training: N(0, I / L), as the published codes start (CodeInitStdDev 1)."""
+        values = np.zeros(length), np.eye(length) / length, np.inf, np.inf
+        return cls(*(np.asarray(value, np.float32) for value in values))
+
+    def precision(self) -> np.ndarray:
+        """The inverse of the covariance, [L, L]."""
+        return np.linalg.inv(np.asarray(self.covariance, np.float64)).astype(np.float32)
+
+    def distances(self, codes) -> np.ndarray:
+        """Mahalanobis distances of codes [B, L] from the mean, [B]; about √L for codes like the training's."""
+        return _mahalanobis(np.asarray(codes, np.float64), self.mean, np.asarray(self.covariance, np.float64))
+
+    def sample(self, count: int, seed: int = 0) -> np.ndarray:
+        """`count` codes drawn from the prior, [count, L]."""
+        normal = np.random.default_rng(seed).standard_normal((count, len(self.mean)))
+        root = np.linalg.cholesky(np.asarray(self.covariance, np.float64))
+        return (self.mean + normal @ root.T).astype(np.float32)
+
+
+def _gaussian(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance, shrunk towards a multiple of the identity (OAS: Chen, Wiesel, Eldar & Hero 2010, eq. 23)."""
+    count, length = codes.shape
+    mean = codes.mean(axis=0)
+    covariance = (codes - mean).T @ (codes - mean) / count
+    scale = np.trace(covariance) / length
+    if count < 2 or scale == 0:  # one place says nothing about the spread: that of the published start
+        return mean, np.eye(length) * (np.mean(mean**2) or 1 / length)
+    squares = np.sum(covariance**2)
+    spread = (count + 1 - 2 / length) * (squares - length * scale**2 / 1)
+    shrinkage = min(1.0, ((1 - 2 / length) * squares + (length * scale) ** 2) / spread) if spread > 0 else 1.0
+    return mean, (1 - shrinkage) * covariance + shrinkage * scale * np.eye(length)
+
+
+def _mahalanobis(codes: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    root = np.linalg.cholesky(covariance)
+    return np.linalg.norm(np.linalg.solve(root, (codes - mean).T), axis=0)
