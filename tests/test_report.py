@@ -218,6 +218,17 @@ def test_simplified_meshes_keep_their_shape():
     assert len(figures.simplify(soup, 10**6).vertices) == len(fine.vertices)
 
 
+def test_refined_meshes_are_the_same_surface_in_smaller_faces():
+    solid = trimesh.creation.box((1, 0.02, 0.3))  # slivers
+    mesh = Mesh(solid.vertices, solid.faces)
+    fine = figures.refine(mesh, 4000)
+    assert 100 < len(fine.faces) <= 4000
+    np.testing.assert_allclose([fine.volume, fine.area], [mesh.volume, mesh.area])
+    assert np.linalg.norm(fine.corners - np.roll(fine.corners, 1, 1), axis=2).max() < 0.1
+    assert len(figures.refine(mesh, 50).faces) == 50
+    assert len(figures.refine(fine, 100).faces) == len(fine.faces)  # never fewer
+
+
 # errors and slices
 
 
@@ -236,7 +247,7 @@ def test_differences_show_what_is_missing():
     )
     mesh, colours = figures.differences(ball(0.2), both)
     missing = mesh.vertices[:, 0] > 0.3
-    assert missing.sum() == len(ball().vertices)
+    assert 0.1 < missing.mean() < 0.9
     np.testing.assert_allclose(colours[missing], figures.error_colours([1.0])[[0] * missing.sum()])
     np.testing.assert_allclose(colours[~missing], figures.error_colours([0.0])[[0] * (~missing).sum()], atol=1e-3)
 
@@ -272,7 +283,7 @@ def test_ticks_hold_their_range(low, width):
 @given(low=st.floats(1e-9, 1e6), factor=st.floats(1, 1e9))
 def test_logarithmic_ticks_hold_their_range(low, factor):
     ticks = figures._log_ticks(low, low * factor)
-    assert ticks[0] <= low and (ticks[-1] >= low * factor * 0.999) and 2 <= len(ticks) <= 14
+    assert ticks[0] <= low * 1.000001 and ticks[-1] >= low * factor * 0.999999 and 2 <= len(ticks) <= 14
 
 
 def lines_of(html):

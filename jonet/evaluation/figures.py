@@ -58,6 +58,26 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
     return Mesh(vertices, triangles, name=mesh.name)
 
 
+def refine(mesh: Mesh, faces: int) -> Mesh:
+    """The mesh with its large faces halved across their longest edges, up to `faces`, so that colours fit."""
+    edge = max(0.03 * np.ptp(mesh.bounds, axis=0).max(), 2 * math.sqrt(mesh.area / faces))
+    corners = mesh.corners
+    while len(corners) < faces:
+        lengths = np.linalg.norm(corners - np.roll(corners, -1, 1), axis=2)
+        longest = lengths.max(1)
+        large = np.argsort(-longest, kind="stable")[: min(int((longest > edge).sum()), faces - len(corners))]
+        if not len(large):
+            break
+        first = lengths[large].argmax(1)
+        a, b, c = (corners[large, (first + k) % 3] for k in range(3))
+        middle = (a + b) / 2
+        halves = [np.stack([a, middle, c], 1), np.stack([middle, b, c], 1)]
+        corners = np.concatenate([np.delete(corners, large, 0), *halves])
+    return simplify(
+        Mesh(corners.reshape(-1, 3), np.arange(3 * len(corners)).reshape(-1, 3), name=mesh.name), len(corners)
+    )
+
+
 def pack(mesh: Mesh, frame: Frame, values=None) -> dict:
     """A mesh, or points as a mesh without faces, for the page: 16-bit coordinates, 8-bit values in [0, 1]."""
     scaled = np.clip((mesh.vertices - frame.middle) / frame.radius, -1, 1)
@@ -85,6 +105,7 @@ def errors(mesh: Mesh, truth: Mesh) -> np.ndarray:
 
 def differences(mesh: Mesh, truth: Mesh) -> tuple[Mesh, np.ndarray]:
     """Both surfaces in one, and linear RGB [V, 3] by each one's distance from the other: red is too much or missing."""
+    mesh, truth = refine(mesh, 20_000), refine(truth, 20_000)
     vertices = np.concatenate([mesh.vertices, truth.vertices])
     faces = np.concatenate([mesh.faces, truth.faces + len(mesh.vertices)])
     return Mesh(vertices, faces), error_colours(np.concatenate([errors(mesh, truth), errors(truth, mesh)]))

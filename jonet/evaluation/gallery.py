@@ -13,7 +13,7 @@ from jonet.data.meshes import Mesh
 from jonet.data.views import BLUE, CLAY, GREY, picture
 from jonet.data.voxels import blocks
 from jonet.errors import InputError
-from jonet.evaluation.figures import ERROR_SCALE, Frame, data_uri, differences, errors, pack, simplify
+from jonet.evaluation.figures import ERROR_SCALE, Frame, data_uri, differences, errors, pack, refine, simplify
 from jonet.evaluation.measures import measure, number
 
 COLOURS = {"truth": CLAY, "made": BLUE, "input": GREY, "known": (0.36, 0.44, 0.34)}
@@ -124,6 +124,7 @@ def _card(rank, row, shapes, faces, size):
         if solid is not None and len(solid.faces):
             image = picture(simplify(solid, _DRAFT), size, COLOURS[part.kind], **shown)
             small = simplify(solid, faces)
+            small = small if other is None else refine(small, faces)
             panel |= pack(small, frame, None if other is None else errors(small, other))
         elif solid is not None:
             image = picture(solid.vertices, size, COLOURS[part.kind], **shown)

@@ -8,8 +8,9 @@
   const errors = find(".errors"), box = errors.querySelector("input");
   const buttons = [...document.querySelectorAll(".turn")];
   document.querySelectorAll('#turn, .turn, a[href="#turn"]').forEach((element) => (element.hidden = false));
-  const gl = canvas.getContext("webgl", { antialias: true });
-  if (!gl) find(".hint").textContent = "This browser has no WebGL, so these are pictures.";
+  let gl = canvas.getContext("webgl", { antialias: true });
+  const flat = () => (find(".hint").textContent = "WebGL is not to be had here, so these are pictures.");
+  if (!gl) flat();
 
   const COLOURS = { truth: [0.56, 0.45, 0.35], made: [0.16, 0.38, 0.72], input: [0.34, 0.36, 0.4], known: [0.36, 0.44, 0.34] };
   const START = { yaw: 0.611, pitch: 0.384, zoom: 1 };
@@ -182,7 +183,7 @@
   function show(index) {
     current = (index + shapes.length) % shapes.length;
     select.value = current;
-    drawn.forEach((one) => one.mesh && gl.deleteBuffer(one.mesh.buffer));
+    drawn.forEach((one) => gl && one.mesh && gl.deleteBuffer(one.mesh.buffer));
     const card = buttons[current].closest(".row"), pictures = card.querySelectorAll(".part");
     panels.textContent = "";
     panels.style.setProperty("--count", shapes[current].panels.length);
@@ -256,6 +257,6 @@
   };
   new ResizeObserver(ask).observe(stage);
   new IntersectionObserver(([entry]) => ((seen = entry.isIntersecting), ask())).observe(stage);
-  canvas.addEventListener("webglcontextlost", () => location.reload());
+  canvas.addEventListener("webglcontextlost", () => ((gl = null), flat(), show(current)));
   show(0);
 })();
