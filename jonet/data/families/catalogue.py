@@ -28,14 +28,13 @@ class Family:
 
     def shape(self, parameters: dict) -> Mesh:
         """The closed mesh with these parameters: metres, +y up, +z front, faces outwards."""
-        mesh = self.build(SimpleNamespace(**parameters)).to_mesh64()
+        solid = max(self.build(SimpleNamespace(**parameters)).decompose(), key=Manifold.volume)
+        mesh = solid.to_mesh64()  # the largest part: crossing members may enclose a pocket or cut off a splinter
         return Mesh(np.array(mesh.vert_properties[:, :3]), np.array(mesh.tri_verts), name=self.name)  # writable copies
 
 
-FAMILIES: dict[str, Family] = {
-    module.__name__.rpartition(".")[2]: Family(module.__name__.rpartition(".")[2], module.draw, module.build)
-    for module in (chair, table, lamp, mug, aeroplane, car, guitar)
-}
+MODULES = dict(chair=chair, table=table, lamp=lamp, mug=mug, aeroplane=aeroplane, car=car, guitar=guitar)
+FAMILIES: dict[str, Family] = {name: Family(name, module.draw, module.build) for name, module in MODULES.items()}
 
 
 def make(family: str, seed: int, index: int) -> Mesh:

@@ -9,7 +9,7 @@ from .draws import count, pick
 from .solids import FRONT, UP, around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
 
 BACK_ODDS = {  # what a support usually carries
-    "legs": dict(ladder=0.26, slats=0.2, shell=0.28, hoop=0.13, none=0.13),
+    "legs": dict(ladder=0.24, slats=0.19, shell=0.32, hoop=0.12, none=0.13),
     "sled": dict(shell=0.6, ladder=0.4),
     "cantilever": dict(ladder=1.0),
     "swivel": dict(shell=0.85, none=0.15),
@@ -46,29 +46,29 @@ def draw(rng: np.random.Generator) -> dict:
         seat_height=u(0.60, 0.74) if tall else u(0.42, 0.48),
         seat_width=0.46 + 0.03 * size + u(-0.015, 0.015) + (0.05 if arms != "none" else 0) - (0.08 if stool else 0),
         seat_depth=0.45 + 0.025 * size + u(-0.015, 0.015) + (0.04 if soft else 0) - (0.07 if stool else 0),
-        seat_thickness=u(0.085, 0.125) if soft else u(0.052, 0.075),
+        seat_thickness=u(0.09, 0.13) if soft else u(0.058, 0.082),
         seat_roundness=u(0.6, 1.0) if stool or support == "pedestal" else u(0.15, 0.6),
         seat_taper=1.0 if stool or arms == "closed" else u(0.8, 1.0),
         back_height=u(0.36, 0.56) + (0.06 if support == "rockers" else 0),
-        back_lean=u(0.08, 0.24),
+        back_lean=u(0.08, 0.22),
         back_bow=u(0.01, 0.07),
         back_flare=u(0.82, 1.1),
-        back_thickness=u(0.07, 0.105) if soft else u(0.04, 0.055),
+        back_thickness=u(0.075, 0.11) if soft else u(0.046, 0.062),
         back_roundness=u(0.2, 0.9),
         crest=u(0.0, 0.05),
-        rail_height=u(0.06, 0.1),
-        bars=count(rng, 3, 5) if back == "hoop" else int(rng.choice([1, 3, 4, 5] if back == "slats" else [1, 2, 3])),
-        bar_share=u(0.4, 0.62),
+        rail_height=u(0.07, 0.11),
+        bars=count(rng, 3, 5) if back == "hoop" else int(rng.choice([1, 3, 4] if back == "slats" else [1, 2, 3])),
+        bar_share=u(0.46, 0.66),
         gap=u(0.08, 0.14) if back == "shell" and arms != "closed" and u() < 0.35 else 0.0,
         arm_height=u(0.18, 0.25),
         arm_length=u(0.75, 0.95),
-        arm_width=u(0.08, 0.12) if arms == "closed" else u(0.042, 0.06),
+        arm_width=u(0.08, 0.12) if arms == "closed" else u(0.046, 0.064),
         legs=count(rng, 3, 4) if stool and support == "legs" else 5 if support == "swivel" else 4,
-        leg_style=pick(rng, round=0.45, square=0.35, turned=0.2),
-        leg_radius=u(0.023, 0.033),
-        leg_taper=u(0.6, 1.0),
-        splay=u(0.0, 0.14),
-        stretchers=pick(rng, none=0.4, sides=0.2, h=0.2, box=0.2),
+        leg_style=pick(rng, round=0.45, square=0.39, turned=0.16),
+        leg_radius=u(0.026, 0.036),
+        leg_taper=u(0.65, 1.0),
+        splay=u(0.0, 0.12),
+        stretchers=pick(rng, none=0.46, sides=0.18, h=0.18, box=0.18),
         stretcher_height=u(0.25, 0.5),
         apron=u(0.04, 0.06) if not soft and u() < 0.4 else 0.0,
         foot=u(0.22, 0.28),
@@ -168,7 +168,7 @@ def braces(p, front, rear) -> list[Manifold]:
     """Stretchers between the legs."""
     if p.stretchers == "none":
         return []
-    r, side = 0.65 * p.leg_radius, min(0.85, p.stretcher_height + 0.12)
+    r, side = 0.62 * p.leg_radius, min(0.85, p.stretcher_height + 0.12)
     at = lambda ends, share: ends[1] + share * (ends[0] - ends[1])  # noqa: E731
     flip = np.array([-1, 1, 1])
     parts = pair(limb(at(front, p.stretcher_height), at(rear, p.stretcher_height), r, points=8))
@@ -233,20 +233,20 @@ def swivel(p) -> list[Manifold]:
     hub, y = 0.1, underside(p)
     ray = sweep(
         [(0, hub - 0.01, 0), (0, hub - 0.02, 0.4 * p.foot), (0, 0.062, p.foot)],
-        (0.075, 0.065, 0.05),
-        (0.06, 0.055, 0.042),
+        (0.085, 0.075, 0.058),
+        (0.065, 0.06, 0.048),
         0.5,
     )
-    caster = turned((0.022, 0.034, 0.034, 0.022), (0, 0.012, 0.05, 0.075), 12, at=(0, p.foot))
+    caster = turned((0.026, 0.038, 0.038, 0.026), (0, 0.012, 0.055, 0.08), 12, at=(0, p.foot))
     column = turned(
-        (0.048, 0.048, 0.038, 0.035, 0.1, 0.1), (hub - 0.05, hub + 0.03, hub + 0.05, y - 0.04, y - 0.03, y + 0.01)
+        (0.055, 0.055, 0.044, 0.04, 0.11, 0.11), (hub - 0.05, hub + 0.03, hub + 0.05, y - 0.04, y - 0.03, y + 0.01)
     )
     return [column, *around(ray + caster, p.legs)]
 
 
 def pedestal(p) -> list[Manifold]:
     """A trumpet foot, as of a tulip chair or a bar stool."""
-    y, neck = underside(p), 0.9 * p.leg_radius + 0.008
+    y, neck = underside(p), 0.9 * p.leg_radius + 0.01
     radii = [p.foot, p.foot, 0.7 * p.foot, 0.35 * p.foot, 1.3 * neck, neck, 1.15 * neck, 0.075, 0.11]
     return [turned(radii, [0, 0.014, 0.03, 0.055, 0.11, 0.45 * y, 0.72 * y, y - 0.02, y + 0.01], 20)]
 
@@ -300,13 +300,13 @@ def hoop(p) -> list[Manifold]:
     foot = p.seat_height - 0.5 * p.seat_thickness
     bend = rounded([(-wide, foot), (-narrow, top(p)), (narrow, top(p)), (wide, foot)], 0.24, steps=8)
     z = lambda x, y: sheet(p, x, y)  # noqa: E731
-    bow = sweep(np.stack([*bend.T, z(*bend.T)], -1), 0.038, 0.034, up=(0, 0.2, 1))
+    bow = sweep(np.stack([*bend.T, z(*bend.T)], -1), 0.042, 0.038, up=(0, 0.2, 1))
     parts = [bow]
     for share in np.linspace(-1, 1, p.bars + 2)[1:-1]:
         x = share * np.array([wide, narrow]) * [0.85, 0.9]
         y = np.array([foot, np.interp(x[1], *bend[1:-1].T)])
         ends = np.stack([x, y, z(x, y)], -1)
-        parts.append(limb(*ends, 0.013, 0.016, 0.013, points=8))
+        parts.append(limb(*ends, 0.015, 0.018, 0.015, points=8))
     return parts
 
 
