@@ -34,7 +34,9 @@ MEASURES = {
     "mesh_accuracy": Measure("Mesh accuracy", "distance within which 90 % of the rebuilt surface lies", -1),
     "mesh_completion": Measure("Mesh completion", "share of the true surface that the rebuilt one comes near to"),
     "emd": Measure("EMD", "mean way of 500 points of one surface onto 500 of the other", -1),
-    "accuracy": Measure("Accuracy", "share that is classified rightly"),
+    "accuracy": Measure("Accuracy", "mean distance from the rebuilt surface to the true one", -1),
+    "completeness": Measure("Completeness", "mean distance from the true surface to the rebuilt one", -1),
+    "classified": Measure("Classified", "share that is classified rightly"),
 }
 
 

@@ -1,0 +1,192 @@
+"""Scores of a mesh against the true one, each computed once, in units of the true mesh's longest side.
+
+`P` are points spread evenly over the made surface, `T` over the true one; d(p, T) is the distance from p to the nearest
+of T.  Since that is never 0, even a mesh against itself has a Chamfer distance: about 0.003 from 100,000 points.
+`measures.py` says how scores are called, and prints them in each paper's units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
+
+from jonet.data.meshes import Mesh
+from jonet.data.sampling import surface
+from jonet.data.walls import winding
+from jonet.errors import ConfigError, InputError
+from jonet.evaluation.measures import MEASURES, measure, number
+
+WORST = {  # of a shape of which no surface was made: distances are the longest side
+    **dict.fromkeys(("iou", "normal_consistency", "f_score", "mesh_completion"), 0.0),
+    **dict.fromkeys(("chamfer_l1", "accuracy", "completeness", "mesh_accuracy", "emd"), 1.0),
+    "chamfer_l2": 2.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How many points each score is computed from; the defaults are those of the papers."""
+
+    volume_points: int = 100_000  # IoU (Occupancy Networks)
+    surface_points: int = 100_000  # Chamfer-L1, normal consistency, F-score (Occupancy Networks)
+    chamfer_points: int = 30_000  # Chamfer-L2, and what mesh accuracy and completion are measured against (DeepSDF)
+    accuracy_points: int = 1_000  # mesh accuracy and completion (DeepSDF)
+    emd_points: int = 500  # EMD (DeepSDF)
+    threshold: float = 0.01  # F-score and mesh completion: how near is near, in units of the longest side
+    seed: int = 0
+
+    def __post_init__(self):
+        counts = self.surface_points, self.chamfer_points, self.accuracy_points, self.emd_points
+        if min(counts) < 1 or self.volume_points < 1 or max(counts) > counts[0] or not self.threshold > 0:
+            raise ConfigError(
+                f"scores from {self.volume_points} points in space, {counts} on surfaces, threshold {self.threshold}: "
+                "all are above 0, and no count on surfaces exceeds the first"
+            )
+
+
+def evaluate(meshes: Sequence[Mesh] | Mesh, truths: Sequence[Mesh] | Mesh, scoring: Scoring = Scoring()) -> dict:
+    """Scores of meshes against the true ones, in the same frame: {"shapes": [one row a shape], "summary": …}."""
+    if isinstance(meshes, Mesh) and isinstance(truths, Mesh):
+        meshes, truths = [meshes], [truths]
+    if len(meshes) != len(truths):
+        raise InputError(f"{len(meshes)} meshes cannot be scored against {len(truths)} true ones; give one for each")
+    rows = evaluate_all(list(zip(meshes, truths, strict=True)), scoring)
+    names = [truth.name or mesh.name for mesh, truth in zip(meshes, truths, strict=True)]
+    return {"shapes": [{"name": name, **row} for name, row in zip(names, rows, strict=True)], "summary": summary(rows)}
+
+
+def evaluate_all(pairs: Sequence[tuple[Mesh, Mesh]], scoring: Scoring = Scoring()) -> list[dict[str, float]]:
+    """`score` of many pairs (made, true)."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda pair: score(*pair, scoring), pairs))
+
+
+def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> dict[str, float]:
+    """All scores of one mesh; of one without faces, the worst there are (`WORST`).
+
+    truth: closed, facing outwards (`meshes.orient`).  Draws depend on the scoring's seed alone.
+    """
+    if not len(truth.faces):
+        raise InputError(f"{truth.name or 'the true mesh'} has no faces, so nothing can be scored against it")
+    if not len(mesh.faces):
+        return dict(WORST)
+    side = np.ptp(truth.bounds, axis=0).max()
+    made, made_normals = surface(mesh, scoring.surface_points, rng(scoring, "made"))
+    true, true_normals = surface(truth, scoring.surface_points, rng(scoring, "true"))
+    made, true = made / side, true / side
+    out, near_true = cKDTree(true).query(made)
+    back, near_made = cKDTree(made).query(true)
+    some, few = scoring.chamfer_points, scoring.accuracy_points
+    out_some, back_some = cKDTree(true[:some]).query(made[:some])[0], cKDTree(made[:some]).query(true[:some])[0]
+    return {
+        "iou": iou(mesh, truth, scoring),
+        "chamfer_l1": float((out.mean() + back.mean()) / 2),
+        "chamfer_l2": chamfer_l2(out_some, back_some),
+        "normal_consistency": normal_consistency(made_normals, true_normals, near_true, near_made),
+        "f_score": f_score(out, back, scoring.threshold),
+        "accuracy": float(out.mean()),
+        "completeness": float(back.mean()),
+        "mesh_accuracy": mesh_accuracy(out_some[:few]),
+        "mesh_completion": mesh_completion(back_some[:few], scoring.threshold),
+        "emd": emd(made[: scoring.emd_points], true[: scoring.emd_points]),
+    }
+
+
+def rng(scoring: Scoring, name: str) -> np.random.Generator:
+    """The draws of one purpose."""
+    return np.random.default_rng([scoring.seed, zlib.crc32(name.encode())])
+
+
+def iou(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> float:
+    """Volumetric intersection over union, |M ∩ T| / |M ∪ T| (Occupancy Networks, section 4).
+
+    Of 100,000 points spread evenly over the box that holds both.  Inside is where the generalised winding number
+    exceeds 1/2.
+    """
+    low, high = np.minimum(mesh.bounds[0], truth.bounds[0]), np.maximum(mesh.bounds[1], truth.bounds[1])
+    points = low + (high - low) * rng(scoring, "volume").random((scoring.volume_points, 3))
+    a, b = contains(mesh, points), contains(truth, points)
+    union = np.count_nonzero(a | b)
+    return float(np.count_nonzero(a & b) / union) if union else math.nan
+
+
+def contains(mesh: Mesh, points: np.ndarray) -> np.ndarray:
+    """Whether points [N, 3] are inside a mesh that faces outwards, [N] bool."""
+    found = ((points > mesh.bounds[0]) & (points < mesh.bounds[1])).all(1)
+    found[found] = winding(mesh).winding_number(np.ascontiguousarray(points[found])) > 0.5
+    return found
+
+
+def chamfer_l2(out, back) -> float:
+    """DeepSDF's Chamfer distance: mean d(p, T)² + mean d(t, P)², both ways summed, of 30,000 points each.
+
+    out, back: distances from made to true points and from true to made ones.  Its tables print it × 1000, in the
+    coordinates of ShapeNet, whose shapes have a diagonal of 1.
+    """
+    return float(np.mean(np.square(out)) + np.mean(np.square(back)))
+
+
+def normal_consistency(made, true, near_true, near_made) -> float:
+    """Mean |⟨n, n'⟩| of a point's normal and that of the nearest point of the other surface, averaged over both ways.
+
+    Occupancy Networks, section 4; absolute, so that the side a face looks at does not count.  made, true: unit normals
+    [N, 3]; near_true, near_made: the nearest true point of each made one, and the nearest made point of each true one.
+    """
+    there = np.abs(np.einsum("ij,ij->i", made, true[near_true])).mean()
+    back = np.abs(np.einsum("ij,ij->i", true, made[near_made])).mean()
+    return float((there + back) / 2)
+
+
+def f_score(out, back, threshold: float) -> float:
+    """2 P R / (P + R), with P the share of `out` and R that of `back` within the threshold (1 % of the longest side).
+
+    Knapitsch et al. 2017; Tatarchenko et al. 2019.
+    """
+    precision, recall = np.mean(out <= threshold), np.mean(back <= threshold)
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def mesh_accuracy(out, share: float = 0.9) -> float:
+    """The smallest d such that 90 % of 1,000 made points lie within d of the true surface (DeepSDF, section 6)."""
+    out = np.sort(out)
+    return float(out[math.ceil(share * len(out)) - 1])
+
+
+def mesh_completion(back, threshold: float = 0.01) -> float:
+    """The share of 1,000 true points that lie within 0.01 of the made surface (DeepSDF, section 6)."""
+    return float(np.mean(back <= threshold))
+
+
+def emd(made, true) -> float:
+    """Earth mover's distance: the mean way of the cheapest one-to-one matching of 500 points (DeepSDF, section 6)."""
+    ways = np.linalg.norm(np.asarray(made)[:, None] - np.asarray(true)[None], axis=-1)
+    return float(ways[linear_sum_assignment(ways)].mean())
+
+
+def summary(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """Mean and median of every score over shapes."""
+    names = [name for name in WORST if rows and all(name in row for row in rows)]
+    values = {name: [row[name] for row in rows] for name in names}
+    return {name: {"mean": float(np.mean(v)), "median": float(np.median(v))} for name, v in values.items()}
+
+
+def table(scores: dict[str, dict[str, float]], count: int) -> str:
+    """A summary as lines of text: plain units first, then each paper's."""
+    lines = [f"{f'{count} shapes':24s}{'median':>10s}{'mean':>10s}"]
+    for name in MEASURES:
+        if name not in scores:
+            continue
+        one, values = measure(name), scores[name]
+        lines.append(f"{one.label:24s}{number(values['median']):>10s}{number(values['mean']):>10s}")
+        for paper, factor in one.papers:
+            median, mean = (number(values[kind] * factor) for kind in ("median", "mean"))
+            lines.append(f"{'':4s}{median:>30s}{mean:>10s}   {paper}")
+    return "\n".join(lines)
