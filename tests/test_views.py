@@ -201,6 +201,8 @@ def test_a_transparent_picture_over_white_is_the_white_one():
     )
     with pytest.raises(InputError, match="transparent"):
         views.shade(sphere(), 48, background="black")
+    with pytest.raises(InputError, match=r"\[3\] or \[2562, 3\], but has \[4, 3\]"):
+        views.shade(sphere(), 48, colour=np.zeros((4, 3)))
 
 
 def test_vertex_colours_and_a_common_frame():
