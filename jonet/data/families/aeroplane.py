@@ -112,7 +112,7 @@ def fuselage(p) -> Manifold:
     path = np.stack([0 * z, middle(p, z), z], -1)
     roundness = 0.75 if p.kind in ("biplane", "fighter") else 1.0
     r = np.maximum(girth(p, z), 0.006)
-    return sweep(path, 2 * r, 2 * r * p.fuselage_height, roundness, cut=(0, 0, 1), points=16)
+    return sweep(path, 2 * r, 2 * r * p.fuselage_height, roundness, cut=FRONT, points=16)
 
 
 def canopy(p) -> Manifold:
@@ -122,7 +122,7 @@ def canopy(p) -> Manifold:
     z = front[p.kind] - np.cos(turn) * length / 2
     r = p.girth * p.canopy * np.sin(turn) ** 0.7
     rise = p.girth * (p.fuselage_height - 0.25)
-    return sweep(np.stack([0 * z, 0 * z + rise, z], -1), 1.8 * r, 2 * r, cut=(0, 0, 1))
+    return sweep(np.stack([0 * z, 0 * z + rise, z], -1), 1.8 * r, 2 * r, cut=FRONT)
 
 
 # Wings and tails

@@ -6,7 +6,7 @@ import numpy as np
 from manifold3d import Manifold
 
 from .draws import count, pick
-from .solids import limb, loft, outline, pair, plate, sweep, turned, union
+from .solids import FRONT, limb, loft, outline, pair, plate, sweep, turned, union
 
 KINDS = {  # length, width, height; bonnet, windscreen, roof and rear window as shares of the length; boot is the rest
     "saloon": ((4.2, 5.0), (1.74, 1.9), (1.38, 1.5), (0.24, 0.29), (0.11, 0.16), (0.24, 0.29), (0.1, 0.16)),
@@ -58,7 +58,7 @@ def draw(rng: np.random.Generator) -> dict:
 
 def build(p) -> Manifold:
     solid = union([body(p), *extras(p)])
-    for hole in holes(p):
+    for hole in [*arches(p), *(cockpit(p) if p.kind == "roadster" else windows(p)), *bed(p)]:
         solid -= hole
     return union([solid, *wheels(p)])
 
@@ -122,109 +122,69 @@ def windows(p) -> list[Manifold]:
         x, level = section(p, z)
         return [float(np.interp(y, level, x)), y, z]
 
+    def slot(share: float, y: float) -> list[float]:
+        """A place on the flank, from the windscreen's pillar (0) to the last one (1)."""
+        first, last = edge(y, "cowl", "front") - 0.14, edge(y, "shelf", "back") + 0.16
+        return flank(y, first + share * (last - first))
+
     parts = []
-    number, stop = (1, 0.3) if p.panel_van else (p.side_windows, 1.0)
-    cuts = np.linspace(0, stop, number + 1)
-    for start, end in zip(cuts[:-1] + 0.02, cuts[1:] - 0.02, strict=True):
-        z = [
-            [
-                edge(y, "cowl", "front") - 0.14 + t * (edge(y, "shelf", "back") - edge(y, "cowl", "front") + 0.3)
-                for t in (start, end)
-            ]
-            for y in sills
-        ]
-        parts += pair(
-            pane(
-                [flank(sills[0], z[0][0]), flank(sills[0], z[0][1]), flank(sills[1], z[1][1]), flank(sills[1], z[1][0])]
-            )
-        )
+    cuts = np.array([0.0, 0.3]) if p.panel_van else np.linspace(0, 1, p.side_windows + 1)
+    for a0, a1 in zip(cuts[:-1] + 0.02, cuts[1:] - 0.02, strict=True):
+        parts += pair(pane([slot(a0, sills[0]), slot(a1, sills[0]), slot(a1, sills[1]), slot(a0, sills[1])]))
     for stop, top in [("cowl", "front")] + ([] if p.panel_van else [("shelf", "back")]):
-        (x0, y0, z0), (x1, y1, z1) = (flank(y, edge(y, stop, top)) for y in (low + 0.08, high - 0.09))
-        x0, x1 = 0.4 * p.width, 0.42 * p.tumblehome * p.width
+        y0, y1, x0, x1 = low + 0.08, high - 0.09, 0.4 * p.width, 0.42 * p.tumblehome * p.width
+        z0, z1 = edge(y0, stop, top), edge(y1, stop, top)
         parts.append(pane([(x0, y0, z0), (-x0, y0, z0), (-x1, y1, z1), (x1, y1, z1)]))
     return parts
 
 
-def holes(p) -> list[Manifold]:
-    """Wheel arches, windows, the pick-up's bed, the roadster's cockpit."""
-    half, r = p.width / 2, 1.12 * p.wheel
-    arch = [limb((half - 0.27, p.wheel, z), (half + 0.2, p.wheel, z), r, points=24) for z in axles(p)]
-    parts = [solid for a in arch for solid in pair(a)]
+def arches(p) -> list[Manifold]:
+    half = p.width / 2
+    ends = [((half - 0.27, p.wheel, z), (half + 0.2, p.wheel, z)) for z in axles(p)]
+    return [solid for start, end in ends for solid in pair(limb(start, end, 1.12 * p.wheel, points=24))]
+
+
+def cockpit(p) -> list[Manifold]:
     a = along(p)
-    if p.kind == "roadster":
-        shape = outline(0.78 * p.width, a["cowl"] - a["back"] - 0.35, 0.4, 16)
-        return [
-            *parts,
-            plate(shape, 0.5 * p.belt * p.height, p.height).translate((0, 0, (a["cowl"] - 0.28 + a["back"]) / 2)),
-        ]
-    if p.kind == "pickup":
-        long = a["shelf"] - a["tail"] - 0.2
-        bed = plate(outline(0.66 * p.width, long, 0.1, 8), 0.66 * p.belt * p.height, p.height)
-        parts.append(bed.translate((0, 0, a["tail"] + 0.08 + long / 2)))
-    return [*parts, *windows(p)]
+    shape = outline(0.78 * p.width, a["cowl"] - a["back"] - 0.35, 0.4, 16)
+    return [plate(shape, 0.5 * p.belt * p.height, p.height).translate((0, 0, (a["cowl"] + a["back"]) / 2 - 0.14))]
+
+
+def bed(p) -> list[Manifold]:
+    """What is loaded on a pick-up goes here."""
+    if p.kind != "pickup":
+        return []
+    a = along(p)
+    long = a["shelf"] - a["tail"] - 0.2
+    shape = outline(0.66 * p.width, long, 0.1, 8)
+    return [plate(shape, 0.66 * p.belt * p.height, p.height).translate((0, 0, a["tail"] + 0.08 + long / 2))]
 
 
 def extras(p) -> list[Manifold]:
-    a, half = along(p), p.width / 2
+    """The roadster's windscreen and seats; spoiler, roof rack, spare wheel, mirrors."""
+    a, half, belt = along(p), p.width / 2, p.belt * p.height
     parts = []
     if p.kind == "roadster":
-        belt = p.belt * p.height
-        screen = sweep(
-            [(0, belt - 0.08, a["cowl"] + 0.05), (0, p.height, a["front"] + 0.2)],
-            [1.5 * half, 1.3 * half],
-            0.07,
-            0.4,
-            up=(0, 0, 1),
-        )
-        bars = sweep(
-            [(0.2 * p.width, belt - 0.1, a["back"]), (0.2 * p.width, belt + 0.16, a["back"])],
-            0.42,
-            0.16,
-            0.7,
-            up=(0, 0, 1),
-        )
-        parts += [screen, *pair(bars)]
+        screen = [(0, belt - 0.08, a["cowl"] + 0.05), (0, p.height, a["front"] + 0.2)]
+        seat = [(0.2 * p.width, belt - 0.1, a["back"]), (0.2 * p.width, belt + 0.16, a["back"])]
+        parts += pair(sweep(seat, 0.42, 0.16, 0.7, up=FRONT))
+        parts.append(sweep(screen, half * np.array([1.5, 1.3]), 0.07, 0.4, up=FRONT))
     if p.spoiler:
-        low = float(levels(p, a["tail"] + 0.15)[1])
-        post = limb(
-            (0.6 * half, low - 0.05, a["tail"] + 0.15), (0.6 * half, low + 0.16, a["tail"] + 0.1), 0.05, points=8
-        )
-        parts += [
-            sweep(
-                [(-0.85 * half, low + 0.17, a["tail"] + 0.1), (0.85 * half, low + 0.17, a["tail"] + 0.1)],
-                0.26,
-                0.07,
-                0.6,
-            ),
-            *pair(post),
-        ]
+        z = a["tail"] + 0.1
+        y = float(levels(p, z + 0.05)[1])
+        parts += pair(limb((0.6 * half, y - 0.05, z + 0.05), (0.6 * half, y + 0.16, z), 0.05, points=8))
+        parts.append(sweep([(-0.85 * half, y + 0.17, z), (0.85 * half, y + 0.17, z)], 0.26, 0.07, 0.6))
     if p.rack:
         x, y = 0.7 * p.tumblehome * half, p.height + 0.08
-        rail = sweep(
-            [
-                (x, p.height - 0.02, a["front"] - 0.15),
-                (x, y, a["front"] - 0.3),
-                (x, y, a["back"] + 0.3),
-                (x, p.height - 0.06, a["back"] + 0.1),
-            ],
-            0.07,
-            points=8,
-        )
-        parts += pair(rail)
+        feet = (x, p.height - 0.02, a["front"] - 0.15), (x, p.height - 0.06, a["back"] + 0.1)
+        parts += pair(sweep([feet[0], (x, y, a["front"] - 0.3), (x, y, a["back"] + 0.3), feet[1]], 0.07, points=8))
     if p.spare:
         tyre = turned((0.2, 0.33, 0.35, 0.33, 0.2), (0, 0.03, 0.1, 0.17, 0.2), 20).rotate((90, 0, 0))
         parts.append(tyre.translate((0, 0.52 * p.height, a["tail"] - 0.17)))
     if p.mirrors:
-        y, z = p.belt * p.height + 0.06, a["cowl"] - 0.2
-        parts += pair(
-            sweep(
-                [(0.8 * half, y - 0.05, z), (half + 0.02, y, z), (half + 0.14, y + 0.02, z - 0.02)],
-                (0.08, 0.09, 0.1),
-                (0.08, 0.13, 0.13),
-                0.6,
-                points=8,
-            )
-        )
+        y, z = belt + 0.06, a["cowl"] - 0.2
+        arm = [(0.8 * half, y - 0.05, z), (half + 0.02, y, z), (half + 0.14, y + 0.02, z - 0.02)]
+        parts += pair(sweep(arm, (0.08, 0.09, 0.1), (0.08, 0.13, 0.13), 0.6, points=8))
     return parts
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from manifold3d import Manifold
 
 from .draws import count, pick
-from .solids import FRONT, UP, around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
+from .solids import FRONT, RIGHT, UP, around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
 
 BACK_ODDS = {  # what a support usually carries
     "legs": dict(ladder=0.24, slats=0.19, shell=0.32, hoop=0.12, none=0.13),
@@ -113,10 +113,15 @@ def sheet(p, x, y):
     return corner(p, front=False)[1] - p.back_lean * share * p.back_height - hollow * (1 - (x / half(p, y)) ** 2)
 
 
+def on_back(p, x, y) -> np.ndarray:
+    """Places [..., 3] of the sheet."""
+    return np.stack([*np.broadcast_arrays(x, y, sheet(p, x, y))], -1)
+
+
 def across(p, y, height: float, thickness: float, arch: float = 0.0) -> Manifold:
     """A rail of the back from side to side at height y, its middle raised by arch."""
     x = np.linspace(-1, 1, 9) * half(p, y)
-    path = np.stack([x, y + arch * (1 - (x / x[-1]) ** 2), sheet(p, x, y)], -1)
+    path = on_back(p, x, y) + (arch * (1 - (x / x[-1]) ** 2))[:, None] * UP
     return sweep(path, thickness, height, 0.5, up=(0, 1, -p.back_lean))
 
 
@@ -139,19 +144,12 @@ def leg(p, start, end) -> Manifold:
     return limb(start, end, r, r * p.leg_taper, roundness=0.3 if p.leg_style == "square" else 1.0)
 
 
-def stations(p, floor: float = 0.0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Top and foot of the right front leg and of the right rear leg."""
-    result = []
-    for front in (True, False):
-        x, z = corner(p, front)
-        out = p.splay * underside(p)
-        result.append(
-            (
-                np.array([x, p.seat_height - 0.6 * p.seat_thickness, z]),
-                np.array([x + 0.5 * out, floor, z + (out if front else -out)]),
-            )
-        )
-    return result
+def stations(p, floor: float = 0.0) -> np.ndarray:
+    """Foot and top of the right front leg and of the right rear leg, [2, 2, 3]."""
+    high, out = p.seat_height - 0.6 * p.seat_thickness, p.splay * underside(p)
+    (x, z), (rear_x, rear_z) = corner(p, True), corner(p, False)
+    front = (x + 0.5 * out, floor, z + out), (x, high, z)
+    return np.array([front, ((rear_x + 0.5 * out, floor, rear_z - out), (rear_x, high, rear_z))])
 
 
 def legs(p) -> list[Manifold]:
@@ -160,23 +158,22 @@ def legs(p) -> list[Manifold]:
         start, end = (0, underside(p) + 0.01, reach), (0, 0, reach + p.splay * underside(p))
         return around(leg(p, start, end), 3)
     ends = stations(p)
-    parts = [solid for start, end in ends for solid in pair(leg(p, start, end))]
-    return parts + braces(p, *ends) + aprons(p)
+    return [*(solid for foot, start in ends for solid in pair(leg(p, start, foot))), *braces(p, ends), *aprons(p)]
 
 
-def braces(p, front, rear) -> list[Manifold]:
-    """Stretchers between the legs."""
+def braces(p, ends) -> list[Manifold]:
+    """Stretchers between the legs, which are given as by `stations`."""
     if p.stretchers == "none":
         return []
-    r, side = 0.62 * p.leg_radius, min(0.85, p.stretcher_height + 0.12)
-    at = lambda ends, share: ends[1] + share * (ends[0] - ends[1])  # noqa: E731
-    flip = np.array([-1, 1, 1])
-    parts = pair(limb(at(front, p.stretcher_height), at(rear, p.stretcher_height), r, points=8))
+    radius, left = 0.62 * p.leg_radius, (-1, 1, 1)
+    front, rear = ends[:, 0] + p.stretcher_height * (ends[:, 1] - ends[:, 0])
+    parts = pair(limb(front, rear, radius, points=8))
     if p.stretchers == "h":
-        middle = (at(front, p.stretcher_height) + at(rear, p.stretcher_height)) / 2
-        parts.append(limb(middle * flip, middle, r, points=8))
+        middle = (front + rear) / 2
+        parts.append(limb(middle * left, middle, radius, points=8))
     if p.stretchers == "box":
-        parts += [limb(at(e, side) * flip, at(e, side), r, points=8) for e in (front, rear)]
+        higher = ends[:, 0] + (p.stretcher_height + 0.12) * (ends[:, 1] - ends[:, 0])
+        parts += [limb(place * left, place, radius, points=8) for place in higher]
     return parts
 
 
@@ -186,34 +183,32 @@ def aprons(p) -> list[Manifold]:
         return []
     (x, z), (rear_x, rear_z) = corner(p, True), corner(p, False)
     y, size = underside(p) + 0.005 - p.apron / 2, dict(width=0.024, height=p.apron + 0.01, roundness=0.2, points=8)
-    side = sweep([(x, y, z), (rear_x, y, rear_z)], **size)
+    front, rear = np.array([(x, y, z), (rear_x, y, rear_z)])
     return [
-        *pair(side),
-        sweep([(-x, y, z), (x, y, z)], **size),
-        sweep([(-rear_x, y, rear_z), (rear_x, y, rear_z)], **size),
+        *pair(sweep([front, rear], **size)),
+        *(sweep([place * (-1, 1, 1), place], **size) for place in (front, rear)),
     ]
 
 
 def rockers(p) -> list[Manifold]:
     radius, r = 0.9, 0.022
-    (front, front_foot), (rear, rear_foot) = stations(p)
-    for foot in (front_foot, rear_foot):
-        foot[1] = r + foot[2] ** 2 / (2 * radius)
-    z = np.linspace(rear_foot[2] - 0.2, front_foot[2] + 0.12, 12)
-    x = np.interp(z, [rear_foot[2], front_foot[2]], [rear_foot[0], front_foot[0]])
+    ends = stations(p)
+    feet = ends[:, 0]
+    feet[:, 1] = r + feet[:, 2] ** 2 / (2 * radius)
+    z = np.linspace(feet[1, 2] - 0.2, feet[0, 2] + 0.12, 12)
+    x = np.interp(z, feet[::-1, 2], feet[::-1, 0])
     runner = sweep(np.stack([x, r + z**2 / (2 * radius), z], -1), 2.2 * r, 2 * r, 0.4)
-    parts = [*pair(runner), *pair(leg(p, front, front_foot)), *pair(leg(p, rear, rear_foot))]
-    return parts + braces(p, (front, front_foot), (rear, rear_foot))
+    return [*pair(runner), *(solid for foot, start in ends for solid in pair(leg(p, start, foot))), *braces(p, ends)]
 
 
 def sled(p) -> list[Manifold]:
     """A bent tube on either side that stands on the floor like a runner."""
     r = 0.75 * p.leg_radius
-    (front, front_foot), (rear, rear_foot) = stations(p, floor=r)
+    (front_foot, front), (rear_foot, rear) = stations(p, floor=r)
     front_foot[0] = rear_foot[0] = max(front_foot[0], rear_foot[0])
-    runner = sweep(rounded([front, front_foot, rear_foot, rear], 0.08), 2 * r, up=(1, 0, 0))
-    bar = (rear_foot + 0.5 * (rear - rear_foot)) if p.stretchers == "none" else 0.8 * rear_foot + 0.2 * front_foot
-    return [*pair(runner), limb(bar * [-1, 1, 1], bar, r)]
+    runner = sweep(rounded([front, front_foot, rear_foot, rear], 0.08), 2 * r, up=RIGHT)
+    bar = (rear_foot + rear) / 2 if p.stretchers == "none" else 0.8 * rear_foot + 0.2 * front_foot
+    return [*pair(runner), limb(bar * (-1, 1, 1), bar, r)]
 
 
 def cantilever(p) -> list[Manifold]:
@@ -222,10 +217,15 @@ def cantilever(p) -> list[Manifold]:
     x, z = corner(p, True)
     rear_x, rear_z = corner(p, False)
     y = p.seat_height - p.seat_thickness / 2
-    spine = np.stack([half(p, top(p)), top(p), sheet(p, half(p, top(p)), top(p))])
-    tube = [spine, (rear_x, y, rear_z), (x, y, z + 0.03), (x, r, z + 0.05), (rear_x, r, rear_z)]
+    tube = [
+        on_back(p, half(p, top(p)), top(p)),
+        (rear_x, y, rear_z),
+        (x, y, z + 0.03),
+        (x, r, z + 0.05),
+        (rear_x, r, rear_z),
+    ]
     bar = limb((-rear_x, r, rear_z), (rear_x, r, rear_z), r)
-    return [*pair(sweep(rounded(tube, 0.09), 2 * r, up=(1, 0, 0))), bar]
+    return [*pair(sweep(rounded(tube, 0.09), 2 * r, up=RIGHT)), bar]
 
 
 def swivel(p) -> list[Manifold]:
@@ -259,7 +259,7 @@ def posts(p) -> list[Manifold]:
     if p.support == "cantilever":
         return []
     y = np.linspace(p.seat_height - 0.7 * p.seat_thickness, top(p), 5)
-    path = np.stack([half(p, y), y, sheet(p, half(p, y), y)], -1)
+    path = on_back(p, half(p, y), y)
     size = 2 * p.leg_radius * np.linspace(1, 0.75, 5)
     return pair(sweep(path, size, roundness=0.3 if p.leg_style == "square" else 1.0, up=FRONT, cut=UP))
 
@@ -288,9 +288,7 @@ def slats(p) -> list[Manifold]:
         width = p.bar_share * 2 * half(p, y) / (p.bars + 1)
         if p.bars == 1:  # a splat, waisted like a vase
             width *= [0.8, 1.15, 0.7, 1.1]
-        parts.append(
-            sweep(np.stack([x, y, sheet(p, x, y)], -1), width, 0.7 * p.back_thickness, 0.5, up=FRONT, points=8)
-        )
+        parts.append(sweep(on_back(p, x, y), width, 0.7 * p.back_thickness, 0.5, up=FRONT, points=8))
     return parts
 
 
@@ -299,14 +297,11 @@ def hoop(p) -> list[Manifold]:
     wide, narrow = half(p, p.seat_height), half(p, top(p))
     foot = p.seat_height - 0.5 * p.seat_thickness
     bend = rounded([(-wide, foot), (-narrow, top(p)), (narrow, top(p)), (wide, foot)], 0.24, steps=8)
-    z = lambda x, y: sheet(p, x, y)  # noqa: E731
-    bow = sweep(np.stack([*bend.T, z(*bend.T)], -1), 0.042, 0.038, up=(0, 0.2, 1))
-    parts = [bow]
+    parts = [sweep(on_back(p, *bend.T), 0.042, 0.038, up=(0, 0.2, 1))]
     for share in np.linspace(-1, 1, p.bars + 2)[1:-1]:
-        x = share * np.array([wide, narrow]) * [0.85, 0.9]
-        y = np.array([foot, np.interp(x[1], *bend[1:-1].T)])
-        ends = np.stack([x, y, z(x, y)], -1)
-        parts.append(limb(*ends, 0.015, 0.018, 0.015, points=8))
+        x = share * np.array([0.85 * wide, 0.9 * narrow])
+        start, end = on_back(p, x, np.array([foot, np.interp(x[1], *bend[1:-1].T)]))
+        parts.append(limb(start, end, 0.015, 0.018, 0.015, points=8))
     return parts
 
 
@@ -322,22 +317,13 @@ def shell(p) -> list[Manifold]:
     width[-6:] -= 2 * radius * (1 - np.sin(turn[::-1]))
     if p.gap:
         width[:6] -= 2 * radius * (1 - np.sin(turn))
-    middle = sheet(p, 0, y)
-    panel = sweep(
-        np.stack([0 * y, y, middle], -1),
-        width,
-        p.back_thickness,
-        0.8,
-        up=FRONT,
-        bow=sheet(p, width / 2, y) - middle,
-        points=16,
-        edge=5,
-    )
+    bow = sheet(p, width / 2, y) - sheet(p, 0, y)
+    panel = sweep(on_back(p, 0, y), width, p.back_thickness, 0.8, up=FRONT, bow=bow, points=16, edge=5)
     if not p.gap:
         return [panel]
     x = 0.0 if p.support == "swivel" else 0.55 * half(p, low)
     y = np.array([p.seat_height - 0.6 * p.seat_thickness, p.seat_height + 0.03, low + 0.08])
-    stem = sweep(np.stack([0 * y + x, y, sheet(p, x, y)], -1), 0.09 if x == 0 else 0.036, 0.03, 0.6, up=FRONT)
+    stem = sweep(on_back(p, x, y), 0.09 if x == 0 else 0.036, 0.03, 0.6, up=FRONT)
     return [panel, stem] if x == 0 else [panel, *pair(stem)]
 
 
@@ -349,7 +335,7 @@ def arm_posts(p) -> list[Manifold]:
     y = p.seat_height + p.arm_height
     x, z = corner(p, True)
     z -= (1 - p.arm_length) * p.seat_depth
-    back = np.array([half(p, y), y, sheet(p, half(p, y), y)])
+    back = on_back(p, half(p, y), y)
     front = np.array([x + 0.025, y - 0.005, z])
     rest = curve([back, (back + front) / 2 + [0.02, 0.008, 0], front, front + [0.004, -0.006, 0.05]], 8)
     upright = limb((x, p.seat_height - 0.6 * p.seat_thickness, z - 0.02), front, 0.8 * p.leg_radius, 0.6 * p.leg_radius)
@@ -362,7 +348,7 @@ def arm_loops(p) -> list[Manifold]:
     y, z = p.seat_height - 0.5 * p.seat_thickness, 0.36 * p.arm_length * p.seat_depth
     low, high, rise = side - 0.025, side + 0.03, p.seat_height + p.arm_height
     path = rounded([(low, y, -z), (high, rise - 0.01, -z - 0.02), (high, rise, z), (low, y, z - 0.03)], 0.07)
-    return pair(sweep(path, 0.75 * p.arm_width, 0.032, 0.7, up=(1, 0, 0)))
+    return pair(sweep(path, 0.75 * p.arm_width, 0.032, 0.7, up=RIGHT))
 
 
 def arm_walls(p) -> list[Manifold]:

@@ -6,7 +6,11 @@ import numpy as np
 from manifold3d import Manifold
 
 from .draws import count, pick
-from .solids import curve, limb, loft, pair, sweep, turned, union
+from .solids import FRONT, UP, curve, limb, loft, pair, sweep, turned, union
+
+HEADS = dict(  # widths from the nut to the end
+    slotted=(1.7, 1.8, 2.5, 2.4, 2.2), pointed=(1.7, 1.8, 2.7, 2.2, 1.2), inline=(1.7, 1.8, 2.2, 2.1, 1.6)
+)
 
 
 def draw(rng: np.random.Generator) -> dict:
@@ -53,18 +57,9 @@ def build(p) -> Manifold:
 def plan(p) -> np.ndarray:
     """The body's outline (x, y), counter-clockwise."""
     b, w = p.body, p.lower * p.body
-    side = curve(
-        [
-            (0, 0),
-            (0.62 * w, 0.03 * b),
-            (w, 0.28 * b),
-            (p.waist * w, p.waist_at * b),
-            (p.upper * w, 0.82 * b),
-            (0.55 * p.upper * w, 0.98 * b),
-            (0, b),
-        ],
-        25,
-    )
+    lower = [(0, 0), (0.62 * w, 0.03 * b), (w, 0.28 * b)]
+    upper = [(p.upper * w, 0.82 * b), (0.55 * p.upper * w, 0.98 * b), (0, b)]
+    side = curve([*lower, (p.waist * w, p.waist_at * b), *upper], 25)
     return np.concatenate([side, side[-2:0:-1] * [-1, 1]])
 
 
@@ -87,27 +82,22 @@ def neck(p) -> list[Manifold]:
     y = np.array([0.72 * p.body, p.body, 1 - p.head])
     width = p.neck_width * np.array([1.1, 1.05, 0.85])
     z = surface(p) - p.neck_depth / 2
-    parts = [sweep(np.stack([0 * y, y, 0 * y + z], -1), width, p.neck_depth, 0.7, up=(0, 0, 1))]
+    parts = [sweep(np.stack([0 * y, y, 0 * y + z], -1), width, p.neck_depth, 0.7, up=FRONT)]
     heel = limb((0, p.body - 0.05, 0), (0, p.body + 0.02, z), 0.5 * p.neck_width, 0.3 * p.neck_width)
     return [*parts, heel]
 
 
 def head(p) -> list[Manifold]:
     w, low = 0.5 * p.neck_width, 1 - p.head
-    thick, z = 0.024, surface(p) - 0.016
-    back = lambda y: z - p.head_lean * np.maximum(y - low, 0) * 0.8  # noqa: E731
     y = low + p.head * np.array([-0.12, 0.05, 0.2, 0.85, 1.0])
-    width = {
-        "slotted": np.array([1.7, 1.8, 2.5, 2.4, 2.2]),
-        "pointed": np.array([1.7, 1.8, 2.7, 2.2, 1.2]),
-        "inline": np.array([1.7, 1.8, 2.2, 2.1, 1.6]),
-    }[p.head_style] * w
-    shift = np.array([0, 0, 0.3, 0.4, 0.7]) * w * (p.head_style == "inline")
-    parts = [sweep(np.stack([shift, y, back(y)], -1), width, thick, 0.25, up=(0, 0, 1), cut=(0, 1, 0), points=8)]
+    z = surface(p) - 0.016 - 0.8 * p.head_lean * np.maximum(y - low, 0)
+    width = w * np.array(HEADS[p.head_style])
+    x = w * np.array([0, 0, 0.3, 0.4, 0.7]) * (p.head_style == "inline")
+    parts = [sweep(np.stack([x, y, z], -1), width, 0.024, 0.25, up=FRONT, cut=UP, points=8)]
     number = 2 * p.pegs if p.head_style == "inline" else p.pegs
     for at in low + p.head * np.linspace(0.28, 0.86, number):
-        x = np.interp(at, y, shift - width / 2)
-        peg = limb((x + 0.012, at, back(at)), (x - 0.022, at, back(at)), 0.009, 0.009, 0.014, 0.011, points=8)
+        edge, level = np.interp(at, y, x - width / 2), np.interp(at, y, z)
+        peg = limb((edge + 0.012, at, level), (edge - 0.022, at, level), 0.009, 0.009, 0.014, 0.011, points=8)
         parts += [peg] if p.head_style == "inline" else pair(peg)
     return parts
 
@@ -116,11 +106,11 @@ def front(p) -> list[Manifold]:
     """Bridge; pickups and knobs on a solid body."""
     z = p.depth / 2 + p.arch
     at = 0.27 * p.body
-    parts = [sweep([(-p.bridge / 2, at, z), (p.bridge / 2, at, z)], 0.034, 0.03, 0.4, up=(0, 0, 1))]
+    parts = [sweep([(-p.bridge / 2, at, z), (p.bridge / 2, at, z)], 0.034, 0.03, 0.4, up=FRONT)]
     if p.kind in ("acoustic", "ukulele"):
         return parts
     for y in np.linspace(at + 0.055, 0.68 * p.body, p.pickups + 1)[:-1]:
-        parts.append(sweep([(-0.045, y, z), (0.045, y, z)], 0.026, 0.028, 0.3, up=(0, 0, 1), points=8))
+        parts.append(sweep([(-0.045, y, z), (0.045, y, z)], 0.026, 0.028, 0.3, up=FRONT, points=8))
     for i in range(p.knobs):
         knob = turned((0.013, 0.013, 0.01), (-0.02, 0.012, 0.016), 12).rotate((90, 0, 0))
         parts.append(knob.translate((0.24 * p.body - 0.012 * i, (0.3 - 0.075 * i) * p.body, z)))
@@ -133,7 +123,6 @@ def holes(p) -> list[Manifold]:
     if p.kind in ("acoustic", "ukulele"):
         z = p.depth / 2
         parts.append(limb((0, 0.58 * b, z - 0.6 * p.depth), (0, 0.58 * b, z + 0.02), p.hole, points=20))
-    cut = limb(
-        (0.5 * p.neck_width + p.horn, b + 0.015, -1), (0.5 * p.neck_width + p.horn, b + 0.015, 1), p.horn, points=20
-    )
+    x, y = 0.5 * p.neck_width + p.horn, b + 0.015
+    cut = limb((x, y, -1), (x, y, 1), p.horn, points=20)
     return parts + [[], [cut], pair(cut)][p.cutaways]

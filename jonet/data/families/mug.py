@@ -6,7 +6,7 @@ import numpy as np
 from manifold3d import Manifold
 
 from .draws import pick
-from .solids import curve, pair, rounded, sweep, turned, union
+from .solids import FRONT, curve, pair, rounded, sweep, turned, union
 
 SIZES = {  # height, widest radius as a share of it
     "mug": ((0.085, 0.115), (0.36, 0.48)),
@@ -114,24 +114,14 @@ def handles(p) -> list[Manifold]:
     if p.handle == "square":
         path = rounded([(start, high, 0), (out, high - 0.01, 0), (out - 0.03, low + 0.03, 0), (end, low, 0)], 0.1)
     elif p.handle == "ear":
-        path = curve(
-            [
-                (start, high, 0),
-                (start + 0.6 * p.handle_reach, high + 0.03, 0),
-                (out, high - 0.14, 0),
-                (out - 0.12, low + 0.14, 0),
-                (end, low, 0),
-            ],
-            14,
-        )
+        bend = [(start + 0.6 * p.handle_reach, high + 0.03, 0), (out, high - 0.14, 0), (out - 0.12, low + 0.14, 0)]
+        path = curve([(start, high, 0), *bend, (end, low, 0)], 14)
     else:
         turn = np.linspace(np.pi / 2, -np.pi / 2, 14)
         share = (1 + np.sin(turn)) / 2
-        path = np.stack(
-            [end + share * (start - end) + p.handle_reach * np.cos(turn) ** 0.8, low + share * (high - low), 0 * turn],
-            -1,
-        )
-    handle = sweep(path, p.handle_width, p.handle_thickness, 0.8, up=(0, 0, 1))
+        x = end + share * (start - end) + p.handle_reach * np.cos(turn) ** 0.8
+        path = np.stack([x, low + share * (high - low), 0 * turn], -1)
+    handle = sweep(path, p.handle_width, p.handle_thickness, 0.8, up=FRONT)
     return pair(handle) if p.handles == 2 else [handle]
 
 
