@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jonet.networks.layers import Linear, Share, torch_uniform
 
@@ -28,20 +29,22 @@ class Convolution(nn.Module):
     padding: int = 0
     kernel_init: Callable = torch_uniform
     bias_init: Callable | None = torch_uniform
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*(self.size,) * (x.ndim - 2), x.shape[-1], self.features)
         fan_in = math.prod(shape[:-1])
-        kernel = self.param("kernel", self.kernel_init(fan_in), shape).astype(self.dtype)
-        x = jnp.pad(x.astype(self.dtype), [(0, 0), *[(self.padding,) * 2] * (x.ndim - 2), (0, 0)])
-        whole, sliced = (functools.partial(f, stride=self.stride) for f in (convolve, convolve_by_slices))
-        # On a CPU the platform's own 3-D convolution is an order of magnitude slower in reverse.
-        y = jax.lax.platform_dependent(x, kernel, cpu=sliced, default=whole) if x.ndim == 5 else whole(x, kernel)
+        kernel = self.param("kernel", self.kernel_init(fan_in), shape)
+        bias = jnp.zeros((), kernel.dtype)
         if self.bias_init is not None:
-            y = y + self.param("bias", self.bias_init(fan_in), (self.features,)).astype(self.dtype)
-        return y
+            bias = self.param("bias", self.bias_init(fan_in), (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = jnp.pad(x, [(0, 0), *[(self.padding,) * 2] * (x.ndim - 2), (0, 0)])
+        whole, sliced = (functools.partial(f, stride=self.stride) for f in (convolve, convolve_by_slices))
+        if x.ndim == 5:  # on a CPU the platform's own 3-D convolution is an order of magnitude slower in reverse
+            return jax.lax.platform_dependent(x, kernel, cpu=sliced, default=whole) + bias
+        return whole(x, kernel) + bias
 
 
 def convolve(x, kernel, stride: int):
@@ -77,7 +80,7 @@ class ConvEncoder(nn.Module):
 
     c_dim: int
     width: int = 32
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     input_shape = (None, None, 3)
 
@@ -100,7 +103,7 @@ class VoxelEncoder(nn.Module):
 
     c_dim: int
     width: int = 32
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     input_shape = (32, 32, 32)
 

@@ -27,7 +27,7 @@ class ResnetPointnet(nn.Module):
     c_dim: int
     width: int = 512
     blocks: int = 5
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     input_shape = (None, 3)
 
@@ -48,7 +48,7 @@ class SimplePointnet(nn.Module):
     c_dim: int
     width: int = 128
     layers: int = 4
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     input_shape = (None, 3)
 

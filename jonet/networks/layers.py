@@ -31,13 +31,14 @@ class Linear(nn.Module):
 
     features: units out.  weight_norm: K = g · v / ‖v‖ with the norm over inputs, per unit (Salimans & Kingma 2016,
     eq. 2, no ε); v starts as PyTorch's kernel and g as ‖v‖, so that the start is the plain layer's.
-    Parameters: kernel [in, out] (v under weight norm), scale [out] (g), bias [out].  dtype: of the products.
+    Parameters: kernel [in, out] (v under weight norm), scale [out] (g), bias [out].  dtype: of the products,
+    as inputs and parameters promote if None.
     kernel_init, bias_init: the start, given the number of inputs; without a bias_init there is no bias.
     """
 
     features: int
     weight_norm: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
     kernel_init: Callable = torch_uniform
     bias_init: Callable | None = torch_uniform
 
@@ -47,12 +48,14 @@ class Linear(nn.Module):
         kernel = self.param("kernel", self.kernel_init(sum(sizes)), (sum(sizes), self.features))
         if self.weight_norm:
             kernel = normalized(kernel, self.param("scale", lambda _: jnp.linalg.norm(kernel, axis=0)))
-        bias = jnp.zeros(self.features)
+        bias = jnp.zeros((), kernel.dtype)
         if self.bias_init is not None:
             bias = self.param("bias", self.bias_init(sum(sizes)), (self.features,))
-        rows = jnp.split(kernel.astype(self.dtype), list(itertools.accumulate(sizes))[:-1])
-        products = (part.astype(self.dtype) @ k for part, k in zip(parts, rows, strict=True) if part.shape[-1])
-        return sum(products, start=bias.astype(self.dtype))
+        if self.dtype is not None:
+            kernel, bias, parts = jax.tree.map(lambda x: x.astype(self.dtype), (kernel, bias, parts))
+        rows = jnp.split(kernel, list(itertools.accumulate(sizes))[:-1])
+        products = (part @ k for part, k in zip(parts, rows, strict=True) if part.shape[-1])
+        return sum(products, start=bias)
 
 
 def normalized(kernel: jax.Array, scale: jax.Array) -> jax.Array:
@@ -117,7 +120,7 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, c: jax.Array | None = None, share: Share | None = None) -> jax.Array:
         """x [S, ..., F]; c [S, C], or [S, N, C] with a code a point; → [S, ..., F]."""
-        features, x = x.shape[-1], x.astype(jnp.float32)
+        features, x = x.shape[-1], x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if c is None:
             scale = self.param("scale", nn.initializers.ones, (features,))
             shift = self.param("bias", nn.initializers.zeros, (features,))
@@ -171,7 +174,7 @@ class ResidualBlock(nn.Module):
     features: int
     hidden: int
     norm: str = ""
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, *parts: jax.Array, c: jax.Array | None = None, share: Share | None = None) -> jax.Array:

@@ -90,7 +90,7 @@ class Decoder(nn.Module):
     """Logits of occupancy of points, given a shape's latent code z and condition c."""
 
     specs: Specs
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, points, z, c, share: Share | None = None):
@@ -209,11 +209,11 @@ def fold(specs: Specs, parameters: dict, statistics: dict, z, c) -> tuple[dict, 
 class OccupancyNetwork(nn.Module):
     """A decoder with what conditions it: an encoder of inputs to c, and the VAE's encoder of occupancies to z.
 
-    dtype: of the hidden products (float32, or bfloat16 on tensor cores); parameters are float32.
+    dtype: of the hidden products, bfloat16 for tensor cores; parameters are float32.
     """
 
     specs: Specs
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     def setup(self):
         specs = self.specs

@@ -28,7 +28,7 @@ class Block(nn.Module):
     width: int
     stride: int
     bottleneck: bool
-    dtype: jnp.dtype
+    dtype: jnp.dtype | None
 
     @nn.compact
     def __call__(self, x, share):
@@ -58,7 +58,7 @@ class Resnet(nn.Module):
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     bottleneck: bool = False
     width: int = 64
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype | None = None
 
     input_shape = (None, None, 3)
 

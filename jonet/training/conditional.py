@@ -78,3 +78,16 @@ def iou(logits, occupancies, threshold: float):
     predicted, true = jax.nn.sigmoid(logits) >= threshold, occupancies >= 0.5
     union = (predicted | true).sum(-1)
     return jnp.where(union, (predicted & true).sum(-1) / jnp.maximum(union, 1), 1.0)
+
+
+def initial(network: OccupancyNetwork | Classifier, shapes: int, key):
+    """The start: shared parameters, own rows [shapes, L] each drawn by its index, and statistics.
+
+    A row is c from N(0, 1) under the encoder `idx` (PyTorch's embedding), a classifier's parameters, or empty.
+    """
+    if isinstance(network, Classifier):
+        return {}, jax.vmap(lambda i: network.start(parallel.fold(key, "code", i)))(jnp.arange(shapes)), {}
+    shared, statistics = network.start(parallel.fold(key, "network"))
+    length = network.specs.c_dim if network.specs.encoder == "idx" else 0
+    draw = jax.vmap(lambda i: jax.random.normal(parallel.fold(key, "code", i), (length,)))
+    return shared, draw(jnp.arange(shapes)), statistics

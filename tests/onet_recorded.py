@@ -1,0 +1,135 @@
+"""What the published Occupancy Networks program gave (recorded/onet), and how close to it a module of ours comes."""
+
+import functools
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jonet.networks.layers import Share
+from jonet.networks.pretrained import from_torch
+
+HERE = Path(__file__).parent / "recorded" / "onet"
+STEPS = 5
+RATE = 1e-4
+# Small programs that run a few times: compiling is what takes their time.
+quickly = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+
+
+class Recorded:
+    """One recorded file: `recorded["eval/logits"]`, `recorded.group("input")`, `recorded.facts`."""
+
+    def __init__(self, name: str):
+        self.arrays = dict(np.load(find(f"{name}.npz")))
+        self.facts = json.loads((find(f"{name}.npz").parent / "index.json").read_text())["files"][f"{name}.npz"]
+
+    def __getitem__(self, name):
+        return self.arrays[name]
+
+    def group(self, prefix: str) -> dict[str, np.ndarray]:
+        start = f"{prefix}/"
+        return {name.removeprefix(start): value for name, value in self.arrays.items() if name.startswith(start)}
+
+    @property
+    def shapes(self) -> int:
+        return len(next(iter((self.group("input") or self.group("data")).values())))
+
+
+def find(name: str) -> Path:
+    """A recorded file: small ones lie beside the tests, the others where the variable JONET_DATA says."""
+    if (HERE / name).exists():
+        return HERE / name
+    folder = Path(os.environ.get("JONET_DATA", "")) / "reference" / "onet"
+    if not (folder / name).exists():
+        pytest.skip(f"{name} is not among the tests' own recorded files; set JONET_DATA to the folder that has it")
+    return folder / name
+
+
+def trees(recorded: Recorded, like, prefix: str, prepare=lambda state: state):
+    """Recorded arrays as parameters and statistics shaped like ours; what was not recorded is nan."""
+    state = recorded.group("state")
+    known = recorded.group(prefix)
+    dead = set(recorded.facts.get("dead_parameters", ())) if prefix == "after" else set()
+    whole = {
+        n: np.full(v.shape, np.nan) if n in dead else known.get(n, np.full(v.shape, np.nan)) for n, v in state.items()
+    }
+    return from_torch(prepare(whole), *like)
+
+
+def reproduce(recorded: Recorded, like, apply, loss, inputs, prepare=lambda state: state, slack=8.0):
+    """Runs a module as the program ran it, and compares all that was recorded.
+
+    like: parameters and statistics, as shapes.  apply(parameters, statistics, inputs, share) → outputs by recorded
+    name, new statistics.  loss(outputs, inputs) → the mean over shapes.  inputs: arrays by recorded name.
+    slack: how many times the program's own distance from float64 ours may lie from its float32.
+    """
+    parameters, statistics = trees(recorded, like, "state", prepare)
+    share = Share(jnp.ones(recorded.shapes))
+
+    @quickly
+    def run(parameters, statistics, inputs):
+        def objective(parameters, inputs):
+            outputs, changed = apply(parameters, statistics, inputs, share)
+            return loss(outputs, inputs), (outputs, changed)
+
+        with jax.default_matmul_precision("highest"):
+            evaluated, _ = apply(parameters, statistics, inputs, None)
+            whole = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+            return (loss(evaluated, inputs), evaluated), whole(parameters, inputs)
+
+    (value, evaluated), first = run(parameters, statistics, inputs)
+    (_, (outputs, changed)), (gradients, back) = first
+    vector, whole = ravel_pytree(parameters)
+    optimizer, losses, moved = optax.adam(RATE), [], []
+    slots, running = optimizer.init(vector), statistics
+    for _ in range(STEPS):
+        _, ((now, (_, running)), (gradient, _)) = run(whole(vector), running, inputs)
+        updates, slots = optimizer.update(ravel_pytree(gradient)[0], slots)
+        vector = optax.apply_updates(vector, updates)
+        losses.append(now)
+        moved.append(vector)
+    after = whole(moved[0])
+
+    facts = recorded.facts
+    close(
+        value, recorded["eval/loss" if "eval/loss" in recorded.arrays else "eval_step/loss"], slack * 2e-7, "eval/loss"
+    )
+    error = facts.get("float32_error_of_training_outputs", 0)
+    for mode, results in (("eval", evaluated), ("train", outputs)):
+        for name in results.keys() & recorded.group(mode).keys():
+            wanted = recorded[f"{mode}/{name}"]
+            close(results[name], wanted, slack * max(error / np.abs(wanted).max(), 2e-7), f"{mode}/{name}")
+    close(losses, recorded["losses"], slack * 5e-7, "losses")
+    largest = facts["largest_gradient"]
+    tolerance = slack * facts["float32_error_of_gradients_over_largest"]
+    wanted, _ = trees(recorded, like, "grad", prepare)
+    each(gradients, wanted, lambda name, a, b: close(a, b, tolerance, f"grad/{name}", largest))
+    for name, values in recorded.group("grad_input").items():
+        close(back[name], values, tolerance, f"grad_input/{name}", largest)
+    wanted_after, wanted_statistics = trees(recorded, like, "after", prepare)
+    sure = jax.tree.map(lambda g: np.abs(g) > tolerance * largest, gradients)
+    wanted_after = jax.tree.map(lambda a, s: np.where(s, a, np.nan), wanted_after, sure)
+    each(after, wanted_after, lambda name, a, b: close(a, b, 1e-7, f"after/{name}", 1 + np.abs(a).max()))
+    each(changed, wanted_statistics, lambda name, a, b: close(a, b, slack * 1e-7, f"after/{name}"))
+
+
+def each(ours, wanted, check):
+    """check(name, ours, wanted) of every leaf of two trees alike."""
+    jax.tree_util.tree_map_with_path(lambda path, a, b: check(jax.tree_util.keystr(path), a, b) and None, ours, wanted)
+
+
+def close(ours, wanted, tolerance: float, name: str, scale: float | None = None):
+    """Asserts that every recorded number (not nan) is met within tolerance · scale (the largest of them)."""
+    ours, wanted = np.asarray(ours), np.asarray(wanted)
+    assert ours.shape == wanted.shape, name
+    scale = np.nanmax(np.abs(wanted), initial=0) if scale is None else scale
+    worst = np.nanmax(np.abs(ours - wanted), initial=0)
+    assert worst <= tolerance * scale, f"{name}: off by {worst:.3g} at a scale of {scale:.3g}"
