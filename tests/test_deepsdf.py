@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from miniature import once
 
 from jonet import parallel
 from jonet.errors import ConfigError
@@ -58,13 +59,6 @@ def below(recorded, prefix: str) -> dict:
 def known(tree: dict, like: dict) -> dict:
     """Without the layer norms that the published program holds and never applies."""
     return {layer: leaves for layer, leaves in tree.items() if layer in like}
-
-
-def once(function, *arguments):
-    """`function` compiled without optimising, since it runs a few times only; and its result."""
-    lowered = function if hasattr(function, "lower") else jax.jit(function)
-    compiled = lowered.lower(*arguments).compile({"xla_backend_optimization_level": 0})
-    return compiled, compiled(*arguments)
 
 
 def outputs(decoder):

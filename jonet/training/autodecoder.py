@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import Literal, NamedTuple
 
@@ -29,6 +30,7 @@ class AutoDecoder:
     prior_ramp: int = 100  # epochs over which the program's prior grows to λ
     prior_sigma: float = 0.01  # σ of the paper's prior
     code_bound: float = 1.0  # longest code at lookup; 0 for no bound
+    start: Literal["published", "centred"] = "published"  # centred: the last bias makes outputs 0 on average
     code_std: float = 1.0  # codes start from N(0, (code_std / √L)²), so with about this length
     micro_batch: int = 0  # points whose activations live at once; 0 for the whole batch
 
@@ -37,6 +39,8 @@ class AutoDecoder:
             raise ConfigError(f"clamp is {self.clamp}, but it is a distance and must be above 0 (published: 0.1)")
         if self.prior not in ("program", "paper"):
             raise ConfigError(f"prior {self.prior!r} is unknown; there are program and paper")
+        if self.start not in ("published", "centred"):
+            raise ConfigError(f"start {self.start!r} is unknown; there are published and centred")
         if not (self.prior_weight >= 0 and self.prior_sigma > 0 and self.prior_ramp >= 1):
             raise ConfigError(
                 "a prior needs prior_weight of 0 or more, prior_sigma above 0, prior_ramp of 1 epoch or more"
@@ -131,12 +135,25 @@ def dropout(keys, block):
     return factors
 
 
-def initial(decoder: Decoder, shapes: int, key, *, std: float = 1.0):
-    """The start: the decoder's variables, and codes [shapes, L] from N(0, (std / √L)²), each drawn by its index."""
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="start")
+def initial(decoder: Decoder, shapes: int, key, *, std: float = 1.0, start: str = "published"):
+    """The start: the decoder's variables, and codes [shapes, L] from N(0, (std / √L)²), each drawn by its index.
+
+    start: see `AutoDecoder`; the start of a narrow network is nearly constant in space, and as likely as not beyond the
+    clamp, where no gradient reaches it.
+    """
     length = decoder.specs.latent_size
     shared = decoder.init(parallel.fold(key, "decoder"), jnp.zeros((1, length)), jnp.zeros((1, 1, 3)))
     draw = jax.vmap(lambda index: jax.random.normal(parallel.fold(key, "code", index), (length,)))
-    return shared, draw(jnp.arange(shapes)) * (std / max(length, 1) ** 0.5)
+    codes = draw(jnp.arange(shapes)) * (std / max(length, 1) ** 0.5)
+    if start == "centred":
+        some = codes[:64]
+        points = jax.random.uniform(parallel.fold(key, "centre"), (len(some), 64, 3), minval=-1.0)
+        outputs = jnp.arctanh(decoder.apply(shared, some, points))
+        outputs = jnp.arctanh(outputs) if decoder.specs.use_tanh else outputs
+        last = shared["params"][f"lin{len(decoder.specs.dims)}"]
+        last["bias"] = last["bias"] - jnp.mean(outputs)
+    return shared, codes
 
 
 def measure_micro_batch(decoder: Decoder, shared, shapes: int, points: int, settings: AutoDecoder) -> int:

@@ -106,16 +106,18 @@ class Loop:
     def __init__(self, loss: Callable, optimizer, batches: Batches, key, *, lookup: Callable = lambda rows: rows):
         self.loss, self.optimizer, self.batches, self.lookup = loss, optimizer, batches, lookup
         self.key = parallel.replicate(key)
-        self._dispatch = None
+        self._slots = self.dispatch = None  # compiled at their first use
 
     def start(self, shared, own, statistics=None) -> State:
         """The state before the first step, on the devices.  own: one row a shape, in the order of the store."""
         rows = np.maximum(self.batches.rows, 0)  # padding repeats a row: harmless numbers that no gradient reaches
         own = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], own)
         learned = {"shared": parallel.replicate(shared), "own": parallel.split(own)}
-        specs = self._specs(learned)
-        arguments = ({"shared": specs.shared, "own": specs.own},)
-        slots = parallel.pmap(self.optimizer.init, arguments, specs.slots)(learned)
+        if self._slots is None:
+            specs = self._specs(learned)
+            arguments = ({"shared": specs.shared, "own": specs.own},)
+            self._slots = parallel.pmap(self.optimizer.init, arguments, specs.slots)
+        slots = self._slots(learned)
         statistics = parallel.replicate({} if statistics is None else statistics)
         return State(**learned, statistics=statistics, slots=slots, step=parallel.replicate(np.int32(0)))
 
@@ -137,12 +139,12 @@ class Loop:
         Returns at once; the memory of `state` is taken.  One program serves any number of steps, so that how steps
         are cut into dispatches cannot change a bit.
         """
-        if self._dispatch is None:
+        if self.dispatch is None:
             specs = self._specs({"shared": state.shared, "own": state.own})
             arguments = (specs, self.batches.specs, *[parallel.REPLICATED] * 3)
             results = (specs, parallel.REPLICATED, parallel.SPLIT)
-            self._dispatch = parallel.pmap(self._steps, arguments, results, donate=(0,))
-        return self._dispatch(state, data, self.key, np.int32(steps), np.int32(total))
+            self.dispatch = parallel.pmap(self._steps, arguments, results, donate=(0,))
+        return self.dispatch(state, data, self.key, np.int32(steps), np.int32(total))
 
     def _steps(self, state: State, data, key, steps, total):
         def step(state: State):

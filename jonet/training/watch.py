@@ -98,7 +98,7 @@ class Watch:
             raise TrainingError(
                 f"no gradient has reached the network since step {since}{' (a dead start)' if since == 0 else ''}: "
                 "all its outputs lie beyond the clamp, or all its units are off, and it can learn no more; "
-                "choose a wider clamp, a lower learning rate or another seed"
+                "choose a centred start, a wider clamp or lower learning rates"
             )
 
     def _shapes(self, index, most: int = 8) -> str:

@@ -1,0 +1,78 @@
+"""DeepSDF in miniature: spheres of several radii, a network of some hundred parameters, ready to train."""
+
+import functools
+
+import jax
+import numpy as np
+
+from jonet import parallel
+from jonet.data.batches import Draw, Plan, load
+from jonet.data.lanes import Lanes
+from jonet.data.store import Packed
+from jonet.networks.deepsdf import Decoder, Specs
+from jonet.training import autodecoder
+from jonet.training.autodecoder import AutoDecoder
+from jonet.training.loop import Loop
+from jonet.training.optimizers import Optimizer, Schedule
+
+SPECS = Specs(latent_size=4, dims=(16,) * 3, dropout=(0, 1), norm_layers=(0, 1), latent_in=(2,))
+
+
+def spheres(count: int, rows: int = 200) -> dict[str, Packed]:
+    """Signed distances around spheres, as a store packs them: of each shape the rows outside first."""
+    rng = np.random.default_rng(count)
+    values, counts = [], []
+    for radius in np.linspace(0.3, 0.7, count):
+        points = rng.uniform(-1, 1, (rows, 3))
+        distances = np.linalg.norm(points, axis=-1) - radius
+        order = np.argsort(distances <= 0, kind="stable")
+        values.append(np.column_stack([points, distances])[order])
+        counts.append([np.sum(distances > 0), np.sum(distances <= 0)])
+    offsets = np.concatenate([[0], np.cumsum(np.sum(counts, axis=1))[:-1]])
+    return {"sdf": Packed(np.concatenate(values).astype(np.float32), offsets, np.array(counts))}
+
+
+def batches(shapes: int = 6, batch: int = 4, points: int = 32, *, arrays=None, resident: bool = True, how="windows"):
+    """Where batches of spheres come from."""
+    lanes = Lanes.deal(range(shapes), batch, 0, parallel.count())
+    return load(arrays or spheres(shapes), lanes, Plan(Draw("sdf", points, how)), jax.random.key(0), resident)
+
+
+def make(source=None, *, specs: Specs = SPECS, rate: float = 5e-3, **settings):
+    """The loop and the state that it starts from."""
+    source = source or batches()
+    decoder, settings = Decoder(specs), AutoDecoder(**settings)
+    optimizer = Optimizer(shared=Schedule("cosine", rate), own=Schedule("constant", rate), clip=1.0)
+    loss = functools.partial(autodecoder.loss, decoder=decoder, settings=settings)
+    lookup = functools.partial(autodecoder.lookup, bound=settings.code_bound)
+    loop = Loop(loss, optimizer.build(), source, jax.random.key(0), lookup=lookup)
+    return loop, fresh(loop, decoder)
+
+
+@functools.cache
+def shared_loop() -> Loop:
+    """The loop that `make()` gives, compiled once for all tests."""
+    return make()[0]
+
+
+def fresh(loop: Loop, decoder: Decoder = Decoder(SPECS)):  # noqa: B008
+    """A state before the first step."""
+    return loop.start(*start(decoder, 1 + int(loop.batches.rows.max())))
+
+
+def once(function, *arguments):
+    """`function` compiled without optimising, since it runs a few times only; and its result."""
+    lowered = function if hasattr(function, "lower") else jax.jit(function)
+    compiled = lowered.lower(*arguments).compile({"xla_backend_optimization_level": 0})
+    return compiled, compiled(*arguments)
+
+
+@functools.cache
+def start(decoder: Decoder, shapes: int):
+    """Initial parameters and codes, on the host."""
+    return jax.device_get(autodecoder.initial(decoder, shapes, jax.random.key(0), start="centred"))
+
+
+def bits(state) -> list[bytes]:
+    """Everything in a state, to compare exactly."""
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(parallel.host(state))]

@@ -1,0 +1,355 @@
+"""The loop, the auto-decoder's loss and the optimisers, in miniature."""
+
+import functools
+import json
+import os
+import signal
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import miniature
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jonet import parallel
+from jonet.errors import TrainingError
+from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.layers import BLOCK
+from jonet.training import autodecoder
+from jonet.training.autodecoder import AutoDecoder
+from jonet.training.checkpoints import Checkpoints
+from jonet.training.log import Log
+from jonet.training.loop import State, train, train_step
+from jonet.training.microbatches import cut
+from jonet.training.optimizers import Optimizer, Schedule
+
+
+class Batch(NamedTuple):
+    points: Any
+    values: Any
+    row: Any
+    index: Any
+    mask: Any
+    epoch: Any
+
+
+@pytest.fixture
+def loop():
+    return miniature.shared_loop()
+
+
+@pytest.fixture
+def state(loop):
+    return miniature.fresh(loop)
+
+
+def metrics_of(seen, steps):
+    return {name: np.asarray(values)[:steps] for name, values in seen.items()}
+
+
+# Pieces of a batch
+
+
+@given(
+    shapes=st.integers(1, 70),
+    points=st.integers(1, 3 * BLOCK) | st.sampled_from([16384, 6 * BLOCK]),
+    size=st.integers(0, 20000),
+)
+def test_pieces_divide_the_batch(shapes, points, size):
+    group, each = cut(shapes, points, size)
+    assert shapes % group == 0 and points % each == 0 and (group == 1 or each == points)
+    assert each == points or each % BLOCK == 0
+    assert not size or group * each <= max(size, points, BLOCK) and (group == 1 or group * each <= size)
+
+
+@pytest.mark.parametrize("points, micro_batch", [(96, 96), (96, 200), (3 * BLOCK, 1024)])
+def test_micro_batches_equal_the_whole_batch(points, micro_batch):
+    """Value, metrics and gradients; and each unit is dropped exactly where the whole batch drops it."""
+    specs = Specs(latent_size=5, dims=(12, 12), dropout=(0, 1), norm_layers=(0,), latent_in=(1,), latent_dropout=True)
+    decoder, rng = Decoder(specs), np.random.default_rng(0)
+    shared, codes = autodecoder.initial(decoder, 4, jax.random.key(3))
+    cloud = rng.uniform(-1, 1, (4, points, 4)).astype(np.float32) / 4
+    mask = np.array([1, 1, 0, 1], np.float32)
+    batch = Batch(cloud[..., :3], cloud[..., 3], np.arange(4), np.array([7, 3, 0, 9]), mask, np.int32(2))
+
+    def step(micro_batch):
+        settings = AutoDecoder(micro_batch=micro_batch)
+        loss = functools.partial(autodecoder.loss, decoder=decoder, settings=settings)
+        value = lambda shared, codes: loss(shared, codes, {}, batch, jax.random.key(1))  # noqa: E731
+        return miniature.once(jax.value_and_grad(value, argnums=(0, 1), has_aux=True), shared, codes)[1]
+
+    whole, pieces = step(0), step(micro_batch)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+
+def test_measured_micro_batch_is_a_piece():
+    decoder = Decoder(miniature.SPECS)
+    shared, _ = miniature.start(decoder, 2)
+    size = autodecoder.measure_micro_batch(decoder, shared, 4, 256, AutoDecoder())
+    assert size == 1024
+    assert np.prod(cut(4, 256, size)) == size
+
+
+# The step
+
+
+def test_an_empty_lane_changes_nothing():
+    """Three shapes and one masked place, whose points are anything, give the step of the three shapes."""
+    decoder = Decoder(miniature.SPECS)
+    shared, codes = miniature.start(decoder, 5)
+    codes = 0.5 * codes  # below the bound, so that a lookup leaves them
+    rng = np.random.default_rng(1)
+    cloud = rng.uniform(-0.5, 0.5, (4, 16, 4)).astype(np.float32)
+    cloud[3] = 1e9
+    optimizer = Optimizer(clip=1.0).build()
+    loss = functools.partial(autodecoder.loss, decoder=decoder, settings=AutoDecoder())
+    step = parallel.pmap(
+        functools.partial(train_step, loss, functools.partial(autodecoder.lookup, bound=1.0), optimizer),
+        (parallel.REPLICATED,) * 3,
+        parallel.REPLICATED,
+    )
+    state = State(shared, codes, {}, optimizer.init({"shared": shared, "own": codes}), np.int32(0))
+
+    def after(places):
+        row = np.array([4, 0, 2, 1], np.int32)[:places]
+        mask = np.array([1, 1, 1, 0], np.float32)[:places]
+        batch = Batch(cloud[:places, :, :3], cloud[:places, :, 3], row, row, mask, np.int32(1))
+        return miniature.once(step, state, batch, jax.random.key(0))[1]
+
+    for a, b in zip(jax.tree.leaves(after(3)), jax.tree.leaves(after(4)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_learns_spheres():
+    loop, state = miniature.make(specs=Specs(latent_size=4, dims=(32,) * 3, dropout=(), latent_in=(2,)), rate=2e-2)
+    data, _ = loop.batches.segment(0, 400)
+    state, seen, _ = loop.advance(state, data, 400, 400)
+    error = metrics_of(seen, 400)["error"]
+    assert error[-20:].mean() < 0.2 * error[:20].mean()
+
+
+def test_dispatches_do_not_change_bits(loop, compilations):
+    """Twelve steps in any number of dispatches, by one program."""
+    ends = []
+    data, _ = loop.batches.segment(0, 12)
+    for parts in ([12], [5, 7], [1] * 12):
+        state = miniature.fresh(loop)
+        with compilations() as seen:
+            for steps in parts:
+                state, _, _ = loop.advance(state, data, steps, 12)
+        assert not ends or not seen, seen
+        ends.append(miniature.bits(state))
+    assert ends[0] == ends[1] == ends[2]
+
+
+def test_streamed_samples_train_like_resident_ones(loop, state):
+    streamed, begun = miniature.make(miniature.batches(resident=False))
+    ends = [train(which, state, 20, bar=False) for which, state in ((loop, state), (streamed, begun))]
+    assert miniature.bits(ends[0]) == miniature.bits(ends[1])
+
+
+def test_one_shape_trains():
+    """Fewer shapes than a batch; `test_devices` has such as fill no two devices."""
+    loop, state = miniature.make(miniature.batches(shapes=1))
+    before = loop.own(state)
+    state = train(loop, state, 15, bar=False)
+    assert loop.own(state).shape == (1, 4) and np.isfinite(loop.own(state)).all()
+    assert (loop.own(state) != before).all()
+
+
+def test_own_rows_keep_the_order_of_the_store(loop, state):
+    codes = miniature.start(Decoder(miniature.SPECS), 6)[1]
+    np.testing.assert_array_equal(loop.own(state), codes)
+    assert (np.asarray(state.own)[loop.batches.rows >= 0] != codes).any()  # they lie in lanes
+
+
+def test_networks_without_own_rows_and_with_statistics():
+    """A loss of another kind: nothing is a shape's own, running statistics, inputs that the batch carries."""
+
+    class Inputs(NamedTuple):
+        row: Any
+        index: Any
+        mask: Any
+        epoch: Any
+        inputs: Any
+
+    def loss(shared, own, statistics, batch, key):
+        assert own == {}
+        mean = parallel.sum(jnp.sum(batch.inputs)) / parallel.sum(jnp.sum(batch.mask))
+        errors = (batch.inputs - shared["guess"]) ** 2
+        return jnp.sum(errors), ({"mean": 0.9 * statistics["mean"] + 0.1 * mean}, {"errors": jnp.sum(errors)})
+
+    optimizer = Optimizer(shared=Schedule("constant", 0.1)).build()
+    step = parallel.pmap(
+        functools.partial(train_step, loss, lambda rows: rows, optimizer),
+        (parallel.REPLICATED,) * 3,
+        parallel.REPLICATED,
+    )
+    shared = {"guess": np.float32(0)}
+    state = State(shared, {}, {"mean": np.float32(0)}, optimizer.init({"shared": shared, "own": {}}), np.int32(0))
+    batch = Inputs(np.arange(2), np.arange(2), np.ones(2, np.float32), np.int32(1), np.array([1.0, 3.0], np.float32))
+    state, metrics = miniature.once(step, state, batch, jax.random.key(0))[1]
+    np.testing.assert_allclose([metrics["loss"], metrics["errors"], metrics["gradient"]], [5, 5, 4])
+    np.testing.assert_allclose([state.statistics["mean"], state.shared["guess"]], [0.2, 0.1], rtol=1e-5)
+
+
+def test_bfloat16_products_leave_float32_parameters():
+    decoders = [Decoder(miniature.SPECS, dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    shared, codes = jax.tree.map(jnp.asarray, miniature.start(decoders[0], 2))
+    cloud = np.random.default_rng(0).uniform(-0.4, 0.4, (2, 64, 4)).astype(np.float32)
+    batch = Batch(cloud[..., :3], cloud[..., 3], np.arange(2), np.arange(2), np.ones(2), np.int32(1))
+
+    def step(decoder):
+        value = lambda shared: autodecoder.loss(  # noqa: E731
+            shared, codes, {}, batch, jax.random.key(0), decoder=decoder, settings=AutoDecoder()
+        )[0]
+        return miniature.once(jax.value_and_grad(value), shared)[1]
+
+    (full, _), (half, gradient) = map(step, decoders)
+    assert full != half and abs(full - half) < 0.02 * full
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+
+
+def test_step_lowers_for_tpu_and_cuda(loop, state):
+    data, _ = loop.batches.segment(0, 1)
+    loop.advance(jax.tree.map(jnp.copy, state), data, 1, 1)
+    arguments = (state, data, loop.key, np.int32(1), np.int32(1))
+    exported = jax.export.export(loop.dispatch.jitted(), platforms=("tpu", "cuda"))(*arguments)
+    assert exported.platforms == ("tpu", "cuda") and "stablehlo" in exported.mlir_module()
+
+
+# What goes wrong
+
+
+def test_a_loss_that_is_not_finite_names_step_and_shape(loop, state, tmp_path, monkeypatch):
+    arrays = miniature.spheres(6)
+    offset = arrays["sdf"].offsets[4]
+    arrays["sdf"].values[offset : offset + 200, 3] = np.nan
+    monkeypatch.setattr(loop, "batches", miniature.batches(arrays=arrays))
+    names = [f"sphere_{i}" for i in range(6)]
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(TrainingError, match=r"(loss|gradient) of step \d .*nan.*sphere_4"):
+            train(loop, state, 50, checkpoints=checkpoints, save_every=0, names=names, bar=False)
+    with Checkpoints(tmp_path) as checkpoints:
+        kept = checkpoints.restore(miniature.fresh(loop))
+    assert kept is None or all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.host(kept[0])))
+
+
+def test_dead_start_is_an_error(loop, state):
+    last = f"lin{len(miniature.SPECS.dims)}"
+    state.shared["params"][last]["bias"] = parallel.replicate(np.array([2.0], np.float32))
+    with pytest.raises(TrainingError, match="dead start"):
+        train(loop, state, 40, bar=False)
+
+
+# The run
+
+
+def test_log_has_what_a_run_shows(loop, state, tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    train(loop, state, 30, log=log, bar=False)
+    entries = log.read()
+    assert [entry["step"] for entry in entries] == sorted({entry["step"] for entry in entries})
+    assert entries[-1]["step"] == 30 and entries[-1]["epoch"] == 30
+    for entry in entries:
+        assert {"loss", "error", "prior", "length", "clamped", "gradient", "rate", "waited", "seconds"} <= set(entry)
+        assert all(np.isfinite(value) for value in entry.values()) and 0 <= entry["waited"] <= 1
+
+
+def test_log_is_cut_and_torn_lines_are_forgotten(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    for step in (10, 20, 30):
+        log.write({"step": step})
+    with log.path.open("a") as file:
+        file.write('{"step": 4')
+    log.cut(20)
+    assert log.path.read_text() == "".join(json.dumps({"step": step}) + "\n" for step in (10, 20))
+
+
+def test_best_state_is_kept_and_patience_ends_training(loop, state, tmp_path):
+    scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    seen = []
+
+    def validate(shared, own, statistics):
+        seen.append(jax.device_get(shared))
+        return next(scores)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        log = Log(tmp_path / "log.jsonl")
+        arguments = dict(checkpoints=checkpoints, validate=validate, validate_every=5, patience=2, log=log, bar=False)
+        end = train(loop, state, 40, **arguments)
+        assert int(end.step) == 20 and [e["validation"] for e in log.read() if "validation" in e] == [
+            0.1,
+            0.5,
+            0.4,
+            0.3,
+        ]
+        best, history = checkpoints.restore(end, best=True)
+        assert (history["best"], history["best_step"], int(best.step)) == (0.5, 10, 10)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(best.shared), seen[1])
+        again = train(loop, miniature.fresh(loop), 40, **arguments)  # has stopped, and stays so
+        assert int(again.step) == 20 and len(seen) == 4
+
+
+def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch):
+    whole = miniature.bits(train(loop, miniature.fresh(loop), 30, bar=False))
+    segment, asked = loop.batches.segment, []
+
+    def interrupted(first, limit):
+        if first >= 8 and not asked:
+            asked.append(first)
+            os.kill(os.getpid(), signal.SIGINT)
+        return segment(first, limit)
+
+    monkeypatch.setattr(loop.batches, "segment", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(KeyboardInterrupt, match=r"after step \d+ of 30; the same command goes on"):
+            train(loop, state, 30, checkpoints=checkpoints, bar=False)
+        assert signal.getsignal(signal.SIGINT) == before
+        end = train(loop, miniature.fresh(loop), 30, checkpoints=checkpoints, bar=False)
+    assert miniature.bits(end) == whole
+
+
+# Optimisers
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_optimisers_descend(name, compilations):
+    config = Optimizer(name, shared=Schedule("cosine", 0.1), own=Schedule("constant", 0.1))
+    optimizer = config.build()
+    target = {"shared": {"w": jnp.eye(4), "b": jnp.arange(4.0)}, "own": jnp.ones((3, 2))}
+    value = lambda learned: sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (learned, target))))  # noqa: E731, B905
+
+    @jax.jit
+    def step(learned, slots, number):
+        updates, slots = optimizer.update(jax.grad(value)(learned), slots, learned, epoch=1, progress=number / 200)
+        return optax.apply_updates(learned, updates), slots
+
+    learned = jax.tree.map(jnp.zeros_like, target)
+    slots, first = optimizer.init(learned), value(learned)
+    learned, slots = step(learned, slots, 0)
+    with compilations() as seen:
+        for number in range(1, 200):
+            learned, slots = step(learned, slots, number)
+    assert value(learned) < 0.03 * first and not seen
+
+
+def test_clip_is_of_the_network_alone():
+    optimizer = Optimizer(clip=1.0).build()
+    learned = {"shared": {"w": jnp.zeros(4)}, "own": jnp.zeros((2, 2))}
+    gradients = jax.tree.map(lambda leaf: leaf + 30.0, learned)
+    _, slots = optimizer.update(gradients, optimizer.init(learned), learned, epoch=1, progress=0.0)
+    moments = {name: optax.tree.get(slot, "mu")[name] for name, slot in slots.inner_states.items()}
+    np.testing.assert_allclose(jnp.linalg.norm(moments["shared"]["w"]), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(moments["own"], 3.0, rtol=1e-5)
+
+
+def test_cosine_ends_where_it_should():
+    schedule = Schedule("cosine", 1e-2, final=1e-4)
+    np.testing.assert_allclose([schedule(1, p) for p in (0.0, 0.5, 1.0, 1.5)], [1e-2, 5.05e-3, 1e-4, 1e-4], rtol=1e-5)
