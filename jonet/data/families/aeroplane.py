@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import Manifold
 
-from .draws import count, pick
-from .solids import FRONT, UP, limb, loft, outline, pair, sweep, union
+from jonet.data.families.draws import count, pick
+from jonet.data.families.solids import FRONT, UP, limb, loft, outline, pair, sweep, union
 
 # The nose is at z = +0.5 and the tail at z = -0.5, whatever the kind; the last step scales to metres.
 

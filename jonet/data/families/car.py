@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import Manifold
 
-from .draws import count, pick
-from .solids import FRONT, limb, loft, outline, pair, plate, sweep, turned, union
+from jonet.data.families.draws import count, pick
+from jonet.data.families.solids import FRONT, limb, loft, outline, pair, plate, sweep, turned, union
 
 KINDS = {  # length, width, height; bonnet, windscreen, roof and rear window as shares of the length; boot is the rest
     "saloon": ((4.2, 5.0), (1.74, 1.9), (1.38, 1.5), (0.24, 0.29), (0.11, 0.16), (0.24, 0.29), (0.1, 0.16)),

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 from manifold3d import Manifold
 
-from ...errors import ConfigError
-from ..meshes import Mesh
-from . import aeroplane, car, chair, guitar, lamp, mug, table
+from jonet.data.families import aeroplane, car, chair, guitar, lamp, mug, table
+from jonet.data.meshes import Mesh
+from jonet.errors import ConfigError
 
 
 @dataclass(frozen=True)

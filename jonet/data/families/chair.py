@@ -5,8 +5,22 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import Manifold
 
-from .draws import count, pick
-from .solids import FRONT, RIGHT, UP, around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
+from jonet.data.families.draws import count, pick
+from jonet.data.families.solids import (
+    FRONT,
+    RIGHT,
+    UP,
+    around,
+    curve,
+    limb,
+    outline,
+    pair,
+    plate,
+    rounded,
+    sweep,
+    turned,
+    union,
+)
 
 BACK_ODDS = {  # what a support usually carries
     "legs": dict(ladder=0.24, slats=0.19, shell=0.32, hoop=0.12, none=0.13),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import Manifold
 
-from .draws import count, pick
-from .solids import FRONT, UP, curve, limb, loft, pair, sweep, turned, union
+from jonet.data.families.draws import count, pick
+from jonet.data.families.solids import FRONT, UP, curve, limb, loft, pair, sweep, turned, union
 
 HEADS = dict(  # widths from the nut to the end
     slotted=(1.7, 1.8, 2.5, 2.4, 2.2), pointed=(1.7, 1.8, 2.7, 2.2, 1.2), inline=(1.7, 1.8, 2.2, 2.1, 1.6)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import Manifold
 
-from .draws import count, pick
-from .solids import RIGHT, around, curve, limb, revolved, sweep, turned, union
+from jonet.data.families.draws import count, pick
+from jonet.data.families.solids import RIGHT, around, curve, limb, revolved, sweep, turned, union
 
 SHADE_ODDS = {
     "table": dict(cone=0.5, drum=0.25, dome=0.1, globe=0.15),

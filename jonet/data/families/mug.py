@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import Manifold
 
-from .draws import pick
-from .solids import FRONT, curve, pair, rounded, sweep, turned, union
+from jonet.data.families.draws import pick
+from jonet.data.families.solids import FRONT, curve, pair, rounded, sweep, turned, union
 
 SIZES = {  # height, widest radius as a share of it
     "mug": ((0.085, 0.115), (0.36, 0.48)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import Manifold
 
-from .draws import count, pick
-from .solids import FRONT, around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
+from jonet.data.families.draws import count, pick
+from jonet.data.families.solids import FRONT, around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
 
 SIZES = {  # length, depth as a share of it, height
     "dining": ((1.2, 1.7), (0.5, 0.68), (0.71, 0.77)),
