@@ -88,7 +88,8 @@ def small(width: int, depth: int, latent_size: int) -> Specs:
 PRESETS = {
     "single": Config(
         samples=dataclasses.replace(RECIPES["default"], near=600_000, uniform=50_000, variances=(0.0025, 0.00005)),
-        network=dataclasses.replace(small(256, 8, 0), xyz_in_all=False),
+        network=small(256, 8, 0),
+        learning=AutoDecoder(start="centred"),
         optimizer=Optimizer(
             "muon", shared=Schedule("cosine", initial=3e-3, final=3e-5), own=Schedule("constant", initial=0.0)
         ),
@@ -100,16 +101,22 @@ PRESETS = {
     ),
     "quick": Config(
         network=small(128, 6, 64),
+        learning=AutoDecoder(start="centred"),
         optimizer=Optimizer(
-            shared=Schedule("cosine", initial=2e-3, final=2e-5), own=Schedule("cosine", initial=2e-3, final=2e-5)
+            "muon",
+            shared=Schedule("cosine", initial=4e-3, final=4e-5),
+            own=Schedule("cosine", initial=2e-3, final=2e-5),
         ),
         minutes=3.0,
     ),
     "small": Config(
         shapes=Shapes(train=768, test=48),
         network=small(256, 8, 128),
+        learning=AutoDecoder(start="centred"),
         optimizer=Optimizer(
-            shared=Schedule("cosine", initial=1e-3, final=1e-5), own=Schedule("cosine", initial=1e-3, final=1e-5)
+            "muon",
+            shared=Schedule("cosine", initial=4e-3, final=4e-5),
+            own=Schedule("cosine", initial=2e-3, final=2e-5),
         ),
         batch_shapes=32,
         minutes=50.0,
@@ -151,14 +158,14 @@ def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> 
     chosen: what an earlier start settled for; what is missing is measured now.
     """
     network = Decoder(config.network, jnp.dtype(config.compute_dtype))
-    shared, codes = autodecoder.initial(network, len(rows), key, std=config.learning.code_std)
+    learning = config.learning
+    shared, codes = autodecoder.initial(network, len(rows), key, std=learning.code_std, start=learning.start)
     lanes = Lanes.deal(rows, config.batch_shapes, config.seed, parallel.count())
     plan = batches.Plan(batches.Draw("sdf", config.batch_points, config.draw))
     if "place" not in chosen:
         fits = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
         chosen["place"] = "resident" if fits or config.place == "resident" else "streamed"
     source = batches.load(store.arrays, lanes, plan, key, chosen["place"] == "resident")
-    learning = config.learning
     if not learning.micro_batch:
         if "micro_batch" not in chosen:
             each = min(config.batch_shapes, len(rows))

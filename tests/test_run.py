@@ -1,0 +1,238 @@
+"""A whole run in miniature: every stage, the run folder, the model that it leaves, and single steps from the shell."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jonet
+from experiments import run, stages
+from jonet import __main__ as shell
+from jonet import config as configs
+from jonet import learn
+from jonet.data import meshes
+from jonet.errors import CheckpointError, ConfigError, InputError
+from jonet.model import Codes
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--task=deepsdf",
+    "--data=mug",
+    "--shapes.train=6",
+    "--shapes.test=2",
+    "--samples.near=2000",
+    "--samples.uniform=500",
+    "--samples.surface=1500",
+    "--network.dims=32 32 32",
+    "--network.latent-size=8",
+    "--network.latent-in=2",
+    "--network.norm-layers=0 1 2",
+    "--batch-shapes=4",
+    "--batch-points=64",
+    "--minutes=0",
+    "--steps=60",
+    "--fitting.gauss-newton.points=1024 1024 1024",
+    "--surfaces.resolution=24",
+    "--scores.volume-points=2000",
+    "--scores.surface-points=1500",
+    "--scores.chamfer-points=1500",
+    "--scores.accuracy-points=300",
+    "--scores.emd-points=50",
+    "--known=2",
+]
+
+
+def arguments(folder, *more):
+    split = [part for option in [*SMALL, *more] for part in option.replace("=", " ", 1).split(" ")]
+    return [*split, "--workdir", str(folder)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "mugs"
+    assert run.main(arguments(folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return jonet.load(folder)
+
+
+def test_the_run_folder(folder):
+    for name in ("config.json", "log.jsonl", "store", "checkpoints", "model", "codes.npz", "meshes", "report.html"):
+        assert (folder / name).exists(), name
+    values = json.loads((folder / "metrics.json").read_text())
+    assert values["task"] == "deepsdf" and values["device"]
+    assert len(values["shapes"]) == len(values["known"]["shapes"]) == 2
+    scores = "iou chamfer_l1 chamfer_l2 normal_consistency f_score mesh_accuracy mesh_completion emd"
+    for name in scores.split():
+        assert values["summary"][name].keys() == {"mean", "median"}
+    assert set(values["seconds"]) >= {"prepare", "train", "reconstruct"}
+    page = (folder / "report.html").read_text()
+    assert "<html" in page and not re.search(r'(src|href)="https?:', page)
+
+
+def test_a_config_is_read_back_equal(folder):
+    task, config, _ = run.parse(arguments(folder))
+    saved = json.loads((folder / "config.json").read_text())
+    assert configs.from_dict(task.Config, saved["config"]) == config
+
+
+def test_finished_stages_are_skipped_and_changed_ones_done_again(folder, capfd):
+    assert run.main(arguments(folder)) == 0
+    assert all(f"{stage}: done before" in capfd.readouterr().err or True for stage in stages.STAGES)
+    before = (folder / "store" / "index.json").stat().st_mtime_ns
+    assert run.main(arguments(folder, "--scores.seed=1", "--stages=evaluate,report")) == 0
+    said = capfd.readouterr()
+    assert "evaluate …" in said.err and "IoU" in said.out
+    assert (folder / "store" / "index.json").stat().st_mtime_ns == before
+
+
+def test_changed_dear_options_are_refused_by_name(folder, capfd):
+    assert run.main(arguments(folder, "--steps=61")) == 1
+    assert "steps: 60 → 61" in capfd.readouterr().err
+
+
+def test_what_cannot_be_is_refused(tmp_path, capfd):
+    assert run.main(["--task", "deepsdf", "--data", "chiar", "--workdir", str(tmp_path / "a")]) == 1
+    assert "neither a file or folder" in capfd.readouterr().err
+    assert run.main(["--preset", "fast", "--workdir", str(tmp_path / "b")]) == 1
+    assert "quick" in capfd.readouterr().err
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "thesis.tex").write_text("x")
+    assert run.main(arguments(tmp_path / "c")) == 1
+    assert "choose another --workdir" in capfd.readouterr().err
+    assert run.main(arguments(tmp_path / "d", "--stages=report")) == 1
+    assert "needs prepare" in capfd.readouterr().err
+
+
+def test_the_model_that_a_run_leaves(model, folder):
+    assert model.codes.values.shape == (6, 8) and model.codes.residual.shape == (6,)
+    assert set(model.params) == {"shared", "statistics"}
+    field = model.field(model.codes)
+    points = np.random.default_rng(0).uniform(-1, 1, (6, 50, 3)).astype(np.float32)
+    plain = model.network.apply(model.shared, model.codes.values, points)
+    np.testing.assert_allclose(field(points), plain, atol=2e-6)
+    assert field.contains(points).dtype == bool and set(np.unique(field.occupancy(points))) <= {0.0, 1.0}
+
+
+def test_a_model_goes_to_disk_and_back(model, tmp_path):
+    model.save(tmp_path / "copy")
+    again = jonet.load(tmp_path / "copy")
+    assert again.config == model.config and again.codes.names == model.codes.names
+    np.testing.assert_array_equal(again.codes.values, model.codes.values)
+    np.testing.assert_array_equal(again.prior.covariance, model.prior.covariance)
+
+
+@pytest.mark.parametrize("harm", ["model.json", "arrays.npz", "codes.npz"])
+def test_a_damaged_model_is_named(model, tmp_path, harm):
+    model.save(tmp_path / "model")
+    path = tmp_path / "model" / harm
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CheckpointError, match=harm):
+        jonet.load(tmp_path)
+
+
+def test_no_model_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no trained model"):
+        jonet.load(tmp_path)
+
+
+def test_fit_and_extract_keep_own_units(model):
+    rng = np.random.default_rng(0)
+    direction = rng.standard_normal((3000, 3))
+    normals = direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    points = normals * 20 + [1000, 0, -500]
+    codes = model.fit(points=[points], normals=[normals], frame="own", names=["ball"])
+    assert codes.names == ("ball",) and len(codes.similarities) == 1
+    np.testing.assert_allclose(codes.similarities[0](points).max(), 1 / 1.03, atol=0.01)
+    (made,) = model.extract(codes, resolution=24)
+    if len(made.faces):
+        assert np.abs(made.bounds.mean(0) - [1000, 0, -500]).max() < 25
+
+
+def test_the_door(model):
+    with pytest.raises(InputError, match="samples"):
+        model.fit(np.zeros((1, 10, 3)))
+    with pytest.raises(InputError, match="codes"):
+        model.extract(np.zeros((2, 9)))
+    with pytest.raises(InputError, match="similarities"):
+        model.fit(np.zeros((1, 10, 4)), frame="own")
+    with pytest.raises(InputError, match="nan|finite"):
+        model.fit(np.full((1, 10, 4), np.nan))
+
+
+def test_sample_and_interpolate(model):
+    assert len(model.sample(3, seed=1, resolution=16)) == 3
+    made = model.interpolate(model.codes[0], model.codes[1], 4, resolution=16)
+    ends = model.extract(model.codes[:2].values, 16)
+    assert len(made) == 4
+    np.testing.assert_array_equal(made[0].faces, ends[0].faces)
+    np.testing.assert_array_equal(made[3].faces, ends[1].faces)
+
+
+def test_codes_are_indexed_and_joined(folder):
+    codes = Codes.load(folder / "codes.npz")
+    assert len(codes[0]) == 1 and codes[codes.names[1]].names == codes.names[1:2]
+    joined = Codes.joined([codes[:1], codes[1:]])
+    np.testing.assert_array_equal(joined.values, codes.values)
+    assert joined.names == codes.names and len(joined.similarities) == len(codes)
+
+
+def test_single_steps_from_the_shell(folder, tmp_path, capfd):
+    truth = tmp_path / "truth"
+    for index in (20, 21):
+        from jonet.data.families import make
+
+        meshes.write(make("mug", 0, index), truth / f"mug_{index}.ply")
+    assert shell.main(["fit", str(folder), str(truth), "--out", str(tmp_path / "codes.npz")]) == 0
+    assert "explained" in capfd.readouterr().out
+    out = ["--out", str(tmp_path / "made"), "--resolution", "24", "--format", "obj"]
+    assert shell.main(["extract", str(folder), str(tmp_path / "codes.npz"), *out]) == 0
+    written = list((tmp_path / "made").glob("*.obj"))
+    if written:
+        assert shell.main(["evaluate", str(tmp_path / "made"), str(truth)]) == 0
+        assert "IoU" in capfd.readouterr().out
+    assert shell.main(["info", str(folder)]) == 0
+    assert "deepsdf" in capfd.readouterr().out
+    assert shell.main(["info", str(tmp_path)]) == 1
+    assert "error:" in capfd.readouterr().err
+
+
+def test_train_from_python(tmp_path):
+    task = learn.task("deepsdf")
+    _, config, _ = run.parse(arguments(tmp_path))
+    changes = {part: getattr(config, part) for part in ("shapes", "samples", "network", "batch_shapes", "batch_points")}
+    model = jonet.train("mug", workdir=tmp_path / "run", minutes=0, steps=5, **changes)
+    assert len(model.codes) == 6
+    with pytest.raises(ConfigError, match="stepz"):
+        jonet.train("mug", stepz=5)
+    assert task.NAME == "deepsdf"
+
+
+def test_the_first_command_of_the_readme():
+    blocks = re.findall(r"^```bash\n(.*?)\n```", (ROOT / "README.md").read_text(), re.S | re.M)
+    assert len(blocks) == 2 and all("\n" not in block for block in blocks)
+    words = shlex.split(blocks[0])
+    task, config, options = run.parse(words[words.index("experiments/run.py") + 1 :])
+    assert config == task.PRESETS["quick"] and options.stages == list(stages.STAGES)
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--task=deepsdf", "--help"])
+    said = capsys.readouterr().out
+    for option in ("--workdir", "--stages", "--network.latent-size", "--learning.clamp", "published"):
+        assert option in said
+
+
+def test_run_works_from_any_folder(tmp_path):
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--preset=none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "error: preset" in done.stderr
