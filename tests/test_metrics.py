@@ -1,0 +1,118 @@
+"""Scores against the recorded programs, against closed forms, and at their edges."""
+
+import numpy as np
+import pytest
+import trimesh
+from conftest import RECORDED
+from scipy.spatial import cKDTree
+
+import jonet
+from jonet.data.meshes import Mesh
+from jonet.errors import ConfigError, InputError
+from jonet.evaluation import metrics
+from jonet.evaluation.metrics import Scoring
+
+SCORING = Scoring(surface_points=30_000)
+
+
+def of(made: trimesh.Trimesh) -> Mesh:
+    return Mesh(made.vertices, made.faces)
+
+
+def ball(radius: float, subdivisions: int = 4) -> Mesh:
+    return of(trimesh.creation.icosphere(subdivisions, radius=radius))
+
+
+def box(offset=(0, 0, 0), size=(1, 1, 1)) -> Mesh:
+    made = trimesh.creation.box(size)
+    made.apply_translation(offset)
+    return of(made)
+
+
+def test_chamfer_l2_and_the_papers_measures_are_the_recorded_ones():
+    recorded = np.load(RECORDED / "metrics" / "chamfer.npz")
+    made = recorded["generated_normalised_f64"] / recorded["scale_f64"] - recorded["offset_f64"]
+    true = recorded["ground_truth_f64"]
+    out, back = cKDTree(true).query(made)[0], cKDTree(made).query(true)[0]
+    np.testing.assert_allclose(metrics.chamfer_l2(out, back), recorded["chamfer_f64"], rtol=1e-9)
+    np.testing.assert_allclose(metrics.mesh_accuracy(out), recorded["definition_accuracy90_f64"], rtol=1e-9)
+    for name, threshold in (("0p05", 0.05), ("0p1", 0.1)):
+        expected = recorded[f"definition_completion_{name}_f64"]
+        np.testing.assert_allclose(metrics.mesh_completion(back, threshold), expected, rtol=1e-9)
+    np.testing.assert_allclose(metrics.emd(made[:200], true[:200]), recorded["definition_emd200_f64"], rtol=1e-9)
+
+
+def test_normal_consistency_and_chamfer_l1_are_the_recorded_ones():
+    recorded = np.load(RECORDED / "metrics" / "metrics_pointclouds.npz")
+    made, true = recorded["prediction/points"], recorded["target/points"]
+    out, near_true = cKDTree(true).query(made)
+    back, near_made = cKDTree(made).query(true)
+    np.testing.assert_allclose((out.mean() + back.mean()) / 2, recorded["score/chamfer-L1"], rtol=1e-5)
+    unit = [
+        n / np.linalg.norm(n, axis=-1, keepdims=True)
+        for n in (recorded["prediction/normals"], recorded["target/normals"])
+    ]
+    got = metrics.normal_consistency(*unit, near_true, near_made)
+    np.testing.assert_allclose(got, recorded["score/normals"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["icosphere", "rotated_box", "torus"])
+def test_what_a_mesh_contains_is_what_was_recorded(name):
+    recorded = np.load(RECORDED / "metrics" / "mesh_contains.npz")
+    mesh = Mesh(recorded[f"{name}/vertices"], recorded[f"{name}/faces"])
+    if mesh.volume < 0:
+        mesh = Mesh(mesh.vertices, mesh.faces[:, ::-1])
+    got = metrics.contains(mesh, recorded["points"].astype(float))
+    assert np.mean(got != recorded[f"{name}/contains"].astype(bool)) < 2e-3
+
+
+def test_a_shape_against_itself():
+    scores = metrics.score(ball(0.5), ball(0.5), SCORING)
+    assert scores["iou"] == 1 and scores["f_score"] > 0.93 and scores["normal_consistency"] > 0.999
+    spacing = 0.5 / np.sqrt(30_000 / np.pi)  # mean way to the nearest of n points spread over an area a: √(a/n) / 2
+    np.testing.assert_allclose(scores["chamfer_l1"], spacing, rtol=0.05)
+
+
+def test_two_spheres():
+    scores = metrics.score(ball(0.45, 5), ball(0.5, 5), Scoring(surface_points=10_000, chamfer_points=10_000))
+    np.testing.assert_allclose(scores["iou"], 0.9**3, atol=0.01)
+    np.testing.assert_allclose(scores["chamfer_l1"], 0.05, rtol=0.03)
+    np.testing.assert_allclose(scores["chamfer_l2"], 2 * 0.05**2, rtol=0.06)
+    np.testing.assert_allclose(scores["mesh_accuracy"], 0.05, rtol=0.06)
+    assert scores["f_score"] == scores["mesh_completion"] == 0
+
+
+def test_a_shifted_box_in_any_units():
+    rows = metrics.evaluate(
+        [box((0.2, 0, 0)), box((200, 0, 0), (1000,) * 3)], [box(), box((0, 0, 0), (1000,) * 3)], SCORING
+    )
+    for row in rows["shapes"]:
+        np.testing.assert_allclose(row["iou"], 0.8 / 1.2, atol=0.01)
+    ours, large = rows["shapes"]
+    np.testing.assert_allclose(ours["chamfer_l1"], large["chamfer_l1"], rtol=1e-6)  # units of the longest side
+    assert rows["summary"]["iou"]["mean"] == pytest.approx(np.mean([ours["iou"], large["iou"]]))
+
+
+def test_emd_of_a_shift_is_the_shift():
+    points = np.random.default_rng(0).random((100, 3))
+    np.testing.assert_allclose(metrics.emd(points, points + [0.01, 0, 0]), 0.01, rtol=1e-6)
+
+
+def test_no_surface_scores_worst():
+    nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert metrics.score(nothing, box()) == metrics.WORST
+    with pytest.raises(InputError, match="no faces"):
+        metrics.score(box(), nothing)
+
+
+def test_the_door():
+    with pytest.raises(InputError, match="one for each"):
+        jonet.evaluate([box()], [box(), box()])
+    with pytest.raises(ConfigError, match="threshold"):
+        Scoring(threshold=0)
+
+
+def test_the_table_has_each_papers_units():
+    rows = [metrics.score(box((0.1, 0, 0)), box(), Scoring(2000, 2000, 2000, 500, 50))]
+    lines = metrics.table(metrics.summary(rows), 1)
+    assert "Chamfer-L1" in lines and "DeepSDF" in lines and "ONet" in lines
