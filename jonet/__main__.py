@@ -1,6 +1,6 @@
 """Single steps from the shell.
 
-python -m jonet train | fit | extract | reconstruct | sample | interpolate | evaluate | info
+python -m jonet train | fit | extract | reconstruct | sample | interpolate | evaluate | import | info
 
 python -m jonet train meshes/ --out=runs/mine --minutes=10
 python -m jonet fit runs/mine scans/ --out=codes.npz
@@ -17,13 +17,17 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from jonet import config as configs
 from jonet import learn, model, parallel
 from jonet.data import meshes, observed
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError, JonetError
 from jonet.evaluation import metrics
+from jonet.inference.prior import Prior
 from jonet.model import Codes, Model
+from jonet.networks import published
 
 
 def train(options) -> None:
@@ -117,6 +121,26 @@ def evaluate(options) -> None:
     print(metrics.table(metrics.summary(scores), len(scores)))
 
 
+def import_(options) -> None:
+    """A network of the authors' programs as a model of ours: OUT/model, and its codes."""
+    found, out = published.read(options.source, options.checkpoint, options.options), Path(options.out)
+    codes, prior = None, None
+    if found.codes is not None:
+        codes = Codes(found.codes, found.names, found.similarities)
+        prior = Prior.of(found.codes) if found.codes.shape[1] else None
+    parts = {name: getattr(found, name) for name in ("kind", "network", "shared", "statistics", "frame", "history")}
+    Model(**parts, codes=codes, prior=prior).save(out / "model")
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"model: {out / 'model'}")
+    if codes is not None:
+        codes.save(out / "codes.npz")
+        print(f"{len(codes)} codes of training shapes: {out / 'codes.npz'}")
+    if found.fitted:
+        Codes(np.stack(list(found.fitted.values())), tuple(found.fitted)).save(out / "fitted.npz")
+        print(f"{len(found.fitted)} codes that were fitted to other shapes: {out / 'fitted.npz'}")
+
+
 def info(options) -> None:
     print(parallel.describe())
     if options.model:
@@ -132,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(do, help: str, *arguments):
-        added = verbs.add_parser(do.__name__, help=help, description=help)
+        added = verbs.add_parser(do.__name__.rstrip("_"), help=help, description=help)
         added.set_defaults(do=do)
         for names, settings in arguments:
             added.add_argument(*names, **settings)
@@ -169,6 +193,14 @@ def parser() -> argparse.ArgumentParser:
         option("made"),
         option("truth"),
         option("--json", help="file for all scores"),
+    )
+    verb(
+        import_,
+        "takes over a network that the authors' programs trained (needs torch: pip install 'jonet[import]')",
+        option("source", help="DeepSDF experiment folder, or Occupancy Networks' .pt file"),
+        option("--out", required=True, help="run folder"),
+        option("--checkpoint", help="which one of a folder (default: latest, or model_best)"),
+        option("--options", help="YAML of an Occupancy Network (default: the one beside it)"),
     )
     verb(info, "devices, precision and versions; what a model is", option("model", nargs="?"))
     return top

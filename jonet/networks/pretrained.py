@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jonet.data.meshes import Similarity
 from jonet.errors import FormatError
+from jonet.networks import weights
+from jonet.networks.deepsdf import Decoder, Specs
 
 # Occupancy Networks: the published name of a layer → ours, applied in order.
 RENAMED = (
@@ -20,6 +27,38 @@ RENAMED = (
     (r"\b(layer\d|downsample)\.(\d+)", r"\1_\2"),
 )
 LEAVES = {"bias": "bias", "running_mean": "mean", "running_var": "variance"}
+
+# DeepSDF: what a layer's arrays are called, under both spellings of weight norm.
+DEEPSDF_LEAVES = {
+    "bias": "bias",
+    "weight": "kernel",
+    "weight_g": "scale",
+    "weight_v": "kernel",
+    "parametrizations.weight.original0": "scale",
+    "parametrizations.weight.original1": "kernel",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A network of the authors' programs, in our terms: what `Model` is made of.
+
+    kind: "deepsdf" or "occupancy".  codes [S, L]: of the training shapes, with their names and, where known, the ways
+    from own units to the normalised frame.  fitted: codes of other shapes by name, as the program found them.
+    history: where it came from, JSON; notes: what a person should know before trusting it.
+    """
+
+    kind: str
+    network: Any
+    shared: Any
+    statistics: Any
+    frame: str
+    codes: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    similarities: tuple[Similarity, ...] | None = None
+    fitted: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    history: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def from_torch(state: Mapping[str, np.ndarray], parameters: dict, statistics: dict) -> tuple[dict, dict]:
@@ -42,13 +81,56 @@ def from_torch(state: Mapping[str, np.ndarray], parameters: dict, statistics: di
         kind = "statistics" if leaf.startswith("running") else "parameters"
         arrays[kind][*layer.split("."), LEAVES.get(leaf, leaf)] = value
     expected = {"parameters": flatten_dict(parameters), "statistics": flatten_dict(statistics)}
-    ours, theirs = ({_entry(*item) for kind in side.values() for item in kind.items()} for side in (expected, arrays))
+    _match(expected, arrays)
+    return unflatten_dict(arrays["parameters"]), unflatten_dict(arrays["statistics"])
+
+
+def from_deepsdf(state: Mapping[str, np.ndarray], specs: Specs) -> dict:
+    """A state dict of the published DeepSDF program as our decoder's shared parameters.
+
+    With or without the prefix of DataParallel, under either spelling of weight norm.  A layer norm of the last layer,
+    which the program makes and never applies, is dropped.  Raises FormatError as `from_torch` does.
+    """
+    arrays: dict[tuple[str, ...], np.ndarray] = {}
+    unused = "" if specs.weight_norm else f"bn{len(specs.dims)}"
+    for name, value in state.items():
+        layer, _, leaf = name.removeprefix("module.").partition(".")
+        if layer == unused:
+            continue
+        leaf, value = DEEPSDF_LEAVES.get(leaf, leaf), np.asarray(value, np.float32)
+        if leaf == "scale":
+            value = value[:, 0] if value.ndim == 2 and value.shape[1] == 1 else value
+        elif leaf == "kernel":
+            leaf, value = ("scale", value) if layer.startswith("bn") else ("kernel", value.T)
+        if (layer, leaf) in arrays:
+            raise FormatError(f"{layer}.{leaf} stands in the file twice, under two spellings")
+        arrays[layer, leaf] = value
+    codes, points = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, specs.latent_size), (1, 1, 3)))
+    expected = jax.eval_shape(Decoder(specs).init, jax.random.key(0), codes, points)["params"]
+    _match({"parameters": flatten_dict(expected)}, {"parameters": arrays})
+    return {"params": unflatten_dict(arrays)}
+
+
+def imagenet(path: str | Path, parameters: dict, statistics: dict) -> tuple[dict, dict]:
+    """An image encoder with ImageNet's weights in place of its fresh ones; its last layer, to c, stays as it is.
+
+    path: torchvision's .pth file of the same ResNet, or a safetensors file with torchvision's names.
+    parameters, statistics: of the fresh encoder.  Raises FormatError where the file is another network's.
+    """
+    state = {name: value for name, value in weights.state(weights.load(path), Path(path)).items() if "fc." not in name}
+    body = {name: value for name, value in parameters.items() if name != "fc"}
+    filled, running = from_torch(state, body, statistics)
+    return {**filled, "fc": parameters["fc"]}, running
+
+
+def _match(expected: Mapping[str, Mapping], found: Mapping[str, Mapping]) -> None:
+    """FormatError that lists both sides, where names or shapes differ."""
+    ours, theirs = ({_entry(*item) for kind in side.values() for item in kind.items()} for side in (expected, found))
     if ours != theirs:
         raise FormatError(
             "the weights do not fit the network; choose the configuration that they were trained with "
             "(- the network has it, + the file has it):\n" + _listed("-", ours - theirs) + _listed("+", theirs - ours)
         )
-    return unflatten_dict(arrays["parameters"]), unflatten_dict(arrays["statistics"])
 
 
 def _kernel(weight: np.ndarray) -> np.ndarray:

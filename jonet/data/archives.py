@@ -1,0 +1,84 @@
+"""Files of other programs, read within bounds: nothing is unpickled, and nothing unpacks to more than it can hold."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from jonet.errors import FormatError
+
+TEXT = 1 << 26  # bytes of a list of names or of options, at most
+SLACK, GROWTH = 1 << 26, 20  # bytes that an archive may unpack to: SLACK, and GROWTH times its own size
+
+
+def text(path: Path, limit: int = TEXT) -> str:
+    """A text file; FormatError where it is missing, larger than `limit` bytes, or no text."""
+    try:
+        if (size := path.stat().st_size) > limit:
+            raise FormatError(f"{path}: is {size} bytes long, but such files have at most {limit}")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: cannot be read as text ({error})") from error
+
+
+def options(path: Path, limit: int = 1 << 20) -> dict[str, Any]:
+    """A JSON file that holds a group of names and values."""
+    try:
+        values = json.loads(text(path, limit))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise FormatError(f"{path}: must hold names and values in braces, but holds a {type(values).__name__}")
+    return values
+
+
+def arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Arrays of numbers from an .npz, by name; those of `optional` may be missing.
+
+    Raises FormatError where the file is damaged, lacks one, holds objects, or claims more than it can hold.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_size(path, sum(info.file_size for info in archive.infolist()))
+            held = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if missing := [name for name in names if name not in held]:
+                raise FormatError(
+                    f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(held)) or 'nothing'}"
+                )
+            chosen = [name for name in (*names, *optional) if name in held]
+            return {name: _array(archive.open(held[name]), held[name].file_size) for name in chosen}
+    except FormatError:
+        raise
+    except FileNotFoundError as error:
+        raise FormatError(f"{path}: there is no such file") from error
+    except Exception as error:  # zipfile, zlib and numpy each have their own for damaged files
+        raise FormatError(f"{path}: cannot be read as .npz, it is damaged or cut off ({error})") from error
+
+
+def check_size(path: Path, claimed: int) -> None:
+    """FormatError where an archive claims to unpack to more than files of numbers ever do."""
+    size = path.stat().st_size
+    if claimed > SLACK + GROWTH * size:
+        raise FormatError(f"{path}: claims to unpack from {size} to {claimed} bytes; it was not unpacked")
+
+
+def _array(file: IO[bytes], size: int) -> np.ndarray:
+    """One member of an .npz: header and rows must fill it, so that nothing is allocated that is not there."""
+    with file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, kind = read(file)
+        if kind.kind not in "biuf":
+            raise ValueError(f"an array is of type {kind}, but must be of numbers")
+        count = int(np.prod(shape, dtype=object))
+        if min(shape, default=0) < 0 or count * kind.itemsize != size - file.tell():
+            raise ValueError(f"an array claims shape {list(shape)} of {kind}, but has {size - file.tell()} bytes")
+        flat = np.frombuffer(file.read(), kind)
+        return flat.reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,175 @@
+"""The data layout of the DeepSDF program, read as it lies and written.
+
+SdfSamples/<dataset>/<class>/<instance>.npz                pos [N, 4], neg [M, 4]: x, y, z, distance
+SurfaceSamples/<dataset>/<class>/<instance>.ply            points of the surface, in own units
+NormalizationParameters/<dataset>/<class>/<instance>.npz   offset [3], scale [1]: x' = (x + offset) · scale
+train.json, test.json                                      {dataset: {class: [instance, …]}}, if they lie here
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jonet.data import archives, files, splits
+from jonet.data.meshes import Similarity
+from jonet.data.sampled import Sampled, rows
+from jonet.data.sampled import places as shape_places
+from jonet.data.sampling import Recipe
+from jonet.data.sources import Shape
+from jonet.data.store import Store
+from jonet.errors import ConfigError, FormatError, MeshError
+
+SAMPLES, SURFACES, SCALES = "SdfSamples", "SurfaceSamples", "NormalizationParameters"
+
+
+class Samples(NamedTuple):
+    """Points with distances outside [P, 4] and inside [M, 4]; dropped: rows that were not finite.
+
+    ordered: in the order in which they were made, which a store must not keep.
+    """
+
+    outside: np.ndarray
+    inside: np.ndarray
+    dropped: int
+    ordered: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SdfSamples(Sampled):
+    """A shape in this layout; place is `<dataset>/<class>/<instance>`.
+
+    Rows that are not finite are dropped, and counted in the source's mark.  Without NormalizationParameters own units
+    are taken to be the normalised frame's, and SurfaceSamples are left out.
+    """
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        kinds = ((SAMPLES, "npz"), (SCALES, "npz"), (SURFACES, "ply"))
+        return tuple(self.root / folder / f"{self.place}.{suffix}" for folder, suffix in kinds)
+
+    def mark(self) -> dict:
+        mark = super().mark()
+        with contextlib.suppress(FormatError):
+            mark["dropped"] = read_samples(self.paths[0]).dropped
+        return mark
+
+    def shape(self, recipe: Recipe, *, seed: int, frame: str, sign: str) -> Shape:
+        self.in_frame(frame, "sphere")
+        samples, scales, surfaces = self.paths
+        found = read_samples(samples)
+        sides = found.outside, found.inside
+        shape = {"sdf": tuple(self.shuffled(side, seed) for side in sides) if found.ordered else sides}
+        if not scales.is_file():
+            return Shape(shape, Similarity())
+        similarity = read_similarity(scales)
+        if surfaces.is_file():
+            points, normals = read_surface(surfaces)
+            shape["surface_points"] = (similarity(points).astype(np.float32),)
+            shape["surface_normals"] = (normals,)
+        return Shape(shape, similarity)
+
+
+def discover(folder: str | Path, split=None, category: str | None = None, test_share: float = 0.1, seed: int = 0):
+    """The shapes of a data folder as sources, sorted by name.
+
+    split: split files, as `splits.chosen` takes them; without, train.json, test.json and val.json in the folder, or
+    else all there are, of which the seed picks the share `test_share` for testing.  category: classes to take.
+    A shape that a split file names is a source, there or not: `store.build` lists what it cannot use.
+    """
+    root = Path(folder)
+    split = split or [path for word in splits.SPLITS if (path := root / f"{word}.json").is_file()]
+    if split:
+        listed = splits.chosen(split)
+    else:
+        found = sorted((root / SAMPLES).glob("*/*/*.npz"))
+        places = [path.relative_to(root / SAMPLES).with_suffix("").as_posix() for path in found]
+        listed = splits.drawn(places, test_share, seed)
+    if not listed:
+        raise FormatError(
+            f"{root}: there is nothing in {SAMPLES}/<dataset>/<class>/, and no split file names any shape"
+        )
+    if wrong := [place for place in listed if place.count("/") != 2]:
+        raise FormatError(f"{root}: {wrong[0]!r} is no <dataset>/<class>/<instance>; give a split file in JSON")
+    kept = splits.categories(category, {place.split("/")[1] for place in listed})
+    listed = {place: split for place, split in listed.items() if place.split("/")[1] in kept}
+    names = splits.short(list(listed))
+    return sorted(
+        (SdfSamples(names[place], split, root, place) for place, split in listed.items()), key=lambda one: one.name
+    )
+
+
+def read_samples(path: Path) -> Samples:
+    """The distances of one shape; FormatError where the file is damaged or something else."""
+    found = archives.arrays(path, ("pos", "neg"), ("shuffled",))
+    outside, inside = (rows(found[name], path, name, 4) for name in ("pos", "neg"))
+    good = [side[np.isfinite(side).all(1)] for side in (outside, inside)]
+    dropped = len(outside) + len(inside) - sum(map(len, good))
+    return Samples(*good, dropped, "shuffled" not in found)
+
+
+def read_similarity(path: Path) -> Similarity:
+    """The way from own units to the normalised frame."""
+    found = archives.arrays(path, ("offset", "scale"))
+    if found["offset"].size != 3 or found["scale"].size != 1:
+        raise FormatError(f"{path}: offset must be 3 numbers and scale one")
+    try:
+        return Similarity(float(found["scale"].ravel()[0]), translation=found["offset"])
+    except MeshError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def read_surface(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Points [M, 3] float64 of the surface in own units, and their normals float32: [M, 3], or [0, 3] without."""
+    try:
+        found = files.load(path)
+    except MeshError as error:
+        raise FormatError(f"{path}: {error}") from error
+    normals = np.zeros((0, 3)) if found.normals is None else found.normals
+    return found.vertices, normals.astype(np.float32)
+
+
+def write(store: Store, folder: str | Path, dataset: str = "jonet") -> None:
+    """A store of distances in this layout, so that the program trains on it.
+
+    The samples carry the word `shuffled`, which the program does not read; the surface's points carry normals.
+    Raises ConfigError where the store is in another frame, has no distances, or turned its shapes.
+    """
+    if store.frame != "sphere" or not len(store.sdf):
+        raise ConfigError(f"{store.folder}: this layout holds distances in the frame 'sphere', which the store lacks")
+    if any(not np.array_equal(way.rotation, np.eye(3)) for way in store.similarities):
+        raise ConfigError(f"{store.folder}: its shapes were turned to be normalised, which this layout cannot say")
+    folder, places = Path(folder), shape_places(store, dataset)
+    for i, (place, way) in enumerate(zip(places, store.similarities, strict=True)):
+        samples, scales, surfaces = SdfSamples(place, root=folder, place=place).paths
+        for path in (samples, scales, surfaces):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        rows, outside = store.samples(i), store.counts[i, 0]
+        np.savez(samples, pos=rows[:outside], neg=rows[outside:], shuffled=np.array(True))
+        np.savez(scales, offset=way.translation, scale=np.array([way.scale]))
+        points, normals = store.surface(i)
+        if len(points):
+            surfaces.write_bytes(_ply(way.inverse()(points), normals))
+    for word in splits.SPLITS:
+        if chosen := [places[i] for i in store.select(word)]:
+            splits.write(folder / f"{word}.json", chosen)
+
+
+def _ply(points: np.ndarray, normals: np.ndarray) -> bytes:
+    """ASCII as the program writes it: its faces, of three points each in turn, only keep mesh readers from dropping
+    the points."""
+    columns = ["x", "y", "z", "nx", "ny", "nz"] if len(normals) else ["x", "y", "z"]
+    table = np.column_stack([points, normals]) if len(normals) else points
+    faces = np.arange(len(points) // 3 * 3).reshape(-1, 3)
+    header = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *(f"property double {c}" for c in columns)]
+    header += [f"element face {len(faces)}", "property list uchar int vertex_index", "end_header"]
+    out = io.BytesIO(("\n".join(header) + "\n").encode())
+    out.seek(0, io.SEEK_END)
+    np.savetxt(out, table, "%.17g")
+    np.savetxt(out, faces, "3 %d %d %d")
+    return out.getvalue()

@@ -1,0 +1,119 @@
+"""Which shapes are for training and which for testing: split files of the authors' programs, or a seeded draw."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from jonet.data import archives
+from jonet.errors import ConfigError, FormatError
+
+SPLITS = ("train", "test", "val")
+CATEGORIES = {  # of ShapeNet, as the papers call them
+    "airplane": "02691156",
+    "bench": "02828884",
+    "cabinet": "02933112",
+    "car": "02958343",
+    "chair": "03001627",
+    "display": "03211117",
+    "lamp": "03636649",
+    "loudspeaker": "03691459",
+    "rifle": "04090263",
+    "sofa": "04256520",
+    "table": "04379243",
+    "telephone": "04401088",
+    "vessel": "04530566",
+}
+
+
+def read(path: str | Path) -> list[str]:
+    """The shapes that a split file names, in its order: DeepSDF's JSON, {dataset: {class: [instance, …]}}, as
+    `dataset/class/instance`; any other file one a line, as it stands.
+
+    Raises FormatError where it is damaged, names none, or names one outside of its folder.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        found = _json(path)
+    else:
+        found = [line.strip() for line in archives.text(path).splitlines() if line.strip()]
+    for name in found:
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
+            raise FormatError(f"{path}: {name!r} is no name of a shape")
+    if not found:
+        raise FormatError(f"{path}: names no shapes")
+    return found
+
+
+def _json(path: Path) -> list[str]:
+    sets = archives.options(path, archives.TEXT)
+    try:
+        found = [f"{s}/{c}/{name}" for s, classes in sets.items() for c, names in classes.items() for name in names]
+        wrong = [n for classes in sets.values() for names in classes.values() for n in names if not isinstance(n, str)]
+        if wrong or any(isinstance(names, str) for classes in sets.values() for names in classes.values()):
+            raise TypeError("names are text")
+    except (AttributeError, TypeError) as error:
+        raise FormatError(f"{path}: is no split file, {{dataset: {{class: [instance, …]}}}} ({error})") from error
+    return found
+
+
+def chosen(files: str | Path | Sequence[str | Path]) -> dict[str, str]:
+    """Shapes of several split files (a list, or text with commas between them), each with its split.
+
+    A file's split is the word train, test or val in its name, else train.  Raises FormatError for a shape in two.
+    """
+    files = files.split(",") if isinstance(files, str) else [files] if isinstance(files, Path) else files
+    splits: dict[str, str] = {}
+    for path in (Path(str(file).strip()) for file in files):
+        split = next((word for word in SPLITS if word in path.stem.lower()), "train")
+        for name in read(path):
+            if splits.setdefault(name, split) != split:
+                raise FormatError(f"{path}: {name} is for {split}, but another file has it for {splits[name]}")
+    return splits
+
+
+def drawn(names: Iterable[str], test_share: float, seed: int) -> dict[str, str]:
+    """A split of each name: the share `test_share` for testing, at least one of two; their order does not matter."""
+    lots = sorted(names, key=lambda name: (zlib.crc32(f"{seed} {name}".encode()), name))
+    tests = min(max(round(test_share * len(lots)), 1), len(lots) - 1) if test_share else 0
+    return {name: "test" if i < tests else "train" for i, name in enumerate(lots)}
+
+
+def categories(named: str | None, present: Iterable[str], known: dict[str, str] | None = None) -> set[str]:
+    """The category folders that `named` asks for, by folder or by name, with commas between; all without it.
+
+    known: folder by name, beside ShapeNet's.  Raises ConfigError for one that is not there.
+    """
+    present = set(present)
+    if not named:
+        return present
+    folders = CATEGORIES | (known or {})
+    asked = {folders.get(name.strip(), name.strip()) for name in named.split(",")}
+    if missing := asked - present:
+        raise ConfigError(
+            f"category {', '.join(sorted(missing))} is not there; there are {', '.join(sorted(present)) or 'none'}"
+        )
+    return asked
+
+
+def short(names: Sequence[str]) -> dict[str, str]:
+    """Names that are paths, without the leading folders that all of them share."""
+    parts = {name: PurePosixPath(name).parts for name in names}
+    most = min(map(len, parts.values()), default=1) - 1
+    shared = next((i for i in range(most) if len({p[i] for p in parts.values()}) > 1), most)
+    return {name: "/".join(p[shared:]) for name, p in parts.items()}
+
+
+def write(path: Path, names: Sequence[str]) -> None:
+    """A split file that `read` reads: DeepSDF's JSON, or a list without a newline at its end, which would name ''."""
+    if path.suffix == ".json":
+        sets: dict[str, dict[str, list[str]]] = {}
+        for name in names:
+            first, kind, instance = name.split("/")
+            sets.setdefault(first, {}).setdefault(kind, []).append(instance)
+        path.write_text(json.dumps(sets, indent=2))
+    else:
+        path.write_text("\n".join(names))

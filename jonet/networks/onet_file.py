@@ -1,0 +1,209 @@
+"""Checkpoints of the Occupancy Networks program: `.pt` files, read alone or with the YAML they were trained with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+
+from jonet.data import archives
+from jonet.errors import ConfigError, FormatError
+from jonet.networks import weights
+from jonet.networks.occupancy import OccupancyNetwork, Specs
+from jonet.networks.pretrained import Pretrained, from_torch
+
+DEFAULT = {  # of the program's configs/default.yaml, which every YAML goes on from
+    "method": "onet",
+    "model": {"decoder": "simple", "encoder": "resnet18", "encoder_latent": None, "c_dim": 512, "z_dim": 64},
+    "test": {"threshold": 0.5},
+}
+RESNETS = {  # blocks in the third stage, bottlenecks
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+}
+SAME = {"resnet101": "resnet50"}  # what the program builds under a name
+
+
+def read(path: str | Path, options: str | Path | None = None) -> Pretrained:
+    """The network of a checkpoint, and the embedding rows of its shapes where it has them.
+
+    options: its YAML; without one, the file of the same name beside the checkpoint, if there is one.  Layers and sizes
+    are told by the checkpoint; what only the YAML tells (leaky activations, τ) is as published without it, which is a
+    note.  Raises FormatError where the two contradict each other, or the weights fit no published network.
+    """
+    path = Path(path)
+    saved = weights.load(path)
+    if not isinstance(saved, Mapping) or "model" not in saved:
+        raise FormatError(f"{path}: lacks model, which the program's checkpoints have")
+    state = weights.state(saved["model"], path)
+    found, state = _recognized(state, path)
+    options = _beside(path) if options is None else Path(options)
+    if options is None:
+        found["threshold"] = 0.5 if found["encoder"] == "idx" else 0.2
+        notes = [f"no YAML was given: activations are not leaky and τ is {found['threshold']}, as published"]
+    else:
+        found, notes = _told(found, _yaml(options), options), []
+    try:
+        network = OccupancyNetwork(Specs(**found))
+    except ConfigError as error:
+        raise FormatError(f"{path}: fits no published network ({error})") from error
+    codes = state.pop("encoder.weight") if found["encoder"] == "idx" else None
+    try:
+        shared, statistics = from_torch(state, *_expected(network))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    return Pretrained(
+        kind="occupancy",
+        network=network,
+        shared={"params": shared},
+        statistics=statistics,
+        frame="cube",
+        codes=codes,
+        names=() if codes is None else tuple(f"shape {i}" for i in range(len(codes))),
+        history={
+            "program": "Occupancy Networks",
+            "source": str(path),
+            "options": None if options is None else str(options),
+            "epoch": weights.count(saved, "epoch_it"),
+            "iteration": weights.count(saved, "it"),
+            "shapes": 0 if codes is None else len(codes),
+            "notes": notes,
+        },
+        notes=tuple(notes),
+    )
+
+
+def _recognized(state: dict[str, np.ndarray], path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The options that names and shapes tell, and the weights, with a last layer where an encoder has none."""
+
+    def size(name: str, axis: int, otherwise: int = 0) -> int:
+        return state[name].shape[axis] if name in state and state[name].ndim > axis else otherwise
+
+    def numbered(pattern: str) -> int:
+        return len({match[1] for name in state if (match := re.match(pattern, name))})
+
+    def any_of(start: str) -> bool:
+        return any(name.startswith(start) for name in state)
+
+    first = "decoder.conv_p" if any_of("decoder.conv_p.") else "decoder.fc_p"
+    if f"{first}.weight" not in state:
+        raise FormatError(
+            f"{path}: has no decoder.fc_p.weight, so it is no checkpoint of this program; it has "
+            f"{', '.join(sorted(state)[:8]) or 'nothing'}"
+        )
+    gamma = next((name for name in sorted(state) if re.search(r"_gamma\.weight$", name)), "")
+    if first == "decoder.conv_p":
+        decoder, blocks = "cbatchnorm2", numbered(r"decoder\.blocks\.(\d+)\.")
+    elif any_of("decoder.bn_0."):
+        decoder, blocks = "cbatchnorm_noresnet", numbered(r"decoder\.fc_(\d+)\.")
+    else:
+        decoder = "cbatchnorm" if gamma else "batchnorm" if any_of("decoder.block0.bn_0.") else "simple"
+        blocks = numbered(r"decoder\.block(\d+)\.")
+    encoder, width = _encoder(state, numbered)
+    if encoder.startswith("resnet") and "encoder.fc.weight" not in state:  # use_linear false: c are the features
+        features = size("encoder.features.layer4.0.downsample.0.weight", 0)
+        state = state | {"encoder.fc.weight": np.eye(features, dtype=np.float32)}
+        state["encoder.fc.bias"] = np.zeros(features, np.float32)
+    found = {
+        "decoder": decoder,
+        "encoder": encoder,
+        "c_dim": size(gamma, 1) or size("decoder.fc_c.weight", 1),
+        "z_dim": size("decoder.fc_z.weight", 1),
+        "hidden_size": size(f"{first}.weight", 0),
+        "n_blocks": blocks,
+        "encoder_width": width,
+    }
+    return found, state
+
+
+def _encoder(state: Mapping[str, np.ndarray], numbered) -> tuple[str, int | None]:
+    """The encoder's name, and its width (units of its layers, or channels of its first)."""
+
+    def width(name: str) -> int:
+        return state[f"encoder.{name}"].shape[0]
+
+    names = {name.removeprefix("encoder.") for name in state if name.startswith("encoder.")}
+    if "features.conv1.weight" in names:
+        blocks = numbered(r"encoder\.features\.layer3\.(\d+)\."), "features.layer1.0.conv3.weight" in names
+        return RESNETS.get(blocks, "resnet18"), width("features.conv1.weight")
+    if "fc_pos.weight" in names:
+        residual = any(name.startswith("block_") for name in names)
+        return "pointnet_resnet" if residual else "pointnet_simple", width("fc_pos.weight") // 2
+    if "conv_in.weight" in names:
+        return "voxel_simple", width("conv_in.weight")
+    if "conv0.weight" in names:
+        return "simple_conv", width("conv0.weight")
+    return ("idx" if names == {"weight"} else "null"), None
+
+
+def _told(found: dict[str, Any], given: dict, path: Path) -> dict[str, Any]:
+    """The options with those that only the YAML tells; FormatError where it contradicts the weights."""
+    model, threshold = given["model"], given["test"].get("threshold")
+    if given["method"] != "onet":
+        raise FormatError(f"{path}: method is {given['method']!r}, but only 'onet' can be imported")
+    inner = {name: model.get(f"{name}_kwargs") or {} for name in ("decoder", "encoder", "encoder_latent")}
+    if not all(isinstance(kwargs, dict) for kwargs in inner.values()):
+        raise FormatError(f"{path}: the kwargs of a part must be names and values")
+    if inner["encoder"].get("normalize") is False:
+        raise FormatError(f"{path}: its encoder takes images without ImageNet's normalisation; that is not supported")
+    told = {
+        "decoder": model["decoder"],
+        "encoder": SAME.get(model["encoder"], model["encoder"]) or ("idx" if found["encoder"] == "idx" else "null"),
+        "c_dim": model["c_dim"],
+        "z_dim": model["z_dim"],
+        "hidden_size": inner["decoder"].get("hidden_size", found["hidden_size"]),
+        "encoder_width": inner["encoder"].get("hidden_dim", found["encoder_width"]),
+    }
+    if different := [f"{name}: {found[name]!r} → {value!r}" for name, value in told.items() if found[name] != value]:
+        raise FormatError(f"{path}: is of another network ({'; '.join(different)}: in the weights → in the YAML)")
+    if not isinstance(threshold, int | float) or not 0 < threshold < 1:
+        raise FormatError(f"{path}: test.threshold is {threshold!r}, but must be an occupancy between 0 and 1")
+    leaky = {"leaky": inner["decoder"].get("leaky", False), "latent_leaky": inner["encoder_latent"].get("leaky", False)}
+    return found | {"threshold": float(threshold)} | {name: bool(value) for name, value in leaky.items()}
+
+
+def _beside(path: Path) -> Path | None:
+    return next((found for suffix in (".yaml", ".yml") if (found := path.with_suffix(suffix)).is_file()), None)
+
+
+def _yaml(path: Path, depth: int = 0) -> dict:
+    """A YAML with what it inherits and the program's defaults filled in."""
+    try:
+        given = yaml.safe_load(archives.text(path, 1 << 20)) or {}
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path}: is not YAML ({error})") from error
+    if not isinstance(given, dict) or depth > 8:
+        raise FormatError(f"{path}: must hold names and values, and inherit from at most 8 others")
+    parent = DEFAULT
+    if inherited := given.get("inherit_from"):
+        places = [above / str(inherited) for above in path.resolve().parents]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise FormatError(f"{path}: inherits from {inherited!r}, which is neither beside it nor above")
+        parent = _yaml(found, depth + 1)
+    merged = _merged(parent, given)
+    if not all(isinstance(merged[name], dict) for name in ("model", "test")):
+        raise FormatError(f"{path}: model and test must be groups of options")
+    return merged
+
+
+def _merged(under: dict, over: dict) -> dict:
+    """Two groups of options as one; groups in both are merged alike."""
+    both = {
+        name for name in under.keys() & over.keys() if isinstance(under[name], dict) and isinstance(over[name], dict)
+    }
+    return {**under, **over, **{name: _merged(under[name], over[name]) for name in both}}
+
+
+def _expected(network: OccupancyNetwork) -> tuple[dict, dict]:
+    """Shapes of the parameters and statistics that a network has."""
+    shared, statistics = jax.eval_shape(network.start, jax.random.key(0))
+    return shared["params"], statistics
