@@ -1,0 +1,78 @@
+"""Files that people hold: meshes and clouds become observations in the normalised frame, or a typed error."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import trimesh
+
+from jonet.data import meshes, observed
+from jonet.data.meshes import Mesh
+from jonet.data.sampling import RECIPES
+from jonet.errors import FormatError, MeshError
+
+RECIPE = dataclasses.replace(RECIPES["default"], near=400, uniform=100, surface=100)
+
+
+@pytest.fixture
+def cloud():
+    rng = np.random.default_rng(0)
+    normals = rng.standard_normal((500, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return normals * 3 + [10, 0, 5], normals
+
+
+def write(kind, path, points, normals):
+    rows = np.column_stack([points, normals])
+    if kind == "npy":
+        np.save(path, rows)
+    elif kind == "npz":
+        np.savez(path, points=points, normals=normals)
+    else:
+        np.savetxt(path, rows)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "xyz"])
+def test_clouds_with_normals(kind, cloud, tmp_path):
+    path = tmp_path / f"ball.{kind}"
+    write(kind, path, *cloud)
+    one = observed.read(path)
+    assert one.kind == ("points", "normals") and one.name == "ball"
+    np.testing.assert_allclose(one.points, one.similarity(cloud[0]), atol=1e-5)
+    np.testing.assert_allclose(one.normals, cloud[1], atol=1e-5)
+    assert np.linalg.norm(one.points, axis=1).max() <= 1
+
+
+def test_a_ply_without_faces_is_a_cloud(cloud, tmp_path):
+    trimesh.PointCloud(cloud[0]).export(tmp_path / "ball.ply")
+    one = observed.read(tmp_path / "ball.ply")
+    assert one.kind == ("points",) and len(one.points) == 500
+
+
+def test_a_mesh_is_sampled(tmp_path):
+    made = trimesh.creation.box((1, 2, 3))
+    meshes.write(Mesh(made.vertices, made.faces), tmp_path / "box.obj")
+    one = observed.read(tmp_path / "box.obj", recipe=RECIPE)
+    assert one.kind == ("samples",) and one.samples.shape == (500, 4)
+    inside = (np.abs(one.similarity.inverse()(one.samples[:, :3])) < np.array([1, 2, 3]) / 2).all(1)
+    np.testing.assert_array_equal(one.samples[:, 3] < 0, inside)
+    assert observed.find(tmp_path) == [tmp_path / "box.obj"]
+
+
+@pytest.mark.parametrize(
+    "name, content", [("a.npy", b"\x93NUMPY"), ("b.npz", b"PK\x03\x04"), ("c.xyz", b"one two three"), ("d.npy", b"")]
+)
+def test_damaged_clouds_are_named(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match=name):
+        observed.read(tmp_path / name)
+
+
+def test_pickles_and_wrong_shapes_are_refused(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "flat.npy", np.zeros((10, 2)))
+    np.savez(tmp_path / "other.npz", vertices=np.zeros((10, 3)))
+    np.save(tmp_path / "one.npy", np.zeros((10, 3)))
+    for name, error in (("objects", FormatError), ("flat", FormatError), ("other", FormatError), ("one", MeshError)):
+        with pytest.raises(error):
+            observed.read(next(tmp_path.glob(f"{name}.*")))
