@@ -140,14 +140,19 @@ def test_views_see_a_solid_without_looking_at_its_winding():
 
 
 def test_votes_that_disagree_are_dropped_where_the_recipe_says_so():
-    """Around a sheet seen from both sides the nearest points of the shell vote for either side."""
-    kite = joined(box((0.5, 0.0, 0.5)), box((0.1, 0.1, 0.1), (0, 0.05, 0)))
-    solid = Solid(kite, "views")
+    """Around a sheet, which is seen from both sides, the nearest points of the shell vote for either."""
+    solid = Solid(joined(box((0.3, 0.3, 0.3)), box((0.3, 0.3, 0.0), (0.3, 0, 0))), "views")
     counts = [
         sum(map(len, sampling.sdf_samples(solid, Recipe(4000, 0, unanimous=unanimous), np.random.default_rng(0))))
         for unanimous in (False, True)
     ]
-    assert counts[0] == 4000 and 400 < counts[1] < 2000
+    assert counts[0] == 4000 and 2000 < counts[1] < 3500
+    assert solid.inside([[0.0, 0, 0], [0.3, 0.0, 0.001], [0.3, 0, -0.001]]).tolist() == [True, False, False]
+
+
+def test_a_sheet_alone_has_no_inside_to_see():
+    with pytest.raises(MeshError, match="sheet: its surface is seen from both sides.*encloses nothing"):
+        Solid(mesh(box((0.3, 0.3, 0.0)), "sheet"), "views")
 
 
 # Recipes

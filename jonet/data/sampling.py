@@ -21,6 +21,7 @@ from jonet.errors import ConfigError, InputError, MeshError, require
 METHODS = ("exact", "winding", "views")
 FRAMES = {"sphere": 1.0, "cube": 0.55}  # half the side of the box in which a normalised mesh is sampled
 VOTERS = 11  # points of the shell that vote on a sign (DeepSDF, PreprocessMesh)
+AGREED = 0.25  # share of the places voted inside whose voters must agree, lest the votes are noise
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Recipe:
     uniform: int = 4_000
     variances: tuple[float, float] = (0.0025, 0.00025)
     region: str = "cube"
-    unanimous: bool = False
+    unanimous: bool = True
     surface: int = 4_096
     occupancies: int = 0
     padding: float = 0.1
@@ -61,10 +62,10 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
     # DeepSDF's program (PreprocessMesh.cpp): 500,000 samples, 47/50 of them near; with -t 250,000 for test shapes
-    "deepsdf": Recipe(470_000, 30_000, (0.005, 0.0005), unanimous=True, surface=30_000),
-    "deepsdf_test": Recipe(235_000, 15_000, (0.05, 0.0005), unanimous=True, surface=30_000),
+    "deepsdf": Recipe(470_000, 30_000, (0.005, 0.0005), surface=30_000),
+    "deepsdf_test": Recipe(235_000, 15_000, (0.05, 0.0005), surface=30_000),
     # DeepSDF's paper (section 5 and supplement)
-    "paper": Recipe(500_000, 25_000, (0.0025, 0.00025), "ball", unanimous=True, surface=30_000),
+    "paper": Recipe(500_000, 25_000, (0.0025, 0.00025), "ball", surface=30_000),
     # Occupancy Networks (sample_mesh.py)
     "onet": Recipe(0, 0, surface=100_000, occupancies=100_000),
 }
@@ -74,8 +75,8 @@ class Solid:
     """A mesh that is asked, many times, what is inside and how far its walls are.
 
     mesh: oriented (`meshes.orient`). method: `exact` (closed meshes only), `winding` (open ones too, where inside is an
-    estimate), `views` (the shell seen from outside is the surface, and its nearest points vote on the sign: DeepSDF's
-    program; the mesh must be in a normalised frame).
+    estimate), `views` (the shell seen from outside is the surface, and inside is what lies behind all of its
+    nearest points: DeepSDF's program; the mesh must be in a normalised frame).
     walls: the mesh without what lies within the solid; distances and surface points belong to it.
     Raises MeshError where `exact` is asked of an open mesh, or where nothing is enclosed.
     """
@@ -87,9 +88,8 @@ class Solid:
         if method == "views":
             self.walls = mesh
             self._shell = shell(mesh)
-            self._tree = cKDTree(
-                self._shell.points, balanced_tree=False, compact_nodes=False
-            )  # millions: quick to build
+            self._tree = cKDTree(self._shell.points, balanced_tree=False, compact_nodes=False)
+            self._check_votes()
             return
         if method == "exact" and (count := open_edges(mesh)):
             raise MeshError(
@@ -105,7 +105,7 @@ class Solid:
         """points [N, 3] -> bool [N]."""
         points = require(points, "points", (None, 3), np.float64)
         if self.method == "views":
-            return self._votes(points)[1] * 2 > VOTERS
+            return self._votes(points)[1] == VOTERS
         low, high = self.mesh.bounds
         inside = ((points > low) & (points < high)).all(1)  # nothing is enclosed outside of the box
         asked = np.ascontiguousarray(points[inside])
@@ -124,7 +124,7 @@ class Solid:
         if self.method == "views":
             nearest, behind, plane = self._votes(points)
             distance = np.where(nearest < tangent, plane, nearest)
-            signed, sure = np.where(behind * 2 > VOTERS, -distance, distance), (behind == 0) | (behind == VOTERS)
+            signed, sure = np.where(behind == VOTERS, -distance, distance), (behind == 0) | (behind == VOTERS)
         elif self._simple:
             signed, sure = self._signed(points), np.ones(len(points), bool)
         else:
@@ -134,6 +134,19 @@ class Solid:
 
     def _signed(self, points):
         return igl.signed_distance(points, *self._surface, sign_type=igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL)[0]
+
+    def _check_votes(self):
+        """MeshError where a surface is seen from both sides, so that its votes are noise."""
+        rng = np.random.default_rng(0)
+        points = np.repeat(surface(self.mesh, 1000, rng)[0], 2, axis=0).astype(np.float64)
+        side = np.ptp(self.mesh.bounds, axis=0).max()
+        behind = self._votes(points + rng.normal(0, 0.02 * side, points.shape))[1]
+        agreed = np.count_nonzero(behind == VOTERS) / max(np.count_nonzero(behind * 2 > VOTERS), 1)
+        if agreed < AGREED:
+            raise MeshError(
+                f"{self.mesh.name or 'mesh'}: its surface is seen from both sides (of the votes for inside only "
+                f"{agreed:.0%} agree), so it encloses nothing; close it"
+            )
 
     def _votes(self, points):
         """Distances to the nearest point of the shell, how many voters see them from behind, distances to its plane."""
