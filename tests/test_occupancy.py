@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from onet_recorded import Recorded, close, find, reproduce, trees
+from onet_recorded import Recorded, close, drawn, each, find, quickly, reproduce, trees
 
 from jonet import parallel
 from jonet.errors import ConfigError, FormatError
 from jonet.networks import field
 from jonet.networks.encoders import ENCODERS
 from jonet.networks.layers import Norm, ResidualBlock, Share
-from jonet.networks.occupancy import Classifier, ClassifierSpecs, Decoder, OccupancyNetwork, Specs
+from jonet.networks.occupancy import ClassifierSpecs, Decoder, OccupancyNetwork, Specs
 from jonet.networks.pretrained import from_torch
 from jonet.training.conditional import cross_entropy
 
@@ -153,7 +153,7 @@ def test_the_published_width_reproduces_the_program():
     z = np.zeros((len(p), 0), np.float32)
     parameters, statistics = trees(recorded, shapes_of(Decoder(specs), p, z, c), "state")
     with jax.default_matmul_precision("highest"):
-        logits, _ = run(Decoder(specs), parameters, statistics, p, z, c)
+        logits, _ = quickly(lambda *trees: run(Decoder(specs), *trees, p, z, c))(parameters, statistics)
     close(logits, recorded["eval/logits"], 2e-6, "logits")
 
 
@@ -196,7 +196,9 @@ def inputs_of(name):
     return images(901, 224) if name == "img/onet" else images(903, 64)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if "ablation" in n else ()) for n in PUBLISHED]
+)
 def test_published_sizes_by_the_recipe(name):
     recorded, specs = Recorded("published_sizes_by_recipe"), PUBLISHED[name]
     published = json.loads(find("published_keys.json").read_text())[name]
@@ -212,7 +214,7 @@ def test_published_sizes_by_the_recipe(name):
     if specs.z_dim:
         z = np.random.RandomState(904).standard_normal((2, 128)).astype(np.float32)
 
-    @jax.jit
+    @quickly
     def whole(shared, statistics, inputs, points, z):
         variables = {**shared, "statistics": statistics}
         with jax.default_matmul_precision("highest"):
@@ -247,95 +249,68 @@ def test_published_encoders_by_the_recipe(name):
     state = by_recipe(published["state"], recorded.facts["recipes"][f"encoder {name}"]["seed"])
     parameters, statistics = from_torch(state, *like)
     with jax.default_matmul_precision("highest"):
-        c, _ = jax.jit(lambda p, s, x: run(encoder, p, s, x))(parameters, statistics, images)
+        c, _ = quickly(lambda p, s, x: run(encoder, p, s, x))(parameters, statistics, images)
     close(c, recorded[f"{name}/c"], 4e-6, "c")
 
 
-def test_the_classifier_reproduces_the_recorded_training():
-    recorded = Recorded("classifier_single_shape")
-    network = Classifier()
-    assert network.specs.latent_size == 16_961
-
-    def code_of(prefix):
-        state = recorded.group(prefix)
-        layers = [(state[f"{i}.weight"].T.ravel(), state[f"{i}.bias"]) for i in range(0, 12, 2)]
-        return np.concatenate([part for layer in layers for part in layer])
-
-    own = {"code": code_of("state")}
-    with jax.default_matmul_precision("highest"):
-        close(network({}, own, recorded["input/p"][0]), recorded["before/logits"], 2e-6, "logits")
-        gradient = jax.grad(
-            lambda code: cross_entropy(
-                network({}, {"code": code}, recorded["input/p"][0]), recorded["input/occ"][0]
-            ).mean()
-        )(own["code"])
-        close(gradient, code_of("grad"), 2e-6, "gradient")
-        one = network.fold({}, {}, jnp.asarray(own["code"]))
-        close(one(recorded["input/p"][0]), recorded["before/logits"], 2e-6, "the field's logits")
-    assert one.own["level"] == 0 and network.start(KEY).shape == (16_961,)
-
-
 def test_a_fresh_network_ignores_its_condition_and_starts_as_published():
-    network = OccupancyNetwork(dataclasses.replace(SMALL, encoder="pointnet_simple", encoder_width=8))
-    shared, statistics = network.start(KEY)
-    decoder = shared["params"]["decoder"]
-    block = decoder["block0"]
+    decoder = Decoder(dataclasses.replace(SMALL, n_blocks=1))
+    points, codes = jnp.ones((2, 5, 3)), jnp.zeros((2, 8))
+    condition = jax.random.normal(KEY, (2, 16))
+    variables = quickly(decoder.init)(KEY, points, codes, condition)
+    parameters = variables["params"]
+    block = parameters["block0"]
     assert not np.any(block["fc_1"]["kernel"]) and np.any(block["fc_1"]["bias"])
-    for norm in (block["bn_0"], decoder["bn"]):
+    for norm in (block["bn_0"], parameters["bn"]):
         assert not np.any(norm["gamma"]["kernel"]) and not np.any(norm["beta"]["kernel"])
         assert np.all(norm["gamma"]["bias"] == 1) and not np.any(norm["beta"]["bias"])
     kernel, bias = block["fc_0"]["kernel"], block["fc_0"]["bias"]
     bound = 1 / math.sqrt(32)
     assert bound * 0.9 < max(np.abs(kernel).max(), np.abs(bias).max()) <= bound
-    np.testing.assert_array_equal(statistics["decoder"]["bn"]["variance"], 1)
-    codes = jax.random.normal(KEY, (2, 24))
-    codes = codes.at[:, :8].set(0)
-    logits = network.apply({**shared, "statistics": statistics}, jnp.ones((2, 5, 3)), codes, method="decode")
-    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(variables["statistics"]["bn"]["mean"], 0)
+    np.testing.assert_array_equal(variables["statistics"]["bn"]["variance"], 1)
+    logits = quickly(decoder.apply)(variables, points, codes, condition)
+    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("decoder", ["cbatchnorm", "batchnorm"])
-def test_masked_shapes_and_many_devices_leave_the_batch_statistics_alone(decoder):
-    specs = dataclasses.replace(SMALL, decoder=decoder, n_blocks=2)
-    network = Decoder(specs)
-    keys = jax.random.split(KEY, 4)
-    points, z, c = (jax.random.normal(k, shape) for k, shape in zip(keys, [(6, 20, 3), (6, 8), (6, 16)], strict=False))
-    parameters, statistics = (lambda v: (v["params"], v["statistics"]))(network.init(KEY, points, z, c))
-    parameters = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(keys[3], p.shape), parameters)
-    weights = jnp.sin(jnp.arange(80.0)).reshape(4, 20)
+def test_masked_shapes_and_many_devices_leave_the_batch_statistics_alone():
+    network = Decoder(dataclasses.replace(SMALL, n_blocks=1))
+    rng = np.random.default_rng(1)
+    points, z, c = (rng.standard_normal(shape).astype(np.float32) for shape in [(6, 20, 3), (6, 8), (6, 16)])
+    weights = rng.standard_normal((6, 20)).astype(np.float32)
+    parameters, statistics = drawn(shapes_of(network, points, z, c))
 
-    def mapped(points, z, c, mask, weights, devices):
+    def on(devices, shapes, mask):
         """Logits, statistics and the summed gradient, with the batch dealt over devices."""
 
-        def share_of(points, z, c, mask, weights):
+        def share_of(points, z, c, weights, mask):
             def value(parameters):
-                logits, changed = run(network, parameters, statistics, points, z, c, share=Share(mask, parallel.sum))
-                return jnp.sum(weights * logits), (logits, changed)
+                share = Share(mask, parallel.sum)
+                logits, changed = run(network, parameters, statistics, points, z, c, share=share)
+                return jnp.sum(mask[:, None] * weights * logits), (logits, changed)
 
             gradient, (logits, changed) = jax.grad(value, has_aux=True)(parameters)
             return logits, changed, parallel.sum(gradient)
 
-        deal = lambda x: x.reshape(devices, -1, *x.shape[1:])  # noqa: E731
-        split = [deal(x) for x in (points, z, c, mask, weights)]
-        logits, changed, gradient = jax.jit(jax.vmap(share_of, axis_name=parallel.AXIS))(*split)
-        return logits.reshape(-1, 20), *jax.tree.map(lambda x: x[0], (changed, gradient))
+        arrays = (points[:shapes], z[:shapes], c[:shapes], weights[:shapes], np.asarray(mask, np.float32))
+        dealt = (x.reshape(devices, -1, *x.shape[1:]) for x in arrays)
+        logits, changed, gradient = quickly(jax.vmap(share_of, axis_name=parallel.AXIS))(*dealt)
+        return logits.reshape(shapes, 20), *jax.tree.map(lambda x: x[0], (changed, gradient))
 
-    alone = mapped(points[:4], z[:4], c[:4], jnp.ones(4), weights, 1)
-    masked = jnp.array([1.0, 1, 1, 1, 0, 0])
-    padded = jnp.concatenate([weights, jnp.zeros((2, 20))])
-    for devices in (1, 2, 3):
-        logits, changed, gradient = mapped(points.at[4:].mul(100.0), z, c, masked, padded, devices)
-        close(logits[:4], alone[0], 2e-6, "logits")
-        for ours, wanted in ((changed, alone[1]), (gradient, alone[2])):
-            scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
-            jax.tree.map(lambda a, b, scale=scale: close(a, b, 4e-6, "tree", scale), ours, wanted)
+    wanted = on(1, 4, [1, 1, 1, 1])
+    points[4:] *= 100
+    ours = on(3, 6, [1, 1, 1, 1, 0, 0])
+    close(ours[0][:4], wanted[0], 4e-6, "logits")
+    for a, b in zip(ours[1:], wanted[1:], strict=True):
+        scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(b))
+        each(a, b, lambda name, a, b, scale=scale: close(a, b, 4e-6, name, scale))
 
 
 def test_running_statistics_follow_pytorch():
     x = jax.random.normal(KEY, (3, 5, 4)) * 2 + 1
     norm = Norm()
-    variables = norm.init(KEY, x)
-    y, changed = run(norm, variables["params"], variables["statistics"], x, share=Share(jnp.ones(3)))
+    start = quickly(norm.init)(KEY, x)
+    y, changed = quickly(lambda x: run(norm, start["params"], start["statistics"], x, share=Share(jnp.ones(3))))(x)
     rows = np.asarray(x).reshape(15, 4)
     np.testing.assert_allclose(changed["mean"], 0.1 * rows.mean(0), atol=1e-6)
     np.testing.assert_allclose(changed["variance"], 0.9 + 0.1 * rows.var(0, ddof=1), atol=1e-6)
@@ -351,9 +326,8 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError):
         ClassifierSpecs(dims=())
     network = OccupancyNetwork(dataclasses.replace(SMALL, norm="instance"))
-    shared, statistics = network.start(KEY)
     with pytest.raises(ConfigError, match="no field"):
-        network.fold(shared, statistics, jnp.zeros(24))
+        network.fold({"params": {"decoder": {}}}, {}, jnp.zeros(24))
 
 
 def test_weights_that_do_not_fit_are_listed_on_both_sides():

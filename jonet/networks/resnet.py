@@ -66,7 +66,7 @@ class Resnet(nn.Module):
     def __call__(self, images, share: Share | None = None):
         """images [S, H, W, 3] in [0, 1] → c [S, C]; in training with batch statistics, over shapes and pixels."""
         chex.assert_shape(images, (None, *self.input_shape))
-        x = (images - jnp.array(MEAN)) / jnp.array(DEVIATION)
+        x = (images - jnp.array(MEAN, images.dtype)) / jnp.array(DEVIATION, images.dtype)
         x = _convolution(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(Norm(name="bn1")(x, share=share))
         x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])

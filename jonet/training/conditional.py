@@ -21,24 +21,23 @@ def loss(
     key,
     *,
     network: OccupancyNetwork,
-    inputs: Callable | None = None,
     over_devices: Callable = parallel.sum,
     train: bool = True,
 ):
     """Cross-entropy summed over points (not their mean), plus the KL divergence of z, summed over this device's shapes.
 
-    batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S].  own: c [S, C] of each shape
-    under the encoder `idx`, else unused.  inputs(batch, key): what the encoder sees.  over_devices: how batch
-    statistics sum over all devices; outside of a mapped function, the identity.  train: off, running statistics are
-    used, and the sum is the negative ELBO.
+    batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S], and inputs [S, ...], what the
+    encoder sees.  own [S, C]: c of each shape under the encoder `idx`, else unused.  over_devices: how batch statistics
+    sum over all devices; outside of a mapped function, the identity.  train: off, running statistics are used, and the
+    sum is the negative ELBO.
     → (sum, (statistics, metrics)), the metrics sums over this device's shapes as well.
     """
     specs = network.specs
-    occupancies = batch.values.astype(jnp.float32)
+    occupancies = batch.values.astype(batch.points.dtype)
     if specs.encoder == "null":
         seen = jnp.zeros((len(batch.mask), 0))
     else:
-        seen = own if specs.encoder == "idx" else inputs(batch, parallel.fold(key, "inputs"))
+        seen = own if specs.encoder == "idx" else batch.inputs
     noise = jax.vmap(lambda i: jax.random.normal(parallel.fold(key, "latent", i), (specs.z_dim,)))(batch.index)
     (logits, divergence), changed = network.apply(
         {**shared, "statistics": statistics},
@@ -59,7 +58,7 @@ def classifier_loss(shared, own, statistics, batch, key, *, network: Classifier)
     own: codes [S, L], all parameters of each shape.  batch: points [S, N, 3], values [S, N], mask [S].
     """
     logits = jax.vmap(lambda code, points: network(shared, {"code": code}, points))(own, batch.points)
-    errors = cross_entropy(logits, batch.values.astype(jnp.float32)).mean(-1)
+    errors = cross_entropy(logits, batch.values.astype(logits.dtype)).mean(-1)
     total = jnp.sum(batch.mask * errors)
     return total, (statistics, {"cross_entropy": total})
 
