@@ -1,0 +1,219 @@
+"""Which cells of a fine grid the surface crosses, found coarse to fine; the grid itself is never made.
+
+Values are signed here: positive inside.  A bound L on the slope, |f(p) - f(q)| ≤ L |p - q|, makes a sample q prove the
+sign of every point nearer than |f(q)| / L.  So a point whose sign its coarser neighbours prove is not asked, a cell all
+of whose points are proven is left at once, and only the ends of edges that the surface crosses need their values.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jonet.inference.grid import Asker, Lattice, ask
+from jonet.inference.marching import CORNERS, EDGE_CORNER, FACES, OTHER_CORNER, Samples
+from jonet.networks.layers import BLOCK
+
+COARSE = 16  # cells a side to begin with: at least these, less than twice as many
+QUANTILE, SAFETY = 0.9, 1.15  # L is estimated as SAFETY times this quantile of the slopes near the surface
+WORTH = 0.5  # a proof that leaves less than this part of the bound is not worth keeping: the point is asked
+
+HALVED = np.stack(np.meshgrid(*[range(3)] * 3, indexing="ij"), -1).reshape(27, 3)  # points of a halved cell
+NEW = (HALVED == 1).any(-1)  # those that are no corners; the others come in the order of CORNERS
+APART = np.sqrt((HALVED == 1).sum(-1)).astype(np.float32)  # from the nearest corners, in halves
+CHILD = (CORNERS[:, None] + CORNERS) @ [9, 3, 1]  # [8 children, 8 corners] → points of the halved cell
+
+
+def bounds(asker: Asker, keys, values) -> np.ndarray:
+    """L of each shape [B], estimated from gradients at the 1,024 of its samples that are nearest to the level.
+
+    keys, values [B, P].
+    """
+    count = min(BLOCK, keys.shape[1])
+    nearest = np.argpartition(np.abs(values), count - 1, axis=1)[:, :count]
+    shape, points = asker.points(np.take_along_axis(keys, nearest, 1).ravel())
+    _, gradients = ask(asker.fields, shape, points, gradient=True)
+    asker.asked += len(points)
+    steepness = np.linalg.norm(gradients.astype(np.float64), axis=-1).reshape(-1, count)
+    return SAFETY * np.nan_to_num(np.nanquantile(steepness, QUANTILE, axis=1))
+
+
+class Cells(NamedTuple):
+    """Cells of one size: keys [C] of their lowest corners; of their corners signed values [8, C] and whether each was
+    asked (exact) or is what a proof leaves: of the right sign, and no larger than the value (so it proves on)."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    exact: np.ndarray
+
+
+class Found(NamedTuple):
+    """The surface's cells (keys [C], ascending) and the signed samples at their corners.
+
+    range [B, 2]: lowest and highest value of each shape's coarse samples.  slopes [B]: the bounds L.
+    """
+
+    samples: Samples
+    cells: np.ndarray
+    range: np.ndarray
+    slopes: np.ndarray
+
+
+def search(asker: Asker, coarse: int = COARSE, lipschitz: float | None = None) -> Found:
+    """The surface's cells of all shapes of a batch at once.
+
+    lipschitz: the bound L in values per unit of length, or None to estimate it.  Where the bound holds, the result is
+    that of the whole grid.  Where it fails, it still is for every part of the surface of which one cell was found:
+    a wrong proof makes an edge look crossed, its ends are then asked, and cells spread to their neighbours from there.
+    """
+    lattice, shapes = asker.lattice, len(asker.fields)
+    step = 1
+    while -(-lattice.resolution // (2 * step)) >= coarse:
+        step *= 2
+    side = -(-lattice.resolution // step) + 1
+    keys = lattice.keys(0, step * np.indices((side,) * 3).reshape(3, -1).T)
+    keys = keys + (np.arange(shapes, dtype=np.int64) << 3 * lattice.bits)[:, None]
+    values = asker(keys.ravel()).reshape(shapes, -1)
+    slopes = bounds(asker, keys, values) if lipschitz is None else np.full(shapes, float(lipschitz))
+    reach = (slopes * lattice.cell(np.arange(shapes))).astype(np.float32)
+
+    lowest = np.indices((side - 1,) * 3).reshape(3, -1)
+    corner = np.ravel_multi_index((lowest + CORNERS[..., None]).swapaxes(0, 1), (side,) * 3)  # [8, cells]
+    corners = values[:, corner].swapaxes(0, 1).reshape(8, -1)
+    cells = Cells(keys[:, corner[0]].ravel(), corners, np.ones(corners.shape, bool))
+    keep = may_hold(lattice, cells.keys, corners.min(0), corners.max(0), step, reach)
+    cells = Cells(*(array[..., keep] for array in cells))
+    while step > 1:
+        cells = halve(asker, cells, step, reach)
+        step //= 2
+    return Found(*spread(asker, cells), np.stack([values.min(1), values.max(1)], -1), slopes)
+
+
+def may_hold(lattice: Lattice, keys, least, greatest, step: int, reach) -> np.ndarray:
+    """Which cells of this size may hold surface or, along the border of the box, a lid.
+
+    keys [C], least, greatest [C] of each cell's corners → [C].  Every point of a cell lies within half the diagonal of
+    some corner and within the diagonal of all.  Cells of size 1 hold surface if their corners' signs differ.
+    """
+    if step == 1:
+        held = (greatest > 0) & (least <= 0)
+    else:
+        diagonal = np.float32(np.sqrt(3) * step) * reach[lattice.shape(keys)]
+        nearest = np.maximum(least, -greatest)  # of the values to the level; not positive where signs differ
+        farthest = np.maximum(greatest, -least)
+        held = ~((nearest > diagonal / 2) | (nearest > 0) & (farthest > diagonal))
+    border = np.zeros(len(keys), bool)
+    within = np.ones(len(keys), bool)
+    for axis in range(3):
+        along = lattice.along(keys, axis)
+        border |= (along == 0) | (along + step >= lattice.resolution)
+        within &= along < lattice.resolution
+    return within & (held | border & (greatest > 0))
+
+
+def halve(asker: Asker, cells: Cells, step: int, reach) -> Cells:
+    """Those of the cells' halves that may hold surface."""
+    lattice, half = asker.lattice, step // 2
+    away = APART[NEW][:, None] * (half * reach[lattice.shape(cells.keys)])  # the bound, from the nearest corners
+    inside = widen(cells.values, np.maximum)[NEW] - away  # positive: proven inside
+    outside = -widen(cells.values, np.minimum)[NEW] - away
+    keys = cells.keys + lattice.steps(half * HALVED[NEW])[:, None]
+    order = np.argsort(keys, axis=None)
+    keys = keys.ravel()[order]
+    first = np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]
+    starts = np.flatnonzero(first)
+    keys = keys[starts]
+    inside = np.maximum.reduceat(inside.ravel()[order], starts) if len(keys) else inside.ravel()
+    outside = np.maximum.reduceat(outside.ravel()[order], starts) if len(keys) else outside.ravel()
+    enough = WORTH * half * reach[lattice.shape(keys)] if half > 1 else 0
+    asked = ((inside > 0) == (outside > 0)) | (np.maximum(inside, outside) <= enough)
+    values = np.where(inside > 0, inside, -outside)
+    values[asked] = asker(keys[asked])
+
+    place = np.empty(len(order), np.int64)
+    place[order] = np.cumsum(first) - 1
+    cube, exact = np.empty((27, len(cells.keys)), np.float32), np.empty((27, len(cells.keys)), bool)
+    cube[~NEW], exact[~NEW] = cells.values, cells.exact
+    cube[NEW], exact[NEW] = values[place].reshape(19, -1), asked[place].reshape(19, -1)
+    children = []
+    for corner, offset in zip(CHILD, lattice.steps(half * CORNERS), strict=True):
+        corners = cube[corner]
+        keep = may_hold(lattice, cells.keys + offset, corners.min(0), corners.max(0), half, reach)
+        children.append((cells.keys[keep] + offset, corners[:, keep], exact[corner][:, keep]))
+    return Cells(*(np.concatenate(arrays, -1) for arrays in zip(*children, strict=True)))
+
+
+def widen(corners, pick) -> np.ndarray:
+    """Corners [8, C] → [27, C]: each point of the halved cells gets the greatest (or least) of its nearest corners."""
+    cube = np.empty((3, 3, 3, corners.shape[1]), np.float32)
+    cube[::2, ::2, ::2] = corners.reshape(2, 2, 2, -1)
+    cube[1, ::2, ::2] = pick(cube[0, ::2, ::2], cube[2, ::2, ::2])
+    cube[:, 1, ::2] = pick(cube[:, 0, ::2], cube[:, 2, ::2])
+    cube[:, :, 1] = pick(cube[:, :, 0], cube[:, :, 2])
+    return cube.reshape(27, -1)
+
+
+def spread(asker: Asker, cells: Cells) -> tuple[Samples, np.ndarray]:
+    """All cells of the surface from those found: with values at the ends of every crossed edge, and with the layer
+    beyond the box where the inside touches its border.  Repeats until nothing is added and no sign changes."""
+    lattice = asker.lattice
+    corner = lattice.steps(CORNERS)[:, None]
+    order = np.argsort(cells.keys)
+    cells, values, exactly = (array[..., order] for array in cells)
+    keys = distinct(cells + corner)
+    samples, exact = Samples(keys, np.empty(len(keys), np.float32)), np.empty(len(keys), bool)
+    at = samples.at(cells + corner)
+    samples.values[at], exact[at] = values, exactly
+    while True:
+        inside = samples.values[at] > 0
+        need = np.zeros(len(exact), bool)
+        for low, high in zip(at[EDGE_CORNER], at[OTHER_CORNER], strict=True):
+            crossed = (samples.values[low] > 0) != (samples.values[high] > 0)
+            crossed &= np.isfinite(samples.values[low]) & np.isfinite(
+                samples.values[high]
+            )  # else a lid, no value needed
+            need[low[crossed]] = need[high[crossed]] = True
+        need &= ~exact
+        before = samples.values[need] > 0
+        samples.values[need] = asker(samples.keys[need])
+        exact |= need
+        turned = ((samples.values[need] > 0) != before).any()
+
+        beside = []
+        for (axis, side), face in FACES.items():
+            border = lattice.along(cells, axis) == side * (lattice.resolution - 1)
+            open_face = inside[face].any(0) & (border | ~inside[face].all(0))
+            beside.append(cells[open_face] + (2 * side - 1) * lattice.steps(np.eye(3, dtype=int)[axis]))
+        beside = distinct(np.concatenate(beside))
+        beside = beside[~Samples(cells, cells).has(beside)]
+        if len(beside):
+            keys = distinct(beside + corner)
+            keys = keys[~samples.has(keys)]
+            values = np.full(len(keys), -np.inf, np.float32)
+            within = ~lattice.beyond(keys)
+            values[within] = asker(keys[within])
+            order = np.argsort(keys := np.concatenate([samples.keys, keys]))
+            samples = Samples(keys[order], np.concatenate([samples.values, values])[order])
+            exact = np.concatenate([exact, np.ones(len(values), bool)])[order]
+            cells = np.sort(np.concatenate([cells, beside]))
+            at = samples.at(cells + corner)
+        elif not turned:
+            return samples, cells
+
+
+def distinct(keys) -> np.ndarray:
+    """Every key once, ascending (sorting integers beats numpy's hashing here)."""
+    keys = np.sort(keys, axis=None)
+    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]]
+
+
+def crossed(lattice: Lattice, shape: int, values) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same from a whole grid of signed values [R+1, R+1, R+1]: keys and values of samples, and keys of cells."""
+    padded = np.pad(values, 1, constant_values=-np.inf)
+    inside = np.zeros(np.subtract(padded.shape, 1), np.uint8)
+    for x, y, z in CORNERS:
+        inside += padded[x:, y:, z:][: len(inside), : len(inside), : len(inside)] > 0
+    cells = lattice.keys(shape, np.argwhere((inside > 0) & (inside < 8)) - 1)
+    keys = distinct(cells + lattice.steps(CORNERS)[:, None])
+    return keys, padded[*(lattice.index(keys) + 1).T], cells
