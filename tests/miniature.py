@@ -16,6 +16,7 @@ from jonet.training.loop import Loop
 from jonet.training.optimizers import Optimizer, Schedule
 
 SPECS = Specs(latent_size=4, dims=(16,) * 3, dropout=(0, 1), norm_layers=(0, 1), latent_in=(2,))
+DECODER = Decoder(SPECS)
 
 
 def spheres(count: int, rows: int = 200) -> dict[str, Packed]:
@@ -38,24 +39,22 @@ def batches(shapes: int = 6, batch: int = 4, points: int = 32, *, arrays=None, r
     return load(arrays or spheres(shapes), lanes, Plan(Draw("sdf", points, how)), jax.random.key(0), resident)
 
 
-def make(source=None, *, specs: Specs = SPECS, rate: float = 5e-3, **settings):
-    """The loop and the state that it starts from."""
-    source = source or batches()
-    decoder, settings = Decoder(specs), AutoDecoder(**settings)
+def make(source=None, *, decoder=DECODER, rate: float = 5e-3) -> Loop:
+    """A loop over batches of spheres."""
+    source, settings = source or batches(), AutoDecoder()
     optimizer = Optimizer(shared=Schedule("cosine", rate), own=Schedule("constant", rate), clip=1.0)
     loss = functools.partial(autodecoder.loss, decoder=decoder, settings=settings)
     lookup = functools.partial(autodecoder.lookup, bound=settings.code_bound)
-    loop = Loop(loss, optimizer.build(), source, jax.random.key(0), lookup=lookup)
-    return loop, fresh(loop, decoder)
+    return Loop(loss, optimizer.build(), source, jax.random.key(0), lookup=lookup)
 
 
 @functools.cache
 def shared_loop() -> Loop:
     """The loop that `make()` gives, compiled once for all tests."""
-    return make()[0]
+    return make()
 
 
-def fresh(loop: Loop, decoder: Decoder = Decoder(SPECS)):  # noqa: B008
+def fresh(loop: Loop, decoder: Decoder = DECODER):
     """A state before the first step."""
     return loop.start(*start(decoder, 1 + int(loop.batches.rows.max())))
 

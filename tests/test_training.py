@@ -88,7 +88,7 @@ def test_micro_batches_equal_the_whole_batch(points, micro_batch):
 
 
 def test_measured_micro_batch_is_a_piece():
-    decoder = Decoder(miniature.SPECS)
+    decoder = miniature.DECODER
     shared, _ = miniature.start(decoder, 2)
     size = autodecoder.measure_micro_batch(decoder, shared, 4, 256, AutoDecoder())
     assert size == 1024
@@ -100,7 +100,7 @@ def test_measured_micro_batch_is_a_piece():
 
 def test_an_empty_lane_changes_nothing():
     """Three shapes and one masked place, whose points are anything, give the step of the three shapes."""
-    decoder = Decoder(miniature.SPECS)
+    decoder = miniature.DECODER
     shared, codes = miniature.start(decoder, 5)
     codes = 0.5 * codes  # below the bound, so that a lookup leaves them
     rng = np.random.default_rng(1)
@@ -126,7 +126,9 @@ def test_an_empty_lane_changes_nothing():
 
 
 def test_learns_spheres():
-    loop, state = miniature.make(specs=Specs(latent_size=4, dims=(32,) * 3, dropout=(), latent_in=(2,)), rate=2e-2)
+    decoder = Decoder(Specs(latent_size=4, dims=(32,) * 3, dropout=(), latent_in=(2,)))
+    loop = miniature.make(decoder=decoder, rate=2e-2)
+    state = miniature.fresh(loop, decoder)
     data, _ = loop.batches.segment(0, 400)
     state, seen, _ = loop.advance(state, data, 400, 400)
     error = metrics_of(seen, 400)["error"]
@@ -147,15 +149,16 @@ def test_dispatches_do_not_change_bits(loop, compilations):
     assert ends[0] == ends[1] == ends[2]
 
 
-def test_streamed_samples_train_like_resident_ones(loop, state):
-    streamed, begun = miniature.make(miniature.batches(resident=False))
-    ends = [train(which, state, 20, bar=False) for which, state in ((loop, state), (streamed, begun))]
+def test_streamed_samples_train_like_resident_ones(loop):
+    streamed = miniature.make(miniature.batches(resident=False))
+    ends = [train(which, miniature.fresh(which), 20, bar=False) for which in (loop, streamed)]
     assert miniature.bits(ends[0]) == miniature.bits(ends[1])
 
 
 def test_one_shape_trains():
     """Fewer shapes than a batch; `test_devices` has such as fill no two devices."""
-    loop, state = miniature.make(miniature.batches(shapes=1))
+    loop = miniature.make(miniature.batches(shapes=1))
+    state = miniature.fresh(loop)
     before = loop.own(state)
     state = train(loop, state, 15, bar=False)
     assert loop.own(state).shape == (1, 4) and np.isfinite(loop.own(state)).all()
@@ -163,7 +166,7 @@ def test_one_shape_trains():
 
 
 def test_own_rows_keep_the_order_of_the_store(loop, state):
-    codes = miniature.start(Decoder(miniature.SPECS), 6)[1]
+    codes = miniature.start(miniature.DECODER, 6)[1]
     np.testing.assert_array_equal(loop.own(state), codes)
     assert (np.asarray(state.own)[loop.batches.rows >= 0] != codes).any()  # they lie in lanes
 

@@ -1,0 +1,96 @@
+"""The same short trainings on one, two and four fake devices, and as two processes; `test_devices` compares them.
+
+    python device_runs.py FOLDER                      one process with four devices, of which 1, 2 and 4 work
+    python device_runs.py FOLDER ADDRESS PROCESS      one of two processes with a device each
+
+Fake devices need NPROC=16 in the environment before JAX is imported: with few threads, collectives wait for each other.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import jax
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 4 if len(sys.argv) == 2 else 1)
+    if len(sys.argv) > 2:
+        jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=int(sys.argv[3]))
+
+import miniature
+import numpy as np
+
+from jonet import parallel
+from jonet.networks.deepsdf import Decoder, Specs
+from jonet.training.checkpoints import Checkpoints
+from jonet.training.loop import Loop, train
+
+
+class Doubled:
+    """A decoder in float64: a shape's fold computes in the precision of its arrays."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder, self.specs = decoder, decoder.specs
+
+    def apply(self, shared, codes, points, dropout=None):
+        return jax.vmap(lambda code, cloud: self.decoder.fold(shared, {}, code).at(cloud))(codes, points)
+
+
+def result(loop: Loop, state) -> dict[str, np.ndarray]:
+    """Parameters and codes, these in the order of the store."""
+    learned = {"shared": parallel.host(state.shared), "codes": loop.own(state)}
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(learned)}
+
+
+class Stopped(Exception):
+    """What stops a run halfway."""
+
+
+def twenty_steps(loop: Loop, folder: Path | None = None):
+    """Float32, with dropout, clipping and bounded codes; folder: the run is stopped, and goes on from a checkpoint."""
+    if folder is None:
+        return result(loop, train(loop, miniature.fresh(loop), 20, bar=False))
+    segment = loop.batches.segment
+
+    def halfway(first, limit):
+        if first >= 10:
+            raise Stopped
+        return segment(first, min(limit, 5))
+
+    loop.batches.segment = halfway
+    with contextlib.suppress(Stopped), Checkpoints(folder) as checkpoints:
+        train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, save_every=0.0, bar=False)
+    loop.batches.segment = segment
+    with Checkpoints(folder) as checkpoints:
+        assert int(checkpoints.restore(miniature.fresh(loop))[0].step) >= 5
+        return result(loop, train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, bar=False))
+
+
+def five_hundred_steps():
+    """Float64, in which rounding has no time to grow."""
+    with jax.enable_x64(True):
+        decoder = Decoder(Specs(latent_size=3, dims=(8, 8), dropout=(), norm_layers=(0,), latent_in=(1,)))
+        loop = miniature.make(miniature.batches(points=8), decoder=Doubled(decoder))
+        state = loop.start(*jax.tree.map(np.float64, miniature.start(decoder, 6)))
+        data, _ = loop.batches.segment(0, 500)
+        state, *_ = loop.advance(state, data, 500, 500)
+        return result(loop, state)
+
+
+def main(folder: Path):
+    if jax.process_count() > 1:
+        learned = twenty_steps(miniature.make(), folder / "checkpoints")
+        if parallel.is_main():
+            np.savez(folder / "processes.npz", **learned)
+        return
+    for devices in (1, 2, 4):
+        with parallel.use(devices):
+            loop = miniature.make()
+            np.savez(folder / f"float32_{devices}.npz", **twenty_steps(loop))
+            np.savez(folder / f"float64_{devices}.npz", **five_hundred_steps())
+            few = miniature.make(miniature.batches(shapes=3))
+            np.savez(folder / f"few_{devices}.npz", **twenty_steps(few))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

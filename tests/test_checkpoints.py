@@ -1,0 +1,137 @@
+"""Checkpoints: everything comes back; what is damaged is passed over; a killed run ends with the same bits."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import miniature
+import numpy as np
+import optax
+import pytest
+
+from jonet import parallel
+from jonet.errors import CheckpointError
+from jonet.training.checkpoints import Checkpoints
+from jonet.training.log import Log
+from jonet.training.loop import State, train
+
+TESTS = Path(__file__).parent
+
+
+def example(step: int = 0) -> State:
+    """A state with every kind of leaf."""
+    shared = {
+        "lin0": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3) + step, "flag": np.array([True, False])}
+    }
+    slots = optax.adam(1e-3).init(shared)
+    statistics = {"mean": np.float32(0.5), "half": np.ones(3, np.float16)}
+    state = State(shared, np.zeros((4, 2), np.float32), statistics, slots, np.int32(step))
+    return parallel.replicate(state)
+
+
+def damage(folder: Path, step: int):
+    """Turns a byte in the middle of the largest file of a checkpoint."""
+    files = [path for path in (folder / "latest" / str(step)).rglob("*") if path.is_file() and "meta" not in str(path)]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    largest.write_bytes(content)
+
+
+def test_everything_comes_back(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(example()) is None
+        checkpoints.save(7, example(7), {"seconds": 1.5, "best": None})
+    with Checkpoints(tmp_path) as checkpoints:
+        state, meta = checkpoints.restore(example())
+    assert meta == {"seconds": 1.5, "best": None}
+    assert jax.tree.structure(state) == jax.tree.structure(example())
+    for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(example(7)), strict=True):
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_the_latest_two_stay(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, example(step), {})
+        checkpoints.save(3, example(0), {})  # a step that was saved is not written again
+        assert int(checkpoints.restore(example())[0].step) == 3
+    assert sorted(path.name for path in (tmp_path / "latest").iterdir() if path.name.isdigit()) == ["2", "3"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, example(step), {})
+    damage(tmp_path, 20)
+    with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING, "jonet"):
+        state, _ = checkpoints.restore(example())
+        assert int(state.step) == 10
+        assert "checkpoint 20" in caplog.text and "damaged" in caplog.text
+        checkpoints.save(20, example(20), {})  # and its place can be taken again
+        checkpoints.wait()
+        assert int(checkpoints.restore(example())[0].step) == 20
+
+
+def test_damage_that_reads_well_is_seen_by_its_checksum(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, example(1), {})
+        checkpoints.wait()
+        read = type(checkpoints)._read
+        monkeypatch.setattr("jonet.training.checkpoints._checksums", lambda tree: [0])
+        with pytest.raises(CheckpointError, match="checksums"):
+            read(checkpoints, checkpoints._latest, 1, example())
+
+
+@pytest.mark.parametrize("what", ["all damaged", "another network"])
+def test_nothing_that_fits_is_one_sentence(tmp_path, what):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, example(5), {})
+    like = example()
+    if what == "all damaged":
+        damage(tmp_path, 5)
+    else:
+        like.shared["lin0"]["kernel"] = parallel.replicate(np.zeros((3, 3), np.float32))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError) as error:
+        checkpoints.restore(like)
+    message = str(error.value)
+    assert str(tmp_path) in message and "step 5" in message and "\n" not in message and len(message) < 600
+    assert (tmp_path / "latest" / "5").exists()  # nothing is thrown away on a guess
+
+
+@pytest.mark.parametrize("kills", [(20,), pytest.param((1, 5, 12, 30, 44, 57), marks=pytest.mark.slow)])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, kills):
+    """Killed without warning, while checkpoints are being written all the time, and started again until it ends."""
+    steps = 60
+    whole = train(miniature.shared_loop(), miniature.fresh(miniature.shared_loop()), steps, bar=False)
+    log = Log(tmp_path / "log.jsonl")
+    paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu"}
+
+    def run(slow: float):
+        command = [sys.executable, TESTS / "killed_run.py", tmp_path, str(steps), str(slow)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    for until in kills:
+        process = run(0.05)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if (entries := log.read()) and entries[-1]["step"] >= until:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors
+    last = run(0.0)
+    _, errors = last.communicate(timeout=120)
+    assert last.returncode == 0, errors
+    assert (tmp_path / "end").read_bytes() == b"".join(miniature.bits(whole))
+    numbers = [entry["step"] for entry in log.read()]
+    assert numbers == sorted(set(numbers)) and numbers[-1] == steps
