@@ -19,9 +19,8 @@ from jonet.data import families, meshes, sampling
 from jonet.data.files import SUFFIXES
 from jonet.data.meshes import Mesh, Similarity, Verdict, examine, orient
 from jonet.data.sampling import Recipe, Solid
+from jonet.data.splits import SPLITS, drawn
 from jonet.errors import MeshError
-
-SPLITS = ("train", "test", "val")
 
 
 class Shape(NamedTuple):
@@ -163,9 +162,8 @@ def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
         )
     names = _names(list(splits) or paths)
     if not splits:
-        lots = sorted(names, key=lambda path: (zlib.crc32(f"{seed} {names[path]}".encode()), names[path]))
-        tests = min(max(round(test_share * len(lots)), 1), len(lots) - 1) if test_share else 0
-        splits = {path: "test" if i < tests else "train" for i, path in enumerate(lots)}
+        lots = drawn(names.values(), test_share, seed)
+        splits = {path: lots[name] for path, name in names.items()}
     sources = [MeshFile(names[path], split, folder / path) for path, split in splits.items()]
     return sorted(sources, key=lambda source: source.name)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -63,16 +65,51 @@ def _json(path: Path) -> list[str]:
 def chosen(files: str | Path | Sequence[str | Path]) -> dict[str, str]:
     """Shapes of several split files (a list, or text with commas between them), each with its split.
 
-    A file's split is the word train, test or val in its name, else train.  Raises FormatError for a shape in two.
+    A file's split is the word train, test or val in its name, else train.  A shape in several is for the first of
+    these, with a warning.
     """
     files = files.split(",") if isinstance(files, str) else [files] if isinstance(files, Path) else files
-    splits: dict[str, str] = {}
-    for path in (Path(str(file).strip()) for file in files):
-        split = next((word for word in SPLITS if word in path.stem.lower()), "train")
-        for name in read(path):
-            if splits.setdefault(name, split) != split:
-                raise FormatError(f"{path}: {name} is for {split}, but another file has it for {splits[name]}")
-    return splits
+    paths = [Path(str(file).strip()) for file in files]
+    words = [next((w for w in SPLITS if w in re.split("[^a-z]+", path.stem.lower())), "train") for path in paths]
+    return joined(
+        {word: [n for w, p in zip(words, paths, strict=True) if w == word for n in read(p)] for word in SPLITS}
+    )
+
+
+def joined(lists: dict[str, list[str]]) -> dict[str, str]:
+    """Each name's split, of the names in each split; one in several is for the first of SPLITS, with a warning."""
+    found: dict[str, str] = {}
+    several = set()
+    for word in SPLITS:
+        for name in lists.get(word, ()):
+            if found.setdefault(name, word) != word:
+                several.add(name)
+    if several:
+        first = min(several)
+        warnings.warn(
+            f"{len(several)} shapes stand in the lists of several splits (first {first}): kept for one, {found[first]}",
+            stacklevel=3,
+        )
+    return found
+
+
+def placed(named: dict[str, str], places: Iterable[str]) -> dict[str, str]:
+    """The splits of places `…/class/name`, of which a split file may name just the end (or a longer path); what is not
+    there keeps the name that it was given.  Raises FormatError where a name could be several.
+    """
+    ends: dict[str, list[str]] = {}
+    for place in places:
+        for i in range(place.count("/") + 1):
+            ends.setdefault(place.split("/", i)[-1], []).append(place)
+    found = {}
+    for name, split in named.items():
+        fits = next((ends[end] for i in range(name.count("/") + 1) if (end := name.split("/", i)[-1]) in ends), [name])
+        if len(fits) > 1:
+            raise FormatError(
+                f"the split files name {name}, which could be {fits[0]} or {fits[1]}; name its class, too"
+            )
+        found[fits[0]] = split
+    return found
 
 
 def drawn(names: Iterable[str], test_share: float, seed: int) -> dict[str, str]:
