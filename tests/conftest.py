@@ -3,6 +3,9 @@
 import contextlib
 import logging
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("NPROC", "16")  # several fake devices on few cores hang without (see tests/device_runs.py)
@@ -10,7 +13,7 @@ os.environ.setdefault("NPROC", "16")  # several fake devices on few cores hang w
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-RECORDED = Path(__file__).parent / "recorded"
+TESTS = Path(__file__).parent
 
 
 @pytest.fixture
@@ -44,3 +47,28 @@ def compilations():
             logger.removeHandler(handler)
 
     return collect
+
+
+@pytest.fixture(scope="session")
+def device_runs(tmp_path_factory):
+    """The folder with the results of `device_runs.py`; all are made in three processes, once a session."""
+    folder = tmp_path_factory.mktemp("devices")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "NPROC": "16", "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # the programs run for a moment only
+    arguments = [[], [address, "0"], [address, "1"]]
+    command = [sys.executable, TESTS / "device_runs.py", folder]
+    processes = [
+        subprocess.Popen([*command, *more], env=environment, stderr=subprocess.PIPE, text=True) for more in arguments
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=500)
+            assert process.returncode == 0, errors[-5000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return folder

@@ -17,6 +17,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=int(sys.argv[3]))
 
+import jax.numpy as jnp
 import miniature
 import numpy as np
 
@@ -24,6 +25,7 @@ from jonet import parallel
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.loop import Loop, train
+from jonet.training.watch import agreed
 
 
 class Doubled:
@@ -49,7 +51,10 @@ class Stopped(Exception):
 def twenty_steps(loop: Loop, folder: Path | None = None):
     """Float32, with dropout, clipping and bounded codes; folder: the run is stopped, and goes on from a checkpoint."""
     if folder is None:
-        return result(loop, train(loop, miniature.fresh(loop), 20, bar=False))
+        data, _ = loop.batches.segment(0, 20)
+        state, metrics, _ = loop.advance(miniature.fresh(loop), data, 20, 20)
+        norms = {name: parallel.host(metrics[name])[:20] for name in ("loss", "gradient")}  # Adam hides a factor
+        return result(loop, state) | norms
     segment = loop.batches.segment
 
     def halfway(first, limit):
@@ -77,14 +82,37 @@ def five_hundred_steps():
         return result(loop, state)
 
 
+def collectives():
+    """What the mapped functions see of each other, and the gradient of a loss with a sum over devices inside."""
+
+    def share(weights, x):
+        def loss(weights):
+            mean = parallel.sum(jnp.sum(x * weights[0])) / 8
+            return jnp.sum((x * weights[1] - mean) ** 2)
+
+        return {
+            "sum": parallel.sum(jnp.sum(x)),
+            "gather": parallel.gather(x),
+            "gradient": parallel.sum(jax.grad(loss)(weights)),
+        }, parallel.index()[None]
+
+    specs = (parallel.REPLICATED, parallel.SPLIT)
+    mapped = parallel.pmap(share, specs, specs)
+    x = np.linspace(-1, 2, 8).astype(np.float32)
+    same, index = mapped(parallel.replicate(np.array([2.0, 3.0], np.float32)), parallel.split(x))
+    return parallel.host(same) | {"index": parallel.host(index), "agreed": agreed(2.5)}
+
+
 def main(folder: Path):
     if jax.process_count() > 1:
-        learned = twenty_steps(miniature.make(), folder / "checkpoints")
+        learned, seen = twenty_steps(miniature.make(), folder / "checkpoints"), collectives()
         if parallel.is_main():
             np.savez(folder / "processes.npz", **learned)
+            np.savez(folder / "collectives_processes.npz", **seen)
         return
     for devices in (1, 2, 4):
         with parallel.use(devices):
+            np.savez(folder / f"collectives_{devices}.npz", **collectives())
             loop = miniature.make()
             np.savez(folder / f"float32_{devices}.npz", **twenty_steps(loop))
             np.savez(folder / f"float64_{devices}.npz", **five_hundred_steps())
