@@ -10,7 +10,7 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jonet.data import sampling, walls
+from jonet.data import families, sampling, walls
 from jonet.data.meshes import Mesh, normalize, read
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import ConfigError, InputError, MeshError
@@ -98,6 +98,22 @@ def test_one_surface_that_runs_through_itself_is_not_simple():
     assert through.watertight and through.volume > 0 and not walls.simple(through)
     assert walls.walls(through).area < through.area - 0.1
     np.testing.assert_allclose(walls.walls(short).area, short.area)
+
+
+@pytest.mark.parametrize("family", sorted(families.FAMILIES))
+def test_simple_solids_get_the_signs_of_their_winding_numbers(family):
+    for index in range(3):
+        thing, _ = normalize(families.make(family, 0, index))
+        if walls.simple(thing):
+            seeds, _ = sampling.surface(thing, 300, np.random.default_rng(index))
+            points = seeds + 0.02 * np.random.default_rng(index).normal(size=seeds.shape)
+            w = igl.winding_number(thing.vertices, thing.faces.astype(np.int64), points)
+            np.testing.assert_array_equal(sampling.inside(thing, points), w > 0.5)
+
+
+def test_a_surface_folded_flat_onto_itself_is_not_simple():
+    folded = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2], [2, 1, 0]])
+    assert folded.watertight and not walls.simple(folded)
 
 
 def test_sheets_without_thickness_are_no_walls():

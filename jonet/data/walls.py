@@ -18,6 +18,8 @@ from jonet.errors import MeshError
 
 PIECES = 3_000  # about as many pieces as the surface is looked at in; a seam is found to the size of one
 WITHIN = np.array([0.3567, 0.3351, 0.3082])  # where a piece is looked at: parts like to meet in its middle
+FOLDED = -0.99999  # cosine between the normals of neighbours
+SHORT = 1e-4  # edges are not followed below this length, as a share of the radius of the whole
 BESIDE = 1e-5  # how far from a wall its two sides are looked at, as a share of the longest side
 
 
@@ -40,7 +42,9 @@ def simple(mesh: Mesh) -> bool:
     """Whether the mesh is one closed surface that meets itself nowhere: then all of it is wall.
 
     Two triangles cross where an edge of one passes through the other. So every edge sends a ray along itself, a little
-    inside the solid; where that meets something, another a little outside decides.
+    inside the solid; where that meets something, another a little outside decides. Edges too short for the rays'
+    float32 are left out: what they could pass through is as small. Faces folded flat onto each other cross nothing,
+    but are no better.
     """
     if not mesh.watertight:
         return False
@@ -52,10 +56,14 @@ def simple(mesh: Mesh) -> bool:
     if connected_components(links, directed=False)[0] > 1:
         return False
     scene = Scene(mesh)
-    start, end = mesh.vertices[low[pair[:, 0]]], mesh.vertices[high[pair[:, 0]]]
-    outwards = scene.normals[faces].sum(1)
-    outwards *= np.minimum(BESIDE * scene.radius, 1e-3 * np.linalg.norm(end - start, axis=1, keepdims=True))
-    origins, along = start + 0.01 * (end - start), 0.98 * (end - start)
+    if (np.einsum("ec,ec->e", *np.moveaxis(scene.normals[faces], 1, 0)) < FOLDED).any():
+        return False
+    start, along = mesh.vertices[low[pair[:, 0]]], np.subtract(*mesh.vertices[[high[pair[:, 0]], low[pair[:, 0]]]])
+    length = np.linalg.norm(along, axis=1)
+    long = length > SHORT * scene.radius
+    start, along, length = start[long], along[long], length[long, None]
+    outwards = scene.normals[faces[long]].sum(1) * np.minimum(BESIDE * scene.radius, 1e-3 * length)
+    origins, along = start + 0.01 * along, 0.98 * along
     hit = np.flatnonzero(scene.blocked(origins - outwards, along, 1.0))
     return not scene.blocked(origins[hit] + outwards[hit], along[hit], 1.0).any()
 
