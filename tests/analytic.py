@@ -29,8 +29,8 @@ def balls(shared, own, points):
 
 
 def rods(shared, own, points):
-    """Signed distance to a union of K capsules: from [K, 3], to [K, 3], radii [K]; a cone's where radii are [K, 2]."""
-    start, way = own["from"], own["to"] - own["from"]
+    """Signed distance to a union of K capsules: start [K, 3], end [K, 3], radii [K]."""
+    start, way = own["start"], own["end"] - own["start"]
     along = jnp.clip(((points[:, None] - start) * way).sum(-1) / (way * way).sum(-1), 0, 1)
     return (jnp.linalg.norm(points[:, None] - start - along[..., None] * way, axis=-1) - own["radii"]).min(-1)
 

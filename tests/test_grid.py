@@ -1,10 +1,11 @@
 """Grids: recorded and closed forms, pieces against wholes, and lowering for other platforms."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 from analytic import ball, batch, field, waves
-from conftest import RECORDED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,15 +13,17 @@ from jonet.errors import InputError
 from jonet.inference import grid
 from jonet.networks import field as fields_module
 
+RECORDED = Path(__file__).parent / "recorded/surface"
+
 
 @pytest.mark.parametrize("size", [5, 8])
 def test_make_grid_gives_the_recorded_points(size):
-    recorded = np.load(RECORDED / "surface/grid.npz")
+    recorded = np.load(RECORDED / "grid.npz")
     np.testing.assert_allclose(grid.make_grid(-1, 1, size), recorded[f"grid{size}_right"], rtol=0, atol=2e-7)
 
 
 def test_make_grid_gives_the_recorded_points_of_the_published_size():
-    recorded = np.load(RECORDED / "surface/grid.npz")
+    recorded = np.load(RECORDED / "grid.npz")
     points = grid.make_grid(-1, 1, 256)[recorded["grid256_pick"]]
     np.testing.assert_allclose(points, recorded["grid256_right"], rtol=0, atol=2e-7)
 

@@ -1,9 +1,10 @@
 """Scores against the recorded programs, against closed forms, and at their edges."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import trimesh
-from conftest import RECORDED
 from scipy.spatial import cKDTree
 
 import jonet
@@ -12,6 +13,7 @@ from jonet.errors import ConfigError, InputError
 from jonet.evaluation import metrics
 from jonet.evaluation.metrics import Scoring
 
+RECORDED = Path(__file__).parent / "recorded" / "metrics"
 SCORING = Scoring(surface_points=30_000)
 
 
@@ -30,7 +32,7 @@ def box(offset=(0, 0, 0), size=(1, 1, 1)) -> Mesh:
 
 
 def test_chamfer_l2_and_the_papers_measures_are_the_recorded_ones():
-    recorded = np.load(RECORDED / "metrics" / "chamfer.npz")
+    recorded = np.load(RECORDED / "chamfer.npz")
     made = recorded["generated_normalised_f64"] / recorded["scale_f64"] - recorded["offset_f64"]
     true = recorded["ground_truth_f64"]
     out, back = cKDTree(true).query(made)[0], cKDTree(made).query(true)[0]
@@ -43,7 +45,7 @@ def test_chamfer_l2_and_the_papers_measures_are_the_recorded_ones():
 
 
 def test_normal_consistency_and_chamfer_l1_are_the_recorded_ones():
-    recorded = np.load(RECORDED / "metrics" / "metrics_pointclouds.npz")
+    recorded = np.load(RECORDED / "metrics_pointclouds.npz")
     made, true = recorded["prediction/points"], recorded["target/points"]
     out, near_true = cKDTree(true).query(made)
     back, near_made = cKDTree(made).query(true)
@@ -58,7 +60,7 @@ def test_normal_consistency_and_chamfer_l1_are_the_recorded_ones():
 
 @pytest.mark.parametrize("name", ["icosphere", "rotated_box", "torus"])
 def test_what_a_mesh_contains_is_what_was_recorded(name):
-    recorded = np.load(RECORDED / "metrics" / "mesh_contains.npz")
+    recorded = np.load(RECORDED / "mesh_contains.npz")
     mesh = Mesh(recorded[f"{name}/vertices"], recorded[f"{name}/faces"])
     if mesh.volume < 0:
         mesh = Mesh(mesh.vertices, mesh.faces[:, ::-1])
@@ -68,6 +70,7 @@ def test_what_a_mesh_contains_is_what_was_recorded(name):
 
 def test_a_shape_against_itself():
     scores = metrics.score(ball(0.5), ball(0.5), SCORING)
+    assert scores["mesh_completion"] == 1 and scores["mesh_accuracy"] < 1e-6  # exact: to the surface, not to its points
     assert scores["iou"] == 1 and scores["f_score"] > 0.93 and scores["normal_consistency"] > 0.999
     spacing = 0.5 / np.sqrt(30_000 / np.pi)  # mean way to the nearest of n points spread over an area a: √(a/n) / 2
     np.testing.assert_allclose(scores["chamfer_l1"], spacing, rtol=0.05)

@@ -1,15 +1,18 @@
 """The published octree refinement: the points that its program asked, its grids, its meshes."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from analytic import batch, field
-from conftest import RECORDED
 from scipy.spatial import cKDTree
 
 from jonet.data.meshes import Mesh
 from jonet.errors import InputError
 from jonet.inference import cells, grid, mise, surface
+
+RECORDED = Path(__file__).parent / "recorded/surface"
 
 BOX = np.array([[-0.55] * 3, [0.55] * 3])
 
@@ -42,7 +45,7 @@ CASES["cut_by_box"] = cut_by_box
 
 @pytest.fixture(scope="module")
 def recorded():
-    return np.load(RECORDED / "surface/mise.npz")
+    return np.load(RECORDED / "mise.npz")
 
 
 def prepare(name, recorded):

@@ -1,11 +1,12 @@
 """Refinement: vertices on the level, the recorded refinement replayed, simplification."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from analytic import ball, batch, field, logits, torus, waves
-from conftest import RECORDED
 from test_surface import accepts
 
 from jonet import parallel
@@ -13,9 +14,11 @@ from jonet.errors import InputError, MeshError
 from jonet.inference import cells, grid, marching, mise, refine, surface
 from jonet.inference.grid import Asker
 
+RECORDED = Path(__file__).parent / "recorded/surface"
+
 
 def published(shared, own, points):
-    """The published decoder with conditional batch norm in evaluation, its condition already folded: own[...] affines."""
+    """The published decoder with conditional batch norm in evaluation, its condition folded into scales and shifts."""
 
     def affine(name, x):
         return x * own[f"{name}/scale"] + own[f"{name}/shift"]
@@ -30,7 +33,7 @@ def published(shared, own, points):
 
 @pytest.fixture(scope="module")
 def recorded():
-    return dict(np.load(RECORDED / "surface/generator.npz"))
+    return dict(np.load(RECORDED / "generator.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +160,7 @@ def test_meshes_are_refined_together_as_alone_and_lids_stay():
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_the_refinement_is_lowered_for_other_platforms(platform):
     fields = batch(field(torus, radius=0.6, tube=0.2))
-    shapes = [(1, 4), (1, 4, 1024, 3, 3), (1, 4, 1024, 3), (1, 4, 1024)]
+    shapes = [(1, 4, 1024), (1, 4, 1024, 3, 3), (1, 4, 1024, 3), (1, 4, 1024)]
     arrays = [np.zeros(shape, np.float32 if k else np.int32) for k, shape in enumerate(shapes)]
     exported = jax.export.export(refine._pull.jitted(), platforms=[platform])(
         fields, *arrays, np.int32(3), np.float32(0.01)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import skimage.measure
 from analytic import ball, balls, batch, block, constant, field, logits, rods, torus, waves
-from conftest import RECORDED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
@@ -94,7 +93,7 @@ def test_vertices_are_where_another_marching_cubes_puts_them():
 
 def test_the_recorded_volume_gives_the_recorded_vertices():
     """The DeepSDF program's own extraction at N = 12: volume in, vertices in original coordinates out."""
-    recorded = np.load(RECORDED / "surface/grid.npz")
+    recorded = np.load(TESTS / "recorded/surface/grid.npz")
     mesh = polygons(-recorded["mesh12_volume"], 11)  # inside is negative there, positive here
     ours = mesh.vertices / recorded["mesh12_scale"] - recorded["mesh12_offset"]
     expected = recorded["mesh12_vertices"]  # open where the box ends: it has no lids
@@ -167,18 +166,16 @@ def test_occupancy_logits_and_their_level():
 # sparse against dense
 
 
+BARBELL = {
+    "start": [(-0.7, 0, 0), (0.6, 0, 0), (-0.6, 0.1, 0.05)],
+    "end": [(-0.6, 0, 0), (0.7, 0, 0), (0.6, -0.1, 0.1)],
+}
 CASES = {
-    "thin bridge": field(
-        rods,
-        **{"from": [(-0.7, 0, 0), (0.6, 0, 0), (-0.6, 0.1, 0.05)], "to": [(-0.6, 0, 0), (0.7, 0, 0), (0.6, -0.1, 0.1)]},
-        radii=[0.25, 0.25, 0.012],
-    ),
+    "thin bridge": field(rods, **BARBELL, radii=[0.25, 0.25, 0.012]),
     "spike and crumb": field(
         rods,
-        **{
-            "from": [(-0.3, 0, 0), (0, 0, 0), (0.8, 0.83, -0.79)],
-            "to": [(0.3, 0, 0), (0.1, 0.9, 0.2), (0.81, 0.83, -0.79)],
-        },
+        start=[(-0.3, 0, 0), (0, 0, 0), (0.8, 0.83, -0.79)],
+        end=[(0.3, 0, 0), (0.1, 0.9, 0.2), (0.81, 0.83, -0.79)],
         radii=[0.3, 0.02, 0.016],
     ),
     "gyroid": field(waves, frequency=6.0),
@@ -205,8 +202,7 @@ def test_a_search_asks_a_small_part_of_the_grid():
 
 def test_where_the_bound_fails_what_was_found_is_still_whole():
     """A bound that is far too small: whatever one cell of was found is followed to its end."""
-    ends = {"from": [(-0.7, 0, 0), (0.6, 0, 0), (-0.6, 0.1, 0.05)], "to": [(-0.6, 0, 0), (0.7, 0, 0), (0.6, -0.1, 0.1)]}
-    fields = batch(field(rods, **ends, radii=[0.25, 0.25, 0.03]))
+    fields = batch(field(rods, **BARBELL, radii=[0.25, 0.25, 0.03]))
     (dense,) = surface.extract(fields, 80, method="dense")
     (sparse,) = surface.extract(fields, 80, lipschitz=0.3)
     same(sparse, dense, 80)
@@ -326,6 +322,7 @@ from jonet.inference import surface
 fields = batch(*(field(waves, frequency=3.0 + i) for i in range(3)))
 results = []
 for count in (1, 2, 4):
+    surface.BATCH = 1 if count < 4 else 10**9  # shape by shape in two threads, or all at once
     with parallel.use(count):
         results.append([a for mesh in surface.extract(fields, 24) for a in (mesh.vertices, mesh.faces, mesh.normals)])
 for other in results[1:]:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import igl
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
@@ -37,7 +38,7 @@ class Scoring:
 
     volume_points: int = 100_000  # IoU (Occupancy Networks)
     surface_points: int = 100_000  # Chamfer-L1, normal consistency, F-score (Occupancy Networks)
-    chamfer_points: int = 30_000  # Chamfer-L2, and what mesh accuracy and completion are measured against (DeepSDF)
+    chamfer_points: int = 30_000  # Chamfer-L2 (DeepSDF)
     accuracy_points: int = 1_000  # mesh accuracy and completion (DeepSDF)
     emd_points: int = 500  # EMD (DeepSDF)
     threshold: float = 0.01  # F-score and mesh completion: how near is near, in units of the longest side
@@ -94,8 +95,8 @@ def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> dict[str, fl
         "f_score": f_score(out, back, scoring.threshold),
         "accuracy": float(out.mean()),
         "completeness": float(back.mean()),
-        "mesh_accuracy": mesh_accuracy(out_some[:few]),
-        "mesh_completion": mesh_completion(back_some[:few], scoring.threshold),
+        "mesh_accuracy": mesh_accuracy(to_surface(made[:few] * side, truth) / side),
+        "mesh_completion": mesh_completion(to_surface(true[:few] * side, mesh) / side, scoring.threshold),
         "emd": emd(made[: scoring.emd_points], true[: scoring.emd_points]),
     }
 
@@ -152,6 +153,11 @@ def f_score(out, back, threshold: float) -> float:
     """
     precision, recall = np.mean(out <= threshold), np.mean(back <= threshold)
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def to_surface(points, mesh: Mesh) -> np.ndarray:
+    """Distances from points [N, 3] to the nearest point of a mesh, exact, [N]."""
+    return np.sqrt(igl.point_mesh_squared_distance(points.astype(np.float64), mesh.vertices, mesh.faces.astype(int))[0])
 
 
 def mesh_accuracy(out, share: float = 0.9) -> float:

@@ -170,9 +170,7 @@ def spread(asker: Asker, cells: Cells) -> tuple[Samples, np.ndarray]:
         need = np.zeros(len(exact), bool)
         for low, high in zip(at[EDGE_CORNER], at[OTHER_CORNER], strict=True):
             crossed = (samples.values[low] > 0) != (samples.values[high] > 0)
-            crossed &= np.isfinite(samples.values[low]) & np.isfinite(
-                samples.values[high]
-            )  # else a lid, no value needed
+            crossed &= np.isfinite(samples.values[low]) & np.isfinite(samples.values[high])  # lids need no value
             need[low[crossed]] = need[high[crossed]] = True
         need &= ~exact
         before = samples.values[need] > 0

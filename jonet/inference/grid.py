@@ -25,8 +25,8 @@ def make_grid(xmin, xmax, resolution: int) -> np.ndarray:
     if resolution < 2:
         raise InputError(f"resolution is {resolution}, but a grid has at least 2 samples a side")
     box = _box([np.broadcast_to(xmin, 3), np.broadcast_to(xmax, 3)])
-    grid = Lattice(box[None], resolution - 1)
-    return grid.locate(0, np.indices((resolution,) * 3).reshape(3, -1).T).astype(np.float32)
+    ticks = Lattice(box[None], resolution - 1).locate(0, np.arange(resolution)[:, None]).astype(np.float32)
+    return np.stack(np.meshgrid(*ticks.T, indexing="ij"), -1).reshape(-1, 3)
 
 
 def evaluate(fields: Field, resolution: int, box=None) -> np.ndarray:
@@ -58,9 +58,9 @@ def ask(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarra
 
 
 def deal(shape, shapes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Things of many shapes dealt into blocks of one shape each: the place of each thing [N], the shape of each block [K].
+    """Things of many shapes, dealt into blocks of one shape each.
 
-    shape [N], ascending; the block of a place is place // 1024.
+    shape [N], ascending → the place of each thing [N] (its block is place // 1024), and the shape of each block [K].
     """
     counts = np.bincount(shape, minlength=shapes)
     blocks = -(-counts // BLOCK)

@@ -32,10 +32,10 @@ NEAREST = 1e-4  # cells: how near to a sample a vertex may lie, so that no trian
 def loops(case: int) -> list[list[int]]:
     """The closed polygons that separate inside from outside in a cell of this case, as lists of edges.
 
-    On every face each maximal run of outside corners is cut off by one segment; so inside corners that meet only across
-    a face's diagonal are joined, and thin parts hang together.  The rule sees the four signs of the face alone, hence two
-    cells agree on the face between them, and the polygons of all cells close to surfaces.  Every crossed edge lies on
-    two faces, which run along it in opposite directions: it is entered once and left once.
+    On every face each run of outside corners is cut off by one segment; so inside corners that meet only across a
+    face's diagonal are joined, and thin parts hang together.  The rule sees the four signs of the face alone, hence
+    two cells agree on the face between them, and the polygons of all cells close to surfaces.  Every crossed edge lies
+    on two faces, which run along it in opposite directions: it is entered once and left once.
     """
     following = {}
     for face in FACES.values():
@@ -115,7 +115,7 @@ class Welded(NamedTuple):
 
 
 def polygonize(lattice: Lattice, samples: Samples, cells: np.ndarray) -> Welded:
-    """Marching cubes.  cells [C]: keys of the lowest corners of cells of size 1, ascending, whose samples are all there."""
+    """Marching cubes on cells whose eight samples are there.  cells [C]: keys of their lowest corners, ascending."""
     corners = samples.at(cells + lattice.steps(CORNERS)[:, None])  # [8, C]
     inside = samples.values[corners] > 0
     case = np.zeros(len(cells), np.int64)

@@ -16,11 +16,11 @@ COARSE = 32  # cells a side at the start, as published
 
 
 def refine(asker: Asker, coarse: int) -> tuple[np.ndarray, np.ndarray]:
-    """Grids of all shapes of a batch, and how many points each round asked.
+    """Grids of all shapes of a batch, and how many points each round asked of each.
 
-    coarse: cells a side at the start; the lattice has 2ⁿ times as many.  Returns signed values
-    [B, R+1, R+1, R+1], where a point that was never asked has the last known value along x, then y, then z (the signs are
-    right wherever a leaf is as pure as its samples say), and counts [B, rounds].
+    coarse: cells a side at the start; the lattice has 2ⁿ times as many.  Returns signed values [B, R+1, R+1, R+1]
+    and counts [B, rounds].  A point that was never asked has the last known value along x, then y, then z: its sign is
+    right wherever a leaf is as pure as its samples say.
     """
     side = asker.lattice.resolution + 1
     size = asker.lattice.resolution // coarse

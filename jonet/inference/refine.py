@@ -48,10 +48,8 @@ def project(asker: Asker, samples: Samples, welded: Welded, steps: int) -> Welde
         moving, here, value, last, values, places = (x[..., far] for x in (moving, here, value, last, values, places))
         end = ((value > 0) != (values[0] > 0)).astype(int)  # the end whose sign the new value has
         column = np.arange(len(moving))
-        shrunk = 1 - value / values[end, column]
-        values[1 - end, column] *= np.where(
-            end == last, np.where(shrunk > 0, shrunk, 0.5), 1
-        )  # an end that stays again
+        shrunk = 1 - value / values[end, column]  # factor on an end that stays once more
+        values[1 - end, column] *= np.where(end == last, np.where(shrunk > 0, shrunk, 0.5), 1)
         values[end, column], places[end, column], last = value, here, end
         root = (places[0] * values[1] - places[1] * values[0]) / (values[1] - values[0])
         along[moving] = np.clip(root, NEAREST, 1 - NEAREST)
@@ -71,15 +69,18 @@ def refine(
 ) -> list[Mesh]:
     """The refinement that Occupancy Networks publish, of all meshes of a batch at once: RMSprop on their vertices.
 
-    On every face one point x is drawn with Dirichlet(½, ½, ½) weights, anew in each step.  A mesh's loss is the mean over
-    its faces of (p(x) - τ)² + weight · |n - n(x)|²: p the occupancy and τ its level (of distances: value and level), n the
-    face's normal and n(x) the field's, through whose gradient gradients flow as well.  rate: RMSprop's (decay 0.99, ε
-    1e-8).  draws [steps, F, 3]: the weights for all faces, mesh after mesh; drawn from the seed if None.
-    What lies in a face of the box [2, 3] (None: the fields' own) stays in it.  The triangles stay, normals are dropped.
+    On every face one point x is drawn with Dirichlet(½, ½, ½) weights, anew in each step.  A mesh's loss is the mean
+    over its faces of (p(x) - τ)² + weight · |n - n(x)|²: p the occupancy and τ its level (of distances: value and
+    level), n the face's normal and n(x) the field's, through whose gradient gradients flow as well.
+    rate: RMSprop's (decay 0.99, ε 1e-8).  draws [steps, F, 3]: the weights for all faces, mesh after mesh; drawn from
+    the seed if None.  What lies in a face of the box [2, 3] (None: the fields' own) stays in it.  The triangles stay,
+    normals are dropped.
     """
     if len(meshes) != len(fields):
         raise InputError(f"{len(meshes)} meshes for {len(fields)} fields; give one mesh a field")
     counts = np.array([len(mesh.faces) for mesh in meshes])
+    if not counts.any():
+        return list(meshes)
     shape = np.repeat(np.arange(len(meshes)), counts)
     corners = np.repeat(np.arange(len(meshes)), [len(mesh.vertices) for mesh in meshes])
     starts = np.searchsorted(corners, np.arange(len(meshes) + 1))
@@ -92,38 +93,26 @@ def refine(
     lid = (~free)[faces].all(1).any(-1)
     share = np.where(lid, 0, 1 / np.maximum(counts[shape], 1)).astype(np.float32)
 
-    place, owner = deal(shape, len(fields))
-    each = -(-len(owner) // parallel.count())  # blocks a device
+    place, owners = deal(shape, len(fields))
+    each = -(-len(owners) // parallel.count())  # blocks a device
     capacity = bucket(each)
-    block = np.arange(len(owner))
-    slots = block // each * capacity + block % each
-    place = slots[place // BLOCK] * BLOCK + place % BLOCK
+    block = place // BLOCK
+    place += (block // each * capacity + block % each - block) * BLOCK
 
-    def table(rows, of, rest=0):
-        """Rows at their places in [devices, blocks, ...]; what is left over holds `rest`."""
-        full = np.empty((parallel.count() * capacity * (1 if of is slots else BLOCK), *rows.shape[1:]), rows.dtype)
+    def table(rows, rest=0):
+        """What belongs to faces, at their places in [devices, blocks, 1024, ...]; in the places between, `rest`."""
+        full = np.empty((parallel.count() * capacity * BLOCK, *rows.shape[1:]), rows.dtype)
         full[:] = rest
-        full[of] = rows
-        return full.reshape(parallel.count(), capacity, *([] if of is slots else [BLOCK]), *rows.shape[1:])
+        full[place] = rows
+        return full.reshape(parallel.count(), capacity, BLOCK, *rows.shape[1:])
 
     moved = np.zeros((BLOCK * bucket(-(-len(before) // BLOCK)), 3), np.float32)
     moved[: len(before)] = before
-    owner, faces, share = table(owner, slots), table(faces.astype(np.int32), place, faces[0]), table(share, place)
     moved, memory = parallel.replicate((moved, optimizer(rate).init(moved)))
+    fixed = table(shape.astype(np.int32)), table(faces.astype(np.int32), faces[0]), table(share), np.int32(each)
     for step in range(steps):
         drawn = dirichlet(seed, step, counts) if draws is None else np.asarray(draws[step], np.float32)
-        moved, memory = descend(
-            fields,
-            moved,
-            memory,
-            owner,
-            faces,
-            table(drawn, place, drawn[0]),
-            share,
-            np.int32(each),
-            np.float32(weight),
-            rate,
-        )
+        moved, memory = descend(fields, moved, memory, table(drawn, drawn[0]), *fixed, np.float32(weight), rate)
     after = np.where(free, np.asarray(moved)[: len(before)], before)
     return [
         dataclasses.replace(mesh, vertices=after[start:stop], normals=None)
@@ -145,9 +134,9 @@ def optimizer(rate: float) -> optax.GradientTransformation:
 
 
 @functools.partial(jax.jit, static_argnames="rate")
-def descend(fields, vertices, memory, owner, faces, draws, share, count, weight, rate):
+def descend(fields, vertices, memory, draws, shape, faces, share, count, weight, rate):
     """One step: the vertices, and the optimiser's memory."""
-    corners = _pull(fields, owner, vertices[faces], draws, share, count, weight)
+    corners = _pull(fields, shape, vertices[faces], draws, share, count, weight)
     gradient = jnp.zeros_like(vertices).at[faces].add(corners)
     updates, memory = optimizer(rate).update(gradient, memory)
     return vertices + updates, memory
@@ -174,11 +163,11 @@ def unit(vectors) -> jax.Array:
     return vectors / (jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0) + TINY)
 
 
-def _pull_share(fields, owner, corners, draws, share, count, weight):
+def _pull_share(fields, shape, corners, draws, share, count, weight):
     """One device's share: blocks of faces, of which the first `count` are looked at → gradients of their corners."""
 
     def block(k, gradients):
-        field = dataclasses.replace(fields, own=jax.tree.map(lambda leaf: leaf[owner[0, k]], fields.own))
+        field = dataclasses.replace(fields, own=jax.tree.map(lambda leaf: leaf[shape[0, k, 0]], fields.own))
         loss = lambda x: jnp.sum(share[0, k] * face_losses(field, x, draws[0, k], weight))  # noqa: E731
         return gradients.at[0, k].set(jax.grad(loss)(corners[0, k]))
 
@@ -193,9 +182,9 @@ _pull = parallel.pmap(
 
 
 def simplify(mesh: Mesh, faces: int) -> Mesh:
-    """At most about `faces` faces, by quadric edge collapse (fast-simplification, as aggressive as published: 5).
+    """About `faces` faces at most, by quadric edge collapse (fast-simplification, as aggressive as published: 5).
 
-    A mesh that has no more comes back as it is; normals are dropped.  MeshError where a closed mesh would not stay closed.
+    A mesh that has no more comes back as it is; normals are dropped.  MeshError where a closed mesh would open.
     """
     if faces < 4:
         raise InputError(f"faces is {faces}, but a closed mesh has at least 4")

@@ -42,9 +42,9 @@ def extract(
     one a field, the fields' own if None (of occupancies: the logit of τ).
     method: `sparse` finds the surface's cells coarse to fine (`cells.search`, with its arguments coarse and lipschitz);
     `dense` asks the whole grid; `mise` is the published octree of `mise.refine` (coarse: 32 as published).
-    refine_steps: how often vertices that do not lie on the level (to 1e-3 cells) move, most once or twice; 0 leaves them where linear
-    interpolation puts them.  normals: unit normals from the field's gradient.  largest: keeps only the component
-    that encloses most.
+    refine_steps: how often vertices that do not lie on the level (to 1e-3 cells) move, most once or twice; 0 leaves
+    them where linear interpolation puts them.  normals: unit normals from the field's gradient.  largest: keeps only
+    the component that encloses most.
 
     Every mesh is closed, a manifold, and faces outwards.  A field without surface gives a mesh without faces and a
     warning that names its range; one that is not finite raises InputError.
@@ -60,12 +60,12 @@ def extract(
         raise InputError(f"level has {len(levels)} values for {len(fields)} fields; give one, or one a field")
     levels = np.broadcast_to(levels, len(fields))
     grid = lattice(fields, resolution, box)
-    each = max(1, BATCH // resolution**2)
+    each = max(1, BATCH // grid.resolution**2)
     precision = jax.config.jax_default_matmul_precision  # of this thread; the others start with the default
 
     def some(first):
         here = slice(first, first + each)
-        asker = Asker(fields[here], Lattice(grid.boxes[here], resolution), levels[here], first)
+        asker = Asker(fields[here], Lattice(grid.boxes[here], grid.resolution), levels[here], first)
         with jax.default_matmul_precision(precision):
             samples, found, seen = locate(asker, method, coarse, lipschitz)
             welded = refine.project(asker, samples, polygonize(asker.lattice, samples, found), refine_steps)
