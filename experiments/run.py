@@ -72,8 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped or 'stopped; the same command goes on where it was'}", file=sys.stderr)
         return 130
     return 0
 
