@@ -35,8 +35,8 @@ def example(step: int = 0) -> State:
 
 
 def damage(folder: Path, step: int):
-    """Turns a byte in the middle of the largest file of a checkpoint."""
-    files = [path for path in (folder / "latest" / str(step)).rglob("*") if path.is_file() and "meta" not in str(path)]
+    """Turns a byte in the middle of the largest file of a checkpoint's arrays."""
+    files = list((folder / "latest" / str(step) / "state" / "d").iterdir())
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 0x55

@@ -38,7 +38,7 @@ class Checkpoints:
         if step in manager.all_steps():
             return  # a resumed run passes where it has been: the same bits
         meta = {"meta": meta, "checksums": _checksums(tree)}
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(_named(tree)), meta=ocp.args.JsonSave(meta))
         manager.save(step, args=arguments)
 
     def restore(self, like, best: bool = False):
@@ -69,11 +69,15 @@ class Checkpoints:
         return None
 
     def _read(self, manager, step: int, like):
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_named(like)), meta=ocp.args.JsonRestore())
         found = manager.restore(step, args=arguments)
-        if _checksums(found.state) != found.meta["checksums"]:
+        empty = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)  # noqa: E731
+        tree = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: found.state[_name(path)] if _size(leaf) else empty(leaf), like
+        )
+        if _checksums(tree) != found.meta["checksums"]:
             raise CheckpointError("its arrays do not give the checksums that were written with them")
-        return found.state, found.meta["meta"]
+        return tree, found.meta["meta"]
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk."""
@@ -90,6 +94,19 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _named(tree) -> dict[str, jax.Array]:
+    """The leaves by name, without those that hold nothing (a network without codes), which Orbax refuses."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if _size(leaf)}
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _size(leaf) -> int:
+    return int(np.prod(leaf.shape))
 
 
 def _checksums(tree) -> list[int]:
