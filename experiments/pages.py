@@ -61,7 +61,7 @@ def write(record: Record) -> None:
     seconds = {name: done["seconds"] for name, done in record.done.items()}
     size = values["bytes"]
     page = Report(
-        title=f"{task.TITLE} on {record.config.data}",
+        title=f"{task.TITLE} on {Path(record.config.data).name}",
         summary=task.summary(count if unseen else 0, len(train)),
         command=shlex.join(["python", *sys.argv]),
         device=values["device"],
