@@ -21,8 +21,8 @@ from scipy.spatial import cKDTree
 
 from jonet.data.meshes import Mesh
 from jonet.data.sampling import surface
-from jonet.data.walls import winding
-from jonet.errors import ConfigError, InputError
+from jonet.data.walls import simple, walls, winding
+from jonet.errors import ConfigError, InputError, MeshError
 from jonet.evaluation.measures import MEASURES, measure, number
 
 WORST = {  # of a shape of which no surface was made: distances are the longest side
@@ -81,7 +81,7 @@ def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> dict[str, fl
         return dict(WORST)
     side = np.ptp(truth.bounds, axis=0).max()
     made, made_normals = surface(mesh, scoring.surface_points, rng(scoring, "made"))
-    true, true_normals = surface(truth, scoring.surface_points, rng(scoring, "true"))
+    true, true_normals = surface(bounding(truth), scoring.surface_points, rng(scoring, "true"))
     made, true = made / side, true / side
     out, near_true = cKDTree(true).query(made)
     back, near_made = cKDTree(made).query(true)
@@ -99,6 +99,14 @@ def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> dict[str, fl
         "mesh_completion": mesh_completion(to_surface(true[:few] * side, mesh) / side, scoring.threshold),
         "emd": emd(made[: scoring.emd_points], true[: scoring.emd_points]),
     }
+
+
+def bounding(truth: Mesh) -> Mesh:
+    """The part of the true surface that bounds its solid: walls within other parts are not there to be rebuilt."""
+    try:
+        return truth if simple(truth) else walls(truth)
+    except MeshError:  # a sheet that encloses nothing: all there is
+        return truth
 
 
 def rng(scoring: Scoring, name: str) -> np.random.Generator:
