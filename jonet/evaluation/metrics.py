@@ -194,7 +194,7 @@ def summary(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
 
 def table(scores: dict[str, dict[str, float]], count: int) -> str:
     """A summary as lines of text: plain units first, then each paper's."""
-    lines = [f"{f'{count} shapes':24s}{'median':>10s}{'mean':>10s}"]
+    lines = [f"{f'{count} shape' + 's' * (count > 1):24s}{'median':>10s}{'mean':>10s}"]
     for name in MEASURES:
         if name not in scores:
             continue
