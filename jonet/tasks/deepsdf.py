@@ -94,7 +94,7 @@ PRESETS = {
             "muon", shared=Schedule("cosine", initial=3e-3, final=3e-5), own=Schedule("constant", initial=0.0)
         ),
         batch_shapes=1,
-        batch_points=8192,
+        batch_points=2048,
         minutes=4.0,
         surfaces=Surfaces(resolution=256),
         known=1,
@@ -107,7 +107,7 @@ PRESETS = {
             shared=Schedule("cosine", initial=4e-3, final=4e-5),
             own=Schedule("cosine", initial=2e-3, final=2e-5),
         ),
-        minutes=3.0,
+        minutes=2.5,
     ),
     "small": Config(
         shapes=Shapes(train=768, test=48),
