@@ -18,6 +18,8 @@ from jonet.data.meshes import Mesh
 from jonet.errors import InputError
 from jonet.inference import cells, marching, surface
 from jonet.inference.grid import Asker, Lattice, lattice
+from jonet.networks import deepsdf_folder
+from jonet.networks.field import fold
 
 TESTS = Path(__file__).parent
 UNIT = np.array([[[-1.0] * 3, [1.0] * 3]])
@@ -338,3 +340,22 @@ def test_one_two_and_four_devices_give_the_same_meshes():
         [sys.executable, "-c", DEVICES], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.startswith("equal"), done.stderr
+
+
+# trained networks
+
+
+def test_trained_networks_give_the_topologies_of_their_shapes(data):
+    """Twelve solids as one batch, and unit cells of a lattice that run through the faces of the box."""
+    pytest.importorskip("torch")  # reads their files
+    solids = deepsdf_folder.read(data / "deepsdf_trained/twelve_solids")
+    fields = fold(solids.network, solids.shared, solids.statistics, solids.codes)
+    meshes = surface.extract(fields, 64)
+    assert all(mesh.watertight and accepts(mesh) for mesh in meshes)
+    # torus and link have one hole, the frame of a box has five, two spheres are two
+    assert [mesh.euler_number for mesh in meshes] == [2, 2, 2, 0, 2, 2, 0, -8, 2, 2, 4, 2]
+    for mesh, dense in zip(meshes[6:8], surface.extract(fields[6:8], 64, method="dense"), strict=True):
+        same(mesh, dense, 64)
+    bars = deepsdf_folder.read(data / "deepsdf_trained/round_cross")
+    (mesh,) = surface.extract(fold(bars.network, bars.shared, bars.statistics, bars.codes[5:6]), 64)
+    assert mesh.watertight and accepts(mesh) and len(np.unique(np.abs(mesh.bounds))) == 1
