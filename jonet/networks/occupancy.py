@@ -256,7 +256,8 @@ class OccupancyNetwork(nn.Module):
         specs = self.specs
         inputs = jnp.zeros((1, specs.c_dim))
         if specs.encoder in ENCODERS:  # no parameter's size depends on how many points or pixels come in
-            inputs = jnp.zeros((1, *(size or 64 for size in ENCODERS[specs.encoder](specs.c_dim).input_shape)))
+            encoder = ENCODERS[specs.encoder]  # a module, or one with some of its fields given
+            inputs = jnp.zeros((1, *(size or 64 for size in getattr(encoder, "func", encoder).input_shape)))
         variables = jax.jit(self.init)(
             key, jnp.zeros((1, 1, 3)), jnp.zeros((1, 1)), inputs, jnp.zeros((1, specs.z_dim))
         )
