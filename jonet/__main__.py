@@ -25,6 +25,7 @@ from jonet.data import meshes, observed
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError, JonetError
 from jonet.evaluation import metrics
+from jonet.inference.latents import FitConfig
 from jonet.inference.prior import Prior
 from jonet.model import Codes, Model
 from jonet.networks import published
@@ -129,7 +130,8 @@ def import_(options) -> None:
         codes = Codes(found.codes, found.names, found.similarities)
         prior = Prior.of(found.codes) if found.codes.shape[1] else None
     parts = {name: getattr(found, name) for name in ("kind", "network", "shared", "statistics", "frame", "history")}
-    Model(**parts, codes=codes, prior=prior).save(out / "model")
+    fitting = FitConfig(starts=4)  # a space of few shapes has several valleys
+    Model(**parts, codes=codes, prior=prior, fitting=fitting).save(out / "model")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"model: {out / 'model'}")

@@ -42,7 +42,7 @@ def read(path: str | Path, options: str | Path | None = None) -> Pretrained:
     if not isinstance(saved, Mapping) or "model" not in saved:
         raise FormatError(f"{path}: lacks model, which the program's checkpoints have")
     state = weights.state(saved["model"], path)
-    found, state = _recognized(state, path)
+    found, state = recognized(state, path)
     options = _beside(path) if options is None else Path(options)
     if options is None:
         found["threshold"] = 0.5 if found["encoder"] == "idx" else 0.2
@@ -79,7 +79,7 @@ def read(path: str | Path, options: str | Path | None = None) -> Pretrained:
     )
 
 
-def _recognized(state: dict[str, np.ndarray], path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def recognized(state: dict[str, np.ndarray], path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The options that names and shapes tell, and the weights, with a last layer where an encoder has none."""
 
     def size(name: str, axis: int, otherwise: int = 0) -> int:
