@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("NPROC", "16")  # several fake devices on few cores hang without (see tests/device_runs.py)
@@ -14,6 +15,11 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 TESTS = Path(__file__).parent
+
+
+def pytest_unconfigure():
+    """Orbax leaves half-read arrays behind where it met damage; their end is nobody's concern."""
+    warnings.filterwarnings("ignore", category=pytest.PytestUnraisableExceptionWarning)
 
 
 @pytest.fixture
