@@ -52,29 +52,50 @@ def _nearest(net, settings, _, data, starts, clamp):
 # Gauss-Newton
 
 
-def descend(net: Net, observed: Job, packed, starts, prior: Prior, weight: float, settings):
-    """Codes [B, L] and which converged [B]; of starts [B, k, L] the best after the first level goes on."""
-    size, tries, length = starts.shape
-    codes, damping = starts.reshape(-1, length), settings.damping
-    penalty = prior.mean, (weight / length * prior.precision()).astype(np.float32)
-    for points, smooth, limit in zip(settings.points, settings.smooth, settings.phases, strict=True):
-        rows = -(-points // BLOCK) * BLOCK
-        level = observed if tries == 1 else job([shape[:rows] for shape in packed for _ in range(tries)])
-        arguments = penalty, np.int32(rows // BLOCK), np.float32(smooth), np.int32(settings.steps)
+def levels(net: Net, work, arguments, packed, at, size: int, unknowns: int, keep, settings, whole: Job | None = None):
+    """Gauss-Newton through all levels, from k tries of each of `size` shapes to the best one.
 
-        def advance(state, active, level=level, arguments=arguments):
-            state = level.run(_descend, net, None, state, *arguments, active=active)
+    work: one phase of one problem.  packed: the rows of every try, those of a shape side by side.  at: where the tries
+    start, [size · k, …].  keep: how many tries of a shape go on after each level, the last 1.  whole: a job of
+    `packed`, if there is one.
+    Returns the unknowns [size, …], which converged [size], and from which try they come [size].
+    """
+    damping, tries = settings.damping, np.arange(len(packed))
+    for points, smooth, limit, kept in zip(settings.points, settings.smooth, settings.phases, keep, strict=True):
+        rows = -(-points // BLOCK) * BLOCK
+        if len(tries) == size:  # all levels in one job: one program
+            level = whole = job(packed) if whole is None else whole
+        else:
+            level = job([shape[:rows] for shape in packed])
+        more = arguments, np.int32(rows // BLOCK), np.float32(smooth), np.int32(settings.steps)
+
+        def advance(state, active, level=level, more=more):
+            state = level.run(work, net, None, state, *more, active=active)
             return state, level.back(state.loss)
 
-        state = level.out(gauss_newton.start(codes, len(codes), length, damping))
-        state, converged = gauss_newton.phases(advance, state, len(codes), limit, settings.tolerance)
-        codes, losses, damping = level.back((state.at, state.loss, state.damping))
-        best = np.arange(size) * tries + losses.reshape(size, tries).argmin(axis=1)
-        codes, damping, converged, tries = codes[best], damping[best], converged[best], 1
+        state = level.out(gauss_newton.start(at, len(tries), unknowns, damping))
+        state, converged = gauss_newton.phases(advance, state, len(tries), limit, settings.tolerance)
+        at, losses, damping = level.back((state.at, state.loss, state.damping))
+        order = losses.reshape(size, -1).argsort(axis=1)[:, :kept]
+        best = (np.arange(size)[:, None] * (len(tries) // size) + order).ravel()
+        at, damping, converged, tries = jax.tree.map(lambda x, best=best: x[best], (at, damping, converged, tries))
+        packed = [packed[i] for i in best]
+    return at, converged, tries
+
+
+def newton(net: Net, observed: Job, packed, starts, penalty, settings) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [B, L] and which converged [B]; of starts [B, k, L] the best after the first level goes on."""
+    size, tries, length = starts.shape
+    packed = [rows for rows in packed for _ in range(tries)]
+    keep = (1,) * len(settings.points)
+    whole = observed if tries == 1 else None
+    codes, converged, _ = levels(
+        net, _newton, penalty, packed, starts.reshape(-1, length), size, length, keep, settings, whole
+    )
     return codes, converged
 
 
-def _descend(net, _, state, data, penalty, limit, smooth, steps):
+def _newton(net, _, state, data, gaussian, limit, smooth, steps):
     def linearize(code):
         along = along_code(net, code)
 
@@ -84,15 +105,25 @@ def _descend(net, _, state, data, penalty, limit, smooth, steps):
 
         return rows
 
-    objective = Objective(linearize, lambda code: _penalty(code, *penalty), jnp.add)
+    objective = Objective(linearize, lambda code: quadratic(code, *gaussian), jnp.add)
+    return phase(objective, state, data, limit, smooth, steps)
+
+
+def phase(objective: Objective, state, data, limit, smooth, steps):
+    """`steps` steps on the first `limit` blocks of a shape."""
     blocks = jnp.minimum(data["blocks"], limit)
     return gauss_newton.descend(objective, state, lambda k: data["rows"][k], blocks, smooth, steps)
 
 
-def _penalty(code, mean, precision):
+def penalty(prior: Prior, weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and matrix of the quadratic that keeps codes near the training's: weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L."""
+    return prior.mean, (weight / len(prior.mean) * prior.precision()).astype(np.float32)
+
+
+def quadratic(code, mean, matrix):
     """½ (z - μ)ᵀ P (z - μ), its gradient and its Hessian."""
-    gradient = precision @ (code - mean)
-    return (code - mean) @ gradient / 2, gradient, precision
+    gradient = matrix @ (code - mean)
+    return (code - mean) @ gradient / 2, gradient, matrix
 
 
 # First order
@@ -119,23 +150,22 @@ def _adam(net, settings, problem, data, seed, clamp):
     def loss(code, some):
         return clamped(net.fold(code).at(some[:, :3]), some, clamp).mean()
 
-    code, losses = first_order.adam(loss, code, draw, settings)
-    return code, _flat(losses)
+    path, losses = first_order.adam(loss, code, draw, settings)
+    return path[-1], _flat(losses)
 
 
-def lbfgs(net: Net, observed: Job, starts, prior: Prior, weight: float, settings) -> tuple[np.ndarray, np.ndarray]:
+def lbfgs(net: Net, observed: Job, starts, gaussian, settings) -> tuple[np.ndarray, np.ndarray]:
     """Codes [B, L] and whether their loss had stopped falling [B], from starts [B, L]."""
     problems = observed.out((starts, np.zeros(observed.size, bool)))
-    penalty = prior.mean, (weight / starts.shape[1] * prior.precision()).astype(np.float32)
-    return observed.back(observed.run(_lbfgs, net, settings, problems, penalty))
+    return observed.back(observed.run(_lbfgs, net, settings, problems, gaussian))
 
 
-def _lbfgs(net, settings, problem, data, penalty):
+def _lbfgs(net, settings, problem, data, gaussian):
     rows = data["rows"].reshape(-1, COLUMNS)
 
     def loss(code):
         errors = huber(outside(net.fold(code).at(rows[:, :3]), rows), settings.smooth)
-        return rows[:, WEIGHT] @ errors / rows[:, WEIGHT].sum() + _penalty(code, *penalty)[0]
+        return rows[:, WEIGHT] @ errors / rows[:, WEIGHT].sum() + quadratic(code, *gaussian)[0]
 
     code, losses = first_order.lbfgs(loss, problem[0], settings)
     return code, _flat(losses)

@@ -23,6 +23,7 @@ from jonet.errors import ConfigError
 
 EASIER, HARDER = 0.2, 4.0  # what the damping is multiplied with after a step that was taken, and one that was not
 LEAST, MOST = 1e-7, 1e4
+NOTHING = 1e-7  # a fall of the loss that is none, however small the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class GaussNewton:
     """Levels, each with more observations and less smoothing than the one before; entries belong together."""
 
     points: tuple[int, ...] = (1024, 2048, 8192)  # observations of a shape, rounded up to blocks of 1,024
-    smooth: tuple[float, ...] = (0.01, 0.003, 0.001)  # ε, errors below which the loss is quadratic
-    phases: tuple[int, ...] = (5, 3, 6)  # at most so many phases; shapes that have converged leave in between
+    smooth: tuple[float, ...] = (0.03, 0.003, 0.001)  # ε, errors below which the loss is quadratic
+    phases: tuple[int, ...] = (4, 4, 6)  # at most so many phases; shapes that have converged leave in between
     steps: int = 2  # steps a phase
     tolerance: float = 0.01  # a shape has converged when a phase lowers its loss by no more than this share
     damping: float = 0.1  # λ at the start
@@ -123,7 +124,8 @@ def phases(advance: Callable, state, size: int, limit: int, tolerance: float) ->
     before, converged = np.full(size, np.inf), np.zeros(size, bool)
     for _ in range(limit):
         state, losses = advance(state, ~converged)
-        converged |= before - losses <= tolerance * losses  # not in the phase that looked around first, nor for NaN
+        # never in the phase that looked around first, nor where no finite loss was found
+        converged |= np.isfinite(losses) & (before <= (1 + tolerance) * losses + NOTHING)
         before = losses
         if converged.all():
             break

@@ -23,12 +23,10 @@ from jonet.inference import codes as methods
 from jonet.inference.first_order import LBFGS, Adam
 from jonet.inference.gauss_newton import GaussNewton
 from jonet.inference.jobs import Net
-from jonet.inference.observations import Rows, of_samples, of_surface, pack
+from jonet.inference.observations import Rows, clouds, observe, of_samples, pack
 from jonet.inference.prior import Prior
-from jonet.networks.layers import BLOCK
 
 TOGETHER = 256  # shapes of one device that are solved in one go
-REACH = 10  # coordinates beyond which points cannot be in a normalised frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +91,17 @@ def fit(
     list); 0, 1, … if None.  A shape's code depends on its own observations, seed and index alone.
     Raises InputError for arrays of wrong shape or with NaN.
     """
+    prior, starts = known(network, shared, statistics, prior, starts, config)
+    shapes = observe(samples, points, normals, free, offset=config.offset, box=box, seed=config.seed, index=index)
+    index = np.arange(len(shapes)) if index is None else require(index, "index", (len(shapes),), np.int32)
+    with jax.default_matmul_precision("highest"):
+        net = Net(network, *parallel.replicate((shared, statistics)))
+        results = [_solve(net, shapes[some], index[some], prior, starts, config) for some in pieces(len(shapes))]
+    return joined(results, prior)
+
+
+def known(network, shared, statistics, prior: Prior | None, starts, config: FitConfig) -> tuple[Prior, np.ndarray]:
+    """The prior, and the codes [S, L] that are tried as starts; InputError for a network whose codes are not fitted."""
     length = network.specs.latent_size
     if length < 1:
         raise InputError("this network is one shape and has no codes to fit (latent_size is 0)")
@@ -100,16 +109,20 @@ def fit(
         raise InputError("codes are fitted to networks of distances; occupancy networks encode their input instead")
     prior = Prior.plain(length) if prior is None else prior
     starts = require(prior.mean[None] if starts is None else starts, "starts", (None, length))
-    shapes = _observed(samples, points, normals, free, np.asarray(box, np.float32), config, index)
     if len(starts) > config.candidates:
         rng = np.random.default_rng([config.seed, zlib.crc32(b"candidates")])
         starts = starts[np.sort(rng.choice(len(starts), config.candidates, replace=False))]
-    index = np.arange(len(shapes)) if index is None else require(index, "index", (len(shapes),), np.int32)
+    return prior, starts
+
+
+def pieces(size: int) -> list[slice]:
+    """The parts of a list of shapes that are solved in one go each."""
     together = TOGETHER * parallel.count()
-    pieces = [slice(first, first + together) for first in range(0, len(shapes), together)]
-    with jax.default_matmul_precision("highest"):
-        net = Net(network, *parallel.replicate((shared, statistics)))
-        results = [_solve(net, shapes[some], index[some], prior, starts, config) for some in pieces]
+    return [slice(first, first + together) for first in range(0, size, together)]
+
+
+def joined(results, prior: Prior) -> Fit:
+    """The Fit of pieces (codes, residual, explained, converged)."""
     codes, residual, explained, converged = (np.concatenate(column) for column in zip(*results, strict=True))
     stranger = (prior.distances(codes) > prior.distance) | ~(residual <= prior.residual)
     return Fit(codes, residual, explained, converged, stranger)
@@ -119,7 +132,7 @@ def errors(
     network, shared, statistics, codes, samples, config: FitConfig = FitConfig()
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well codes [B, L] explain samples ([B, N, 4] or a list): mean clamped error [B], share explained [B]."""
-    shapes = _observed(samples, None, None, None, None, config, None)
+    shapes = [of_samples(array) for array in clouds(samples, "samples", 4)]
     codes = require(codes, "codes", (len(shapes), network.specs.latent_size))
     with jax.default_matmul_precision("highest"):
         net = Net(network, *parallel.replicate((shared, statistics)))
@@ -130,54 +143,15 @@ def errors(
 def _solve(net: Net, shapes: list[Rows], index, prior: Prior, starts, config: FitConfig):
     """Codes, residuals, shares explained and whether converged, of as many shapes as are solved in one go."""
     limit = {"gauss_newton": max(config.gauss_newton.points), "lbfgs": config.lbfgs.points}.get(config.method)
-    limit = limit and -(-limit // BLOCK) * BLOCK
     packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in zip(shapes, index.tolist(), strict=True)]
     tries = min(config.starts, len(starts)) if config.method == "gauss_newton" else 1
-    observed = methods.job(packed)
+    observed, penalty = methods.job(packed), methods.penalty(prior, config.prior)
     best = methods.nearest(net, observed, starts, tries, config.probe, config.clamp)
     match config.method:
         case "gauss_newton":
-            codes, converged = methods.descend(net, observed, packed, best, prior, config.prior, config.gauss_newton)
+            codes, converged = methods.newton(net, observed, packed, best, penalty, config.gauss_newton)
         case "adam":
             codes, converged = methods.adam(net, packed, best[:, 0], index, config.seed, config.clamp, config.adam)
         case "lbfgs":
-            codes, converged = methods.lbfgs(net, observed, best[:, 0], prior, config.prior, config.lbfgs)
+            codes, converged = methods.lbfgs(net, observed, best[:, 0], penalty, config.lbfgs)
     return codes, *methods.judge(net, observed, codes, config.clamp), converged
-
-
-def _observed(samples, points, normals, free, box, config, index) -> list[Rows]:
-    """The observations of every shape, checked at the door."""
-    if (samples is None) == (points is None):
-        raise InputError("give either samples (points with distances) or points (of surfaces)")
-    if samples is not None and not (normals is None and free is None):
-        raise InputError("normals and free belong to points of surfaces, but samples were given")
-
-    def check(arrays, name, width):
-        listed = [require(a, f"{name}[{i}]", (None, width)) for i, a in enumerate(arrays)]
-        for i, array in enumerate(listed):
-            if not len(array) and name != "free":
-                raise InputError(f"{name}[{i}] is empty; leave out shapes of which nothing was observed")
-            if (listed is not normals) and len(array) and np.abs(array[:, :3]).max() > REACH:
-                raise InputError(
-                    f"{name}[{i}] reaches {np.abs(array[:, :3]).max():.4g}, far beyond the normalised frame (about 1); "
-                    "normalise the points first, or say that they are in their own frame"
-                )
-        return listed
-
-    if samples is not None:
-        return [of_samples(array) for array in check(samples, "samples", 4)]
-    points = check(points, "points", 3)
-    others = {"normals": normals, "free": free}
-    for name, arrays in others.items():
-        if arrays is not None:
-            if len(arrays) != len(points):
-                raise InputError(f"{name} are of {len(arrays)} shapes, but points of {len(points)}")
-            others[name] = check(arrays, name, 3)
-    shapes = []
-    for i, cloud in enumerate(points):
-        normal, space = (None if arrays is None else arrays[i] for arrays in others.values())
-        if normal is not None and len(normal) != len(cloud):
-            raise InputError(f"normals[{i}] has {len(normal)} rows, but points[{i}] has {len(cloud)}")
-        rng = np.random.default_rng([config.seed, zlib.crc32(b"space"), i if index is None else int(index[i])])
-        shapes.append(of_surface(cloud, normal, space, config.offset, box, rng))
-    return shapes

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 
-from jonet.errors import InputError
+from jonet.errors import InputError, require
 from jonet.networks.layers import BLOCK
 
+REACH = 10  # coordinates beyond which points cannot be in a normalised frame
 LOW, HIGH, WEIGHT, GIVEN, SECOND = range(3, 8)  # columns of a packed row, after x, y, z
 COLUMNS = 8
 
@@ -28,6 +29,51 @@ class Rows(NamedTuple):
     high: np.ndarray  # [n] the greatest
     second: np.ndarray  # [n] bool: of the second group
     given: np.ndarray  # [n] bool: the user's own, not made here
+
+
+def clouds(arrays, name: str, width: int, empty: bool = False) -> list[np.ndarray]:
+    """Each shape's rows [Nᵢ, width] of an argument [B, N, width] or list, checked; InputError says which is wrong."""
+    listed = [require(array, f"{name}[{i}]", (None, width)) for i, array in enumerate(arrays)]
+    if not listed:
+        raise InputError(f"{name} holds no shape; give one array of rows a shape")
+    for i, array in enumerate(listed):
+        if not (len(array) or empty):
+            raise InputError(f"{name}[{i}] is empty; leave out shapes of which nothing was observed")
+    return listed
+
+
+def observe(samples, points, normals, free, *, offset: float, box, seed: int, index: np.ndarray | None) -> list[Rows]:
+    """The observations of every shape, in the normalised frame; arguments as of `latents.fit`."""
+    if (samples is None) == (points is None):
+        raise InputError("give either samples (points with distances) or points (of surfaces)")
+    if samples is not None:
+        if normals is not None or free is not None:
+            raise InputError("normals and free belong to points of surfaces, but samples were given")
+        return [of_samples(array) for array in _framed(clouds(samples, "samples", 4), "samples")]
+    points = _framed(clouds(points, "points", 3), "points")
+    nothing = [None] * len(points)
+    normals = nothing if normals is None else clouds(normals, "normals", 3)
+    free = nothing if free is None else _framed(clouds(free, "free", 3, empty=True), "free")
+    for name, arrays in (("normals", normals), ("free", free)):
+        if len(arrays) != len(points):
+            raise InputError(f"{name} are of {len(arrays)} shapes, but points of {len(points)}")
+    shapes = []
+    for i, (cloud, normal, space) in enumerate(zip(points, normals, free, strict=True)):
+        if normal is not None and len(normal) != len(cloud):
+            raise InputError(f"normals[{i}] has {len(normal)} rows, but points[{i}] has {len(cloud)}")
+        rng = np.random.default_rng([seed, zlib.crc32(b"space"), i if index is None else int(index[i])])
+        shapes.append(of_surface(cloud, normal, space, offset, np.asarray(box, np.float32), rng))
+    return shapes
+
+
+def _framed(arrays: list[np.ndarray], name: str) -> list[np.ndarray]:
+    for i, array in enumerate(arrays):
+        if len(array) and (far := np.abs(array[:, :3]).max()) > REACH:
+            raise InputError(
+                f"{name}[{i}] reaches {far:.4g}, far beyond the normalised frame (about 1); "
+                "normalise the points first, or say that they are in their own frame"
+            )
+    return arrays
 
 
 def of_samples(samples: np.ndarray) -> Rows:
@@ -109,13 +155,14 @@ def grouped(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def blocks(packed: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Packed rows of B shapes as blocks [B, K, 1024, COLUMNS], K a power of two, and the blocks in use [B].
 
-    What fills the last block weighs nothing and asks nothing.
+    What fills up the last block repeats the first row, weighs nothing and asks nothing.
     """
     used = np.array([-(-len(rows) // BLOCK) for rows in packed], np.int32)
     capacity = 1 << int(used.max() - 1).bit_length()
     data = np.zeros((len(packed), capacity * BLOCK, COLUMNS), np.float32)
     data[..., LOW], data[..., HIGH] = -np.inf, np.inf
     for whole, rows in zip(data, packed, strict=True):
+        whole[:, :3] = rows[0, :3]
         whole[: len(rows)] = rows
     return data.reshape(len(packed), capacity, BLOCK, COLUMNS), used
 
