@@ -10,6 +10,7 @@ with `own` handed in already gathered, one row a shape of the batch, and metrics
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -196,7 +197,7 @@ def train(
     save_every: seconds between checkpoints; a checkpoint is written only after its losses were seen finite.
     validate(shared, own, statistics) → a score, higher is better: asked every `validate_every` steps and at the end;
     the best state stays beside the latest (`checkpoints.restore(state, best=True)`).  patience: validations without a
-    better score after which training stops; 0 for never.  names: of the shapes, for errors.
+    better score after which training stops; 0 for never.  names: of the store's shapes, for errors.
     Raises TrainingError where a loss is not finite, or no gradient reaches the network.  Ctrl-C finishes the dispatch,
     writes a checkpoint and raises KeyboardInterrupt with a sentence that says how to go on.
     """
@@ -240,7 +241,7 @@ def train(
             if step == stop and validate:
                 score = float(validate(state.shared, state.own, state.statistics))
                 note(step=step, validation=score)
-                better = history["best"] is None or score > history["best"]
+                better = score > (-math.inf if history["best"] is None else history["best"])  # a nan never is
                 history |= {"best": score, "best_step": step, "stale": 0} if better else {"stale": history["stale"] + 1}
                 if better:
                     save(best=True)

@@ -31,7 +31,7 @@ class _Dispatch(NamedTuple):
 class Watch:
     """Follows dispatches, at most `limit` steps each, while the next ones are already under way.
 
-    points: a step, over all devices.  names: of the shapes, for errors.
+    points: a step, over all devices.  names: of the store's shapes, by number, for errors.
     """
 
     def __init__(self, points: int, limit: int, names: Sequence[str] = ()):
