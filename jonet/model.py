@@ -20,11 +20,14 @@ from jonet.data.meshes import Mesh, Similarity, frame_of
 from jonet.errors import CheckpointError, ConfigError, InputError, require
 from jonet.inference import latents, surface
 from jonet.inference.prior import Prior
-from jonet.networks import deepsdf
+from jonet.networks import deepsdf, occupancy
 from jonet.networks import field as fields_
 from jonet.networks.field import Field
 
-NETWORKS = {"deepsdf": (deepsdf.Specs, deepsdf.Decoder)}  # kind of network: its config and its module
+NETWORKS = {  # kind of network: its config and its module
+    "deepsdf": (deepsdf.Specs, deepsdf.Decoder),
+    "occupancy": (occupancy.Specs, occupancy.OccupancyNetwork),
+}
 VERSION = 1  # of the model folder
 
 

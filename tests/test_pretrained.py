@@ -30,8 +30,7 @@ AXIS = np.array([0, np.cos(np.radians(35)), np.sin(np.radians(35))])
 
 
 @pytest.fixture(autouse=True)
-def full_float32(monkeypatch):
-    monkeypatch.setitem(model.NETWORKS, "occupancy", (occupancy.Specs, occupancy.OccupancyNetwork))
+def full_float32():
     with jax.default_matmul_precision("highest"):
         yield
 

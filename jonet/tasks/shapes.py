@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from jonet.data import sources
+from jonet.data import formats, sources
 from jonet.data.families import FAMILIES
 from jonet.errors import ConfigError
 
@@ -18,6 +18,8 @@ class Shapes:
     train: int = 192  # shapes to train on, of procedural families (of each)
     test: int = 24  # shapes never trained on (of each family)
     test_share: float = 0.1  # share of a flat folder that is kept for testing
+    split: str = ""  # split files: DeepSDF's JSON, or lists named train, test and val, joined by commas
+    category: str = ""  # of ShapeNet, by folder or name, joined by commas
     sign: Literal["auto", "exact", "winding", "views"] = "auto"  # how inside is told; auto follows each mesh's verdict
 
     def __post_init__(self):
@@ -29,7 +31,9 @@ class Shapes:
     def sources(self, data: str, seed: int) -> list:
         """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes or one mesh."""
         if Path(data).exists():
-            return sources.discover(data, test_share=self.test_share, seed=seed)
+            if Path(data).is_file():
+                return sources.discover(data)
+            return formats.discover(data, self.split or None, self.category or None, self.test_share, seed)
         names = [name.strip() for name in data.split(",")]
         unknown = [name for name in names if name not in FAMILIES]
         if unknown:
