@@ -1,6 +1,7 @@
 """The losses of Occupancy Networks against the published program's steps, and in closed form."""
 
 import functools
+import os
 import subprocess
 import sys
 from typing import NamedTuple
@@ -215,13 +216,15 @@ def test_rows_start_by_their_index():
 
 
 DEVICES = """
-import functools, os
+import functools, os, sys
+sys.path.insert(0, {folder!r})
 os.environ["NPROC"] = "16"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, numpy as np, optax
+from onet_recorded import drawn
 from jonet import parallel
 from jonet.data.batches import Batch
 from jonet.networks.occupancy import OccupancyNetwork, Specs
@@ -230,8 +233,8 @@ from jonet.training.loop import State, train_step
 
 specs = Specs(encoder="pointnet_simple", encoder_width=4, c_dim=5, hidden_size=6, n_blocks=1, z_dim=2)
 network = OccupancyNetwork(specs)
-start = conditional.initial(network, 8, jax.random.key(0))
-shared, own, statistics = jax.tree.map(lambda x: x.astype(np.float64), start)
+like = jax.eval_shape(lambda: conditional.initial(network, 8, jax.random.key(0)))
+shared, own, statistics = jax.tree.map(lambda x: x.astype(np.float64), drawn(like))
 rng = np.random.default_rng(0)
 batch = Batch(
     rng.uniform(-1, 1, (8, 30, 3)), rng.uniform(size=(8, 30)) < 0.5, np.zeros(8, np.int32), np.arange(8), np.ones(8),
@@ -270,5 +273,6 @@ print("equal")
 
 
 def test_one_two_and_four_devices_learn_the_same():
-    found = subprocess.run([sys.executable, "-c", DEVICES], capture_output=True, text=True, timeout=300)
+    code = DEVICES.replace("{folder!r}", repr(os.path.dirname(__file__)))
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert found.stdout == "equal\n", found.stderr

@@ -275,7 +275,7 @@ import numpy as np
 from jonet import parallel
 from test_latents import QUICK, fit, load_chairs
 chairs = load_chairs()
-samples = np.concatenate([chairs.samples, chairs.samples[:1, ::2].repeat(2, axis=1)])  # five, which 2 and 4 do not divide
+samples = np.concatenate([chairs.samples, chairs.samples[:1, ::2].repeat(2, axis=1)])  # five: 2 and 4 do not divide
 for devices in (1, 2, 4):
     with parallel.use(devices):
         found = fit(chairs, samples)

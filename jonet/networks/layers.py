@@ -54,8 +54,13 @@ class Linear(nn.Module):
         if self.dtype is not None:
             kernel, bias, parts = jax.tree.map(lambda x: x.astype(self.dtype), (kernel, bias, parts))
         rows = jnp.split(kernel, list(itertools.accumulate(sizes))[:-1])
-        products = (part @ k for part, k in zip(parts, rows, strict=True) if part.shape[-1])
+        products = (times(part, k) for part, k in zip(parts, rows, strict=True) if part.shape[-1])
         return sum(products, start=bias)
+
+
+def times(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [..., in] by a kernel [in, out], as one product of matrices: its reverse then transposes nothing on a CPU."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def normalized(kernel: jax.Array, scale: jax.Array) -> jax.Array:

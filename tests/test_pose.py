@@ -1,0 +1,142 @@
+"""Code and pose together: increments, rows of the Jacobian, turns, and scans found again in unknown position."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from test_latents import load_chairs
+
+from jonet.data.meshes import Similarity
+from jonet.errors import ConfigError, InputError
+from jonet.inference import observations, pose
+from jonet.inference.gauss_newton import GaussNewton
+from jonet.inference.jobs import Net
+from jonet.inference.latents import FitConfig
+from jonet.inference.pose import Pose, PoseConfig, fit_pose
+
+
+@pytest.fixture(scope="module")
+def chairs():
+    return load_chairs()
+
+
+def angle(one, two) -> float:
+    """Between two rotations, in degrees."""
+    return np.degrees(Rotation.from_matrix(one @ two.T).magnitude())
+
+
+@given(turn=st.tuples(*[st.floats(-4, 4)] * 3))
+@settings(max_examples=30, deadline=None)
+def test_the_exponential_is_the_rotation_by_a_vector(turn):
+    got = pose.exponential(jnp.array(turn, jnp.float32))
+    np.testing.assert_allclose(got, Rotation.from_rotvec(turn).as_matrix(), atol=2e-6)
+
+
+def test_rows_of_the_jacobian_are_those_of_the_residual(chairs):
+    """Against forward mode through a step, with distances below, at and beyond the clamp, and half-open intervals."""
+    net = Net(chairs.network, chairs.shared, {})
+    samples = chairs.samples[0, :200].copy()
+    samples[:, 3] *= 2
+    rows = observations.pack(observations.of_samples(samples), 0.1, None, 0, 0)
+    rows[::5, observations.LOW] = -np.inf
+    turn = Rotation.from_rotvec([0.3, -0.2, 0.5]).as_matrix()
+    here = Pose(*(jnp.asarray(x, jnp.float32) for x in (chairs.codes[3], turn, [0.1, 0.05, -0.1], 0.2)))
+
+    @jax.jit
+    def both(step):
+        residual, jacobian, _ = pose.rows_of(net, here, 0.1)(rows)
+        plain = jax.jacfwd(lambda step: pose.rows_of(net, pose.moved(here, step), 0.1)(rows)[0])(step)
+        return residual, jacobian, plain
+
+    with jax.default_matmul_precision("highest"):
+        residual, jacobian, plain = both(jnp.zeros(23))
+    off = np.abs(residual) > 0  # a kept interval has no slope
+    assert 50 < off.sum() < 200
+    np.testing.assert_allclose(jacobian[off], plain[off], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("turns", "count", "apart"), [("upright", 12, 15), ("any", 300, 32)])
+def test_turns_leave_no_gap(turns, count, apart):
+    tried = pose.rotations(turns, count)
+    np.testing.assert_allclose(tried @ np.moveaxis(tried, 1, 2), np.broadcast_to(np.eye(3), tried.shape), atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(tried), 1)
+    if turns == "upright":
+        np.testing.assert_allclose(tried[:, 1], np.broadcast_to([0, 1, 0], (count, 3)), atol=1e-12)
+        wanted = Rotation.from_euler("y", np.linspace(0, 360, 50)[:, None], degrees=True).as_matrix()
+    else:
+        wanted = Rotation.random(200, random_state=0).as_matrix()
+    assert max(min(angle(a, b) for b in tried) for a in wanted[:: max(1, len(wanted) // 20)]) <= apart
+
+
+@given(scale=st.floats(1e-3, 1e3), shift=st.tuples(*[st.floats(-100, 100)] * 3), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_the_ball_holds_a_scan_wherever_it_is(scale, shift, seed):
+    rng = np.random.default_rng(seed)
+    points = scale * rng.normal(size=(50, 3)) + scale * np.array(shift)
+    length = np.linalg.norm(pose._ball(points, 0.9)(points), axis=1)
+    np.testing.assert_allclose(length.max(), 0.9, rtol=1e-9)
+    assert np.sum(length > 0.9 * 0.9) >= 2  # touched on more than one side
+
+
+def test_scans_in_unknown_position_are_found_again(chairs):
+    """Known chairs, turned all the way round and tilted, at half and double size."""
+    rng = np.random.default_rng(1)
+    truth, points, normals = [], [], []
+    for i, size in enumerate((0.5, 2.0)):
+        turn = Rotation.from_euler("xzy", [*rng.uniform(-20, 20, 2), rng.uniform(0, 360)], degrees=True).as_matrix()
+        way = Similarity(size, turn, rng.normal(size=3))  # normalised frame → scan
+        truth.append(way.inverse())
+        points.append(way(chairs.points[i]))
+        normals.append(chairs.normals[i] @ turn.T)
+    newton = GaussNewton(points=(1024, 4096), smooth=(0.03, 0.003), phases=(8, 8), steps=3)
+    config = PoseConfig(tries=12, keep=(3, 1), fitting=FitConfig(prior=1e-3, gauss_newton=newton))
+    found = fit_pose(
+        chairs.network,
+        chairs.shared,
+        {},
+        points,
+        normals=normals,
+        config=config,
+        prior=chairs.prior,
+        starts=chairs.codes,
+    )
+    assert found.codes.values.shape == (2, 16)
+    for got, wanted in zip(found.similarities, truth, strict=True):
+        assert angle(got.rotation, wanted.rotation) < 5
+        assert abs(np.log(got.scale / wanted.scale)) < 0.1
+        np.testing.assert_allclose(np.linalg.det(got.rotation), 1)
+    ends = found.similarities[0](points[0])
+    np.testing.assert_allclose(ends, chairs.points[0], atol=0.1)
+    assert (found.codes.explained > 0.5).all() and (found.codes.residual < 0.02).all()
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], "no shape"),
+        ([np.zeros((5, 2))], "shape"),
+        ([np.full((5, 3), np.inf)], "finite"),
+        ([np.ones((5, 3))], "no size"),
+    ],
+)
+def test_what_is_no_scan_is_refused(chairs, points, message):
+    with pytest.raises(InputError, match=message):
+        fit_pose(chairs.network, chairs.shared, {}, points)
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        {"turns": "sideways"},
+        {"tries": 2},
+        {"keep": (4, 2, 2)},
+        {"keep": (4, 1)},
+        {"fitting": FitConfig(method="adam")},
+    ],
+)
+def test_impossible_settings_are_refused(settings_):
+    with pytest.raises(ConfigError):
+        PoseConfig(**settings_)
