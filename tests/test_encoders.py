@@ -11,6 +11,7 @@ from jonet.networks import resnet
 from jonet.networks.convolutions import Convolution, convolve, convolve_by_slices
 from jonet.networks.encoders import ENCODERS, LatentEncoder, ResnetPointnet, SimplePointnet, VoxelEncoder
 from jonet.networks.layers import Share
+from jonet.networks.occupancy import OccupancyNetwork, Specs
 
 CASES = {
     "pointnet_resnet": ResnetPointnet(16, width=16),
@@ -125,3 +126,11 @@ def test_the_published_101_is_a_50():
         jax.eval_shape(ENCODERS[name](16).init, KEY, jnp.zeros((1, 64, 64, 3))) for name in ("resnet50", "resnet101")
     )
     assert jax.tree.map(lambda x: x.shape, one) == jax.tree.map(lambda x: x.shape, other)
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "idx", "null"])
+def test_every_encoder_starts_and_conditions_a_decoder(name):
+    network = OccupancyNetwork(Specs(encoder=name, c_dim=0 if name == "null" else 8, hidden_size=4, n_blocks=1))
+    shared, statistics = jax.eval_shape(network.start, KEY)
+    assert ("encoder" in shared["params"]) == (name in ENCODERS)
+    assert ("encoder" in statistics) == name.startswith("resnet")
