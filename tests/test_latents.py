@@ -1,6 +1,7 @@
 """Codes for unseen shapes: the published loop replayed, the fast methods against it, and what may go wrong."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_deepsdf import CASES, FOLDER, below
 
+from jonet.config import from_dict, to_dict
 from jonet.errors import ConfigError, InputError
 from jonet.inference import codes, first_order, gauss_newton, latents, observations
 from jonet.inference.first_order import LBFGS, Adam
@@ -22,6 +24,7 @@ from jonet.inference.gauss_newton import GaussNewton
 from jonet.inference.jacobian import along_code
 from jonet.inference.jobs import Net, program
 from jonet.inference.latents import FitConfig, Prior
+from jonet.inference.pose import PoseConfig
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.networks.field import Field
 
@@ -469,6 +472,11 @@ def test_networks_without_codes_are_refused(chairs):
     plain = Decoder(Specs(latent_size=0, dims=(8,), latent_in=()))
     with pytest.raises(InputError, match="latent_size is 0"):
         latents.fit(plain, {}, {}, chairs.samples)
+
+
+@pytest.mark.parametrize("config", [FitConfig(starts=2, adam=Adam(rows=16)), PoseConfig(turns="any", tries=99)])
+def test_settings_come_back_from_json(config):
+    assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(

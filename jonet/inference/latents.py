@@ -27,6 +27,7 @@ from jonet.inference.observations import Rows, clouds, observe, of_samples, pack
 from jonet.inference.prior import Prior
 
 TOGETHER = 256  # shapes of one device that are solved in one go
+GUESSES = 63  # codes drawn from the prior where no training codes are known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,10 @@ class FitConfig:
     method: Literal["gauss_newton", "adam", "lbfgs"] = "gauss_newton"
     seed: int = 0
     clamp: float = 0.1  # δ, distance in the normalised frame beyond which only the side counts (fixed as published)
-    prior: float = 1e-4  # weight of the prior, against a mean error (Adam has its own penalty)
+    prior: float = 1e-4  # weight of the prior against a mean error; 1e-3 for partial views (Adam has its own penalty)
     candidates: int = 256  # training codes that are tried as starts, at most
     probe: int = 128  # observations of a shape that they are tried on
-    starts: int = (
-        1  # of the best candidates, from how many Gauss-Newton descends; the winner of the first level goes on
-    )
+    starts: int = 4  # from so many of the best candidates Gauss-Newton descends; one goes on after the first level
     offset: float = 0.01  # η, how far before and behind a surface point with a normal its neighbours are put
     gauss_newton: GaussNewton = GaussNewton()
     adam: Adam = Adam()
@@ -92,8 +91,7 @@ def fit(
     Raises InputError for arrays of wrong shape or with NaN.
     """
     prior, starts = known(network, shared, statistics, prior, starts, config)
-    shapes = observe(samples, points, normals, free, offset=config.offset, box=box, seed=config.seed, index=index)
-    index = np.arange(len(shapes)) if index is None else require(index, "index", (len(shapes),), np.int32)
+    shapes, index = observe(samples, points, normals, free, index, offset=config.offset, box=box, seed=config.seed)
     with jax.default_matmul_precision("highest"):
         net = Net(network, *parallel.replicate((shared, statistics)))
         results = [_solve(net, shapes[some], index[some], prior, starts, config) for some in pieces(len(shapes))]
@@ -108,7 +106,9 @@ def known(network, shared, statistics, prior: Prior | None, starts, config: FitC
     if jax.eval_shape(network.fold, shared, statistics, jnp.zeros(length)).inside > 0:
         raise InputError("codes are fitted to networks of distances; occupancy networks encode their input instead")
     prior = Prior.plain(length) if prior is None else prior
-    starts = require(prior.mean[None] if starts is None else starts, "starts", (None, length))
+    if starts is None:
+        starts = np.concatenate([prior.mean[None], prior.sample(GUESSES, config.seed)])
+    starts = require(starts, "starts", (None, length))
     if len(starts) > config.candidates:
         rng = np.random.default_rng([config.seed, zlib.crc32(b"candidates")])
         starts = starts[np.sort(rng.choice(len(starts), config.candidates, replace=False))]
@@ -136,8 +136,11 @@ def errors(
     codes = require(codes, "codes", (len(shapes), network.specs.latent_size))
     with jax.default_matmul_precision("highest"):
         net = Net(network, *parallel.replicate((shared, statistics)))
-        packed = [pack(rows, config.clamp, None, config.seed, i) for i, rows in enumerate(shapes)]
-        return methods.judge(net, methods.job(packed), codes, config.clamp)
+        judged = []
+        for some in pieces(len(shapes)):
+            packed = [pack(rows, config.clamp, None, config.seed, 0) for rows in shapes[some]]
+            judged.append(methods.judge(net, methods.job(packed), codes[some], config.clamp))
+    return tuple(np.concatenate(column) for column in zip(*judged, strict=True))
 
 
 def _solve(net: Net, shapes: list[Rows], index, prior: Prior, starts, config: FitConfig):

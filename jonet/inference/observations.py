@@ -28,7 +28,7 @@ class Rows(NamedTuple):
     low: np.ndarray  # [n] the least distance
     high: np.ndarray  # [n] the greatest
     second: np.ndarray  # [n] bool: of the second group
-    given: np.ndarray  # [n] bool: the user's own, not made here
+    given: np.ndarray  # [n] bool: measured, so that it counts in residuals; the rest says what else must hold
 
 
 def clouds(arrays, name: str, width: int, empty: bool = False) -> list[np.ndarray]:
@@ -42,15 +42,18 @@ def clouds(arrays, name: str, width: int, empty: bool = False) -> list[np.ndarra
     return listed
 
 
-def observe(samples, points, normals, free, *, offset: float, box, seed: int, index: np.ndarray | None) -> list[Rows]:
-    """The observations of every shape, in the normalised frame; arguments as of `latents.fit`."""
+def observe(samples, points, normals, free, index, *, offset: float, box, seed: int) -> tuple[list[Rows], np.ndarray]:
+    """The observations of every shape in the normalised frame, and its index; arguments as of `latents.fit`."""
     if (samples is None) == (points is None):
         raise InputError("give either samples (points with distances) or points (of surfaces)")
+    if samples is not None and not (normals is None and free is None):
+        raise InputError("normals and free belong to points of surfaces, but samples were given")
+    name, arrays, width = ("points", points, 3) if samples is None else ("samples", samples, 4)
+    arrays = _framed(clouds(arrays, name, width), name)
+    index = require(np.arange(len(arrays)) if index is None else index, "index", (len(arrays),), np.int32)
     if samples is not None:
-        if normals is not None or free is not None:
-            raise InputError("normals and free belong to points of surfaces, but samples were given")
-        return [of_samples(array) for array in _framed(clouds(samples, "samples", 4), "samples")]
-    points = _framed(clouds(points, "points", 3), "points")
+        return [of_samples(array) for array in arrays], index
+    points = arrays
     nothing = [None] * len(points)
     normals = nothing if normals is None else clouds(normals, "normals", 3)
     free = nothing if free is None else _framed(clouds(free, "free", 3, empty=True), "free")
@@ -61,9 +64,9 @@ def observe(samples, points, normals, free, *, offset: float, box, seed: int, in
     for i, (cloud, normal, space) in enumerate(zip(points, normals, free, strict=True)):
         if normal is not None and len(normal) != len(cloud):
             raise InputError(f"normals[{i}] has {len(normal)} rows, but points[{i}] has {len(cloud)}")
-        rng = np.random.default_rng([seed, zlib.crc32(b"space"), i if index is None else int(index[i])])
+        rng = np.random.default_rng([seed, zlib.crc32(b"space"), int(index[i])])
         shapes.append(of_surface(cloud, normal, space, offset, np.asarray(box, np.float32), rng))
-    return shapes
+    return shapes, index
 
 
 def _framed(arrays: list[np.ndarray], name: str) -> list[np.ndarray]:

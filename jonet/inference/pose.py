@@ -21,7 +21,7 @@ import numpy as np
 
 from jonet import parallel
 from jonet.data.meshes import Similarity
-from jonet.errors import ConfigError, InputError, require
+from jonet.errors import ConfigError, InputError
 from jonet.inference import codes as methods
 from jonet.inference.gauss_newton import GaussNewton, Objective
 from jonet.inference.jacobian import along_code
@@ -98,8 +98,7 @@ def fit_pose(
     points = [ball(cloud) for ball, cloud in zip(balls, points, strict=True)]
     if free is not None:
         free = [ball(cloud) for ball, cloud in zip(balls, clouds(free, "free", 3, empty=True), strict=False)]
-    rows = observe(None, points, normals, free, offset=fitting.offset, box=box, seed=fitting.seed, index=index)
-    index = np.arange(len(rows)) if index is None else require(index, "index", (len(rows),), np.int32)
+    rows, index = observe(None, points, normals, free, index, offset=fitting.offset, box=box, seed=fitting.seed)
     limit = max(fitting.gauss_newton.points)
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
     results, ways = [], []

@@ -61,7 +61,7 @@ def _gaussian(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if count < 2 or scale == 0:  # one place says nothing about the spread: that of the published start
         return mean, np.eye(length) * (np.mean(mean**2) or 1 / length)
     squares = np.sum(covariance**2)
-    spread = (count + 1 - 2 / length) * (squares - length * scale**2 / 1)
+    spread = (count + 1 - 2 / length) * (squares - length * scale**2)
     shrinkage = min(1.0, ((1 - 2 / length) * squares + (length * scale) ** 2) / spread) if spread > 0 else 1.0
     return mean, (1 - shrinkage) * covariance + shrinkage * scale * np.eye(length)
 
