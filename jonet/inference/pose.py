@@ -147,8 +147,10 @@ def rows_of(net: Net, pose: Pose, clamp):
         turned = block[:, :3] @ pose.rotation.T
         points = scale * (turned + pose.shift)
         values, gradients, jacobian = along(points)
-        nearest = values.clip(jnp.minimum(scale * block[:, LOW], clamp), jnp.maximum(scale * block[:, HIGH], -clamp))
-        grows = jnp.where(jnp.abs(nearest) < clamp, nearest, 0)  # a distance grows with the scale, the clamp does not
+        low, high = scale * block[:, LOW], scale * block[:, HIGH]
+        nearest = values.clip(jnp.minimum(low, clamp), jnp.maximum(high, -clamp))
+        end = (jnp.abs(nearest) < clamp) | (nearest == low) | (nearest == high)
+        grows = jnp.where(end, nearest, 0)  # a distance grows with the scale, the clamp does not
         stretched = jnp.sum(gradients * points, axis=1) - values + nearest - grows
         columns = jacobian / scale, jnp.cross(turned, gradients), gradients, stretched[:, None] / scale
         return (values - nearest) / scale, jnp.concatenate(columns, axis=1), block[:, WEIGHT]
