@@ -37,7 +37,7 @@ class Surfaces:
 
     resolution: int = 128  # cells a side of the box
     method: Literal["sparse", "dense", "mise"] = "sparse"  # coarse to fine, the whole grid, or the published octree
-    refine_steps: int = 4  # how often vertices are moved onto the level
+    refine_steps: int = 12  # how often vertices are moved onto the level
     normals: bool = True  # vertex normals from the field's gradient
     largest: bool = False  # keep only the component that encloses most
 
