@@ -58,7 +58,7 @@ def drawn(like, seed: int = 0):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        values = rng.standard_normal(leaf.shape).astype(np.float32) / max(np.sqrt(np.prod(leaf.shape[:-1])), 4)
+        values = np.float32(rng.standard_normal(leaf.shape) / max(np.sqrt(np.prod(leaf.shape[:-1])), 4))
         return np.exp(values) if getattr(path[-1], "key", "") == "variance" else values
 
     return jax.tree_util.tree_map_with_path(draw, like)

@@ -159,11 +159,12 @@ def initial(decoder: Decoder, shapes: int, key, *, std: float = 1.0, start: str 
 def measure_micro_batch(decoder: Decoder, shared, shapes: int, points: int, settings: AutoDecoder) -> int:
     """The number of points a piece that trains fastest here, for batches of `shapes` × `points` on a device.
 
-    Measured on a CPU, by one piece of each size; 0 (the whole batch) on an accelerator, which large products fill.
+    Measured on a CPU, by one piece of each size.  0, the whole batch, where that is small, or on an accelerator, which
+    large products fill.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or shapes * points <= 8192:
         return 0
-    sizes = {cut(shapes, points, size) for size in (1024, 2048, 4096, 8192)}
+    sizes = {cut(shapes, points, size) for size in (1024, 2048, 4096)}
     rng = np.random.default_rng(0)
     whole = dataclasses.replace(settings, micro_batch=0)
 
