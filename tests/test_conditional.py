@@ -52,7 +52,7 @@ class Told(NamedTuple):
         return result
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "images" else ()) for n in MODELS])
 def test_models_reproduce_the_program(name):
     specs, recorded = MODELS[name], Recorded(f"model_{name}")
     network = OccupancyNetwork(specs)
