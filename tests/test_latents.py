@@ -18,11 +18,11 @@ from test_deepsdf import CASES, FOLDER, below
 
 from jonet.config import from_dict, to_dict
 from jonet.errors import ConfigError, InputError
-from jonet.inference import codes, first_order, gauss_newton, latents, observations
+from jonet.inference import codes, first_order, gauss_newton, jobs, latents, observations
 from jonet.inference.first_order import LBFGS, Adam
 from jonet.inference.gauss_newton import GaussNewton
 from jonet.inference.jacobian import along_code
-from jonet.inference.jobs import Net, program
+from jonet.inference.jobs import Net
 from jonet.inference.latents import FitConfig, Prior
 from jonet.inference.pose import PoseConfig
 from jonet.networks.deepsdf import Decoder, Specs
@@ -277,6 +277,16 @@ def test_a_second_call_compiles_nothing(chairs, fitted, compilations):
     assert not seen, seen
 
 
+def test_codes_found_one_by_one_are_those_found_together(chairs, fitted, monkeypatch):
+    """As accelerators do it, where shapes that have converged wait for the others of their group."""
+    monkeypatch.setitem(jobs.TOGETHER, "cpu", 4)
+    jobs.program.cache_clear()
+    together = fit(chairs, chairs.samples)
+    jobs.program.cache_clear()
+    np.testing.assert_allclose(together.residual, fitted.residual, rtol=1e-3)
+    np.testing.assert_allclose(together.values, fitted.values, atol=5e-3)  # of rounding, steps may be taken or not
+
+
 SCRIPT = """
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
@@ -310,7 +320,7 @@ def test_the_program_is_lowered_for_accelerators(chairs, platform):
     state = job.out(gauss_newton.start(chairs.codes[:1], 1, 16, 0.1))
     order, count = np.zeros(job.capacity, np.int32), np.ones(1, np.int32)
     arguments = codes.penalty(chairs.prior, 1e-4), np.int32(1), np.float32(0.01), np.int32(2)
-    compiled = program(codes._newton, chairs.network, None, len(arguments)).jitted()
+    compiled = jobs.program(codes._newton, chairs.network, None, len(arguments)).jitted()
     lowered = compiled.trace(chairs.shared, {}, state, job.data, order, count, *arguments)
     assert "while" in lowered.lower(lowering_platforms=(platform,)).as_text()
 

@@ -18,7 +18,8 @@ import numpy as np
 from jonet import parallel
 from jonet.networks.field import bucket
 
-TOGETHER = 64  # problems that an accelerator works on at once
+TOGETHER = {"cpu": 1}  # problems worked on at once, by kind of device; one keeps activations in a CPU's cache
+MANY = 64  # elsewhere; a power of four, as capacities are
 
 
 class Net(NamedTuple):
@@ -99,11 +100,8 @@ def program(work: Callable, module, settings, arguments: int) -> Callable:
 
 
 def over(fn: Callable, problems, data, order, count):
-    """fn(problem, data) → problem for the first `count` of one device's problems that `order` names.
-
-    A CPU takes them one by one, in cache; an accelerator many at once.
-    """
-    group = 1 if jax.default_backend() == "cpu" else min(TOGETHER, len(order))
+    """fn(problem, data) → problem for the first `count` of one device's problems that `order` names."""
+    group = min(TOGETHER.get(jax.default_backend(), MANY), len(order))
 
     def some(step, problems):
         at = jax.lax.dynamic_slice_in_dim(order, step * group, group)

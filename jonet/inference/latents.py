@@ -14,7 +14,6 @@ import zlib
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
@@ -103,7 +102,8 @@ def known(network, shared, statistics, prior: Prior | None, starts, config: FitC
     length = network.specs.latent_size
     if length < 1:
         raise InputError("this network is one shape and has no codes to fit (latent_size is 0)")
-    if jax.eval_shape(network.fold, shared, statistics, jnp.zeros(length)).inside > 0:
+    code = jax.ShapeDtypeStruct((length,), np.float32)
+    if jax.eval_shape(network.fold, shared, statistics, code).inside > 0:
         raise InputError("codes are fitted to networks of distances; occupancy networks encode their input instead")
     prior = Prior.plain(length) if prior is None else prior
     if starts is None:
