@@ -18,6 +18,7 @@ ORDER = [
     "jonet.model",
     "jonet.tasks",
     "jonet.learn",
+    "jonet.commands",
     "jonet.__main__",
     "experiments",
 ]

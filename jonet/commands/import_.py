@@ -1,0 +1,47 @@
+"""`import`: a network of the authors' programs as a model of ours."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from jonet.commands.options import option
+from jonet.inference.latents import FitConfig
+from jonet.inference.prior import Prior
+from jonet.model import Codes, Model
+from jonet.networks import published
+
+
+def declare(verb) -> None:
+    verb(
+        "import",
+        import_,
+        "takes over a network that the authors' programs trained (needs torch: pip install 'jonet[import]')",
+        option("source", help="DeepSDF experiment folder, or Occupancy Networks' .pt file"),
+        option("--out", required=True, help="run folder"),
+        option("--checkpoint", help="which one of a folder (default: latest, or model_best)"),
+        option("--options", help="YAML of an Occupancy Network (default: the one beside it)"),
+    )
+
+
+def import_(options) -> None:
+    """OUT/model, and its codes."""
+    found, out = published.read(options.source, options.checkpoint, options.options), Path(options.out)
+    codes, prior = None, None
+    if found.codes is not None:
+        codes = Codes(found.codes, found.names, found.similarities)
+        prior = Prior.of(found.codes) if found.codes.shape[1] else None
+    parts = {name: getattr(found, name) for name in ("kind", "network", "shared", "statistics", "frame", "history")}
+    fitting = FitConfig(starts=4)  # a space of few shapes has several valleys
+    Model(**parts, codes=codes, prior=prior, fitting=fitting).save(out / "model")
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"model: {out / 'model'}")
+    if codes is not None:
+        codes.save(out / "codes.npz")
+        print(f"{len(codes)} codes of training shapes: {out / 'codes.npz'}")
+    if found.fitted:
+        Codes(np.stack(list(found.fitted.values())), tuple(found.fitted)).save(out / "fitted.npz")
+        print(f"{len(found.fitted)} codes that were fitted to other shapes: {out / 'fitted.npz'}")

@@ -1,0 +1,17 @@
+"""Options that several verbs have in common, said once."""
+
+from __future__ import annotations
+
+
+def option(*names: str, **settings):
+    """One argument of a verb, as `ArgumentParser.add_argument` takes it."""
+    return names, settings
+
+
+MODEL = option("model", help="a run folder or model folder")
+INPUTS = option("inputs", nargs="+", help="meshes or clouds (PLY, XYZ, NPY, NPZ), files or folders, in own units")
+OUT = option("--out", required=True, help="folder for the meshes")
+FORMAT = option("--format", default="ply", choices=("ply", "obj", "stl", "glb", "off"))
+RESOLUTION = option("--resolution", type=int, help="cells a side (default: the model's own)")
+COUNT = option("--count", type=int, default=8)
+SEED = option("--seed", type=int, default=0)
