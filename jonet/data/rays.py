@@ -39,13 +39,13 @@ def direction(view: str | tuple[float, float]) -> np.ndarray:
 class Camera:
     """A pinhole or an orthographic camera.
 
-    position [3]; rotation [3, 3], rows right, down, forward; focal: pixels (orthographic: pixels per unit of length);
-    centre (2): column and row of the optical axis; shape (2): rows and columns.
+    position [3]; rotation [3, 3], rows right, down, forward; focal: pixels, or a pair across and down (orthographic:
+    pixels per unit of length); centre (2): column and row of the optical axis; shape (2): rows and columns.
     """
 
     position: np.ndarray
     rotation: np.ndarray
-    focal: float
+    focal: float | tuple[float, float]
     centre: tuple[float, float]
     shape: tuple[int, int]
     orthographic: bool = False
@@ -83,8 +83,9 @@ class Camera:
     def rays(self) -> tuple[np.ndarray, np.ndarray]:
         """Origins and directions [H, W, 3] of the pixels' rays; directions have length 1 along the optical axis."""
         rows, columns = self.shape
-        x = (np.arange(columns) + 0.5 - self.centre[0]) / self.focal
-        y = (np.arange(rows) + 0.5 - self.centre[1]) / self.focal
+        across, down = np.broadcast_to(self.focal, 2)
+        x = (np.arange(columns) + 0.5 - self.centre[0]) / across
+        y = (np.arange(rows) + 0.5 - self.centre[1]) / down
         plane = np.stack(np.broadcast_arrays(x, y[:, None]), -1) @ self.rotation[:2]
         if self.orthographic:
             return self.position + plane, np.broadcast_to(self.rotation[2], plane.shape)
@@ -93,8 +94,9 @@ class Camera:
     def project(self, points) -> tuple[np.ndarray, np.ndarray]:
         """points [..., 3] -> their pixels [..., 2] (column, row) and depths [...] along the optical axis."""
         x, y, z = np.moveaxis((np.asarray(points, float) - self.position) @ self.rotation.T, -1, 0)
-        scale = self.focal if self.orthographic else self.focal / z
-        return np.stack([x * scale + self.centre[0], y * scale + self.centre[1]], -1), z
+        across, down = np.broadcast_to(self.focal, 2)
+        near = 1 if self.orthographic else z
+        return np.stack([x / near * across + self.centre[0], y / near * down + self.centre[1]], -1), z
 
     def unproject(self, depth) -> np.ndarray:
         """A depth picture [H, W] -> points [H, W, 3] in the world (not finite where the depth is not)."""
@@ -135,6 +137,17 @@ class Scene:
         origins = (np.reshape(origins, (-1, 3)) - self.middle) / self.radius
         directions = np.reshape(directions, (-1, 3))
         return np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(directions, np.float32)
+
+    def first(self, origins, directions):
+        """The faces [N] that rays [..., 3] meet first, -1 for none, and a function from the numbers of rays [n] that
+        meet one to the barycentric coordinates [n, 3] float32: what `cast` gives, where no more is wanted."""
+        found = self._scene.run(*self._rays(origins, directions), output=1)
+
+        def barycentric(hit):
+            u, v = found["u"][hit], found["v"][hit]
+            return np.stack([1 - u - v, u, v], -1)
+
+        return found["primID"], barycentric
 
     def cast(self, origins, directions) -> Hits:
         """First hits of rays: origins and directions [..., 3] (of any length)."""
