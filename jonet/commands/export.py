@@ -1,0 +1,60 @@
+"""`export`: a model as a file that runs without this package, or a store in the layouts of the authors' programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jonet import model
+from jonet.commands.options import option
+from jonet.data import formats
+from jonet.data import store as stores
+from jonet.errors import ConfigError
+from jonet.inference import export as exports
+from jonet.model import Codes
+
+
+def declare(verb) -> None:
+    verb(
+        "export",
+        export,
+        "a model as one file that runs without jonet, or (--layout) a store as a folder of samples",
+        option("source", help="a run or model folder; with --layout a store, or the run folder that holds one"),
+        option("codes", nargs="?", help="codes.npz: one shape becomes a function of points; several go along"),
+        option("--out", required=True, help="file (.npz), or with --layout a new folder"),
+        option("--shape", help="name of the one shape of the codes (or of the training codes)"),
+        option("--gradients", action="store_true", help="the file can be differentiated; twice as large"),
+        option("--layout", choices=tuple(formats.WRITERS), help="of DeepSDF's or Occupancy Networks' samples"),
+    )
+
+
+def export(options) -> None:
+    if options.layout:
+        if options.codes or options.shape or options.gradients:
+            raise ConfigError("codes, --shape and --gradients belong to models; --layout writes a store")
+        folder = Path(options.source)
+        store = stores.open(folder / "store" if (folder / "store").is_dir() else folder)
+        formats.export(store, options.out, options.layout)
+        print(f"{len(store.names)} shapes in the layout of {options.layout}: {options.out}")
+        return
+    trained = model.load(options.source)
+    codes = trained.codes if options.codes is None else Codes.load(options.codes)
+    if options.shape is not None:
+        if codes is None or options.shape not in codes.names:
+            raise ConfigError(f"no code is named {options.shape!r}; there are {_some(codes)}")
+        codes = codes[options.shape]
+    settings = {"gradients": options.gradients}
+    if codes is not None and len(codes) == 1:
+        way = None if codes.similarities is None else codes.similarities[0]
+        exports.write_field(options.out, trained.field(codes)[0], similarity=way, **settings)
+        print(f"{codes.names[0]}, points [N, 3] → [N]: {options.out}")
+        return
+    arrays = {} if codes is None else {"codes": codes.values, "names": np.array(codes.names)}
+    exports.write_network(options.out, trained.network, trained.shared, trained.statistics, arrays=arrays, **settings)
+    print(f"codes [B, {trained.network.specs.latent_size}] and points [B, N, 3] → [B, N]: {options.out}")
+
+
+def _some(codes: Codes | None) -> str:
+    names = () if codes is None else codes.names
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
