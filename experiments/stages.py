@@ -104,7 +104,7 @@ def evaluate(record: Record) -> None:
             {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
             for name, row, mesh in zip(names, scores, made, strict=True)
         ]
-    if codes is not None:
+    if codes is not None and codes.residual is not None:
         for row in groups["test"]:
             one = codes.names.index(row["name"])
             row |= {"residual": float(codes.residual[one]), "explained": float(codes.explained[one])}

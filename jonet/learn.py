@@ -27,7 +27,7 @@ from jonet.training.log import Log
 from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 
-TASKS = ("deepsdf",)
+TASKS = ("deepsdf", "onet_points")
 
 
 def task(name: str) -> ModuleType:
@@ -107,6 +107,7 @@ def fit_network(record: Record, store: Store) -> Model:
             log=Log(folder / "log.jsonl"),
             validate=problem.validate,
             validate_every=getattr(config, "validate_every", 0),
+            patience=getattr(config, "patience", 0),
             names=[store.names[i] for i in rows],
         )
         if problem.validate:

@@ -18,7 +18,8 @@ import numpy as np
 import jonet.config
 from jonet.data.meshes import Mesh, Similarity, frame_of
 from jonet.errors import CheckpointError, ConfigError, InputError, require
-from jonet.inference import latents, surface
+from jonet.inference import encode, latents, surface
+from jonet.inference.encode import Inputs
 from jonet.inference.prior import Prior
 from jonet.networks import deepsdf, occupancy
 from jonet.networks import field as fields_
@@ -27,6 +28,7 @@ from jonet.networks.field import Field
 NETWORKS = {  # kind of network: its config and its module
     "deepsdf": (deepsdf.Specs, deepsdf.Decoder),
     "occupancy": (occupancy.Specs, occupancy.OccupancyNetwork),
+    "classifier": (occupancy.ClassifierSpecs, occupancy.Classifier),
 }
 VERSION = 1  # of the model folder
 
@@ -125,7 +127,8 @@ class Model:
     """A trained network: its module and parameters, the frame it lives in, its training codes and their prior.
 
     kind: the network's name in NETWORKS.  frame: "sphere" or "cube", how meshes are normalised for it.
-    fitting, surfaces: the settings of `fit` and `extract`.  history: where it came from, for `info`.
+    fitting, surfaces: the settings of `fit` and `extract`.  inputs: what its encoder sees, None where it has none and
+    codes are fitted.  history: where it came from, for `info`.
     """
 
     kind: str
@@ -137,6 +140,7 @@ class Model:
     prior: Prior | None = None
     fitting: latents.FitConfig = latents.FitConfig()
     surfaces: Surfaces = Surfaces()
+    inputs: Inputs | None = None
     history: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -173,8 +177,10 @@ class Model:
         places known to be outside.  frame: "normalised" (as the network sees space), a list of similarities from own
         units to it, or "own": the box around each shape's points is normalised; then the codes carry the way back.
         names: of the shapes.  config: settings other than the model's own.  Raises InputError for arrays of wrong
-        shape, of no rows or with NaN.
+        shape, of no rows or with NaN, and for a network whose codes come from an encoder or from training.
         """
+        if self.kind != "deepsdf":
+            raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._way_in()}")
         given = {"samples": samples, "points": points, "normals": normals, "free": free}
         given = {name: None if arrays is None else list(arrays) for name, arrays in given.items()}
         similarities = None
@@ -189,10 +195,49 @@ class Model:
             prior=self.prior,
             starts=None if self.codes is None else self.codes.values,
         )
-        names = tuple(f"shape {i}" for i in range(len(found.values))) if names is None else tuple(map(str, names))
-        if len(names) != len(found.values):
-            raise InputError(f"names has {len(names)} entries for {len(found.values)} shapes")
-        return Codes(names=names, similarities=similarities, **found._asdict())
+        return Codes(names=_names(names, len(found.values)), similarities=similarities, **found._asdict())
+
+    def encode(
+        self,
+        samples=None,
+        *,
+        points=None,
+        voxels=None,
+        images=None,
+        frame: str | Sequence[Similarity] = "normalised",
+        names: Sequence[str] | None = None,
+    ) -> Codes:
+        """Codes of shapes that the network never saw, in one pass of its encoder over what it was trained on.
+
+        points: [B, N, 3] on surfaces, or a list of [Nᵢ, 3], thinned to the trained number.  Or voxels: [B, R, R, R] of
+        0 and 1, axes x, y, z.  Or images: [B, H, W, 3] in [0, 1].  Or samples: [B, N, 4] points with occupancies 0 and
+        1 (a network with a latent encoder: the posterior's mean).  frame: as of `fit`, of points and samples.
+        Raises InputError for another kind of input than the network takes, and for arrays as `fit` does.
+        """
+        given = {"samples": samples, "points": points, "voxels": voxels, "images": images}
+        named = [name for name, arrays in given.items() if arrays is not None]
+        if self.inputs is None or named != [self.inputs.kind]:
+            raise InputError(f"{' and '.join(named) or 'nothing'} given to encode, but {self._way_in()}")
+        arrays, similarities = list(given[named[0]]), None
+        if not (isinstance(frame, str) and frame == "normalised"):
+            if named[0] not in ("points", "samples"):
+                raise InputError(f"frame is {frame!r}, but {named[0]} are always in the normalised frame")
+            none = dict.fromkeys(("samples", "points", "normals", "free"))
+            framed, similarities = self._framed(none | {named[0]: arrays}, frame)
+            arrays = framed[named[0]]
+        inputs = self.inputs.check(arrays)
+        values = encode.encode(self.network, self.shared, self.statistics, inputs, named[0])
+        return Codes(values=values, names=_names(names, len(values)), similarities=similarities)
+
+    def _way_in(self) -> str:
+        """How this network comes to the code of a new shape, for errors."""
+        if self.inputs is not None:
+            return (
+                f"this network encodes {self.inputs.kind} {list(self.inputs.shape)}: model.encode({self.inputs.kind}=…)"
+            )
+        if self.kind == "deepsdf":
+            return "codes of this network are fitted: model.fit(…)"
+        return "this network only knows the shapes that it was trained on: model.codes"
 
     def _framed(self, given, frame):
         """Observations in own units, taken to the normalised frame, and each shape's way there."""
@@ -233,13 +278,18 @@ class Model:
         return meshes
 
     def reconstruct(self, samples=None, *, resolution: int | None = None, **observed) -> list[Mesh]:
-        """Fits codes to observations and extracts their meshes; arguments as of `fit`."""
-        return self.extract(self.fit(samples, **observed), resolution)
+        """Meshes of shapes that the network never saw: their codes encoded or fitted, then extracted.
+
+        Arguments as of `encode` where the network has an encoder, else as of `fit`.
+        """
+        codes = self.fit(samples, **observed) if self.inputs is None else self.encode(samples, **observed)
+        return self.extract(codes, resolution)
 
     def sample(self, count: int, seed: int = 0, resolution: int | None = None) -> list[Mesh]:
-        """Meshes of `count` codes drawn from the prior fitted to the training codes (N(0, I) would give junk)."""
+        """Meshes of `count` codes drawn from the prior: of DeepSDF the one fitted to the training codes (N(0, I) would
+        give junk), of a variational network N(0, I)."""
         if self.prior is None:
-            raise InputError("this model has no training codes, so it has no prior to sample from")
+            raise InputError("this network has no prior to sample from: its codes come from observations alone")
         return self.extract(self.prior.sample(count, seed), resolution)
 
     def interpolate(self, a, b, count: int, resolution: int | None = None) -> list[Mesh]:
@@ -271,6 +321,7 @@ class Model:
             "frame": self.frame,
             "fitting": jonet.config.to_dict(self.fitting),
             "surfaces": jonet.config.to_dict(self.surfaces),
+            "inputs": None if self.inputs is None else jonet.config.to_dict(self.inputs),
             "history": self.history,
             "checksums": {path.name: _checksum(path) for path in sorted(beside.glob("*.npz"))},
         }
@@ -311,8 +362,16 @@ def load(folder: str | Path) -> Model:
         prior=Prior(**prior) if prior else None,
         fitting=jonet.config.from_dict(latents.FitConfig, about["fitting"], "fitting."),
         surfaces=jonet.config.from_dict(Surfaces, about["surfaces"], "surfaces."),
+        inputs=about.get("inputs") and jonet.config.from_dict(Inputs, about["inputs"], "inputs."),
         history=about["history"],
     )
+
+
+def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    names = tuple(f"shape {i}" for i in range(count)) if names is None else tuple(map(str, names))
+    if len(names) != count:
+        raise InputError(f"names has {len(names)} entries for {count} shapes")
+    return names
 
 
 def fit(model: Model, *arguments, **settings) -> Codes:

@@ -5,6 +5,7 @@ A source is small and picklable; a worker process asks it for its samples.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 import zlib
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jonet.data import families, meshes, sampling
+from jonet.data import families, images, meshes, sampling, voxels
 from jonet.data.files import SUFFIXES
 from jonet.data.meshes import Mesh, Similarity, Verdict, examine, orient
 from jonet.data.sampling import Recipe, Solid
@@ -26,7 +27,7 @@ from jonet.errors import MeshError
 class Shape(NamedTuple):
     """What a source becomes.
 
-    rows: by the names of `store.ARRAYS`, one array a side (outside, inside), or one. similarity: own units to the
+    rows: by the names of `parts.columns`, one array a side (outside, inside), or one. similarity: own units to the
     normalised frame. verdict: None where samples came without a mesh.
     """
 
@@ -49,6 +50,12 @@ class Source:
     def file(self) -> str:
         """What to call it where it cannot be used."""
         return self.name
+
+    def into(self, split: str) -> Source:
+        """The same source in another split."""
+        other = copy.copy(self)
+        object.__setattr__(other, "split", split)
+        return other
 
     def load(self) -> Mesh:
         """The mesh in its own units."""
@@ -88,6 +95,19 @@ class Source:
                 solid, recipe.occupancies, rng("occupancy"), recipe.padding, dtype=np.float16
             )
             rows["occupancy"] = points[~inside], points[inside]
+        if recipe.near_occupancies:
+            points, inside = sampling.near_occupancies(
+                solid, recipe.near_occupancies, rng("occupancy_near"), recipe.sigma, dtype=np.float16
+            )
+            rows["occupancy_near"] = points[~inside], points[inside]
+        if recipe.voxels != "none":
+            grid = voxels.voxelize(mesh, voxels.SIDE, recipe.voxels, rng("voxels"), solid.inside)
+            rows["voxels"] = (voxels.packed(grid)[None],)
+        if recipe.images:
+            cameras = images.cameras(mesh, recipe.images, recipe.image_size, rng("images"))
+            seen = images.render(mesh, cameras)[..., None]
+            rows["images"] = (np.broadcast_to(seen, (*seen.shape[:3], recipe.image_channels)),)
+            rows["cameras"] = (images.matrices(cameras),)
         return Shape(rows, similarity, verdict)
 
 

@@ -112,11 +112,14 @@ def placed(named: dict[str, str], places: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def drawn(names: Iterable[str], test_share: float, seed: int) -> dict[str, str]:
-    """A split of each name: the share `test_share` for testing, at least one of two; their order does not matter."""
+def drawn(names: Iterable[str], share: float, seed: int, kept: str = "test") -> dict[str, str]:
+    """A split of each name: a share `kept` for testing, at least one of two, the rest to train on.
+
+    The order of names does not matter.
+    """
     lots = sorted(names, key=lambda name: (zlib.crc32(f"{seed} {name}".encode()), name))
-    tests = min(max(round(test_share * len(lots)), 1), len(lots) - 1) if test_share else 0
-    return {name: "test" if i < tests else "train" for i, name in enumerate(lots)}
+    count = min(max(round(share * len(lots)), 1), len(lots) - 1) if share else 0
+    return {name: kept if i < count else "train" for i, name in enumerate(lots)}
 
 
 def categories(named: str | None, present: Iterable[str], known: dict[str, str] | None = None) -> set[str]:

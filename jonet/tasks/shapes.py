@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from jonet.data import formats, sources
+from jonet.data import formats, sources, splits
 from jonet.data.families import FAMILIES
 from jonet.errors import ConfigError
 
@@ -18,6 +18,7 @@ class Shapes:
     train: int = 192  # shapes to train on, of procedural families (of each)
     test: int = 24  # shapes never trained on (of each family)
     test_share: float = 0.1  # share of a flat folder that is kept for testing
+    val_share: float = 0.0  # share of the training shapes that is kept for validation where the data name none
     split: str = ""  # split files: DeepSDF's JSON, or lists named train, test and val, joined by commas
     category: str = ""  # of ShapeNet, by folder or name, joined by commas
     sign: Literal["auto", "exact", "winding", "views"] = "auto"  # how inside is told; auto follows each mesh's verdict
@@ -25,11 +26,20 @@ class Shapes:
     def __post_init__(self):
         if self.train < 1 or self.test < 0:
             raise ConfigError(f"shapes.train is {self.train} and shapes.test {self.test}: at least 1 and 0 are needed")
-        if not 0 <= self.test_share < 1:
-            raise ConfigError(f"shapes.test_share is {self.test_share}, but it is a share from 0 to below 1")
+        for name in ("test_share", "val_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"shapes.{name} is {getattr(self, name)}, but it is a share from 0 to below 1")
 
     def sources(self, data: str, seed: int) -> list:
         """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes or one mesh."""
+        found = self._found(data, seed)
+        if not self.val_share or any(source.split == "val" for source in found):
+            return found
+        names = [source.name for source in found if source.split == "train"]
+        lots = splits.drawn(names, self.val_share, seed, "val") if len(names) > 1 else {}
+        return [source.into(lots.get(source.name, source.split)) for source in found]
+
+    def _found(self, data: str, seed: int) -> list:
         if Path(data).exists():
             if Path(data).is_file():
                 return sources.discover(data)
@@ -41,9 +51,9 @@ class Shapes:
                 f"data is {data!r}, but {unknown[0]!r} is neither a file or folder here nor a family "
                 f"({', '.join(sorted(FAMILIES))})"
             )
-        splits = ["train"] * self.train + ["test"] * self.test
+        lots = ["train"] * self.train + ["test"] * self.test
         return [
             sources.Procedural(name, seed=seed, index=index, split=split)
             for name in names
-            for index, split in enumerate(splits)
+            for index, split in enumerate(lots)
         ]

@@ -1,0 +1,98 @@
+"""Codes in one pass: what a trained encoder makes of observations, many shapes at once over all devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jonet import parallel
+from jonet.errors import ConfigError, InputError, require
+from jonet.networks.field import bucket
+from jonet.networks.occupancy import OccupancyNetwork
+
+TOGETHER = 64  # shapes a device at most in one dispatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a network was trained to see of a shape: `size` points of a cloud, cells or pixels a side, or samples.
+
+    points [size, 3] on the surface · voxels [size, size, size] of 0 and 1 over the cube [-0.5, 0.5]³, axes x, y, z ·
+    images [size, size, 3] in [0, 1] · samples [size, 4], points with occupancies 0 and 1 (the VAE's).
+    """
+
+    kind: Literal["points", "voxels", "images", "samples"] = "points"
+    size: int = 300
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ConfigError(f"size of {self.kind} is {self.size}, but must be 1 or more")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one shape's array."""
+        n = self.size
+        return {"points": (n, 3), "voxels": (n, n, n), "images": (n, n, 3), "samples": (n, 4)}[self.kind]
+
+    def check(self, arrays) -> np.ndarray:
+        """Arrays of B shapes as one [B, …] float32; clouds and samples of any length are thinned to the trained one.
+
+        Raises InputError for another shape, no rows, or what is not finite.
+        """
+        arrays = list(arrays)
+        if not arrays:
+            raise InputError(f"{self.kind} holds no shapes")
+        free = self.kind in ("points", "samples")
+        shape = (None, self.shape[-1]) if free else self.shape
+        found = [require(array, f"{self.kind}[{i}]", shape) for i, array in enumerate(arrays)]
+        return np.stack([thinned(array, self.size) if free else array for array in found])
+
+
+def thinned(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` of a cloud's rows, drawn without replacement by a fixed seed; where there are fewer, some come again.
+
+    A repeated point changes nothing: encoders look at maxima over points.
+    """
+    rng = np.random.default_rng([zlib.crc32(b"thinned"), len(rows)])
+    whole = np.tile(rows, (count // len(rows), 1)) if count >= len(rows) else rows[:0]
+    return np.concatenate([whole, rows[rng.permutation(len(rows))[: count - len(whole)]]])
+
+
+def encode(network: OccupancyNetwork, shared, statistics, inputs: np.ndarray, kind: str) -> np.ndarray:
+    """Codes [B, Z + C] of B shapes from their inputs [B, …]: c of the encoder, z the mean of its distribution.
+
+    z is inferred from samples [B, N, 4] by the VAE's latent encoder; of other inputs it is the prior's mean, 0.
+    """
+    devices, codes = parallel.count(), []
+    step = TOGETHER * devices
+    for start in range(0, len(inputs), step):
+        piece = inputs[start : start + step]
+        size = devices * min(TOGETHER, bucket(-(-len(piece) // devices)))
+        padded = np.concatenate([piece, np.repeat(piece[:1], size - len(piece), 0)])
+        found = _program(network, kind)(shared, statistics, parallel.split(padded))
+        codes.append(parallel.host(found)[: len(piece)])
+    return np.concatenate(codes)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(network: OccupancyNetwork, kind: str):
+    """The mapped program: (shared, statistics, inputs [S, …]) → codes [S, Z + C]."""
+    specs = network.specs
+
+    def share(shared, statistics, inputs):
+        variables = {**shared, "statistics": statistics}
+        if kind == "samples":
+            c = jnp.zeros((len(inputs), 0))
+            z, _ = network.apply(variables, inputs[..., :3], inputs[..., 3], c, method="infer")
+        else:
+            c = network.apply(variables, inputs, method="encode")
+            z = jnp.zeros((len(inputs), specs.z_dim))
+        return jnp.concatenate([z, c], -1)
+
+    return parallel.pmap(jax.named_scope("encode")(share), (*[parallel.REPLICATED] * 2, parallel.SPLIT), parallel.SPLIT)

@@ -1,0 +1,46 @@
+"""What conditional networks see of a shape: a cloud, voxels or an image; in training, in evaluation, in the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from jonet.data.batches import Draw
+from jonet.data.store import Store
+from jonet.errors import ConfigError
+from jonet.evaluation.gallery import Part
+from jonet.inference.encode import Inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud:
+    """Noisy points of the surface."""
+
+    points: int = 300  # of each shape
+    noise: float = 0.005  # standard deviation; 1 is the longest side (published: 0.05, tenths of it)
+
+    def __post_init__(self):
+        if self.points < 1 or self.noise < 0:
+            raise ConfigError(f"inputs.points is {self.points} and inputs.noise {self.noise}: at least 1 and 0")
+
+    @property
+    def form(self) -> Inputs:
+        """What the network takes."""
+        return Inputs("points", self.points)
+
+    def draw(self, how: str) -> Draw:
+        """The rows of a step."""
+        return Draw("surface_points", self.points, how)
+
+    def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
+        """The input of a shape in evaluation [points, 3]: the same whenever it is asked for."""
+        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(store.names[shape].encode())])
+        points = store.surface(shape)[0]
+        points = points[rng.integers(len(points), size=self.points)]
+        return (points + self.noise * rng.standard_normal(points.shape)).astype(np.float32)
+
+    def picture(self, store: Store, shape: int, seed: int) -> Part:
+        """The input for the report."""
+        return Part("input", f"{self.points} points", self.of(store, shape, seed))

@@ -1,0 +1,172 @@
+"""What the conditional tasks of Occupancy Networks share: options, the problem of training, the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from jonet import parallel
+from jonet.data import batches
+from jonet.data.lanes import Lanes
+from jonet.data.sampling import RECIPES, Recipe
+from jonet.data.store import Store
+from jonet.errors import ConfigError
+from jonet.evaluation.metrics import Scoring
+from jonet.inference import encode
+from jonet.model import Codes, Model, Surfaces
+from jonet.networks import field as fields_
+from jonet.networks.occupancy import OccupancyNetwork, Specs
+from jonet.tasks.problem import Problem
+from jonet.tasks.shapes import Shapes
+from jonet.training import conditional
+from jonet.training.optimizers import Optimizer, Schedule
+
+FRAME = "cube"
+ASKED = 8192  # points of each validation shape
+ADAM = Optimizer(shared=Schedule("constant", initial=1e-4), own=Schedule("constant", initial=1e-4))  # as published
+MUON = Optimizer("muon", shared=Schedule("cosine", initial=4e-3, final=4e-5), own=Schedule("constant", initial=1e-3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of conditional Occupancy Networks; the comment beside each is its help."""
+
+    data: str = "chair"  # family, families joined by commas, or a folder of meshes
+    seed: int = 0  # every draw follows from it
+    shapes: Shapes = Shapes(train=600, val_share=0.04)
+    samples: Recipe = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=16_384)
+    network: Specs = Specs()
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the training's products; parameters are float32
+    optimizer: Optimizer = MUON
+    points_sampling: Literal["uniform", "equal"] = "uniform"  # of the box, or half of them inside
+    batch_shapes: int = 16  # shapes a step (published: 64)
+    batch_points: int = 256  # points of each shape a step, K (published: 2048; 1024 of voxels)
+    draw: Literal["rows", "windows"] = "rows"  # rows with replacement, or contiguous windows
+    place: Literal["auto", "resident", "streamed"] = "auto"  # samples on the devices, or streamed from disk
+    steps: int = 10_000  # of training
+    minutes: float = 0.0  # of training; above 0 it takes the place of steps, by the pace measured at the start
+    validate_every: int = 500  # steps between validations; the best network by IoU is kept (published: 2000)
+    patience: int = 0  # validations without a better one after which training stops; 0 for never
+    surfaces: Surfaces = Surfaces()
+    scores: Scoring = Scoring()
+    known: int = 8  # training shapes that are rebuilt as well, for comparison
+
+    def __post_init__(self):
+        if self.batch_shapes < 1 or self.batch_points < 2 or self.batch_points % 2:
+            raise ConfigError(
+                f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}: at least one shape, and an "
+                "even number of points"
+            )
+        if self.steps < 1 or self.validate_every < 1 or min(self.minutes, self.known, self.patience) < 0:
+            raise ConfigError("steps and validate_every are at least 1; minutes, known and patience are 0 or more")
+
+
+PARTS = {  # the options that each stage reads
+    "prepare": ("data", "seed", "shapes", "samples"),
+    "train": (
+        *("inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes", "batch_points", "draw"),
+        *("place", "steps", "minutes", "validate_every", "patience"),
+    ),
+    "reconstruct": ("surfaces", "known"),
+    "evaluate": ("scores",),
+    "report": (),
+}
+
+
+def usual_preset(data: str) -> str:
+    """The preset where none is asked for."""
+    return "quick"
+
+
+def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
+    """What the loop needs: network, batches of points and inputs, and the IoU on validation shapes.
+
+    rows: the training shapes' numbers.  chosen: what an earlier start settled for; what is missing is measured now.
+    """
+    network = OccupancyNetwork(config.network, jnp.dtype(config.compute_dtype))
+    shared, own, statistics = conditional.initial(network, len(rows), key)
+    lanes = Lanes.deal(rows, config.batch_shapes, config.seed, parallel.count())
+    sides = "any" if config.points_sampling == "uniform" else "half"
+    points = batches.Draw("occupancy", config.batch_points, config.draw, sides)
+    plan = batches.Plan(points, "occupancies", config.inputs.draw(config.draw), getattr(config.inputs, "noise", 0.0))
+    if "place" not in chosen:
+        fits = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
+        chosen["place"] = "resident" if fits or config.place == "resident" else "streamed"
+    return Problem(
+        loss=functools.partial(conditional.loss, network=network),
+        optimizer=config.optimizer,
+        batches=batches.load(store.arrays, lanes, plan, key, chosen["place"] == "resident"),
+        shared=shared,
+        own=own,
+        statistics=statistics,
+        validate=validation(config, store),
+        chosen=chosen,
+    )
+
+
+def validation(config, store: Store) -> Callable | None:
+    """(shared, own, statistics) → mean IoU of the validation shapes' points; None where there are no such shapes."""
+    shapes = store.select("val")
+    if not len(shapes):
+        return None
+    network = OccupancyNetwork(config.network)
+    seen = config.inputs.form.check([config.inputs.of(store, i, config.seed) for i in shapes])
+    asked = [evenly(*store.occupancy(i)) for i in shapes]
+    points, inside = (np.stack(part) for part in zip(*asked, strict=True))
+
+    def validate(shared, own, statistics) -> float:
+        shared, statistics = parallel.host((shared, statistics))
+        codes = encode.encode(network, shared, statistics, seen, config.inputs.form.kind)
+        logits = fields_.fold(network, shared, statistics, codes)(points.astype(np.float32))
+        return float(conditional.iou(logits, inside, config.network.threshold).mean())
+
+    return validate
+
+
+def evenly(points: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`ASKED` of a shape's points [K, 3] and labels [K], spread evenly over the list, which has one side first."""
+    chosen = np.linspace(0, len(points) - 1, ASKED).round().astype(int)
+    return points[chosen], inside[chosen]
+
+
+def model(config, store: Store, rows, shared, own, statistics) -> Model:
+    """The trained model, with the codes of its training shapes: what the encoder makes of their inputs."""
+    trained = Model(
+        kind="occupancy",
+        network=OccupancyNetwork(config.network),
+        shared=shared,
+        statistics=statistics,
+        frame=FRAME,
+        surfaces=config.surfaces,
+        inputs=config.inputs.form,
+        history={
+            "task": config.NAME,
+            "data": config.data,
+            "shapes": len(rows),
+            "recipe": dataclasses.asdict(config.samples),
+        },
+    )
+    return dataclasses.replace(trained, codes=observe(config, trained, store, rows))
+
+
+def adjusted(config, trained: Model) -> Model:
+    """The model with this run's settings of extraction."""
+    return dataclasses.replace(trained, surfaces=config.surfaces)
+
+
+def observe(config, trained: Model, store: Store, rows) -> Codes:
+    """Codes of shapes of the store, encoded from what the network is given of them."""
+    names = [store.names[i] for i in rows]
+    seen = [config.inputs.of(store, i, config.seed) for i in rows]
+    codes = trained.encode(**{config.inputs.form.kind: seen}, names=names)
+    return codes.placed([store.similarities[i] for i in rows])
+
+
+def inputs(config, store: Store, shape: int) -> list:
+    """What the network was given of a shape, for the report."""
+    return [config.inputs.picture(store, shape, config.seed)]
