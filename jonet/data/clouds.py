@@ -1,0 +1,171 @@
+"""Files of points, however many: thinned while they are read, so that memory stays bounded.
+
+Of a file of N rows `limit` are kept, one drawn from each of `limit` equal stretches of the file; a scanner's order thus
+becomes an even spread.  Which rows depends on N, limit and seed alone, not on the kind of file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from jonet.data.files import PLY_TYPES
+from jonet.errors import FormatError
+
+LIMIT = 200_000
+CHUNK = 1 << 16  # rows that are in memory at once, beside the kept ones
+AXES, NORMALS = ("x", "y", "z"), ("nx", "ny", "nz")
+UNIT = 0.05  # how far a normal's length may be from 1; colours are farther
+
+
+def read(path: Path, limit: int = LIMIT, seed: int = 0) -> np.ndarray:
+    """At most `limit` rows [n, 3] (points) or [n, 6] (and unit normals) float64 of .npy, .npz, .xyz or .ply.
+
+    An .npz names them `points` and `normals`, a PLY by its properties.  Raises FormatError with file and cause.
+    """
+    try:
+        rows = READERS[path.suffix.lower()](path, limit, seed)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error.__cause__
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise FormatError(f"{path}: cannot be read as a cloud of points ({error})") from error
+    if rows.ndim != 2 or rows.shape[1] not in (3, 6) or len(rows) < 4:
+        raise FormatError(f"{path}: a cloud has rows of 3 or 6 numbers, four rows at least, but this is {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise FormatError(f"{path}: holds numbers that are not finite; leave these points out")
+    if rows.shape[1] == 6 and (worst := np.abs(np.linalg.norm(rows[:, 3:], axis=1) - 1).max()) > UNIT:
+        raise FormatError(
+            f"{path}: columns 4 to 6 must be unit normals, but a length is {worst:.3g} off 1; leave colours out"
+        )
+    return rows
+
+
+def chosen(count: int, limit: int, seed: int) -> np.ndarray:
+    """The rows that are kept of `count`, ascending: one of each of `limit` equal stretches, or all."""
+    if count <= limit:
+        return np.arange(count)
+    edges = np.arange(limit + 1) * count // limit
+    rng = np.random.default_rng([seed, zlib.crc32(b"thinned"), count])
+    return edges[:-1] + (rng.random(limit) * np.diff(edges)).astype(np.int64)
+
+
+def _npy(path: Path, limit: int, seed: int) -> np.ndarray:
+    with path.open("rb") as file:
+        return _array(file, limit, seed)
+
+
+def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        held = [name.removesuffix(".npy") for name in archive.namelist()]
+        if "points" not in held:
+            raise FormatError(f"holds {', '.join(held)}, but a cloud is named 'points'")
+        columns = []
+        for name in ("points", "normals")[: 1 + ("normals" in held)]:
+            with archive.open(f"{name}.npy") as file:
+                columns.append(_array(file, limit, seed))
+    return np.column_stack(columns)
+
+
+def _array(file: BinaryIO, limit: int, seed: int) -> np.ndarray:
+    """Rows of an array in numpy's format, from a stream that is read once, forwards."""
+    version = np.lib.format.read_magic(file)
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, by_columns, dtype = header(file)
+    if dtype.kind not in "fiu" or by_columns or shape[1:] not in ((3,), (6,)):
+        raise FormatError(f"a cloud is an array of numbers, 3 or 6 in a row, but this is {dtype} {list(shape)}")
+    return np.concatenate([*_picked(file, dtype, shape[1:], chosen(shape[0], limit, seed), shape[0])])
+
+
+def _picked(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], rows: np.ndarray, count: int) -> Iterator:
+    """The rows that are asked for, of `count` records that follow in a stream, a chunk at a time."""
+    each = dtype.itemsize * int(np.prod(shape))
+    for start in range(0, max(count, 1), CHUNK):
+        size = min(CHUNK, count - start)
+        content = _exactly(file, each * size)
+        here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + size)] - start
+        chunk = np.frombuffer(content, dtype).reshape(size, *shape)[here]
+        yield chunk if dtype.names else chunk.astype(np.float64)
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    content = file.read(size)
+    while len(content) < size and (more := file.read(size - len(content))):
+        content += more
+    if len(content) < size:
+        raise FormatError("is cut off: its header announces more rows than follow")
+    return content
+
+
+def _xyz(path: Path, limit: int, seed: int) -> np.ndarray:
+    """Twice through the file: rows are counted, then the chosen ones parsed."""
+    with path.open("rb") as file:
+        count = sum(1 for _ in _lines(file))
+        file.seek(0)
+        return _text(_lines(file), chosen(count, limit, seed))
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    return (line for line in file if (words := line.lstrip()) and not words.startswith(b"#"))
+
+
+def _text(lines: Iterator[bytes], rows: np.ndarray) -> np.ndarray:
+    steps = np.diff(rows, prepend=-1).tolist()
+    kept = [line.decode("latin-1") for step in steps for line in itertools.islice(lines, step - 1, step)]
+    if len(kept) < len(rows):
+        raise FormatError("is cut off: its header announces more rows than follow")
+    return np.loadtxt(kept, dtype=np.float64, ndmin=2)
+
+
+class Header(NamedTuple):
+    """Of a PLY file: its format, elements with counts, the vertex's properties, and how many bytes it takes."""
+
+    form: str
+    elements: dict[str, int]
+    properties: dict[str, str]  # name: type of one number, "list" for lists
+    size: int
+
+
+def ply_header(path: Path) -> Header:
+    """The header of a PLY file; FormatError (without the file's name) where it is none."""
+    form, elements, properties, element = "", {}, {}, ""
+    with path.open("rb") as file:
+        if not file.readline(16).startswith(b"ply"):
+            raise FormatError("does not begin with 'ply', so it is no PLY file")
+        for line in iter(lambda: file.readline(1 << 12), b""):
+            match line.decode("latin-1").split():
+                case ["format", form, *_]:
+                    pass
+                case ["element", element, count]:
+                    elements[element] = int(count)
+                case ["property", kind, *_, name] if element == "vertex":
+                    properties[name] = kind
+                case ["end_header"]:
+                    return Header(form, elements, properties, file.tell())
+    raise FormatError("is cut off in its header (no 'end_header')")
+
+
+def _ply(path: Path, limit: int, seed: int) -> np.ndarray:
+    header = ply_header(path)
+    if next(iter(header.elements), "") != "vertex" or "list" in header.properties.values():
+        raise FormatError("a cloud's PLY has the vertices first, as plain numbers")
+    names = [name for group in (AXES, NORMALS) if set(group) <= set(header.properties) for name in group]
+    count = header.elements["vertex"]
+    rows = chosen(count, limit, seed)
+    with path.open("rb") as file:
+        file.seek(header.size)
+        if header.form == "ascii":
+            table = _text(_lines(file), rows)
+            return table[:, [list(header.properties).index(name) for name in names]]
+        order = ">" if "big" in header.form else "<"
+        record = np.dtype([(name, order + PLY_TYPES[kind]) for name, kind in header.properties.items()])
+        table = np.concatenate([*_picked(file, record, (), rows, count)])
+    return np.stack([table[name].astype(np.float64) for name in names], axis=1)
+
+
+READERS = {".npy": _npy, ".npz": _npz, ".xyz": _xyz, ".ply": _ply}

@@ -1,0 +1,125 @@
+"""Files of points: every kind gives the same rows, thinned while they are read; damage and colours are named."""
+
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from jonet.data import clouds, observed
+from jonet.errors import FormatError
+
+KINDS = ("npy", "npz", "packed.npz", "xyz", "ascii.ply", "little.ply", "big.ply")
+
+
+def ball(count: int):
+    rng = np.random.default_rng(count)
+    normals = rng.standard_normal((count, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return (normals * 3 + [10, 0, 5]).astype(np.float32), normals.astype(np.float32)
+
+
+def write(path, kind: str, points, normals):
+    rows = np.column_stack([points, normals])
+    if kind == "npy":
+        np.save(path, rows)
+    elif kind == "npz":
+        np.savez(path, points=points, normals=normals)
+    elif kind == "packed.npz":
+        np.savez_compressed(path, normals=normals, points=points)
+    elif kind == "xyz":
+        lines = [" ".join(map(repr, row)) for row in rows.tolist()]
+        path.write_text("# x y z and a normal\n\n" + "\n".join(lines) + "\n")
+    else:
+        form = {"ascii.ply": "ascii", "little.ply": "binary_little_endian", "big.ply": "binary_big_endian"}[kind]
+        names = ("x", "y", "z", "red", "nx", "ny", "nz")
+        head = ["ply", f"format {form} 1.0", "comment scanned", f"element vertex {len(rows)}"]
+        head += [f"property {'uchar' if name == 'red' else 'float'} {name}" for name in names] + ["end_header\n"]
+        order = ">" if form.endswith("big_endian") else "<"
+        table = np.zeros(len(rows), [(name, "u1" if name == "red" else order + "f4") for name in names])
+        for name, column in zip(("x", "y", "z", "nx", "ny", "nz"), rows.T, strict=True):
+            table[name] = column
+        body = table.tobytes()
+        if form == "ascii":
+            body = "".join(" ".join(map(repr, row)) + "\n" for row in table.tolist()).encode()
+        path.write_bytes("\n".join(head).encode() + body)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_same_rows(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(clouds, "CHUNK", 128)
+    points, normals = ball(1000)
+    path = tmp_path / f"ball.{kind}"
+    write(path, kind, points, normals)
+    np.testing.assert_array_equal(clouds.read(path), np.column_stack([points, normals]))
+    kept = clouds.chosen(1000, 77, 0)
+    np.testing.assert_array_equal(clouds.read(path, 77), np.column_stack([points, normals])[kept])
+    one = observed.read(path, limit=77)
+    assert one.kind == ("points", "normals") and len(one.points) == 77
+
+
+@pytest.mark.parametrize("count, limit", [(10, 10), (11, 10), (10, 20), (1000, 7), (10**10, 1000)])
+def test_one_row_of_each_stretch(count, limit):
+    rows = clouds.chosen(count, limit, 3)
+    assert len(rows) == min(count, limit) and (np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < count
+    if count % limit == 0:
+        np.testing.assert_array_equal(rows * limit // count, np.arange(limit))
+    if count > 100 * limit:
+        assert (clouds.chosen(count, limit, 4) != rows).any()
+
+
+@pytest.mark.parametrize("kind", ["npy", "packed.npz", "little.ply"])
+def test_memory_is_bounded_by_what_is_kept(kind, tmp_path):
+    path = tmp_path / f"ball.{kind}"
+    write(path, kind, *ball(800_000))  # 19 MB
+    tracemalloc.start()
+    try:
+        clouds.read(path, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "xyz"])  # which announces nothing
+def test_files_that_are_cut_off_are_named(kind, tmp_path):
+    path = tmp_path / f"ball.{kind}"
+    write(path, kind, *ball(50))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2 + 7])
+    with pytest.raises(FormatError, match=path.name):
+        clouds.read(path)
+
+
+def test_colours_are_no_normals(tmp_path):
+    points, _ = ball(20)
+    np.savetxt(tmp_path / "scan.xyz", np.column_stack([points, np.full((20, 3), 200)]))
+    with pytest.raises(FormatError, match="colours"):
+        clouds.read(tmp_path / "scan.xyz")
+
+
+def test_what_is_not_finite_is_refused(tmp_path):
+    points, _ = ball(20)
+    points[3, 1] = np.nan
+    np.save(tmp_path / "scan.npy", points)
+    with pytest.raises(FormatError, match="not finite"):
+        clouds.read(tmp_path / "scan.npy")
+
+
+def test_headers_that_lie_allocate_nothing(tmp_path):
+    path = tmp_path / "lie.npy"
+    text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10, 1000000000000), }"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n")
+    with pytest.raises(FormatError, match="3 or 6 in a row"):
+        clouds.read(path)
+    (tmp_path / "lie.ply").write_bytes(
+        b"ply\nformat ascii 1.0\nelement vertex 2000000\nproperty float x\nproperty float y\nproperty float z\n"
+        b"end_header\n0 0 0\n"
+    )
+    with pytest.raises(FormatError, match="cut off"):
+        clouds.read(tmp_path / "lie.ply")
+
+
+def test_hidden_files_are_left_out(tmp_path):
+    np.save(tmp_path / "a.npy", ball(10)[0])
+    np.save(tmp_path / ".b.npy", ball(10)[0])
+    assert observed.find(tmp_path) == [tmp_path / "a.npy"]
