@@ -18,7 +18,7 @@ import numpy as np
 import jonet.config
 from jonet.data.meshes import Mesh, Similarity, frame_of
 from jonet.errors import CheckpointError, ConfigError, InputError, require
-from jonet.inference import encode, latents, surface
+from jonet.inference import encode, latents, pose, surface
 from jonet.inference.encode import Inputs
 from jonet.inference.prior import Prior
 from jonet.networks import deepsdf, occupancy
@@ -196,6 +196,35 @@ class Model:
             starts=None if self.codes is None else self.codes.values,
         )
         return Codes(names=_names(names, len(found.values)), similarities=similarities, **found._asdict())
+
+    def fit_pose(
+        self,
+        points,
+        *,
+        normals=None,
+        free=None,
+        names: Sequence[str] | None = None,
+        config: pose.PoseConfig = pose.PoseConfig(),
+    ) -> Codes:
+        """Codes of scans in any units whose position, turn and size are unknown; they carry the ways that were found.
+
+        points, normals, free: as of `fit`, in the scans' own units.  config: which turns are tried.
+        """
+        if self.kind != "deepsdf":
+            raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._way_in()}")
+        found = pose.fit_pose(
+            self.network,
+            self.shared,
+            self.statistics,
+            points,
+            normals=normals,
+            free=free,
+            config=config,
+            prior=self.prior,
+            starts=None if self.codes is None else self.codes.values,
+        )
+        names = _names(names, len(found.similarities))
+        return Codes(names=names, similarities=found.similarities, **found.codes._asdict())
 
     def encode(
         self,
