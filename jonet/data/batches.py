@@ -37,7 +37,8 @@ class Batch(NamedTuple):
 
     points [S, N, 3]; values [S, N]: signed distances, or occupancies 0 and 1; row [S]: the shape's place in this
     device's share of `own`; index [S]: its number in the store; mask [S]: 0 where a lane is empty; epoch []: from 1;
-    inputs: what the network is conditioned on, if the plan says so, [S, M, ...].
+    inputs: what the network is conditioned on, if the plan says so: rows [S, M, ...]; images [S, H, W, 3] in [0, 1];
+    voxels [S, 32, 32, 32] of 0 and 1.
     """
 
     points: jax.Array
@@ -77,6 +78,20 @@ def turn(deal: Deal, steps: int, step, key) -> Turn:
 # Which rows
 
 
+def coloured(images: jax.Array) -> jax.Array:
+    """images [S, H, W, 1 or 3] uint8 → [S, H, W, 3] float32 in [0, 1]."""
+    return jnp.broadcast_to(images.astype(jnp.float32) / 255, (*images.shape[:-1], 3))
+
+
+def unpacked(bits: jax.Array) -> jax.Array:
+    """bits [S, R³ / 8] uint8 of `voxels.packed` → [S, R, R, R] float32 of 0 and 1."""
+    side = round((8 * bits.shape[1]) ** (1 / 3))
+    return jnp.unpackbits(bits, axis=1).reshape(-1, side, side, side).astype(jnp.float32)
+
+
+WHOLE = {"images": coloured, "voxels": unpacked}  # arrays one row of which is a whole input, and its form for a network
+
+
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """Rows of each shape that a step takes from one packed array.
@@ -92,6 +107,8 @@ class Draw:
     sides: Literal["half", "any"] = "half"
 
     def __post_init__(self):
+        if self.array in WHOLE and self.count != 1:
+            raise ConfigError(f"a draw of {self.count} {self.array}; a step sees one of each shape")
         if self.count < 1 or self.how not in ("rows", "windows") or self.sides not in ("half", "any"):
             raise ConfigError(
                 f"a draw of {self.count} {self.how!r} of {self.sides!r}; it must be of at least 1 row, by 'rows' or "
@@ -138,6 +155,10 @@ class Plan:
     inputs: Draw | None = None
     noise: float = 0.0
 
+    def __post_init__(self):
+        if self.noise and (self.inputs is None or self.inputs.array in WHOLE):
+            raise ConfigError(f"noise of {self.noise} belongs to inputs that are points")
+
     def draws(self) -> dict[str, Draw]:
         return {"points": self.points} | ({"inputs": self.inputs} if self.inputs else {})
 
@@ -169,11 +190,15 @@ def assemble(plan: Plan, rows: Mapping[str, jax.Array], inside: jax.Array, now: 
         return jnp.where(now.mask.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, jnp.zeros((), leaf.dtype))
 
     points, inputs = real(rows["points"]).astype(jnp.float32), rows.get("inputs")
+    if inputs is not None and plan.inputs.array in WHOLE:
+        inputs = WHOLE[plan.inputs.array](inputs[:, 0])
     values = points[..., 3] if plan.values == "distances" else real(inside).astype(jnp.float32)
     if inputs is not None and plan.noise:
         keys = jax.vmap(lambda index: parallel.fold(key, "noise", now.epoch, index))(now.index)
         noise = jax.vmap(lambda key: jax.random.normal(key, inputs.shape[1:], jnp.float32))(keys)
-        inputs = inputs.astype(jnp.float32) + plan.noise * noise
+        fraction, exponent = np.frexp(plan.noise)  # cut to 12 bits, as the noise: their product is exact, and the sum
+        scale = np.float32(np.ldexp(np.round(fraction * 4096) / 4096, exponent))  # has the same bits on every way
+        inputs = inputs.astype(jnp.float32) + scale * jax.lax.reduce_precision(noise, 8, 11)
     return Batch(points[..., :3], values, *now, None if inputs is None else real(inputs))
 
 

@@ -22,23 +22,28 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from jonet.data import archives, splits
+from jonet.data import archives, images, splits
 from jonet.data.meshes import Similarity
 from jonet.data.sampled import Sampled, places, rows
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Shape
 from jonet.data.store import Store
-from jonet.data.voxels import voxelize
+from jonet.data.voxels import SIDE, packed, voxelize
 from jonet.errors import ConfigError, FormatError, MeshError
 
 POINTS, CLOUD, VOXELS, VIEWS = "points.npz", "pointcloud.npz", "model.binvox", "img_choy2016"
+CAMERAS = "cameras.npz"
 MOST_VOXELS = 512  # a side
 MOST_PIXELS = 1 << 24  # an image
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey
 
 
 @dataclasses.dataclass(frozen=True)
 class Occupancies(Sampled):
-    """A shape in this layout; place is `<category>/<model>`.  Without a pointcloud.npz it has no surface."""
+    """A shape in this layout; place is `<category>/<model>`.  Without a pointcloud.npz it has no surface.
+
+    Voxels and views are taken as they lie, where the recipe asks for any (the first `images` of them, resized).
+    """
 
     @property
     def folder(self) -> Path:
@@ -47,16 +52,21 @@ class Occupancies(Sampled):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return self.folder / POINTS, self.folder / CLOUD
+        return tuple(self.folder / name for name in (POINTS, CLOUD, VOXELS, f"{VIEWS}/{CAMERAS}"))
 
     def shape(self, recipe: Recipe, *, seed: int, frame: str, sign: str) -> Shape:
         self.in_frame(frame, "cube")
-        points, cloud = self.paths
+        points, cloud, voxels, _ = self.paths
         found, similarity, ordered = read_points(points)
         shape = {"occupancy": tuple(self.shuffled(side, seed) for side in found) if ordered else found}
         if cloud.is_file():
             surface, normals = read_cloud(cloud)
             shape |= {"surface_points": (surface,), "surface_normals": (normals,)}
+        if recipe.voxels != "none":
+            shape["voxels"] = (packed(_of_side(read_voxels(voxels), voxels))[None],)
+        if recipe.images:
+            seen, cameras = _seen(read_views(self.folder / VIEWS), recipe, similarity, self.folder / VIEWS)
+            shape |= {"images": (seen,), "cameras": (cameras,)}
         return Shape(shape, similarity)
 
 
@@ -183,14 +193,45 @@ def read_views(folder: str | Path) -> Views:
     folder = Path(folder)
     paths = sorted(folder.glob("*.jpg"))
     names = [f"{kind}_mat_{i}" for kind in ("world", "camera") for i in range(len(paths))]
-    found = archives.arrays(folder / "cameras.npz", names)
-    images = [_image(path) for path in paths]
-    if len({image.shape for image in images}) != 1:
-        raise FormatError(f"{folder}: holds {len(images)} images of {len({i.shape for i in images})} sizes")
+    found = archives.arrays(folder / CAMERAS, names)
+    seen = [_image(path) for path in paths]
+    if len({image.shape for image in seen}) != 1:
+        raise FormatError(f"{folder}: holds {len(seen)} images of {len({image.shape for image in seen})} sizes")
     world, camera = (np.stack([found[f"{kind}_mat_{i}"] for i in range(len(paths))]) for kind in ("world", "camera"))
     if world.shape[1:] != (3, 4) or camera.shape[1:] != (3, 3):
-        raise FormatError(f"{folder}/cameras.npz: matrices are {world.shape[1:]} and {camera.shape[1:]}")
-    return Views(np.stack(images), world, camera)
+        raise FormatError(f"{folder}/{CAMERAS}: matrices are {world.shape[1:]} and {camera.shape[1:]}")
+    return Views(np.stack(seen), world, camera)
+
+
+def _seen(views: Views, recipe: Recipe, way: Similarity, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Views as a store keeps them: images [V, H, W, channels], and where the cameras stand in the frame `cube`."""
+    if len(views.images) < recipe.images:
+        raise FormatError(f"{folder}: holds {len(views.images)} views, but the recipe asks for {recipe.images}")
+    seen = images.resized(views.images[: recipe.images], recipe.image_size)
+    if recipe.image_channels == 1:
+        seen = np.round(seen @ np.array(LUMA))[..., None]
+    turn, move = np.split(views.world[: recipe.images].astype(np.float64), [3], axis=2)
+    move = way.scale * (move - turn @ way.translation[:, None])  # lengths in the camera's space grow with the shape
+    return seen.astype(np.uint8), np.concatenate([turn, move], axis=2)
+
+
+def write_views(seen: np.ndarray, cameras: np.ndarray, way: Similarity, folder: Path) -> None:
+    """A store's images [V, H, W, 1 or 3] and cameras [V, 3, 4] as views of a model; way: to the frame `cube`."""
+    folder.mkdir(exist_ok=True)
+    matrices = {}
+    for i, (image, camera) in enumerate(zip(seen, cameras.astype(np.float64), strict=True)):
+        picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
+        picture.save(folder / f"{i:03}.jpg", quality=95)
+        turn, move = np.split(camera, [3], axis=1)
+        matrices[f"world_mat_{i}"] = np.hstack([turn, move / way.scale + turn @ way.translation[:, None]])
+        matrices[f"camera_mat_{i}"] = images.intrinsics(137)  # the published pixels, whatever the size
+    np.savez(folder / CAMERAS, **matrices)
+
+
+def _of_side(voxels: np.ndarray, path: Path) -> np.ndarray:
+    if len(voxels) != SIDE:
+        raise FormatError(f"{path}: holds {len(voxels)}³ voxels, but networks are given {SIDE}³")
+    return voxels
 
 
 def _image(path: Path) -> np.ndarray:
@@ -206,9 +247,9 @@ def _image(path: Path) -> np.ndarray:
 def write(store: Store, folder: str | Path) -> None:
     """A store of occupancies in this layout, so that the program trains on it (with `points_unpackbits`, as published).
 
-    Surfaces are written in float32, and voxels of 32³ where there are meshes; the points carry the word `shuffled`,
-    which the program does not read.  Raises ConfigError where the store is in another frame, has no occupancies, or
-    turned its shapes.
+    Surfaces are written in float32, voxels of 32³ where there are any, or meshes to make them of, and views where there
+    are any; the points carry the word `shuffled`, which the program does not read.  Raises ConfigError where the store
+    is in another frame, has no occupancies, or turned its shapes.
     """
     if store.frame != "cube" or not len(store.arrays["occupancy"].values):
         raise ConfigError(f"{store.folder}: this layout holds occupancies in the frame 'cube', which the store lacks")
@@ -223,7 +264,11 @@ def write(store: Store, folder: str | Path) -> None:
         np.savez(model / POINTS, points=points, occupancies=np.packbits(inside), shuffled=np.array(True), **placed)
         points, normals = store.surface(i)
         np.savez(model / CLOUD, points=points, normals=normals, **placed)
-        if len(store.rows("faces", i)):
+        if "images" in store.arrays:
+            write_views(store.rows("images", i), store.rows("cameras", i), way, model / VIEWS)
+        if "voxels" in store.arrays:
+            write_voxels(store.voxels(i), model / VOXELS)
+        elif len(store.rows("faces", i)):
             write_voxels(voxelize(store.mesh(i), 32), model / VOXELS)
     kinds = {place.split("/")[0] for place in found}
     for kind in kinds:

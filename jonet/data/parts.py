@@ -22,18 +22,32 @@ from tqdm import tqdm
 from jonet import config
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Shape, Source
+from jonet.data.voxels import SIDE
 from jonet.errors import JonetError, MeshError, StoreError
 
-ARRAYS = {  # name: type, numbers a row
-    "sdf": ("float32", 4),
-    "occupancy": ("float16", 3),
-    "surface_points": ("float32", 3),
-    "surface_normals": ("float32", 3),
-    "vertices": ("float32", 3),
-    "faces": ("int32", 3),
+COLUMNS = {  # arrays of every store, maybe without rows: type, shape of a row
+    "sdf": ("float32", (4,)),
+    "occupancy": ("float16", (3,)),
+    "surface_points": ("float32", (3,)),
+    "surface_normals": ("float32", (3,)),
+    "vertices": ("float32", (3,)),
+    "faces": ("int32", (3,)),
 }
-TWO_SIDED = ("sdf", "occupancy")
+TWO_SIDED = ("sdf", "occupancy", "occupancy_near")
 PATIENCE = 4.0  # seconds of work for which no processes are started
+
+
+def columns(recipe: Recipe) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The arrays of a store, by name: the type and the shape of a row; those that are always there come first."""
+    side, channels = recipe.image_size, recipe.image_channels
+    found = dict(COLUMNS)
+    if recipe.near_occupancies:
+        found["occupancy_near"] = ("float16", (3,))
+    if recipe.voxels != "none":
+        found["voxels"] = ("uint8", (SIDE**3 // 8,))
+    if recipe.images:
+        found |= {"images": ("uint8", (side, side, channels)), "cameras": ("float32", (3, 4))}
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +131,7 @@ def make(source: Source, job: Job) -> str | None:
     try:
         mark = source.mark()
         shape = source.shape(job.recipe, seed=job.seed, frame=job.frame, sign=job.sign)
-        rows = {name: _checked(shape, name) for name in ARRAYS}
+        rows = {name: _checked(shape, name, *column) for name, column in columns(job.recipe).items()}
     except JonetError as error:
         return str(error)
     except Exception as error:  # one file of thousands must not end the work; it is named, and listed
@@ -137,15 +151,16 @@ def make(source: Source, job: Job) -> str | None:
     return None
 
 
-def _checked(shape: Shape, name: str) -> list[np.ndarray]:
+def _checked(shape: Shape, name: str, kind: str, row: tuple[int, ...]) -> list[np.ndarray]:
     """The rows of one array as they are stored, by side; MeshError where they are not finite, or a side is empty."""
-    kind, width = ARRAYS[name]
     count = 2 if name in TWO_SIDED else 1
-    sides = [np.asarray(side, kind).reshape(-1, width) for side in shape.rows.get(name, [()] * count)]
+    sides = [np.asarray(side, kind).reshape(-1, *row) for side in shape.rows.get(name, [()] * count)]
     if len(sides) != count or not all(np.isfinite(side).all() for side in sides):
         raise MeshError(f"its rows for {name} are not finite, or not of {count} sides; make them anew")
     if any(len(side) for side in sides) and not all(len(side) for side in sides):
         raise MeshError(f"of its samples for {name} none are {'outside' if len(sides[1]) else 'inside'}")
+    if name not in COLUMNS and not all(len(side) for side in sides):
+        raise MeshError(f"there are no {name} of it, which the recipe asks for")
     return sides
 
 

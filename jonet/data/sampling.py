@@ -8,6 +8,7 @@ vertex gives the same sign in a quarter of the time (Baerentzen and Aanaes 2005:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import igl
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from jonet.data.meshes import Mesh
 from jonet.data.views import shell
+from jonet.data.voxels import METHODS as VOXELS
 from jonet.data.walls import open_edges, simple, walls, winding
 from jonet.errors import ConfigError, InputError, MeshError, require
 
@@ -32,7 +34,11 @@ class Recipe:
     sphere frame). uniform: distances spread evenly over `region` ("cube" [-1, 1]³ or the unit "ball", of the sphere
     frame). unanimous: where signs come from votes (`views`), keep a sample only if all agree. surface: points of the
     surface with normals. occupancies: points spread evenly over a cube around the shape, its side the longest of the
-    bounding box and the share `padding` more.
+    bounding box and the share `padding` more. near_occupancies: points of the surface moved by Gaussian noise, `sigma`
+    of the longest side.
+
+    voxels: a grid of 32³ by a method of `voxels.METHODS` ("ray" is the published one), or "none". images: views of each
+    shape (published: 24), of `image_size` pixels a side and 1 channel (grey) or 3 (for views that are files in colour).
     """
 
     near: int = 16_000
@@ -43,10 +49,16 @@ class Recipe:
     surface: int = 4_096
     occupancies: int = 0
     padding: float = 0.1
+    near_occupancies: int = 0
+    sigma: float = 0.01
+    voxels: Literal["none", "ray", "fill", "interior", "surface"] = "none"
+    images: int = 0
+    image_size: int = 224
+    image_channels: Literal[1, 3] = 1
 
     def __post_init__(self):
         object.__setattr__(self, "variances", tuple(float(v) for v in self.variances))
-        for name in ("near", "uniform", "surface", "occupancies"):
+        for name in ("near", "uniform", "surface", "occupancies", "near_occupancies", "images"):
             if not isinstance(count := getattr(self, name), int) or count < 0:
                 raise ConfigError(f"recipe: {name} is {count!r}, but it counts samples and must be 0 or more")
         if self.near % 2:
@@ -57,6 +69,15 @@ class Recipe:
             raise ConfigError(f"recipe: region is {self.region!r}; it must be 'cube' or 'ball'")
         if not self.padding > -1:
             raise ConfigError(f"recipe: padding is {self.padding}, but a share of the longest side above -1 is needed")
+        if not self.sigma > 0:
+            raise ConfigError(f"recipe: sigma is {self.sigma}, but a share of the longest side above 0 is needed")
+        if self.voxels not in ("none", *VOXELS):
+            raise ConfigError(f"recipe: voxels are {self.voxels!r}; they must be 'none' or one of {', '.join(VOXELS)}")
+        if not 8 <= self.image_size <= 1024 or self.image_channels not in (1, 3):
+            raise ConfigError(
+                f"recipe: images of {self.image_size} pixels a side and {self.image_channels} channels; they must have "
+                "8 to 1024 and 1 or 3"
+            )
 
 
 RECIPES: dict[str, Recipe] = {
@@ -228,7 +249,29 @@ def occupancies(
     solid = _solid(mesh, method)
     low, high = solid.mesh.bounds
     side = (high - low).max() * (1 + padding)
-    points = ((low + high) / 2 + side * (rng.random((count, 3)) - 0.5)).astype(dtype)
+    return _labelled(solid, (low + high) / 2 + side * (rng.random((count, 3)) - 0.5), dtype)
+
+
+def near_occupancies(
+    mesh: Mesh | Solid,
+    count: int,
+    rng: np.random.Generator,
+    sigma: float = 0.01,
+    method: str = "exact",
+    dtype=np.float32,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the surface with Gaussian noise, and whether they are inside, as `occupancies` gives them.
+
+    sigma: standard deviation per axis, as a share of the longest side (Occupancy Networks, sample_mesh.py: 0.01).
+    """
+    solid = _solid(mesh, method)
+    spread = sigma * np.ptp(solid.mesh.bounds, axis=0).max()
+    seeds = surface(solid.walls, count, rng)[0]
+    return _labelled(solid, seeds + spread * rng.standard_normal((count, 3)), dtype)
+
+
+def _labelled(solid: Solid, points: np.ndarray, dtype) -> tuple[np.ndarray, np.ndarray]:
+    points = points.astype(dtype)
     within = solid.inside(points.astype(np.float64))
     _both_sides(solid, ~within, "occupancies")
     return points, within

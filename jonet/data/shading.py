@@ -52,9 +52,9 @@ def shade(
     planes = planes.reshape(size, supersample, size, supersample, 5).mean((1, 3))
     light, shadow, cover = planes[..., :3], planes[..., 3:4], planes[..., 4:]
     if background == "white":
-        return _bytes(_encode(light + 1 - cover - shadow))
-    alpha = cover + (1 - cover) * (1 - _encode(1 - shadow))  # viewers blend encoded colours: black must cover less
-    colours = cover * _encode(light / np.maximum(cover, 1e-6)) / np.maximum(alpha, 1e-6)
+        return _bytes(encode(light + 1 - cover - shadow))
+    alpha = cover + (1 - cover) * (1 - encode(1 - shadow))  # viewers blend encoded colours: black must cover less
+    colours = cover * encode(light / np.maximum(cover, 1e-6)) / np.maximum(alpha, 1e-6)
     return _bytes(np.concatenate([colours, alpha], -1))
 
 
@@ -111,7 +111,7 @@ def _unit(vector):
     return vector / np.linalg.norm(vector)
 
 
-def _encode(linear) -> np.ndarray:
+def encode(linear) -> np.ndarray:
     """Linear light to sRGB."""
     linear = np.clip(linear, 0, 1)
     return np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -121,9 +121,9 @@ def _bytes(image) -> np.ndarray:
     return np.uint8(np.round(255 * image))
 
 
-def _round_normals(scene, mesh, face, barycentric):
-    """Normals [N, 3] at hits: at each corner, the mean over the faces there that bend by less than 40 degrees."""
-    faces, back = np.unique(face, return_inverse=True)
+def corner_normals(scene: Scene, mesh: Mesh, faces) -> np.ndarray:
+    """Normals [n, 3, 3] at the corners of faces [n]: of each, the mean over the faces there that bend by less than 40
+    degrees."""
     order = np.argsort(mesh.faces.ravel(), kind="stable")
     starts = np.searchsorted(mesh.faces.ravel()[order], np.arange(len(mesh.vertices) + 1))
     vertex = mesh.faces[faces].ravel()
@@ -137,7 +137,13 @@ def _round_normals(scene, mesh, face, barycentric):
     normals *= scene.areas[there][:, None]
     summed = np.stack([np.bincount(corner, normals[:, axis], len(vertex)) for axis in range(3)], -1)
     summed /= np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-300)
-    normals = np.einsum("nk,nkc->nc", barycentric, summed.reshape(-1, 3, 3)[back])
+    return summed.reshape(-1, 3, 3)
+
+
+def _round_normals(scene, mesh, face, barycentric):
+    """Normals [N, 3] at hits."""
+    faces, back = np.unique(face, return_inverse=True)
+    normals = np.einsum("nk,nkc->nc", barycentric, corner_normals(scene, mesh, faces)[back])
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
 
 

@@ -6,6 +6,13 @@
     surface_points.npy        [T, 3] float32, with surface_normals.npy
     vertices.npy, faces.npy   [T, 3] float32 and int32: the oriented mesh in the normalised frame
 
+and, where the recipe asks for them,
+
+    occupancy_near.npy        [T, 3] float16, as occupancy.npy: points near the surface
+    voxels.npy                [S, 4096] uint8: the bits of a grid of 32³, axes x, y, z
+    images.npy                [T, H, W, 1 or 3] uint8: views; and where their cameras stand, in the normalised frame:
+    cameras.npy               [T, 3, 4] float32 (`images.matrices`)
+
 Rows are in random order within a side, so that any window of them is a sample. A build leaves one part a shape in
 `<folder>.partial` until all are there; then the arrays are packed beside it and renamed into place.
 """
@@ -25,14 +32,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jonet import config
-from jonet.data import parts, sampling
+from jonet.data import parts, sampling, voxels
 from jonet.data.meshes import Mesh, Similarity, Verdict
-from jonet.data.parts import ARRAYS, TWO_SIDED, Job
+from jonet.data.parts import TWO_SIDED, Job, columns
 from jonet.data.sampling import Recipe
 from jonet.data.sources import SPLITS, MeshFile, Procedural, Shape, Source, discover
 from jonet.errors import ConfigError, StoreError
 
-__all__ = ["ARRAYS", "MeshFile", "Packed", "Procedural", "Shape", "Source", "Store", "build", "discover", "open"]
+__all__ = ["MeshFile", "Packed", "Procedural", "Shape", "Source", "Store", "build", "discover", "open"]
 
 VERSION = 1
 SIGNS = ("auto", *sampling.METHODS)
@@ -52,7 +59,7 @@ class Store:
     """A packed store, opened; shapes are numbered as in `names`.
 
     names, splits [S]; similarities and verdicts (None where samples came without a mesh); skipped: what could not be
-    used, {"file", "reason"}; recipe, seed, frame, sign; arrays: `Packed` by the names of `ARRAYS`, memory-mapped.
+    used, {"file", "reason"}; recipe, seed, frame, sign; arrays: `Packed` by name (`parts.columns`), memory-mapped.
     """
 
     def __init__(self, folder: Path, index: dict, arrays: dict[str, Packed]):
@@ -93,7 +100,9 @@ class Store:
         return self.arrays["sdf"].offsets
 
     def rows(self, name: str, i: int) -> np.ndarray:
-        """The rows of shape i in one of `ARRAYS`."""
+        """The rows of shape i in one of the arrays; StoreError where the store has no such array."""
+        if name not in self.arrays:
+            raise StoreError(f"{self.folder}: has no {name}; build it by a recipe that asks for them")
         values, offsets, counts = self.arrays[name]
         return values[offsets[i] : offsets[i] + counts[i].sum()]
 
@@ -109,6 +118,15 @@ class Store:
         """Points [K, 3] float16 of shape i, outside first, and whether they are inside [K] bool."""
         points = self.rows("occupancy", i)
         return points, np.arange(len(points)) >= self.arrays["occupancy"].counts[i, 0]
+
+    def voxels(self, i: int) -> np.ndarray:
+        """The voxels [32, 32, 32] bool of shape i, axes x, y, z, over the cube [-0.5, 0.5]³."""
+        return voxels.unpacked(self.rows("voxels", i)[0])
+
+    def image(self, i: int, view: int = 0) -> np.ndarray:
+        """A view of shape i [H, W, 3] uint8; published evaluations see number 0."""
+        seen = self.rows("images", i)[view]
+        return np.broadcast_to(seen, (*seen.shape[:2], 3))
 
     def mesh(self, i: int) -> Mesh:
         """The oriented mesh of shape i in the normalised frame; `similarities[i]` leads there from its own units."""
@@ -142,7 +160,7 @@ def open(folder) -> Store:
         raise StoreError(f"{folder}: a store of version {version}, but this program reads {VERSION}; {AGAIN}")
     if checksum != _index_checksum(index):
         raise StoreError(f"{folder}/index.json: damaged, its checksum differs; {AGAIN}")
-    return Store(folder, index, {name: _open_array(folder, index, name) for name in ARRAYS})
+    return Store(folder, index, {name: _open_array(folder, index, name) for name in index["arrays"]})
 
 
 def _open_array(folder: Path, index: dict, name: str) -> Packed:
@@ -184,6 +202,8 @@ def build(
         raise ConfigError(f"frame is {frame!r}; it must be one of {', '.join(sampling.FRAMES)}")
     if sign not in SIGNS:
         raise ConfigError(f"sign is {sign!r}; it must be one of {', '.join(SIGNS)}")
+    if recipe.voxels != "none" and frame != "cube":
+        raise ConfigError(f"voxels fill the cube of the frame 'cube', but the frame is {frame!r}")
     if twice := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
         raise ConfigError(f"{len(twice)} names belong to several sources (first {twice[0]!r}); give each its own")
     job = Job(folder.with_name(folder.name + ".partial"), recipe, seed, frame, sign)
@@ -210,6 +230,7 @@ def build(
 
 
 def _same_settings(where: Path, ours: dict, theirs: dict):
+    theirs = theirs | {"recipe": config.to_dict(config.from_dict(Recipe, theirs["recipe"]))}  # younger options: default
     if different := config.difference(ours, theirs):
         raise StoreError(
             f"{where}: made with other settings ({'; '.join(different)}: made → asked); ask for the same, remove the "
@@ -244,8 +265,8 @@ def _pack(sources: Sequence[Source], skipped: dict[str, str], job: Job, settings
     shutil.rmtree(packed, ignore_errors=True)
     packed.mkdir()
     arrays = {}
-    for name, (kind, width) in ARRAYS.items():
-        shape = (sum(sum(fact["rows"][name]) for fact in facts), width)
+    for name, (kind, row) in columns(job.recipe).items():
+        shape = (sum(sum(fact["rows"][name]) for fact in facts), *row)
         with (packed / f"{name}.npy").open("wb") as file:
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)

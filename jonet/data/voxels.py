@@ -5,6 +5,7 @@ A grid has R cells a side over the cube [-0.5, 0.5]³: cell [i, j, k] is [i, i+1
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import igl
@@ -15,33 +16,51 @@ from jonet.data.meshes import Mesh
 from jonet.errors import InputError, require
 
 METHODS = ("ray", "fill", "interior", "surface")
+SIDE = 32  # cells of the grids that networks are given
 _PAIRS = 1 << 20  # triangles times cells that are tested at once
 
 
 def voxelize(
-    mesh: Mesh, resolution: int = 32, method: str = "ray", rng: np.random.Generator | None = None
+    mesh: Mesh,
+    resolution: int = SIDE,
+    method: str = "ray",
+    rng: np.random.Generator | None = None,
+    inside: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """A mesh in the cube frame as a solid grid -> [R, R, R] bool, indexed x, y, z.
 
     method: "surface", the cells that a triangle touches · "interior", the cells of which one point lies inside, the
     centre moved by up to 0.05 cells by `rng` (not at all without) · "ray" (published), either of the two · "fill",
-    the surface with its cavities filled, for meshes whose inside is unclear.
+    the surface with its cavities filled, for meshes whose inside is unclear.  inside: points [N, 3] -> bool [N], by
+    winding numbers if it is None.
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     if method == "interior":
-        return _interior(mesh, resolution, rng)
+        return _interior(mesh, resolution, rng, inside)
     touched = _touched((mesh.corners + 0.5) * resolution, resolution)
     if method == "ray":
-        touched |= _interior(mesh, resolution, rng)
+        touched |= _interior(mesh, resolution, rng, inside)
     return ndimage.binary_fill_holes(touched) if method == "fill" else touched
 
 
-def _interior(mesh, resolution, rng):
+def _interior(mesh, resolution, rng, inside):
     cells = np.stack(np.indices((resolution,) * 3), -1).reshape(-1, 3)
     offset = 0.5 if rng is None else 0.5 + 0.1 * (rng.random(cells.shape) - 0.5)
-    winding = igl.fast_winding_number(mesh.vertices, mesh.faces, (cells + offset) / resolution - 0.5)
-    return (winding > 0.5).reshape((resolution,) * 3)
+    points = (cells + offset) / resolution - 0.5
+    found = igl.fast_winding_number(mesh.vertices, mesh.faces, points) > 0.5 if inside is None else inside(points)
+    return found.reshape((resolution,) * 3)
+
+
+def packed(voxels) -> np.ndarray:
+    """A grid [R, R, R] of bools as bits [R³ / 8] uint8, the first in the highest place."""
+    return np.packbits(require(voxels, "voxels", ("R", "R", "R"), bool, finite=False))
+
+
+def unpacked(bits: np.ndarray) -> np.ndarray:
+    """The grid [R, R, R] bool of `packed` bits."""
+    side = round((8 * len(bits)) ** (1 / 3))
+    return np.unpackbits(bits).reshape((side,) * 3).astype(bool)
 
 
 def _touched(triangles, resolution):
