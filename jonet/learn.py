@@ -27,7 +27,7 @@ from jonet.training.log import Log
 from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 
-TASKS = ("deepsdf", "onet_points")
+TASKS = ("deepsdf", "occnet", "onet_points")
 
 
 def task(name: str) -> ModuleType:
@@ -96,7 +96,8 @@ def fit_network(record: Record, store: Store) -> Model:
     start = lambda: loop.start(problem.shared, problem.own, problem.statistics)  # noqa: E731
     chosen = problem.chosen
     if "steps" not in chosen:
-        chosen["steps"] = planned_steps(loop, start(), config.minutes) if config.minutes else config.steps
+        minutes = getattr(config, "minutes", 0)
+        chosen["steps"] = planned_steps(loop, start(), minutes) if minutes else problem.steps
     record.choose(chosen)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         state = run_loop(
@@ -106,8 +107,8 @@ def fit_network(record: Record, store: Store) -> Model:
             checkpoints=checkpoints,
             log=Log(folder / "log.jsonl"),
             validate=problem.validate,
-            validate_every=getattr(config, "validate_every", 0),
-            patience=getattr(config, "patience", 0),
+            validate_every=problem.validate_every,
+            patience=problem.patience,
             names=[store.names[i] for i in rows],
         )
         if problem.validate:

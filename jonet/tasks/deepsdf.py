@@ -176,6 +176,7 @@ def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> 
         batches=source,
         shared=shared,
         own=codes,
+        steps=config.steps,
         chosen=chosen,
     )
 

@@ -103,8 +103,11 @@ def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
         batches=batches.load(store.arrays, lanes, plan, key, chosen["place"] == "resident"),
         shared=shared,
         own=own,
+        steps=config.steps,
         statistics=statistics,
         validate=validation(config, store),
+        validate_every=config.validate_every,
+        patience=config.patience,
         chosen=chosen,
     )
 

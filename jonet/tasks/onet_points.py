@@ -60,6 +60,4 @@ PRESETS = {
 
 def summary(unseen: int, known: int) -> str:
     """The report's first sentence."""
-    return (
-        f"{unseen} shapes never seen, each rebuilt in one pass from 300 noisy points; {known} others were learned from."
-    )
+    return f"{unseen} shapes never seen, each rebuilt in one pass from 300 noisy points; learned from {known} others."

@@ -15,6 +15,7 @@ class Problem:
     """All that training needs to know of a task; see `training.loop` for the functions' forms.
 
     shared, own, statistics: where training starts; own has one row a training shape.
+    steps: of training, where no time is given.  validate: called every `validate_every` steps, see `training.loop`.
     chosen: what the program measured and settled for here; a run keeps it and goes on with it.
     """
 
@@ -23,7 +24,10 @@ class Problem:
     batches: Batches
     shared: Any
     own: Any
+    steps: int
     statistics: Any = None
     lookup: Callable = lambda rows: rows  # noqa: E731
     validate: Callable | None = None
+    validate_every: int = 0
+    patience: int = 0
     chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
