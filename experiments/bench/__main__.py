@@ -1,0 +1,108 @@
+"""Measures jonet beside plain PyTorch programs, row by row.
+
+    python -m experiments.bench                                     all rows (about half an hour on 2 cores)
+    python -m experiments.bench --rows=sdf_decoder,fit_codes        some
+    python -m experiments.bench --quick                             all on tiny workloads, to see that they run
+    python -m experiments.bench --json=FILE --run=runs/deepsdf-quick
+
+Both sides use the same processors, one after the other, and PyTorch runs in processes of its own: one whose allocator
+keeps freed memory, which is what ratios are taken to, and one as it comes.  Without PyTorch, ours are measured alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from experiments.bench import decoders, fitting, machine, meshing, peers, quality, training
+from experiments.bench.rows import TARGETS, Bench
+from experiments.bench.trained import Trained
+from jonet import parallel
+from jonet.errors import ConfigError, JonetError
+
+ROWS = {
+    function.__name__: function
+    for function in (
+        training.deepsdf_train_step,
+        training.onet_points_train_step,
+        decoders.occupancy_decoder,
+        decoders.sdf_decoder,
+        fitting.fit_codes,
+        meshing.mesh_sdf_256,
+        meshing.mesh_occupancy_128,
+        meshing.meshes_batch_64,
+        quality.time_to_quality,
+    )
+}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m experiments.bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", default=",".join(ROWS), help="names joined by commas; the default is all")
+    parser.add_argument("--json", type=Path, help="where the list of rows is written")
+    parser.add_argument("--quick", action="store_true", help="tiny workloads: whether it runs, not how fast")
+    parser.add_argument("--run", type=Path, help="a finished run of the default job whose network and shapes serve")
+    parser.add_argument("--minutes", type=float, default=2.5, help="of training, where no run is given")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args(arguments)
+    options.rows = [name.strip() for name in options.rows.split(",") if name.strip()]
+    if unknown := [name for name in options.rows if name not in ROWS]:
+        raise ConfigError(f"--rows names {unknown[0]!r}, but the rows are {', '.join(ROWS)}")
+    if options.repeats < 1:
+        raise ConfigError("--repeats is at least 1")
+    return options
+
+
+def measure(options: argparse.Namespace) -> list[dict]:
+    """The rows, one dictionary each; written after every row."""
+    both = peers.both()
+    if not both:
+        print("there is no PyTorch here (pip install 'jonet[bench]'): ours alone", file=sys.stderr)
+    print(parallel.describe(), file=sys.stderr)
+    done = []
+    with tempfile.TemporaryDirectory(prefix="jonet-bench-") as folder:
+        minutes = min(options.minutes, 0.05) if options.quick else options.minutes
+        trained = Trained(Path(folder) / "run", options.run, minutes, options.quick)
+        bench = Bench(both, machine.matrix_rate(), Path(folder), trained, options.repeats, options.quick)
+        try:
+            for name in options.rows:
+                print(f"{name} …", file=sys.stderr, flush=True)
+                done.append({"row": name, **ROWS[name](bench)})
+                print(line(done[-1]), flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(done, indent=1) + "\n")
+        finally:
+            for peer in both.values():
+                peer.close()
+    return done
+
+
+def line(row: dict) -> str:
+    """A row for the eye."""
+    said = f"{row['row']:24s} ours {row['ours']:.4g} {row['unit']}"
+    if row["theirs"] is not None:
+        target = TARGETS[row["row"]][0]
+        said += f" · theirs {row['theirs']:.4g} · ratio {row['ratio']:.2f} (aim {target:g})"
+    if row["ratio_default"] is not None:
+        said += f" · to its default allocator {row['ratio_default']:.2f}"
+    if row["of_peak"] is not None:
+        said += f" · {row['of_peak']:.0%} of the matrix rate of {row['matrix_rate_gflops']:g} GFLOP/s"
+    return said
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        measure(parse(sys.argv[1:] if arguments is None else arguments))
+    except JonetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    sys.exit(main())

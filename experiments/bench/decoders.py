@@ -1,0 +1,91 @@
+"""Trained decoders asked at many points: one code or condition, in evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+
+from experiments.bench.rows import Bench, Unit, compare
+from experiments.bench.trained import save_weights
+from jonet.networks import deepsdf, occupancy
+from jonet.networks.field import fold
+
+RATE = "points a second"
+
+
+def sdf_decoder(bench: Bench) -> dict:
+    specs = deepsdf.Specs(latent_size=16, dims=(64,) * 8) if bench.quick else deepsdf.Specs()
+    count = 4096 if bench.quick else 262_144
+    network = deepsdf.Decoder(specs)
+    code = np.random.default_rng(0).normal(size=specs.latent_size).astype(np.float32) / specs.latent_size**0.5
+    shared = jax.jit(network.init)(jax.random.key(0), code[None], np.zeros((1, 1, 3), np.float32))
+    weights = save_weights(bench.folder / "sdf.npz", shared["params"], code=code)
+    matrices = fold(network, shared, {}, code[None]).shared["kernels"]
+    return asked(
+        bench,
+        f"{len(specs.dims)}×{specs.dims[0]}, code {specs.latent_size}, one code, {count} points",
+        (network, shared, {}, code),
+        np.random.default_rng(1).uniform(-1, 1, (count, 3)),
+        matrices,
+        "distances",
+        {"weights": weights, "specs": dataclasses.asdict(specs)},
+    )
+
+
+def occupancy_decoder(bench: Bench) -> dict:
+    width, condition, count = (64, 32, 4096) if bench.quick else (256, 256, 100_000)
+    specs = occupancy.Specs(encoder="idx", c_dim=condition, hidden_size=width)
+    network = occupancy.OccupancyNetwork(specs)
+    shared, statistics = scattered(network.start(jax.random.key(0)))
+    code = np.random.default_rng(0).normal(size=condition).astype(np.float32)
+    tree = merged(shared["params"]["decoder"], statistics["decoder"])
+    weights = save_weights(bench.folder / "occupancy.npz", tree, code=code)
+    matrices = fold(network, shared, statistics, code[None]).shared
+    return asked(
+        bench,
+        f"conditional batch norm, {width} wide, 5 blocks, condition {condition}, one condition, {count} points",
+        (network, shared, statistics, code),
+        np.random.default_rng(1).uniform(-0.55, 0.55, (count, 3)),
+        [matrices["first"], *matrices["kernels"], matrices["last"]],
+        "occupancies",
+        {"weights": weights, "width": width},
+    )
+
+
+def asked(bench: Bench, workload, trained, points, matrices, program: str, arguments: dict) -> dict:
+    """From a code to the values at points, which both sides must agree on."""
+    points = points.astype(np.float32)
+    np.save(bench.folder / "points.npy", points)
+    network, shared, statistics, code = trained
+    values = []
+
+    def ours():
+        field = fold(network, shared, statistics, code[None])[0]
+        values[:] = [np.asarray(field(points))]
+
+    unit = Unit(RATE, len(points), rate=True)
+    operations = 2 * len(points) * sum(math.prod(matrix.shape) for matrix in matrices)
+    arguments = {**arguments, "points": str(bench.folder / "points.npy")}
+    result = compare(bench, workload, unit, ours, program, arguments, operations)
+    if bench.peers:
+        bench.peers["theirs"].run(save=str(bench.folder / "values.npy"))
+        result["difference"] = float(np.abs(np.load(bench.folder / "values.npy") - values[0]).max())
+    return result
+
+
+def scattered(trees, seed: int = 0):
+    """Parameters and statistics off their start, where half of them are zeros that a product could skip."""
+    rng = np.random.default_rng(seed)
+    shared, statistics = (jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape), tree) for tree in trees)
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), (shared, statistics))
+
+
+def merged(parameters: dict, statistics: dict) -> dict:
+    """One tree of both."""
+    both = dict(parameters)
+    for name, value in statistics.items():
+        both[name] = merged(both.get(name, {}), value) if isinstance(value, dict) else value
+    return both

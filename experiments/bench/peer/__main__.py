@@ -1,0 +1,47 @@
+"""Serves one program at a time: a request a line on standard input, an answer a line on standard output, as JSON.
+
+{"start": name, "with": {...}} makes the program, which looks for its best setting and runs once to warm up;
+{"run": {...}} runs it once.  Answers to a run hold "seconds" and what the program adds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import torch
+
+from experiments.bench.machine import peak
+from experiments.bench.peer import evaluation, meshing, training
+
+PROGRAMS = {
+    "deepsdf_step": training.DeepSDFStep,
+    "points_step": training.PointsStep,
+    "small_training": training.SmallTraining,
+    "distances": evaluation.Distances,
+    "occupancies": evaluation.Occupancies,
+    "fit": evaluation.Fit,
+    "mesh_distances": meshing.Dense,
+    "mesh_occupancies": meshing.Octree,
+}
+
+
+def main() -> None:
+    torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
+    torch.set_float32_matmul_precision("high")  # as jax's default: TF32 where there is any
+    answers, sys.stdout = sys.stdout, sys.stderr
+    program = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "start" in request:
+            program = PROGRAMS[request["start"]](**request["with"])
+            answer = {"setting": program.setting, "torch": torch.__version__}
+            peak(reset=True)
+        else:
+            answer = program(**request["run"]) | {"peak_gb": peak()}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

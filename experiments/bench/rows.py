@@ -1,0 +1,125 @@
+"""Rows: one workload, ours and theirs in turn, as a dictionary that goes into the JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.bench import machine
+from experiments.bench.peers import Peer
+from experiments.bench.trained import Trained
+from jonet import parallel
+
+TARGETS = {  # ratio to tuned PyTorch, share of the matrix rate
+    "deepsdf_train_step": (1.7, 0.85),
+    "onet_points_train_step": (1.5, None),
+    "occupancy_decoder": (2.2, 0.85),
+    "sdf_decoder": (1.3, 0.90),
+    "fit_codes": (60.0, None),
+    "mesh_sdf_256": (50.0, None),
+    "mesh_occupancy_128": (3.0, None),
+    "meshes_batch_64": (1.5, None),
+    "time_to_quality": (2.0, None),
+}
+
+
+@dataclasses.dataclass(eq=False)
+class Bench:
+    """What all rows share."""
+
+    peers: dict[str, Peer]
+    rate: Callable[[], float]
+    folder: Path  # for what passes between the processes
+    trained: Trained
+    repeats: int = 5
+    quick: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """How seconds of one run become a figure: seconds of each of `amount` things, or things a second."""
+
+    name: str
+    amount: float = 1.0
+    rate: bool = False
+
+    def figure(self, seconds: float) -> float:
+        return self.amount / seconds if self.rate else seconds / self.amount
+
+
+def compare(
+    bench: Bench,
+    workload: str,
+    unit: Unit,
+    ours: Callable[[], Any],
+    program: str = "",
+    arguments: dict[str, Any] | None = None,
+    operations: float = 0.0,
+    repeats: int | None = None,
+    run: dict[str, Any] | None = None,
+    sides: dict[str, Callable[[], Any]] | None = None,
+) -> dict[str, Any]:
+    """Medians of interleaved repeats, after each side has run once.
+
+    ours(): one run, which ends when its results are there.  program, arguments, run: the peers' (see `peer.__main__`).
+    operations: of the matrix products in one of our runs.  sides: other things of ours to be timed in the peers' place.
+    """
+    ours()
+    answers = {name: peer.start(program, arguments or {}) for name, peer in bench.peers.items() if program}
+    others = dict(sides or {})
+    for side in others.values():
+        side()
+    taken: dict[str, list[float]] = {"ours": [], **{name: [] for name in [*answers, *others]}}
+    rates, last = [], {}
+    machine.peak(reset=True)
+    for _ in range(repeats or bench.repeats):
+        rates.append(bench.rate())
+        taken["ours"].append(timed(ours))
+        for name in answers:
+            last[name] = bench.peers[name].run(**(run or {}))
+            taken[name].append(last[name]["seconds"])
+        for name, side in others.items():
+            taken[name].append(timed(side))
+    peaks = {"ours": round(machine.peak(), 3)} | {name: round(answer["peak_gb"], 3) for name, answer in last.items()}
+    return row(bench, workload, unit, taken, rates, operations) | {
+        "setting": {name: answer["setting"] for name, answer in answers.items()},
+        "peak_gb": peaks,
+        "device_peak_gb": machine.device_peak(),
+        "peer": {name: {k: v for k, v in answer.items() if k != "peak_gb"} for name, answer in last.items()},
+    }
+
+
+def row(bench: Bench, workload, unit: Unit, taken: dict[str, list[float]], rates, operations=0.0) -> dict[str, Any]:
+    """The figures of repeats in seconds, by side, and of the matrix rates measured between them."""
+    middle = {name: statistics.median(times) for name, times in taken.items()}
+    rate = statistics.median(rates)
+    ours = middle["ours"]
+    ratios = {name: round(seconds / ours, 3) for name, seconds in middle.items() if name != "ours"}
+    return {
+        "workload": workload,
+        "ours": unit.figure(ours),
+        "theirs": unit.figure(middle["theirs"]) if "theirs" in middle else None,
+        "unit": unit.name,
+        "ratio": ratios.get("theirs"),
+        "of_peak": round(operations / ours / rate, 3) if operations else None,
+        "device": parallel.describe(),
+        "theirs_default": unit.figure(middle["theirs_default"]) if "theirs_default" in middle else None,
+        "ratio_default": ratios.get("theirs_default"),
+        "theirs_of_peak": round(operations / middle["theirs"] / rate, 3) if operations and "theirs" in middle else None,
+        "floor": unit.figure(operations / rate) if operations else None,
+        "matrix_rate_gflops": round(rate / 1e9, 1),
+        "repeats": len(taken["ours"]),
+        "spread": {name: [unit.figure(s) for s in sorted((min(times), max(times)))] for name, times in taken.items()},
+        "threads": machine.threads(),
+        "load": round(machine.load(), 1),
+    }
+
+
+def timed(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
