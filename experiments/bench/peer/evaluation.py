@@ -10,6 +10,7 @@ from experiments.bench.peer.networks import DEVICE, DeepSDF, OccupancyDecoder, t
 from experiments.bench.peer.timing import fastest, seconds
 
 CHUNKS = (1024, 4096, 16384, 65536, 262144)
+TRIED = 65536 if DEVICE.type == "cpu" else 262144  # points on which chunks are tried
 
 
 class Asked:
@@ -25,7 +26,8 @@ class Asked:
             return torch.cat([self.values(part) for part in points.split(chunk or self.chunk)])
 
     def tune(self, count: int) -> None:
-        """The fastest chunk, on so many points."""
+        """The fastest chunk for so many points."""
+        count = min(count, TRIED)
         points = torch.rand(count, 3, device=DEVICE) - 0.5
         self.chunk = fastest([c for c in CHUNKS if c < count] + [count], lambda chunk: self(points, chunk))
 

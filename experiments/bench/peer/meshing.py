@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from skimage.measure import marching_cubes
 
-from experiments.bench.peer.evaluation import AskedDistances, AskedOccupancies
+from experiments.bench.peer.evaluation import TRIED, AskedDistances, AskedOccupancies
 from experiments.bench.peer.networks import DEVICE
 from experiments.bench.peer.timing import seconds
-
-TUNED_ON = 65536  # points on which the fastest chunk is looked for
 
 
 class Mesher:
@@ -18,7 +16,7 @@ class Mesher:
 
     def __init__(self, asked):
         self.asked = asked
-        asked.tune(TUNED_ON)
+        asked.tune(TRIED)
         self.setting = f"inference mode, chunks of {asked.chunk}"
         self.asking, self.points = 0.0, 0
 
