@@ -26,31 +26,55 @@ AXIS = "devices"
 REPLICATED = P()
 SPLIT = P(AXIS)  # the leading axis is dealt over devices
 
-_limit: int | None = None
+_working: Sequence[jax.Device] | None = None  # the devices that work now; None: all
+
+
+def use(count: int):
+    """Within this context only the first `count` devices work (tests, and runs that leave devices to others)."""
+    if not 1 <= count <= len(jax.devices()):
+        raise ValueError(f"{count} devices asked for, but this process sees {len(jax.devices())}")
+    return _only(jax.devices()[:count])
+
+
+def alone():
+    """Within this context each process works on its own devices, on its own share of the work, whatever others do."""
+    return _only(jax.local_devices())
 
 
 @contextlib.contextmanager
-def use(count: int):
-    """Within this context only the first `count` devices work (tests, and runs that leave devices to others)."""
-    global _limit
-    if not 1 <= count <= len(jax.devices()):
-        raise ValueError(f"{count} devices asked for, but this process sees {len(jax.devices())}")
-    before, _limit = _limit, count
+def _only(devices: Sequence[jax.Device]):
+    global _working
+    before, _working = _working, devices
     try:
         yield
     finally:
-        _limit = before
+        _working = before
+
+
+def working() -> Sequence[jax.Device]:
+    """The devices that work now, of every process (within `alone`, of this one)."""
+    return jax.devices() if _working is None else _working
 
 
 def mesh() -> Mesh:
-    """The devices that work now, of every process, as a mesh with the one axis `AXIS`."""
-    devices = jax.devices()[:_limit]
-    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    """The devices that work now as a mesh with the one axis `AXIS`."""
+    return Mesh(np.array(working()), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def count() -> int:
     """How many devices work, over all processes."""
-    return len(jax.devices()[:_limit])
+    return len(working())
+
+
+def together() -> bool:
+    """Whether several processes share the work now, so that all must ask for it in the same order."""
+    return len({device.process_index for device in working()}) > 1
+
+
+def memory() -> int:
+    """Bytes that JAX may use on each device of this process; on a CPU, all of the host's."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    return min(limits) if all(limits) else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def describe() -> str:

@@ -16,6 +16,7 @@ ORDER = [
     "jonet.inference",
     "jonet.evaluation",
     "jonet.model",
+    "jonet.bulk",
     "jonet.tasks",
     "jonet.learn",
     "jonet.commands",

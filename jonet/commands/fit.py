@@ -1,60 +1,132 @@
-"""`fit`, `extract`, `reconstruct`: observed shapes to codes to meshes."""
+"""`fit`, `extract`, `reconstruct`: observed shapes to codes to meshes, one or many thousands."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import sys
+import time
 
-from jonet import model
+from jonet import bulk, model, parallel
+from jonet.bulk.pipeline import Outcome
+from jonet.bulk.shapes import Report, Settings
 from jonet.commands.options import FORMAT, INPUTS, MODEL, OUT, RESOLUTION, option
-from jonet.commands.written import write_all
-from jonet.data import observed
-from jonet.errors import ConfigError, JonetError
-from jonet.model import Codes, Model
+from jonet.errors import ConfigError
+
+BULK = (
+    option("--limit", type=int, help="a trial with so many inputs, spread evenly; says what all would take"),
+    option("--retry-failed", action="store_true", help="tries inputs again that failed before"),
+    option("--batch", type=int, help="shapes at once (default: by the device's memory)"),
+    option("--share", help="I/N: the part of the inputs that this process takes, I from 0"),
+    option(
+        "--distributed",
+        nargs="?",
+        const="",
+        metavar="ADDRESS,N,I",
+        help="one of several processes under jax.distributed, which take a share each; "
+        "without a value as the cluster says",
+    ),
+)
 
 
 def declare(verb) -> None:
-    verb("fit", fit, "finds the codes of shapes", MODEL, INPUTS, option("--out", required=True, help="codes.npz"))
-    codes = option("codes", help="codes.npz")
-    verb("extract", extract, "pulls meshes out of codes", MODEL, codes, OUT, FORMAT, RESOLUTION)
-    verb("reconstruct", reconstruct, "fits codes and pulls out meshes", MODEL, INPUTS, OUT, FORMAT, RESOLUTION)
+    codes = option("--out", required=True, help="codes.npz, or a folder")
+    verb("fit", fit, "finds the codes of shapes", MODEL, INPUTS, codes, *BULK)
+    codes = option("codes", help="codes.npz, or the folder of a fit that is under way")
+    verb("extract", extract, "pulls meshes out of codes", MODEL, codes, OUT, FORMAT, RESOLUTION, *BULK)
+    verb("reconstruct", reconstruct, "fits codes and pulls out meshes", MODEL, INPUTS, OUT, FORMAT, RESOLUTION, *BULK)
 
 
 def fit(options) -> None:
-    codes = fitted(model.load(options.model), options.inputs)
-    codes.save(options.out)
-    print(f"{len(codes)} codes: {options.out}")
+    settings, progress = _settings(options), Progress(options)
+    progress.end(bulk.fit(model.load(options.model), options.inputs, options.out, settings, progress))
 
 
 def extract(options) -> None:
-    write_all(model.load(options.model).extract(Codes.load(options.codes), options.resolution), options)
+    _meshes(bulk.extract, options, options.codes)
 
 
 def reconstruct(options) -> None:
-    trained = model.load(options.model)
-    write_all(trained.extract(fitted(trained, options.inputs), options.resolution), options)
+    _meshes(bulk.reconstruct, options, options.inputs)
 
 
-def fitted(trained: Model, paths: Sequence[str]) -> Codes:
-    """Codes of meshes and clouds in own units; files that cannot be used are warned of and left out."""
-    groups: dict[tuple, list[observed.Observed]] = {}
-    for path in [file for given in paths for file in observed.find(given)]:
-        try:
-            one = observed.read(path, trained.frame)
-        except JonetError as error:
-            warnings.warn(f"skipped: {error}", stacklevel=1)
-            continue
-        groups.setdefault(one.kind, []).append(one)
-    if not groups:
-        raise ConfigError(f"no usable mesh or cloud in {', '.join(map(str, paths))}")
-    parts = []
-    for kind, shapes in groups.items():
-        given = {name: [getattr(shape, name) for shape in shapes] for name in kind}
-        found = trained.fit(**given, names=[shape.name for shape in shapes])
-        parts.append(found.placed([shape.similarity for shape in shapes]))
-    codes = Codes.joined(parts)
-    for i, name in enumerate(codes.names):
-        doubts = " · not converged" * bool(not codes.converged[i])
-        doubts += " · a stranger to the space" * bool(codes.stranger[i])
-        print(f"{name}: residual {codes.residual[i]:.5f} · explained {codes.explained[i]:.1%}{doubts}")
-    return codes
+def _meshes(do, options, inputs) -> None:
+    settings, progress = _settings(options), Progress(options)
+    surface = {"resolution": options.resolution, "form": options.format}
+    progress.end(do(model.load(options.model), inputs, options.out, settings, progress, **surface))
+
+
+def _settings(options) -> Settings:
+    for name in ("limit", "batch"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ConfigError(f"--{name} is {value}, but must be 1 or more")
+    if options.distributed is not None:
+        parallel.join(*_numbers("--distributed", options.distributed, ",", "ADDRESS,N,I", 1))
+    share = None if options.share is None else _numbers("--share", options.share, "/", "I/N", 0)
+    return Settings(share, options.limit, options.retry_failed, options.batch)
+
+
+def _numbers(name: str, text: str, between: str, form: str, words: int) -> tuple:
+    parts = text.split(between) if text else []
+    try:
+        values = tuple(parts[:words]) + tuple(int(part) for part in parts[words:])
+        if parts and len(parts) != len(form.split(between)):
+            raise ValueError
+    except ValueError as error:
+        raise ConfigError(f"{name} is {text!r}, but must look like {form}") from error
+    return values
+
+
+class Progress:
+    """Says how far a job is, every few seconds, and at the end what came of it."""
+
+    EVERY = 5.0  # seconds
+
+    def __init__(self, options):
+        self.options, self.said = options, time.monotonic()
+        self.first: Outcome | None = None  # after the first batch, in which programs are compiled
+
+    def __call__(self, outcome: Outcome) -> None:
+        if self.first is None:
+            self.first = outcome._replace(rows=list(outcome.rows))
+        if time.monotonic() - self.said > self.EVERY:
+            self.said = time.monotonic()
+            failed = sum(row.failed for row in outcome.rows)
+            pace = 60 * len(outcome.rows) / outcome.seconds
+            print(f"{len(outcome.rows)} done · {failed} failed · {pace:.0f} a minute", file=sys.stderr)
+
+    def pace(self, outcome: Outcome) -> float:
+        """Seconds an input, without the first batch if there are others."""
+        count, seconds = len(outcome.rows), outcome.seconds
+        if self.first is not None and count > len(self.first.rows):
+            count, seconds = count - len(self.first.rows), seconds - self.first.seconds
+        return seconds / count
+
+    def end(self, report: Report) -> None:
+        """Prints the summary; of a trial, what all inputs would take."""
+        outcome, out = report.outcome, self.options.out
+        if not outcome.rows:
+            print(f"{report.before} of {report.inputs} inputs were done before: {out}")
+            return
+        for row in outcome.rows[:20]:
+            if row.residual is not None:
+                print(f"{row.file}: {row.status} · residual {row.residual:.5f} · explained {row.explained:.1%}")
+            else:
+                print(f"{row.file}: {row.status}")
+        if len(outcome.rows) > 20:
+            print(f"… {len(outcome.rows) - 20} more in manifest.csv")
+        kinds = {kind: 0 for kind in ("ok", "doubtful", "empty", "failed")}
+        for row in outcome.rows:
+            kinds[row.status.split(":")[0]] += 1
+        counts = " · ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        print(
+            f"{counts} · {60 * len(outcome.rows) / outcome.seconds:.0f} a minute, "
+            f"{outcome.solving / outcome.seconds:.0%} of the time solving: {out}"
+        )
+        left = report.inputs - report.before - len(outcome.rows)
+        if left:
+            hours = left * self.pace(outcome) / 3600
+            disk = left * report.size / len(outcome.rows)
+            print(
+                f"{left} inputs are left: about {hours:.2g} hours and {disk / 1e9:.2g} GB; without --limit they follow"
+            )
+        elif not report.complete:
+            print("this share is done; others are not yet")

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from jonet import parallel
 from jonet.data.meshes import Mesh
 from jonet.errors import InputError, require
 from jonet.inference import cells, mise, refine
@@ -72,7 +73,7 @@ def extract(
             return split(asker, samples, welded, normals), seen
 
     starts = range(0, len(fields), each)
-    if len(starts) == 1 or jax.process_count() > 1:  # processes must ask in the same order
+    if len(starts) == 1 or parallel.together():
         parts = [some(first) for first in starts]
     else:
         with ThreadPoolExecutor(WORKERS) as pool:

@@ -1,0 +1,165 @@
+"""Reading, solving and writing at once: threads read ahead and write behind while batches are solved.
+
+The pipeline knows nothing of shapes.  A batch for which memory runs out is halved, and those after it are no larger; a
+batch that is refused is halved, too, until the one input that is to blame stands alone and becomes a failed row.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from jonet.bulk.manifest import FAILED, Manifest, Row
+from jonet.errors import JonetError
+
+READERS, WRITERS = 4, 2  # threads
+
+
+class Stages(NamedTuple):
+    """What a job does with an input: read (in another thread or process), solved with others, written (in a thread)."""
+
+    read: Callable[[Any], Any]  # what a source holds; any exception makes a failed row
+    together: Callable[[Any], Hashable]  # inputs of one kind and size go together
+    solve: Callable[[list[Any]], Sequence[Any]]  # the results of a batch; on this thread
+    write: Callable[[str, Any], Row]  # the input's row; its seconds are filled in by the pipeline
+
+
+class Outcome(NamedTuple):
+    """What a call did.  seconds: on the clock.  solving: of these, while a batch was being solved."""
+
+    rows: list[Row]
+    seconds: float
+    solving: float
+
+
+class _Item(NamedTuple):
+    key: str
+    held: Any
+    seconds: float
+
+
+class Pipeline:
+    """One job under way; `run` does it."""
+
+    def __init__(self, stages: Stages, manifest: Manifest, batch: int, executor: Executor | None = None):
+        """batch: inputs that are solved at once.  executor: reads; threads if None."""
+        self.stages, self.manifest, self.batch, self.executor = stages, manifest, batch, executor
+        self.rows: list[Row] = []
+        self.solving = 0.0
+        self._written: collections.deque[Future] = collections.deque()
+
+    def run(self, sources: Mapping[str, Any], progress: Callable[[Outcome], None] = lambda outcome: None) -> Outcome:
+        """Every input, by name, to its row.  progress: called after each batch.
+
+        What is no input's fault is raised: a disk that is full, a device that is lost.
+        """
+        begun = time.monotonic()
+        groups: dict[Hashable, list[_Item]] = collections.defaultdict(list)
+        now = lambda: Outcome(self.rows, time.monotonic() - begun, self.solving)  # noqa: E731
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
+            try:
+                for item in self._read(iter(sources.items()), self.executor or readers):
+                    group = groups[self.stages.together(item.held)]
+                    group.append(item)
+                    if len(group) >= self.batch:
+                        self._solve(group, writers)
+                        group.clear()
+                        progress(now())
+                for group in filter(None, groups.values()):
+                    self._solve(group, writers)
+                    progress(now())
+                self._settle(0)
+            except BaseException:
+                readers.shutdown(cancel_futures=True)
+                raise
+        return now()
+
+    def _read(self, sources: Iterator[tuple[str, Any]], executor: Executor) -> Iterator[_Item]:
+        """What is read, in order, `batch` inputs ahead of what is asked for; what cannot be becomes a row."""
+        waiting: collections.deque[tuple[str, Future]] = collections.deque()
+        while True:
+            while len(waiting) <= self.batch and (source := next(sources, None)) is not None:
+                waiting.append((source[0], executor.submit(_timed, self.stages.read, source[1])))
+            if not waiting:
+                return
+            key, future = waiting.popleft()
+            try:
+                held, seconds = future.result()
+            except BrokenExecutor:  # a worker was killed; that is no input's fault
+                raise
+            except Exception as error:  # whatever a reader makes of a damaged file
+                self._fail(key, error)
+            else:
+                yield _Item(key, held, seconds)
+
+    def _solve(self, items: list[_Item], writers: Executor) -> None:
+        """Solves a list in pieces of at most `batch`, and has them written."""
+        pending = [list(items)]
+        while pending:
+            piece = pending.pop()
+            if len(piece) > self.batch:
+                pending += [piece[self.batch :], piece[: self.batch]]
+                continue
+            begun = time.monotonic()
+            try:
+                results = self.stages.solve([item.held for item in piece])
+            except Exception as error:
+                if not (ran_out := out_of_memory(error)) and not isinstance(error, JonetError):
+                    raise
+                if len(piece) == 1:
+                    self._fail(piece[0].key, error)
+                    continue
+                half = -(-len(piece) // 2)
+                if ran_out:
+                    self.batch = half
+                    print(f"memory ran out for {len(piece)} at once: going on with {half}", file=sys.stderr)
+                pending += [piece[half:], piece[:half]]
+                continue
+            finally:
+                took = time.monotonic() - begun
+                self.solving += took
+            for item, result in zip(piece, results, strict=True):
+                seconds = item.seconds + took / len(piece)
+                self._written.append(writers.submit(self._write, item.key, result, seconds))
+            self._settle(2 * self.batch)
+
+    def _write(self, key: str, result, seconds: float) -> Row:
+        try:
+            row, took = _timed(self.stages.write, key, result)
+        except JonetError as error:
+            row, took = failure(key, error), 0.0
+        row = row._replace(seconds=seconds + took)
+        self.manifest.add(row)
+        return row
+
+    def _settle(self, most: int) -> None:
+        """Waits until at most so many results are still to be written, and raises what went wrong."""
+        while len(self._written) > most or (self._written and self._written[0].done()):
+            self.rows.append(self._written.popleft().result())
+
+    def _fail(self, key: str, error: Exception) -> None:
+        row = failure(key, error)
+        self.manifest.add(row)
+        self.rows.append(row)
+        print(f"{key}: {row.status}", file=sys.stderr)
+
+
+def failure(key: str, error: Exception) -> Row:
+    """The row of an input that could not be used."""
+    cause = " ".join(str(error).split()) or "no reason given"
+    kind = "" if isinstance(error, JonetError) else f"{type(error).__name__}: "
+    return Row(key, f"{FAILED}: {kind}{cause[:500]}")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the host or a device had no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _timed(do: Callable, *arguments):
+    begun = time.monotonic()
+    return do(*arguments), time.monotonic() - begun

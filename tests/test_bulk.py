@@ -1,0 +1,291 @@
+"""Bulk jobs: stopped and continued, damaged inputs, memory that runs out, shares, and what the manifest says."""
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from balls import Balls, write_clouds
+
+from jonet import bulk
+from jonet.bulk.manifest import Manifest, Row
+from jonet.bulk.pipeline import Pipeline, Stages
+from jonet.bulk.shapes import DEFAULT, Settings
+from jonet.commands import fit as verbs
+from jonet.data import meshes
+from jonet.errors import ConfigError, InputError
+from jonet.model import Codes
+
+RADII = np.linspace(1, 3, 11)
+BATCH = Settings(batch=4)
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    write_clouds(tmp_path / "scans", RADII)
+    return tmp_path / "scans"
+
+
+def table(folder) -> dict[str, dict[str, str]]:
+    with (folder / "manifest.csv").open(newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+def test_codes_of_a_folder(inputs, tmp_path):
+    model = Balls()
+    report = bulk.fit(model, inputs, tmp_path / "codes.npz", BATCH)
+    assert report.complete and report.inputs == 11 and sorted(model.seen) == [3, 4, 4]
+    codes = Codes.load(tmp_path / "codes.npz")
+    assert codes.names == tuple(f"ball_{i:02d}" for i in range(11))
+    np.testing.assert_allclose(codes.values[:, 0], 2 / 1.03, rtol=1e-5)
+    np.testing.assert_allclose([way.scale * 1.03 for way in codes.similarities], 1 / RADII, rtol=1e-5)
+    rows = table(tmp_path / "codes")
+    assert list(rows["ball_03.npy"]) == ["file", "status", "residual", "explained", "seconds", "output"]
+    assert rows["ball_03.npy"]["status"] == "ok" and rows["ball_03.npy"]["output"] == "shapes/ball_03.npz"
+    assert float(rows["ball_03.npy"]["residual"]) == pytest.approx(1 / 1030, rel=1e-4)
+    assert float(rows["ball_03.npy"]["explained"]) == 0.5 and float(rows["ball_03.npy"]["seconds"]) > 0
+    assert 0 < report.outcome.solving <= report.outcome.seconds
+
+
+def test_meshes_in_own_units(inputs, tmp_path):
+    write_clouds(inputs / "more", [7.0, 5.0, 4.0], ["odd", "hollow", "ball_03"])
+    report = bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH, form="obj")
+    rows = table(tmp_path / "made")
+    assert len(rows) == 14 and rows["more/odd.npy"]["status"] == "doubtful: a stranger to the space"
+    assert rows["more/hollow.npy"]["status"].startswith("empty") and rows["more/hollow.npy"]["output"] == ""
+    for name, radius in {"ball_03": RADII[3], "more/ball_03": 4.0, "more/odd": 7.0}.items():
+        mesh = meshes.read(tmp_path / "made" / f"{name}.obj")
+        np.testing.assert_allclose(
+            mesh.bounds, [[100 - radius, -radius, -radius], [100 + radius, radius, radius]], rtol=1e-3
+        )
+    assert report.size == sum(path.stat().st_size for path in (tmp_path / "made").rglob("*.obj"))
+
+
+def test_codes_to_meshes(inputs, tmp_path):
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz")
+    model = Balls(limit=3)
+    bulk.extract(model, tmp_path / "codes.npz", tmp_path / "a", BATCH)
+    assert model.seen[0] == 4 and max(model.seen[1:]) <= 3
+    bulk.extract(Balls(), tmp_path / "codes", tmp_path / "b", BATCH)
+    for path in (tmp_path / "a").glob("*.ply"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert set(table(tmp_path / "a")) == {f"ball_{i:02d}" for i in range(11)}
+    assert float(table(tmp_path / "a")["ball_03"]["explained"]) == 0.5
+
+
+class Stop(BaseException):
+    pass
+
+
+def test_a_stopped_job_goes_on(inputs, tmp_path):
+    class Stopping(Balls):
+        def fit(self, **given):
+            if len(self.seen) == 2:
+                raise Stop
+            return super().fit(**given)
+
+    with pytest.raises(Stop):
+        bulk.fit(Stopping(), inputs, tmp_path / "codes.npz", BATCH)
+    assert len(table(tmp_path / "codes")) == 8 and not (tmp_path / "codes.npz").exists()
+    with (tmp_path / "codes" / "manifest.csv").open("a") as file:
+        file.write("ball_09.npy,ok,0.1,0.5,1,shapes/ba")  # a row that a kill cut off
+    (tmp_path / "codes" / "shapes" / "ball_00.npz").unlink()
+    model = Balls()
+    report = bulk.fit(model, inputs, tmp_path / "codes.npz", BATCH)
+    assert report.before == 7 and sum(model.seen) == 4 and report.complete
+    bulk.fit(Balls(), inputs, tmp_path / "whole.npz", BATCH)
+    a, b = Codes.load(tmp_path / "codes.npz"), Codes.load(tmp_path / "whole.npz")
+    np.testing.assert_array_equal(a.values, b.values)
+    assert a.names == b.names and len(table(tmp_path / "codes")) == 11
+    before = (tmp_path / "codes.npz").stat().st_mtime_ns
+    model = Balls()
+    assert bulk.fit(model, inputs, tmp_path / "codes.npz").before == 11 and not model.seen
+    assert (tmp_path / "codes.npz").stat().st_mtime_ns == before
+
+
+def test_inputs_that_changed_are_done_again(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    write_clouds(inputs, [9.0], ["ball_05"])
+    later = (tmp_path / "made" / "ball_05.ply").stat().st_mtime + 10
+    os.utime(inputs / "ball_05.npy", (later, later))
+    report = bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert [row.file for row in report.outcome.rows] == ["ball_05.npy"] and report.complete
+    assert np.ptp(meshes.read(tmp_path / "made" / "ball_05.ply").bounds[:, 0]) == pytest.approx(18, rel=1e-3)
+
+
+def test_damaged_inputs_are_rows_and_the_rest_goes_on(inputs, tmp_path, capfd):
+    (inputs / "ball_02.npy").write_bytes(b"\x93NUMPY damaged")
+    (inputs / "ball_05.npy").rename(inputs / "refused.npy")  # by the network, not by the reader
+    model = Balls()
+    report = bulk.fit(model, inputs, tmp_path / "codes.npz", BATCH)
+    rows = table(tmp_path / "codes")
+    assert report.complete and len(rows) == 11
+    assert rows["ball_02.npy"]["status"].startswith("failed: ") and "ball_02.npy" in rows["ball_02.npy"]["status"]
+    assert rows["refused.npy"]["status"] == "failed: points in a plane enclose nothing"
+    assert sum(row["status"] == "ok" for row in rows.values()) == 9 == len(Codes.load(tmp_path / "codes.npz"))
+    assert "ball_02.npy: failed" in capfd.readouterr().err
+    write_clouds(inputs, [2.0], ["ball_02"])
+    assert not bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH).outcome.rows
+    report = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(retry_failed=True))
+    assert sorted(row.file for row in report.outcome.rows) == ["ball_02.npy", "refused.npy"]
+    assert len(Codes.load(tmp_path / "codes.npz")) == 10
+
+
+def test_nothing_but_failures_is_an_error(tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.npy").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="none of 1 inputs could be used"):
+        bulk.fit(Balls(), tmp_path / "scans", tmp_path / "codes.npz")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no usable mesh or cloud"):
+        bulk.fit(Balls(), tmp_path / "empty", tmp_path / "codes.npz")
+
+
+@pytest.mark.parametrize("limit, sizes", [(3, [8, 4, 2, 2, 2, 2, 2, 1]), (1, [8, 4, 2, *[1] * 11]), (8, [8, 3])])
+def test_memory_that_runs_out_halves_the_batch(inputs, tmp_path, limit, sizes, capfd):
+    model = Balls(limit)
+    report = bulk.fit(model, inputs, tmp_path / "codes.npz", Settings(batch=8))
+    assert model.seen == sizes and report.complete
+    assert all(row.status == "ok" for row in report.outcome.rows)
+    assert ("memory ran out for 8" in capfd.readouterr().err) == (limit < 8)
+
+
+def test_one_shape_that_does_not_fit_is_a_row(inputs, tmp_path):
+    with pytest.raises(ConfigError, match="none of 11"):
+        bulk.fit(Balls(limit=0), inputs, tmp_path / "codes.npz", Settings(batch=4))
+    assert "RESOURCE_EXHAUSTED" in table(tmp_path / "codes")["ball_00.npy"]["status"]
+
+
+def test_other_mistakes_stop_the_job(tmp_path):
+    def solve(batch):
+        raise RuntimeError("the device is lost")
+
+    manifest = Manifest(tmp_path / "job", (0, 1), {})
+    stages = Stages(str, lambda held: None, solve, lambda key, result: Row(key, "ok"))
+    with pytest.raises(RuntimeError, match="lost"):
+        Pipeline(stages, manifest, 2).run({"a": 1, "b": 2})
+    assert not manifest.rows()
+
+    def write(key, result):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        Pipeline(Stages(str, lambda held: None, list, write), manifest, 2).run({"a": 1, "b": 2})
+    assert not manifest.rows()
+
+
+def test_reading_goes_ahead_but_not_far(tmp_path):
+    read, most = [], []
+
+    def solve(batch):
+        most.append(len(read))
+        return batch
+
+    stages = Stages(
+        lambda source: read.append(source) or source, lambda held: held % 2, solve, lambda k, r: Row(k, "ok")
+    )
+    outcome = Pipeline(stages, Manifest(tmp_path, (0, 1), {}), 5).run({f"{i:03d}": i for i in range(100)})
+    assert sorted(row.file for row in outcome.rows) == [f"{i:03d}" for i in range(100)]
+    assert all(count <= 5 * solved + 2 * 5 + 6 for solved, count in enumerate(most))
+
+
+def test_a_trial_projects_what_all_would_take(inputs, tmp_path, capsys):
+    class Options:
+        out, inputs = tmp_path / "made", None
+
+    report = bulk.reconstruct(Balls(), inputs, Options.out, Settings(limit=4, batch=2))
+    assert [row.file for row in report.outcome.rows] == [f"ball_{i:02d}.npy" for i in (0, 2, 5, 8)]
+    progress = verbs.Progress(Options)
+    progress.first = report.outcome._replace(rows=report.outcome.rows[:2], seconds=100.0)
+    progress.end(report._replace(outcome=report.outcome._replace(seconds=1900.0), size=4 * 10**9))
+    said = capsys.readouterr().out
+    assert "7 inputs are left: about 1.8 hours and 7 GB" in said  # 900 s an input after the first batch
+    report = bulk.reconstruct(Balls(), inputs, Options.out)
+    assert report.before == 4 and report.complete
+
+
+def test_other_settings_are_refused_by_name(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made")
+    with pytest.raises(ConfigError, match="resolution: 8 → 16"):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", resolution=16)
+    with pytest.raises(ConfigError, match="network"):
+        bulk.reconstruct(Balls(scale=2.0), inputs, tmp_path / "made")
+
+
+def test_shares_are_joined_by_the_last(inputs, tmp_path):
+    first = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(0, 2)))
+    assert not first.complete and first.inputs == 6 and not (tmp_path / "codes.npz").exists()
+    last = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(1, 2)))
+    assert last.complete and len(Codes.load(tmp_path / "codes.npz")) == 11 == len(table(tmp_path / "codes"))
+    assert [path.name for path in (tmp_path / "codes").glob("manifest*")] == ["manifest.csv"]
+    with pytest.raises(ConfigError, match="shares count from 0"):
+        bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(2, 2)))
+
+
+def test_success_is_not_hidden_by_another_shares_failure(tmp_path):
+    Manifest(tmp_path, (0, 2), {}).add(Row("a", "ok", output="a.ply"))
+    Manifest(tmp_path, (1, 2), {}).add(Row("a", "failed: once"))
+    assert Manifest(tmp_path, (0, 1), {}).rows()["a"].status == "ok"
+
+
+def test_names_of_what_is_made(tmp_path):
+    write_clouds(tmp_path / "a", [1.0, 2.0], ["x", "y.z"])
+    write_clouds(tmp_path / "b", [3.0], ["x"])
+    np.savetxt(tmp_path / "a" / "x.xyz", np.load(tmp_path / "a" / "x.npy"))
+    bulk.reconstruct(Balls(), [tmp_path / "a", tmp_path / "b"], tmp_path / "made")
+    files = table(tmp_path / "made")
+    assert {row["output"] for key, row in files.items() if "/" not in key} == {"x_npy.ply", "x_xyz.ply", "y.z.ply"}
+    assert len({row["output"] for row in files.values()}) == 4
+    codes = Codes(np.ones((1, 1), np.float32), ("../../out",))
+    codes.save(tmp_path / "codes.npz")
+    bulk.extract(Balls(), tmp_path / "codes.npz", tmp_path / "made2" / "deep")
+    assert (tmp_path / "made2" / "deep" / "out.ply").exists()
+
+
+def test_other_processes_may_read(inputs, tmp_path):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        report = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(executor=executor))
+    assert report.complete and len(Codes.load(tmp_path / "codes.npz")) == 11
+
+
+def test_networks_that_take_other_things_say_so(inputs, tmp_path):
+    model = Balls()
+    model.kind = "classifier"
+    with pytest.raises(InputError, match="knows only the shapes"):
+        bulk.fit(model, inputs, tmp_path / "codes.npz", DEFAULT)
+
+
+def test_two_processes_take_a_share_each(inputs, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "NPROC": "16", "JAX_PLATFORMS": "cpu"}
+    out = tmp_path / "codes.npz"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, tests / "balls.py", address, "2", str(i), inputs, out],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        for process, share in zip(processes, (6, 5), strict=True):
+            said, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors[-4000:]
+            assert int(said.split()[-1]) == share
+    finally:
+        for process in processes:
+            process.kill()
+    np.testing.assert_allclose(Codes.load(out).values[:, 0], 2 / 1.03, rtol=1e-5)
+    assert len(table(tmp_path / "codes")) == 11
