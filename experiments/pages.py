@@ -66,7 +66,11 @@ def write(record: Record) -> None:
         command=shlex.join(["python", *sys.argv]),
         device=values["device"],
         scores=scores,
-        galleries=[Gallery("Unseen shapes", unseen), Gallery("Known shapes", known, pictures=6)],
+        galleries=[
+            Gallery("Unseen shapes", unseen),
+            Gallery("Known shapes", known, pictures=6),
+            *generated(folder / "meshes", store, train),
+        ],
         charts=charts(Log(folder / "log.jsonl").read()),
         tables=[
             Table(
@@ -83,6 +87,27 @@ def write(record: Record) -> None:
         details=details(record, values),
     )
     report.write(folder / "report.html", page)
+
+
+def generated(folder: Path, store, train) -> list[Gallery]:
+    """Samples of the prior beside the nearest training shape of each, and the way between two shapes in one row."""
+    found = []
+    samples = [meshes.read(path) for path in sorted((folder / "sample").glob("*.ply"))]
+    if samples:
+        clouds = {mesh.name: sampling.surface(mesh, baseline.POINTS, np.random.default_rng(0))[0] for mesh in samples}
+        near = {name: store.mesh(known[0]) for name, known in baseline.nearest_to(clouds, store, train).items()}
+        rows = [
+            Row(mesh.name, [Part("made", "sample", mesh), Part("known", "nearest training shape", near[mesh.name])])
+            for mesh in samples
+        ]
+        found.append(Gallery("Samples of the prior", rows, rank=None))
+    between = [meshes.read(path) for path in sorted((folder / "between").glob("*.ply"))]
+    if between:
+        last = len(between) - 1
+        parts = [Part("made", f"{i / last:.0%}", mesh) for i, mesh in enumerate(between)]
+        note = "Codes evenly between those of two shapes, both ends included."
+        found.append(Gallery("From one shape to another", [Row("between", parts)], note, rank=None))
+    return found
 
 
 def read_made(folder: Path, name: str) -> Mesh:

@@ -5,6 +5,7 @@ A stage is skipped when its result is there and nothing that it reads has change
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -71,6 +72,19 @@ def reconstruct(record: Record) -> None:
     known = known_codes(record, trained)
     if len(known):
         write_all(trained.extract(known), folder / "known")
+    generate(record, trained, codes if len(rows) else known)
+
+
+def generate(record: Record, trained: model.Model, codes: Codes) -> None:
+    """Meshes of samples of the network's prior, where it has one, and between the first two codes."""
+    count, folder = record.config.generated, record.folder / "meshes"
+    made = {}
+    if count and trained.prior is not None:
+        made["sample"] = trained.sample(count, record.config.seed)
+    if count > 1 and len(codes) > 1:
+        made["between"] = trained.interpolate(codes[0], codes[1], count)
+    for kind, found in made.items():
+        write_all([dataclasses.replace(mesh, name=f"{kind}_{i}") for i, mesh in enumerate(found)], folder / kind)
 
 
 def write_all(made: list[Mesh], folder: Path) -> None:
@@ -104,11 +118,9 @@ def evaluate(record: Record) -> None:
             {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
             for name, row, mesh in zip(names, scores, made, strict=True)
         ]
-    if codes is not None and codes.residual is not None:
-        for row in groups["test"]:
-            one = codes.names.index(row["name"])
-            row |= {"residual": float(codes.residual[one]), "explained": float(codes.explained[one])}
-            row |= {"converged": bool(codes.converged[one]), "stranger": bool(codes.stranger[one])}
+    if codes is not None:
+        about = dict(zip(codes.names, record.task.scored(record.config, trained, store, codes), strict=True))
+        groups["test"] = [row | about[row["name"]] for row in groups["test"]]
     near = baseline.nearest(store, store.select("test"), store.select("train"))
     near = {i: found[0] for i, found in near.items()}
     truths = [(store.mesh(j), store.mesh(i)) for i, j in near.items()]

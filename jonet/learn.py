@@ -27,7 +27,7 @@ from jonet.training.log import Log
 from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 
-TASKS = ("deepsdf", "occnet", "onet_points")
+TASKS = ("deepsdf", "occnet", "onet_points", "onet_voxels", "onet_images", "onet_unconditional")
 
 
 def task(name: str) -> ModuleType:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -15,11 +17,17 @@ def nearest(store: Store, shapes, training, count: int = 1) -> dict[int, list[in
 
     Near is by Chamfer-L1 of surface points in the normalised frame: the mean of the mean distances both ways.
     """
-    clouds = {int(i): store.surface(int(i))[0][:POINTS] for i in (*shapes, *training)}
-    trees = {i: cKDTree(cloud) for i, cloud in clouds.items()}
+    return nearest_to({int(i): store.surface(int(i))[0] for i in shapes}, store, training, count)
+
+
+def nearest_to(clouds: Mapping, store: Store, training, count: int = 1) -> dict:
+    """The same for clouds [N, 3] of the normalised frame by any names; a number of the store is never its own."""
+    clouds = {name: cloud[:POINTS] for name, cloud in clouds.items()}
+    known = {int(j): store.surface(int(j))[0][:POINTS] for j in training}
+    trees = {j: cKDTree(cloud) for j, cloud in known.items()}
     found = {}
-    for i in map(int, shapes):
-        others = [int(j) for j in training if j != i]
-        ways = [trees[j].query(clouds[i])[0].mean() + trees[i].query(clouds[j])[0].mean() for j in others]
-        found[i] = [others[k] for k in np.argsort(ways, kind="stable")[:count]]
+    for name, cloud in clouds.items():
+        tree, others = cKDTree(cloud), [j for j in known if j != name]
+        ways = [trees[j].query(cloud)[0].mean() + tree.query(known[j])[0].mean() for j in others]
+        found[name] = [others[k] for k in np.argsort(ways, kind="stable")[:count]]
     return found

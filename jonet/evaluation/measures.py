@@ -36,6 +36,9 @@ MEASURES = {
     "emd": Measure("EMD", "mean way of 500 points of one surface onto 500 of the other", -1),
     "accuracy": Measure("Accuracy", "mean distance from the rebuilt surface to the true one", -1),
     "completeness": Measure("Completeness", "mean distance from the true surface to the rebuilt one", -1),
+    "reconstruction_error": Measure("Reconstruction error", "cross-entropy of the labelled points, summed", -1),
+    "kl": Measure("KL", "divergence of the posterior from the prior, in nats", -1),
+    "elbo": Measure("−ELBO", "reconstruction error and divergence together: minus the evidence bound", -1),
     "classified": Measure("Classified", "share that is classified rightly"),
 }
 

@@ -187,7 +187,7 @@ def emd(made, true) -> float:
 
 def summary(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
     """Mean and median of every score over shapes."""
-    names = [name for name in WORST if rows and all(name in row for row in rows)]
+    names = [name for name in MEASURES if rows and all(name in row for row in rows)]
     values = {name: [row[name] for row in rows] for name in names}
     return {name: {"mean": float(np.mean(v)), "median": float(np.median(v))} for name, v in values.items()}
 

@@ -63,6 +63,7 @@ class Config:
     surfaces: Surfaces = Surfaces()
     scores: Scoring = Scoring()
     known: int = 8  # training shapes that are rebuilt from their own codes, for comparison
+    generated: int = 6  # samples of the codes' prior, and meshes between two unseen shapes
 
     def __post_init__(self):
         if self.batch_shapes < 1 or self.batch_points < 2 or self.batch_points % 2:
@@ -70,8 +71,8 @@ class Config:
                 f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}: at least one shape, and an "
                 "even number of points, half of them outside and half inside"
             )
-        if self.steps < 1 or self.minutes < 0 or self.known < 0:
-            raise ConfigError("steps is at least 1, minutes and known are 0 or more")
+        if self.steps < 1 or min(self.minutes, self.known, self.generated) < 0:
+            raise ConfigError("steps is at least 1, minutes, known and generated are 0 or more")
 
 
 def small(width: int, depth: int, latent_size: int) -> Specs:
@@ -137,7 +138,7 @@ PARTS = {  # the options that each stage reads
         *("network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points", "draw", "place"),
         *("steps", "minutes"),
     ),
-    "reconstruct": ("fitting", "surfaces", "known"),
+    "reconstruct": ("fitting", "surfaces", "known", "generated"),
     "evaluate": ("scores",),
     "report": (),
 }
@@ -222,6 +223,19 @@ def observe(config: Config, trained: Model, store: Store, rows) -> Codes:
     names = [store.names[i] for i in rows]
     codes = trained.fit([np.asarray(store.samples(i)) for i in rows], names=names)
     return codes.placed([store.similarities[i] for i in rows])
+
+
+def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:
+    """What fitting says of each shape, beside the scores of its mesh."""
+    return [
+        {
+            "residual": float(codes.residual[i]),
+            "explained": float(codes.explained[i]),
+            "converged": bool(codes.converged[i]),
+            "stranger": bool(codes.stranger[i]),
+        }
+        for i in range(len(codes))
+    ]
 
 
 def inputs(config: Config, store: Store, shape: int) -> list:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from typing import Literal
 
 import numpy as np
 
@@ -44,3 +45,79 @@ class Cloud:
     def picture(self, store: Store, shape: int, seed: int) -> Part:
         """The input for the report."""
         return Part("input", f"{self.points} points", self.of(store, shape, seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Voxels:
+    """A coarse voxel grid, as `samples.voxels` makes it."""
+
+    cells: Literal[32] = 32  # a side; the published encoder takes no other
+
+    @property
+    def form(self) -> Inputs:
+        """What the network takes."""
+        return Inputs("voxels", self.cells)
+
+    def draw(self, how: str) -> Draw:
+        """The rows of a step."""
+        return Draw("voxels", 1)
+
+    def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
+        """The input of a shape in evaluation [R, R, R] bool."""
+        return store.voxels(shape)
+
+    def picture(self, store: Store, shape: int, seed: int) -> Part:
+        """The input for the report."""
+        return Part("input", f"{self.cells}³ voxels", store.voxels(shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One of a shape's views; in evaluation the first."""
+
+    size: int = 224  # pixels a side, those of `samples.image_size`
+
+    @property
+    def form(self) -> Inputs:
+        """What the network takes."""
+        return Inputs("images", self.size)
+
+    def draw(self, how: str) -> Draw:
+        """The rows of a step."""
+        return Draw("images", 1)
+
+    def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
+        """The input of a shape in evaluation [H, W, 3] float32 in [0, 1]."""
+        return store.image(shape).astype(np.float32) / 255
+
+    def picture(self, store: Store, shape: int, seed: int) -> Part:
+        """The input for the report."""
+        return Part("input", "the view", store.image(shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Points all through the box with their occupancies: what the latent encoder infers a shape from."""
+
+    points: int = 2048  # of each shape; in training those of the step
+
+    @property
+    def form(self) -> Inputs:
+        """What the network takes."""
+        return Inputs("samples", self.points)
+
+    def draw(self, how: str) -> None:
+        """Nothing beside the points of the step."""
+        return None
+
+    def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
+        """The input of a shape in evaluation [points, 4]: the same whenever it is asked for."""
+        points, inside = store.occupancy(shape)
+        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(store.names[shape].encode())])
+        chosen = rng.permutation(len(points))[: self.points]
+        return np.column_stack([points[chosen].astype(np.float32), inside[chosen]])
+
+    def picture(self, store: Store, shape: int, seed: int) -> Part:
+        """The input for the report: the points inside."""
+        samples = self.of(store, shape, seed)
+        return Part("input", "points inside", samples[samples[:, 3] > 0, :3])

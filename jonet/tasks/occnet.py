@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,13 +59,14 @@ class Config:
     network: ClassifierSpecs = ClassifierSpecs()
     optimizer: Optimizer = Optimizer(own=Schedule("constant", initial=1e-3))  # PyTorch's Adam
     held_out: float = 0.2  # share of the points that validates
-    batch_points: int = 2048  # points of each shape a step
+    batch_points: int = 512  # points of each shape a step
     epochs: int = 200  # passes over the training points; the best validation loss's parameters are kept
     validate_every: int = 1  # epochs between validations
     patience: int = 0  # validations without a better one after which training stops; 0 for never
     surfaces: Surfaces = Surfaces()
     scores: Scoring = Scoring()
     known: int = 24  # shapes that are rebuilt and scored
+    generated: Literal[0] = 0  # parameters of classifiers have nothing between them
 
     def __post_init__(self):
         if not 0 < self.held_out < 1:
@@ -74,12 +75,17 @@ class Config:
             raise ConfigError("batch_points, epochs and validate_every are at least 1; patience and known 0 or more")
 
 
-PRESETS = {"quick": Config(), "small": Config(epochs=2000), "paper": Config(batch_points=1024, epochs=1000)}
+FALLING = Optimizer(own=Schedule("cosine", initial=3e-3, final=1e-5))
+PRESETS = {
+    "quick": Config(optimizer=FALLING, batch_points=1024, epochs=300),
+    "small": Config(optimizer=FALLING, batch_points=512, epochs=1000),
+    "paper": Config(epochs=1000),  # PyTorch's Adam at its one rate
+}
 
 PARTS = {  # the options that each stage reads
     "prepare": ("data", "seed", "shapes", "samples"),
     "train": ("network", "optimizer", "held_out", "batch_points", "epochs", "validate_every", "patience"),
-    "reconstruct": ("surfaces", "known"),
+    "reconstruct": ("surfaces", "known", "generated"),
     "evaluate": ("scores",),
     "report": (),
 }
@@ -182,6 +188,11 @@ def adjusted(config: Config, trained: Model) -> Model:
 def inputs(config: Config, store: Store, shape: int) -> list:
     """What the network was given of a shape, for the report: points all through the box cannot be pictured."""
     return []
+
+
+def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:
+    """What is known of each code beside the scores of its mesh: nothing."""
+    return [{} for _ in codes.names]
 
 
 def summary(unseen: int, known: int) -> str:

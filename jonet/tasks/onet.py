@@ -28,6 +28,7 @@ from jonet.training.optimizers import Optimizer, Schedule
 
 FRAME = "cube"
 ASKED = 8192  # points of each validation shape
+SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=16_384)
 ADAM = Optimizer(shared=Schedule("constant", initial=1e-4), own=Schedule("constant", initial=1e-4))  # as published
 MUON = Optimizer("muon", shared=Schedule("cosine", initial=4e-3, final=4e-5), own=Schedule("constant", initial=1e-3))
 
@@ -39,11 +40,11 @@ class Config:
     data: str = "chair"  # family, families joined by commas, or a folder of meshes
     seed: int = 0  # every draw follows from it
     shapes: Shapes = Shapes(train=600, val_share=0.04)
-    samples: Recipe = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=16_384)
+    samples: Recipe = SAMPLES
     network: Specs = Specs()
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the training's products; parameters are float32
     optimizer: Optimizer = MUON
-    points_sampling: Literal["uniform", "equal"] = "uniform"  # of the box, or half of them inside
+    points_sampling: Literal["uniform", "equal", "surface"] = "uniform"  # of the box, half inside, or near the surface
     batch_shapes: int = 16  # shapes a step (published: 64)
     batch_points: int = 256  # points of each shape a step, K (published: 2048; 1024 of voxels)
     draw: Literal["rows", "windows"] = "rows"  # rows with replacement, or contiguous windows
@@ -55,6 +56,7 @@ class Config:
     surfaces: Surfaces = Surfaces()
     scores: Scoring = Scoring()
     known: int = 8  # training shapes that are rebuilt as well, for comparison
+    generated: int = 6  # meshes between two unseen shapes; of a generative network, also samples of its prior
 
     def __post_init__(self):
         if self.batch_shapes < 1 or self.batch_points < 2 or self.batch_points % 2:
@@ -62,8 +64,14 @@ class Config:
                 f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}: at least one shape, and an "
                 "even number of points"
             )
-        if self.steps < 1 or self.validate_every < 1 or min(self.minutes, self.known, self.patience) < 0:
-            raise ConfigError("steps and validate_every are at least 1; minutes, known and patience are 0 or more")
+        if self.points_sampling == "surface" and not self.samples.near_occupancies:
+            raise ConfigError("points_sampling is surface, so samples.near_occupancies must count points near it")
+        if (
+            self.steps < 1
+            or self.validate_every < 1
+            or min(self.minutes, self.known, self.generated, self.patience) < 0
+        ):
+            raise ConfigError("steps and validate_every are at least 1; minutes, known, generated, patience 0 or more")
 
 
 PARTS = {  # the options that each stage reads
@@ -72,7 +80,7 @@ PARTS = {  # the options that each stage reads
         *("inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes", "batch_points", "draw"),
         *("place", "steps", "minutes", "validate_every", "patience"),
     ),
-    "reconstruct": ("surfaces", "known"),
+    "reconstruct": ("surfaces", "known", "generated"),
     "evaluate": ("scores",),
     "report": (),
 }
@@ -91,8 +99,9 @@ def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
     network = OccupancyNetwork(config.network, jnp.dtype(config.compute_dtype))
     shared, own, statistics = conditional.initial(network, len(rows), key)
     lanes = Lanes.deal(rows, config.batch_shapes, config.seed, parallel.count())
-    sides = "any" if config.points_sampling == "uniform" else "half"
-    points = batches.Draw("occupancy", config.batch_points, config.draw, sides)
+    array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
+    sides = "half" if config.points_sampling == "equal" else "any"
+    points = batches.Draw(array, config.batch_points, config.draw, sides)
     plan = batches.Plan(points, "occupancies", config.inputs.draw(config.draw), getattr(config.inputs, "noise", 0.0))
     if "place" not in chosen:
         fits = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
@@ -173,3 +182,8 @@ def observe(config, trained: Model, store: Store, rows) -> Codes:
 def inputs(config, store: Store, shape: int) -> list:
     """What the network was given of a shape, for the report."""
     return [config.inputs.picture(store, shape, config.seed)]
+
+
+def scored(config, trained: Model, store: Store, codes: Codes) -> list[dict]:
+    """What is known of each code beside the scores of its mesh: nothing."""
+    return [{} for _ in codes.names]

@@ -17,10 +17,10 @@ from jonet.model import Surfaces
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Cloud
-from jonet.tasks.onet import FRAME, PARTS, adjusted, inputs, model, observe, problem, usual_preset
+from jonet.tasks.onet import FRAME, PARTS, adjusted, inputs, model, observe, problem, scored, usual_preset
 from jonet.tasks.shapes import Shapes
 
-__all__ = ["FRAME", "PARTS", "adjusted", "inputs", "model", "observe", "problem", "usual_preset"]
+__all__ = ["FRAME", "PARTS", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
 
 NAME = "onet_points"
 TITLE = "Occupancy Networks from points"

@@ -1,0 +1,99 @@
+"""Occupancy Networks from one image: a picture of a shape becomes the whole shape, in one pass.
+
+Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, sections 3 and 4.2.
+
+    python experiments/run.py --task=onet_images                  a few minutes on 2 cores: unseen chairs rebuilt
+    python experiments/run.py --task=onet_images --data=FOLDER    the same on meshes of your own
+    python experiments/run.py --task=onet_images --preset=paper   the published settings, for accelerators
+
+Each shape is rendered from 24 places by `data/images.py`; a training step sees one of them.  Shapes keep their own
+axes, whatever the camera.  The encoder's weights start at random unless `--weights` names ImageNet's (published), as a
+torchvision .pth or a .safetensors file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from jonet.data.sampling import RECIPES, Recipe
+from jonet.data.store import Store
+from jonet.errors import ConfigError
+from jonet.model import Surfaces
+from jonet.networks.occupancy import Specs
+from jonet.networks.pretrained import imagenet
+from jonet.tasks import onet
+from jonet.tasks.inputs import View
+from jonet.tasks.onet import FRAME, adjusted, inputs, model, observe, scored, usual_preset
+from jonet.tasks.problem import Problem
+from jonet.tasks.shapes import Shapes
+
+__all__ = ["FRAME", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
+
+NAME = "onet_images"
+TITLE = "Occupancy Networks from one image"
+PARTS = {**onet.PARTS, "train": (*onet.PARTS["train"], "weights")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(onet.Config):
+    """Options of the task; the comment beside each is its help."""
+
+    NAME: ClassVar[str] = NAME
+    samples: Recipe = dataclasses.replace(onet.SAMPLES, images=24, image_size=64)
+    inputs: View = View(64)
+    weights: str = ""  # file of ImageNet weights for the encoder to start from; random ones without
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.inputs.size != self.samples.image_size or not self.samples.images:
+            raise ConfigError(
+                f"inputs.size is {self.inputs.size}, but samples.images asks for {self.samples.images} views of "
+                f"{self.samples.image_size} pixels; they must be of one size, and at least one"
+            )
+
+
+def network(width: int, encoder: str, encoder_width: int) -> Specs:
+    """A smaller network of the published kind, for CPUs."""
+    return Specs(encoder=encoder, c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.4)
+
+
+PRESETS = {
+    "quick": Config(network=network(96, "resnet18", 16), minutes=3.0),
+    "small": Config(
+        shapes=Shapes(train=1500, test=48, val_share=0.02),
+        samples=dataclasses.replace(onet.SAMPLES, images=24, image_size=96),
+        inputs=View(96),
+        network=network(128, "resnet18", 32),
+        batch_shapes=32,
+        minutes=45.0,
+    ),
+    "paper": Config(
+        shapes=Shapes(train=30_000, test=8_000, val_share=0.1),
+        samples=dataclasses.replace(RECIPES["onet"], images=24),
+        inputs=View(224),
+        network=Specs(encoder="resnet18"),
+        optimizer=onet.ADAM,
+        batch_shapes=64,
+        batch_points=2048,
+        steps=300_000,
+        validate_every=2000,
+        surfaces=Surfaces(method="mise"),
+    ),
+}
+
+
+def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
+    """As of all conditional tasks, from ImageNet's weights where a file is named."""
+    found = onet.problem(config, store, rows, key, chosen)
+    if not config.weights:
+        return found
+    shared, statistics = found.shared["params"], found.statistics
+    encoder = imagenet(config.weights, shared["encoder"], statistics["encoder"])
+    shared, statistics = shared | {"encoder": encoder[0]}, statistics | {"encoder": encoder[1]}
+    return dataclasses.replace(found, shared={"params": shared}, statistics=statistics)
+
+
+def summary(unseen: int, known: int) -> str:
+    """The report's first sentence."""
+    return f"{unseen} shapes never seen, each rebuilt in one pass from one picture; learned from {known} others."
