@@ -21,6 +21,7 @@ COMMANDS = (  # files of jonet/commands/, in the order of the help; a new verb i
     "train",
     "fit",
     "sample",
+    "complete",
     "evaluate",
     "export",
     "import_",

@@ -35,12 +35,16 @@ class Depth:
     depth: np.ndarray
     normals: np.ndarray | None = None
 
-    def surface(self) -> tuple[np.ndarray, np.ndarray]:
+    def surface(self, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Points [N, 3] that were seen, and their normals [N, 3] towards the camera, float32.
 
-        Normals that were not measured are those of planes through neighbouring points.
+        Normals that were not measured are those of planes through neighbouring points.  limit: at most so many points,
+        drawn from all.
         """
         seen = np.isfinite(self.depth)
+        if limit is not None and seen.sum() > limit:
+            kept = np.random.default_rng(0).choice(np.flatnonzero(seen), limit, replace=False)
+            seen = np.isin(np.arange(seen.size), kept).reshape(seen.shape)
         points = self.camera.unproject(np.where(seen, self.depth, 0))[seen].astype(np.float32)
         if self.normals is not None:
             return points, self.normals[seen].astype(np.float32)
@@ -64,6 +68,15 @@ class Depth:
         else:
             origins = origins[seen]
         return free_space(origins, ends, count, rng, margin=margin, ball=(center, radius))
+
+    def picture(self) -> np.ndarray:
+        """The view as [H, W, 3] uint8: what is near bright, what is far dark, nothing white."""
+        seen = np.isfinite(self.depth)
+        levels = np.full(self.depth.shape, 255.0)
+        if seen.any():
+            near, far = self.depth[seen].min(), self.depth[seen].max()
+            levels[seen] = 215 - 175 * (self.depth[seen] - near) / max(far - near, 1e-12)
+        return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def view(mesh: Mesh | Scene, camera: Camera, noise: float = 0.0, rng: np.random.Generator | None = None) -> Depth:

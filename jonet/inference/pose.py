@@ -13,6 +13,7 @@ many poor minima: a set of turns is tried at once, and fewer of them go on after
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,8 +31,6 @@ from jonet.inference.latents import Fit, FitConfig, joined, known, pieces
 from jonet.inference.observations import HIGH, LOW, WEIGHT, clouds, observe, pack
 from jonet.inference.prior import Prior
 
-SPREAD = 0.5  # how far, about, shift and log-scale lie from those of the ball that a scan is put into
-
 
 @dataclasses.dataclass(frozen=True)
 class PoseConfig:
@@ -40,7 +39,8 @@ class PoseConfig:
     turns: Literal["upright", "any"] = "upright"  # about the vertical, from where tilts of some 30° are found; or all
     tries: int = 16  # turns at the start ("any" wants some hundred)
     keep: tuple[int, ...] = (4, 1, 1)  # how many of them go on after each level of Gauss-Newton
-    radius: float = 1 / 1.03  # of the ball that a scan is put into first: that of shapes in the network's frame
+    radius: float = 1 / 1.03  # of the ball that a scan is put into first; 0 if it has about its place and size already
+    spread: float = 0.5  # how far, about, shift and log-scale lie from where that puts them
     fitting: FitConfig = FitConfig(  # of the code; its method is Gauss-Newton, its starts the tries
         prior=1e-3, gauss_newton=GaussNewton(smooth=(0.03, 0.005, 0.001), phases=(8, 5, 12), steps=3)
     )
@@ -51,8 +51,10 @@ class PoseConfig:
             raise ConfigError(f"method is {self.fitting.method!r}, but code and pose are found by 'gauss_newton' alone")
         if len(self.keep) != levels or self.keep[-1] != 1 or list(self.keep) != sorted(self.keep, reverse=True):
             raise ConfigError(f"keep is {self.keep}, but must be {levels} numbers that do not rise and end with 1")
-        if self.turns not in ("upright", "any") or self.tries < self.keep[0] or not self.radius > 0:
-            raise ConfigError(f"turns must be 'upright' or 'any', tries at least {self.keep[0]}, and radius above 0")
+        if self.turns not in ("upright", "any") or self.tries < self.keep[0]:
+            raise ConfigError(f"turns must be 'upright' or 'any', and tries at least {self.keep[0]}")
+        if not (self.radius >= 0 and self.spread > 0):
+            raise ConfigError(f"radius is {self.radius} and spread {self.spread}, but must be at least and above 0")
 
 
 class PoseFit(NamedTuple):
@@ -94,7 +96,7 @@ def fit_pose(
     fitting = config.fitting
     prior, starts = known(network, shared, statistics, prior, starts, fitting)
     points = clouds(points, "points", 3)
-    balls = [_ball(cloud, config.radius) for cloud in points]
+    balls = [_ball(cloud, config.radius) if config.radius else Similarity() for cloud in points]
     points = [ball(cloud) for ball, cloud in zip(balls, points, strict=True)]
     if free is not None:
         free = [ball(cloud) for ball, cloud in zip(balls, clouds(free, "free", 3, empty=True), strict=False)]
@@ -121,7 +123,8 @@ def _solve(net: Net, packed, prior: Prior, starts, config: PoseConfig):
     count = len(turned)
     still = np.broadcast_to(np.eye(3, dtype=np.float32), (count, 3, 3))
     at = Pose(best, still, np.zeros((count, 3), np.float32), np.zeros(count, np.float32))
-    arguments = methods.penalty(prior, fitting.prior), np.float32(fitting.prior), np.float32(fitting.clamp)
+    stiffness = fitting.prior / config.spread**2
+    arguments = methods.penalty(prior, fitting.prior), np.float32(stiffness), np.float32(fitting.clamp)
     at, converged, tries = methods.levels(
         net, _newton, arguments, turned, at, size, length + 7, config.keep, fitting.gauss_newton
     )
@@ -134,8 +137,9 @@ def _solve(net: Net, packed, prior: Prior, starts, config: PoseConfig):
 
 
 def _newton(net, _, state, data, arguments, limit, smooth, steps):
-    gaussian, weight, clamp = arguments
-    objective = Objective(lambda pose: rows_of(net, pose, clamp), lambda pose: _penalty(pose, gaussian, weight), moved)
+    gaussian, stiffness, clamp = arguments
+    penalty = functools.partial(_penalty, gaussian=gaussian, stiffness=stiffness)
+    objective = Objective(lambda pose: rows_of(net, pose, clamp), penalty, moved)
     return methods.phase(objective, state, data, limit, smooth, steps)
 
 
@@ -180,11 +184,11 @@ def exponential(turn):
     return jnp.eye(3) + sine * cross + versine * cross @ cross
 
 
-def _penalty(pose: Pose, gaussian, weight):
-    """That of the code, and weight · (‖t‖² + (ln s)²) / 2 SPREAD²: value, gradient [L + 7], Hessian."""
+def _penalty(pose: Pose, gaussian, stiffness):
+    """That of the code, and stiffness · (‖t‖² + (ln s)²) / 2: value, gradient [L + 7], Hessian."""
     value, gradient, matrix = methods.quadratic(pose.code, *gaussian)
     loose = jnp.concatenate([jnp.zeros(3), pose.shift, pose.log_scale[None]])
-    stiff = jnp.full(7, weight / SPREAD**2)
+    stiff = jnp.full(7, stiffness)
     return (
         value + stiff @ loose**2 / 2,
         jnp.concatenate([gradient, stiff * loose]),

@@ -1,0 +1,243 @@
+"""Shapes completed from one view: the task in miniature, scans from the shell, and what points of a surface tell."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from test_latents import load_chairs
+from test_run import arguments
+
+import jonet
+from experiments import run
+from jonet import __main__ as shell
+from jonet.data import depth, meshes
+from jonet.data import store as stores
+from jonet.data.meshes import Mesh, Similarity
+from jonet.data.rays import Camera
+from jonet.errors import ConfigError, InputError
+from jonet.inference.latents import FitConfig
+from jonet.inference.pose import PoseConfig
+from jonet.model import Codes, Model, Surfaces
+from jonet.networks.field import fold
+from jonet.tasks import deepsdf_completion as task
+from jonet.tasks.deepsdf_completion import View
+
+
+@pytest.fixture(scope="module")
+def chairs():
+    """A network of chairs, as a model, with surface points and normals of four that it never saw."""
+    found = load_chairs()
+    codes = Codes(found.codes, tuple(f"chair {i}" for i in range(len(found.codes))))
+    model = Model(
+        "deepsdf", found.network, found.shared, {}, "sphere", codes, found.prior, surfaces=Surfaces(resolution=48)
+    )
+    return model, found.points.astype(np.float64), found.normals
+
+
+@pytest.fixture(scope="module")
+def folder(chairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "chairs"
+    chairs[0].save(folder)
+    return folder
+
+
+# The task
+
+
+OPTIONS = ["--task=deepsdf_completion", "--view.pixels=48", "--pose.tries=4", "--pose.keep=1 1 1"]
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "completed"
+    assert run.main(arguments(folder, *OPTIONS)) == 0
+    return folder
+
+
+def test_a_run_shows_view_points_and_the_whole(completed):
+    values = json.loads((completed / "metrics.json").read_text())
+    assert values["task"] == "deepsdf_completion" and {"mesh_completion", "mesh_accuracy"} <= set(values["summary"])
+    page = (completed / "report.html").read_text()
+    assert "the view" in page and "points seen" in page and "one depth view" in page
+
+
+@pytest.mark.parametrize("pose", ["turned", "unknown"])
+def test_a_space_trained_before_and_a_pose_not_known(completed, tmp_path, pose):
+    more = [f"--model={completed}", f"--view.pose={pose}", "--view.noise=0.003", "--known=0"]
+    assert run.main(arguments(tmp_path / "again", *OPTIONS, *more)) == 0
+    values = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert all(0 <= row["turned_by"] <= 180 for row in values["shapes"])
+    ours, theirs = jonet.load(tmp_path / "again"), jonet.load(completed)
+    np.testing.assert_array_equal(ours.codes.values, theirs.codes.values)
+
+
+def test_views_are_the_same_whenever_they_are_asked_for(completed):
+    store, config = stores.open(completed / "store"), task.PRESETS["quick"]
+    one, two = (task.scan(config, store, 7) for _ in range(2))
+    np.testing.assert_array_equal(one.points, two.points)
+    np.testing.assert_array_equal(one.free, two.free)
+    others = task.scan(dataclasses.replace(config, seed=1), store, 7), task.scan(config, store, 6)
+    assert all(other.points.shape != one.points.shape or (other.points != one.points).any() for other in others)
+    turned = task.scan(dataclasses.replace(config, view=View(pose="unknown")), store, 7)
+    np.testing.assert_allclose(turned.way.inverse()(turned.points), one.points, atol=1e-5)
+    np.testing.assert_allclose(turned.normals @ turned.way.rotation, one.normals, atol=1e-5)
+
+
+def test_impossible_views_are_refused():
+    for wrong in ({"pixels": 2}, {"distance": 0.5}, {"noise": -1}):
+        with pytest.raises(ConfigError, match="view"):
+            View(**wrong)
+
+
+# Scans from the shell
+
+
+def turned(up):
+    """A turn of which +y becomes the axis `up`."""
+    sign, axis = -1 if up[0] == "-" else 1, "xyz".index(up[-1])
+    return Rotation.align_vectors(sign * np.eye(3)[axis], [0, 1, 0])[0].as_matrix()
+
+
+def shown(points, normals, eye):
+    """The part that looks at the eye."""
+    facing = np.einsum("nc,nc->n", normals, eye - points) > 0
+    return points[facing], normals[facing]
+
+
+@pytest.mark.parametrize("kind", ["normals", "eye", "whole"])
+def test_a_scan_in_known_pose(chairs, folder, tmp_path, capsys, kind):
+    """Units, place and axes of the scan's own; the chair comes back there."""
+    _, points, normals = chairs
+    way = Similarity(40.0, turned("z"), [3, -1, 2])  # normalised → own
+    eye = np.array([1.5, 1.5, 2.0])
+    seen, facing = (points[0], normals[0]) if kind == "whole" else shown(points[0], normals[0], eye)
+    rows = way(seen) if kind == "eye" else np.column_stack([way(seen), facing @ way.rotation.T])
+    np.savetxt(tmp_path / "scan.xyz", rows)
+    centre, more = way([0, 0, 0]), ["--whole"] if kind == "whole" else []
+    if kind == "eye":
+        more = ["--eye", *map(str, way(eye))]
+    place = ["--pose=known", "--up=z", "--radius", str(40 / 1.03), "--centre", *map(str, centre)]
+    command = ["complete", str(tmp_path / "scan.xyz"), f"--model={folder}", f"--out={tmp_path / 'made'}"]
+    assert shell.main([*command, *place, *more]) == 0
+    assert "explained" in capsys.readouterr().out
+    made = way.inverse().apply(meshes.read(tmp_path / "made" / "scan.ply"))
+    low, high = points[0].min(0), points[0].max(0)
+    np.testing.assert_allclose(made.bounds, [low, high], atol=0.15)
+
+
+def test_a_scan_whose_turn_and_size_are_searched(chairs, folder, tmp_path, capsys):
+    model, points, normals = chairs
+    turn = Rotation.from_euler("y", 130, degrees=True).as_matrix() @ np.eye(3)
+    way = Similarity(0.2, turned("z") @ turn, [5, 5, 5])
+    seen, facing = shown(points[1], normals[1], np.array([1.0, 2.0, 2.0]))
+    np.savez(tmp_path / "scan.npz", points=way(seen), normals=facing @ way.rotation.T)
+    command = ["complete", str(tmp_path / "scan.npz"), f"--model={folder}", f"--out={tmp_path}", "--up=z"]
+    assert shell.main([*command, "--format=obj"]) == 0
+    assert "turned by" in capsys.readouterr().out
+    made = way.inverse().apply(meshes.read(tmp_path / "scan.obj"))
+    low, high = points[1].min(0), points[1].max(0)
+    np.testing.assert_allclose(made.bounds, [low, high], atol=0.25)
+
+
+def test_a_depth_picture(chairs, folder, tmp_path):
+    """A chair of the network's own, seen by a camera that looks down; the result lies in the camera's space."""
+    model, _, _ = chairs
+    (chair,) = model.extract(model.codes[3])
+    pitch = Rotation.from_euler("x", 15, degrees=True).as_matrix()
+    way = Similarity(0.5, pitch @ np.diag([1.0, -1, -1]), [0, 0, 0])
+    way = Similarity(0.5, way.rotation, way.rotation.T @ way.rotation @ np.array([0, 0, 3.0]))
+    view = depth.view(way.apply(chair), Camera(np.zeros(3), np.eye(3), 200.0, (80, 80), (160, 160)))
+    assert np.isfinite(view.depth).sum() > 1000
+    levels = np.where(np.isfinite(view.depth), view.depth * 1000, 60000)
+    Image.fromarray(levels.round().astype(np.uint16)).save(tmp_path / "view.png")
+    command = ["complete", str(tmp_path / "view.png"), f"--model={folder}", f"--out={tmp_path}", "--focal=200"]
+    assert shell.main([*command, "--far=10"]) == 0
+    made = meshes.read(tmp_path / "view.ply")
+    np.testing.assert_allclose(made.bounds, way.apply(chair).bounds, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["nothing.ply"], "no such file"),
+        (["empty.png"], "PNG"),
+        (["scan.npy", "--pose=known", "--radius=0"], "radius"),
+    ],
+)
+def test_scans_that_are_none(folder, tmp_path, capsys, more, said):
+    (tmp_path / "empty.png").write_bytes(b"")
+    np.save(tmp_path / "scan.npy", np.eye(6)[:, :3])
+    command = ["complete", str(tmp_path / more[0]), *more[1:], f"--model={folder}", f"--out={tmp_path}"]
+    assert shell.main(command) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_range_scan_of_triangles_is_a_scan(folder, tmp_path):
+    """An open sheet encloses nothing, and need not."""
+    plane = trimesh.creation.box((0.8, 0.02, 0.8))
+    sheet = Mesh(plane.vertices, plane.faces[plane.face_normals[:, 1] > 0.5])
+    meshes.write(sheet, tmp_path / "seat.ply")
+    assert shell.main(["complete", str(tmp_path / "seat.ply"), f"--model={folder}", f"--out={tmp_path}/made"]) == 0
+
+
+# Surfaces without distances
+
+
+@pytest.mark.parametrize("oriented", [True, False])
+def test_a_whole_cloud_in_own_units(chairs, oriented):
+    """Not f = 0 everywhere: inside and outside are told apart, at any scale, as in the network's own frame."""
+    model, points, normals = chairs
+    way = Similarity(37.0, np.eye(3), [100, -20, 3])
+    given = {"normals": list(normals) if oriented else None}
+    frame = [Similarity(1 / 37, np.eye(3), -37 * np.array([100, -20, 3.0]))] * len(points)
+    own = model.fit(points=[way(p) for p in points], frame=frame, **given)
+    plain = model.fit(points=list(points), **given)
+    np.testing.assert_allclose(own.residual, plain.residual, rtol=0.1, atol=2e-4)
+    field = fold(model.network, model.shared, {}, own.values)
+    far = np.broadcast_to(np.float32([[0.95, 0.95, 0.95], [-0.95, 0.9, 0.95]]), (len(points), 2, 3))
+    assert (np.asarray(field(far)) > 0.05).all()
+    step = 0.03 * normals
+    before, behind = (np.asarray(field((points + s).astype(np.float32))) for s in (step, -step))
+    assert (before > 0).mean() > 0.85 and (behind < before).mean() > 0.9
+    assert (np.abs(field(points.astype(np.float32))) < 0.02).mean() > 0.85
+    boxed = model.fit(points=[way(p) for p in points], frame="own", **given)
+    assert [way.scale for way in boxed.similarities] == pytest.approx([1 / 37] * len(points), rel=0.1)
+
+
+def test_the_free_space_loss_is_the_published_one(chairs):
+    """Places seen through cost |f| where f < 0 and nothing where f > 0 (DeepSDF, section 5)."""
+    from jonet.inference import codes, observations
+
+    rows = observations.of_surface(
+        np.float32([[0, 0, 0]]), None, np.float32([[0.5, 0, 0], [0, 0.5, 0]]), 0.01, None, None
+    )
+    packed = observations.pack(rows, 0.1, None, 0, 0)
+    free = packed[packed[:, observations.SECOND] > 0]
+    values = np.float32([-0.04, 0.07])
+    np.testing.assert_allclose(codes.clamped(values, free, 0.1), [0.04, 0], atol=1e-7)
+    weights = packed[:, observations.WEIGHT]
+    assert weights[packed[:, observations.SECOND] > 0].sum() == pytest.approx(weights.sum() / 2)
+
+
+def test_half_a_chair_is_fitted_by_every_method(chairs):
+    model, points, normals = chairs
+    seen = [shown(p, n, np.array([1.5, 1.5, 2.0])) for p, n in zip(points, normals, strict=True)]
+    rng = np.random.default_rng(0)
+    free = [depth.free_space([1.5, 1.5, 2.0], p, 2000, rng) for p, _ in seen]
+    clouds, facing = [p for p, _ in seen], [n for _, n in seen]
+    for method in ("gauss_newton", "adam", "lbfgs"):
+        found = model.fit(points=clouds, normals=facing, free=free, config=FitConfig(method=method, prior=1e-3))
+        assert (found.residual < 0.02).all(), method
+        field = model.field(found)
+        hidden = np.stack([p + 0.03 * n for p, n in zip(points, normals, strict=True)]).astype(np.float32)
+        assert (np.asarray(field(hidden)) > 0).mean() > 0.8, method
+
+
+def test_scans_belong_to_networks_of_distances(chairs):
+    model = dataclasses.replace(chairs[0], kind="occupancy")
+    with pytest.raises(InputError, match="not fitted"):
+        model.fit_pose([np.eye(3)], config=PoseConfig())
