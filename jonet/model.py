@@ -169,7 +169,6 @@ class Model:
         frame: str | Sequence[Similarity] = "normalised",
         names: Sequence[str] | None = None,
         config: latents.FitConfig | None = None,
-        index: Sequence[int] | None = None,
     ) -> Codes:
         """Codes of shapes that the network never saw, found by optimisation while the network stands still.
 
@@ -177,9 +176,8 @@ class Model:
         [Nᵢ, 3] on surfaces, with outward normals alike (without them, what lies inside is only guessed) and free,
         places known to be outside.  frame: "normalised" (as the network sees space), a list of similarities from own
         units to it, or "own": the box around each shape's points is normalised; then the codes carry the way back.
-        names: of the shapes.  config: settings other than the model's own.  index: numbers that name each shape's
-        random draws, its place in the list if None.  Raises InputError for arrays of wrong shape, of no rows or with
-        NaN, and for a network whose codes come from an encoder or from training.
+        names: of the shapes.  config: settings other than the model's own.  Raises InputError for arrays of wrong
+        shape, of no rows or with NaN, and for a network whose codes come from an encoder or from training.
         """
         if self.kind != "deepsdf":
             raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._way_in()}")
@@ -196,7 +194,6 @@ class Model:
             config=config or self.fitting,
             prior=self.prior,
             starts=None if self.codes is None else self.codes.values,
-            index=index,
         )
         return Codes(names=_names(names, len(found.values)), similarities=similarities, **found._asdict())
 

@@ -17,6 +17,7 @@ import trimesh
 from jonet import bulk, parallel
 from jonet.data.meshes import Mesh
 from jonet.errors import InputError
+from jonet.inference.encode import Inputs
 from jonet.inference.latents import FitConfig
 from jonet.model import Codes, Surfaces
 
@@ -27,9 +28,9 @@ class Balls:
 
     limit: int = 1000
     scale: float = 1.0
-    kind = "deepsdf"
+    kind = "occupancy"
     frame = "sphere"
-    inputs = None
+    inputs = Inputs("points", 200)
     fitting = FitConfig()
     surfaces = Surfaces(resolution=8)
     statistics = ()
@@ -41,13 +42,13 @@ class Balls:
     def shared(self):
         return np.float32(self.scale)
 
-    def fit(self, *, points, normals=None, names, index):
-        """The mean distance of points from the origin, on the devices of this process."""
+    def encode(self, *, points, names):
+        """Twice the mean distance of points from the origin, on the devices of this process."""
         self.seen.append(len(points))
         if len(points) > self.limit:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
         if any("refused" in name for name in names):
-            raise InputError("points in a plane enclose nothing")
+            raise InputError("this shape is refused")
         means = np.array([np.linalg.norm(cloud, axis=1).mean() for cloud in points])
         whole = np.zeros(-(-len(means) // parallel.count()) * parallel.count(), np.float32)
         whole[: len(means)] = means

@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from balls import Balls, write_clouds
@@ -18,9 +20,15 @@ from jonet.bulk.manifest import Manifest, Row
 from jonet.bulk.pipeline import Pipeline, Stages
 from jonet.bulk.shapes import DEFAULT, Settings
 from jonet.commands import fit as verbs
-from jonet.data import meshes
+from jonet.data import meshes, observed
 from jonet.errors import ConfigError, InputError
-from jonet.model import Codes
+from jonet.inference import latents
+from jonet.inference.encode import Inputs
+from jonet.inference.gauss_newton import GaussNewton
+from jonet.inference.latents import FitConfig
+from jonet.model import Codes, Model
+from jonet.networks.deepsdf import Decoder, Specs
+from jonet.training import autodecoder
 
 RADII = np.linspace(1, 3, 11)
 BATCH = Settings(batch=4)
@@ -85,10 +93,10 @@ class Stop(BaseException):
 
 def test_a_stopped_job_goes_on(inputs, tmp_path):
     class Stopping(Balls):
-        def fit(self, **given):
+        def encode(self, **given):
             if len(self.seen) == 2:
                 raise Stop
-            return super().fit(**given)
+            return super().encode(**given)
 
     with pytest.raises(Stop):
         bulk.fit(Stopping(), inputs, tmp_path / "codes.npz", BATCH)
@@ -127,7 +135,7 @@ def test_damaged_inputs_are_rows_and_the_rest_goes_on(inputs, tmp_path, capfd):
     rows = table(tmp_path / "codes")
     assert report.complete and len(rows) == 11
     assert rows["ball_02.npy"]["status"].startswith("failed: ") and "ball_02.npy" in rows["ball_02.npy"]["status"]
-    assert rows["refused.npy"]["status"] == "failed: points in a plane enclose nothing"
+    assert rows["refused.npy"]["status"] == "failed: this shape is refused"
     assert sum(row["status"] == "ok" for row in rows.values()) == 9 == len(Codes.load(tmp_path / "codes.npz"))
     assert "ball_02.npy: failed" in capfd.readouterr().err
     write_clouds(inputs, [2.0], ["ball_02"])
@@ -256,9 +264,31 @@ def test_other_processes_may_read(inputs, tmp_path):
 
 def test_networks_that_take_other_things_say_so(inputs, tmp_path):
     model = Balls()
-    model.kind = "classifier"
+    model.inputs = Inputs("images", 224)
+    with pytest.raises(InputError, match="takes images"):
+        bulk.fit(model, inputs, tmp_path / "codes.npz", DEFAULT)
+    model.inputs = None
     with pytest.raises(InputError, match="knows only the shapes"):
         bulk.fit(model, inputs, tmp_path / "codes.npz", DEFAULT)
+
+
+def test_fitted_codes_are_those_of_the_plain_call(inputs, tmp_path):
+    """Two at once in bulk, whatever their order; one alone without it."""
+    network = Decoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
+    shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centred")
+    fitting = FitConfig(starts=1, gauss_newton=GaussNewton((1024,), (0.01,), (1,), 1))
+    trained = Model("deepsdf", network, shared, {}, "sphere", Codes(np.asarray(codes), tuple("abc")), fitting=fitting)
+    np.save(inputs / "plane.npy", np.pad(np.random.default_rng(0).uniform(0, 1, (50, 2)), ((0, 0), (0, 1))))
+    bulk.fit(trained, inputs, tmp_path / "codes.npz", Settings(batch=2))
+    found = Codes.load(tmp_path / "codes.npz")
+    assert "enclose nothing" in table(tmp_path / "codes")["plane.npy"]["status"] and len(found) == 11
+    one = observed.read(inputs / "ball_07.npy")
+    alone = latents.fit(
+        network, shared, {}, points=[one.points], index=[zlib.crc32(b"ball_07") >> 1], config=fitting, starts=codes
+    )
+    np.testing.assert_allclose(found["ball_07"].values, alone.values, rtol=1e-5)
+    np.testing.assert_allclose(found["ball_07"].residual, alone.residual, rtol=1e-5)
+    assert np.ptp(found.values[:, 0]) > 0
 
 
 def test_two_processes_take_a_share_each(inputs, tmp_path):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import time
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +15,12 @@ import numpy as np
 
 from jonet import config as configs
 from jonet import parallel
+from jonet.bulk.inputs import Held, encoded, find, kind, names, reader, rows_seen, safe
 from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Manifest, Row
 from jonet.bulk.pipeline import Outcome, Pipeline, Stages
-from jonet.data import clouds, meshes, observed
+from jonet.data import clouds, meshes
 from jonet.data.meshes import Mesh
-from jonet.data.observed import Observed
-from jonet.errors import ConfigError, InputError
+from jonet.errors import ConfigError
 from jonet.inference.observations import COLUMNS
 from jonet.model import Codes, Model
 
@@ -89,7 +86,7 @@ def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, pro
             Codes.joined([Codes.load(path) for path in parts]).save(joined)
 
     sources = {key: (path, named[key]) for key, path in files.items()}
-    stages = Stages(_reader(model), _kind(model), lambda shapes: _each(encoded(model, shapes)), write)
+    stages = Stages(reader(model), kind(model), lambda shapes: _each(encoded(model, shapes)), write)
     job = {"verb": "fit", **_of(model)}
     return _run(folder, job, files, sources, stages, settings, _bytes(model), progress, join)
 
@@ -108,13 +105,13 @@ def reconstruct(
     files, folder = find(inputs), Path(out)
     named, cells = names(files), resolution or model.surfaces.resolution
 
-    def solve(shapes: list[Observed]) -> list[tuple[Codes, Mesh]]:
+    def solve(shapes: list[Held]) -> list[tuple[Codes, Mesh]]:
         codes = encoded(model, shapes)
         return list(zip(_each(codes), _meshes(model, codes, cells), strict=True))
 
     job = {"verb": "reconstruct", "resolution": cells, "format": form, **_of(model)}
     sources = {key: (path, named[key]) for key, path in files.items()}
-    stages = Stages(_reader(model), _kind(model), solve, _writer(folder, named, form))
+    stages = Stages(reader(model), kind(model), solve, _writer(folder, named, form))
     return _run(folder, job, files, sources, stages, settings, max(_bytes(model), PER_CELL * cells**2), progress)
 
 
@@ -142,7 +139,7 @@ def extract(
             raise ConfigError(f"{source}: two codes are named {Counter(whole.names).most_common(1)[0][0]!r}")
         files = dict.fromkeys(rows, source)
         sources, read = rows, whole.__getitem__
-        named = {key: _safe(key) for key in rows}
+        named = {key: safe(key) for key in rows}
     if not files:
         raise ConfigError(f"{source} holds no codes")
 
@@ -155,42 +152,6 @@ def extract(
     job = {"verb": "extract", "resolution": cells, "format": form, **_of(model)}
     stages = Stages(read, together, solve, _writer(folder, named, form))
     return _run(folder, job, files, sources, stages, settings, PER_CELL * cells**2, progress)
-
-
-def encoded(model: Model, shapes: Sequence[Observed]) -> Codes:
-    """The codes of observations of one kind, fitted or encoded as the network takes them."""
-    given = {name: [getattr(shape, name) for shape in shapes] for name in shapes[0].kind}
-    called = [shape.name for shape in shapes]
-    if model.inputs is None:
-        index = [zlib.crc32(name.encode()) >> 1 for name in called]  # draws depend on the name, not on the batch
-        codes = model.fit(**given, names=called, index=index)
-    else:
-        codes = model.encode(points=given["points"], names=called)
-    return codes.placed([shape.similarity for shape in shapes])
-
-
-def find(inputs) -> dict[str, Path]:
-    """Usable files by the name that the manifest gives them: the path below the folder that was named."""
-    found: dict[str, Path] = {}
-    for given in [inputs] if isinstance(inputs, str | Path) else inputs:
-        for path in observed.find(given):
-            key = path.relative_to(given).as_posix() if Path(given).is_dir() else path.name
-            found[key if found.get(key, path) == path else path.as_posix()] = path
-    if not found:
-        raise ConfigError(f"no usable mesh or cloud in {inputs}")
-    return found
-
-
-def names(files: dict[str, Path]) -> dict[str, str]:
-    """What is made of each input is called like it, without the suffix where that is enough."""
-    short = {key: _safe(str(PurePosixPath(key).with_suffix(""))) for key in files}
-    twice = {name for name, count in Counter(short.values()).items() if count > 1}
-    return {key: _safe(key.replace(".", "_")) if name in twice else name for key, name in short.items()}
-
-
-def _safe(name: str) -> str:
-    """A name as a path that stays below its folder."""
-    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")) or "unnamed"
 
 
 def _run(
@@ -240,13 +201,7 @@ def batch_size(each: int) -> int:
 
 def _bytes(model: Model) -> int:
     """What the observations of one shape take, with copies."""
-    return 4 * model.fitting.starts * (_rows(model) or clouds.LIMIT) * COLUMNS * 4
-
-
-def _rows(model: Model) -> int | None:
-    """How many observations of a shape its fit looks at, None for all."""
-    fitting = model.fitting
-    return {"gauss_newton": max(fitting.gauss_newton.points), "lbfgs": fitting.lbfgs.points}.get(fitting.method)
+    return 4 * model.fitting.starts * (rows_seen(model) or clouds.LIMIT) * COLUMNS * 4
 
 
 def _of(model: Model) -> dict[str, Any]:
@@ -259,30 +214,6 @@ def _of(model: Model) -> dict[str, Any]:
         "fitting": configs.to_dict(model.fitting),
         "surfaces": configs.to_dict(model.surfaces),
     }
-
-
-def _reader(model: Model) -> Callable[[tuple[Path, str]], Observed]:
-    """Reads (file, name); it can be sent to other processes."""
-    if model.inputs is None and model.kind != "deepsdf":
-        raise InputError("this network knows only the shapes that it was trained on, and takes no others")
-    if model.inputs is not None and model.inputs.kind != "points":
-        raise InputError(f"this network takes {model.inputs.kind}, and files of meshes and clouds hold none")
-    return functools.partial(_read, model.frame, model.inputs is not None)
-
-
-def _read(frame: str, surface: bool, source: tuple[Path, str]) -> Observed:
-    path, name = source
-    return observed.read(path, frame, surface=surface)._replace(name=name)
-
-
-def _kind(model: Model):
-    """Inputs of one kind and about one number of rows go together."""
-    most = _rows(model) or 2**62
-
-    def together(shape: Observed):
-        return shape.kind, min(most, len(getattr(shape, shape.kind[0]))).bit_length()
-
-    return together
 
 
 def _each(codes: Codes) -> list[Codes]:

@@ -89,8 +89,24 @@ def fit(
     list); 0, 1, … if None.  A shape's code depends on its own observations, seed and index alone.
     Raises InputError for arrays of wrong shape or with NaN.
     """
-    prior, starts = known(network, shared, statistics, prior, starts, config)
+    known(network, shared, statistics, prior, starts, config)  # before the work
     shapes, index = observe(samples, points, normals, free, index, offset=config.offset, box=box, seed=config.seed)
+    return solve(network, shared, statistics, shapes, index, config=config, prior=prior, starts=starts)
+
+
+def solve(
+    network,
+    shared,
+    statistics,
+    shapes: list[Rows],
+    index: np.ndarray,
+    *,
+    config: FitConfig = FitConfig(),
+    prior: Prior | None = None,
+    starts=None,
+) -> Fit:
+    """`fit` of what `observations.observe` made of the arrays, which takes the host a while and needs no network."""
+    prior, starts = known(network, shared, statistics, prior, starts, config)
     with jax.default_matmul_precision("highest"):
         net = Net(network, *parallel.replicate((shared, statistics)))
         results = [_solve(net, shapes[some], index[some], prior, starts, config) for some in pieces(len(shapes))]
