@@ -66,13 +66,12 @@ def compare(
     """Medians of interleaved repeats, after each side has run once.
 
     ours(): one run, which ends when its results are there.  program, arguments, run: the peers' (see `peer.__main__`).
-    operations: of the matrix products in one of our runs.  sides: other things of ours to be timed in the peers' place.
+    operations: of the matrix products in one of our runs.  sides: other things of ours to be timed in the peers' place,
+    compiled before.
     """
     ours()
     answers = {name: peer.start(program, arguments or {}) for name, peer in bench.peers.items() if program}
     others = dict(sides or {})
-    for side in others.values():
-        side()
     taken: dict[str, list[float]] = {"ours": [], **{name: [] for name in [*answers, *others]}}
     rates, last = [], {}
     machine.peak(reset=True)

@@ -17,6 +17,7 @@ from jonet.errors import InputError, require
 from jonet.networks.layers import BLOCK
 
 DISPATCH = 1024  # blocks a device at most in one dispatch: 2²⁰ points
+UNITS = 512  # blocks at once times units of a layer: so many keep their activations in a CPU's cache (2 MB)
 
 
 @struct.dataclass
@@ -172,7 +173,7 @@ def _evaluate_share(gradient: bool):
     def evaluate(fields: Field, shape, points, count):
         """One device's share: shape [1, K], points [1, K, 1024, 3], of which the first `count` blocks are evaluated."""
         shape, points = shape[0], points[0]
-        group = min(len(points), _group())
+        group = min(len(points), _group(fields.shared))
 
         def block(owner, block_points):
             own = jax.tree.map(lambda leaf: leaf[owner], fields.own)
@@ -181,27 +182,33 @@ def _evaluate_share(gradient: bool):
             values, back = jax.vjp(lambda p: fields.architecture(fields.shared, own, p), block_points)
             return values, *back(jnp.ones_like(values))
 
-        def some(step, out):
-            where = step * group
-            owners = jax.lax.dynamic_slice_in_dim(shape, where, group)
-            inputs = jax.lax.dynamic_slice_in_dim(points, where, group)
-            results = jax.vmap(block)(owners, inputs) if group > 1 else [r[None] for r in block(owners[0], inputs[0])]
+        def some(where, size, out):
+            owners = jax.lax.dynamic_slice_in_dim(shape, where, size)
+            inputs = jax.lax.dynamic_slice_in_dim(points, where, size)
+            results = jax.vmap(block)(owners, inputs) if size > 1 else [r[None] for r in block(owners[0], inputs[0])]
             return [
                 jax.lax.dynamic_update_slice_in_dim(o, r.astype(o.dtype), where, 0)
                 for o, r in zip(out, results, strict=True)
             ]
 
         out = [jnp.zeros(points.shape[:2])] + ([jnp.zeros(points.shape)] if gradient else [])
-        out = jax.lax.fori_loop(0, -(-count // group), some, out)
+        alone = jax.default_backend() == "cpu"  # there, what does not fill a group is evaluated block by block
+        groups = count // group if alone else -(-count // group)
+        out = jax.lax.fori_loop(0, groups, lambda step, out: some(step * group, group, out), out)
+        if alone and group > 1:
+            out = jax.lax.fori_loop(groups * group, count, lambda step, out: some(step, 1, out), out)
         return [o[None] for o in out]
 
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT, parallel.REPLICATED)
     return parallel.pmap(evaluate, specs, parallel.SPLIT)
 
 
-def _group() -> int:
-    """Blocks at once: one keeps activations in a CPU's cache, many fill an accelerator."""
-    return 1 if jax.default_backend() == "cpu" else 64
+def _group(shared) -> int:
+    """Blocks at once, a power of two: as many as a CPU's cache holds; many fill an accelerator."""
+    if jax.default_backend() != "cpu":
+        return 64
+    widths = [leaf.shape[-1] for leaf in jax.tree.leaves(shared) if leaf.ndim > 1]
+    return 1 << max(1, UNITS // max(widths)).bit_length() - 1 if widths else 1  # shapes may share no matrices
 
 
 _evaluate = {gradient: _evaluate_share(gradient) for gradient in (False, True)}
