@@ -160,7 +160,7 @@ def slices(store) -> list[Slice]:
     found = []
     for i in (doubtful + others)[:SLICES]:
         verdict, mesh = store.verdicts[i], store.mesh(i)
-        method = verdict.method if store.sign == "auto" else store.sign
+        method = verdict.method if store.sign in ("auto", "fusion") else store.sign
         solid = sampling.Solid(mesh, method)
         box = mesh.bounds + 0.04 * np.ptp(mesh.bounds, axis=0).max() * np.array([[-1], [1]])
         found.append(

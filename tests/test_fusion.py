@@ -1,12 +1,15 @@
 """Fused meshes are closed, face outwards and lie about a voxel outside of what went in, however that was wound."""
 
+import functools
+
 import numpy as np
 import pytest
 import trimesh
 
 from jonet.data import families, fusion, meshes
 from jonet.data.meshes import Mesh, examine
-from jonet.data.sampling import signed_distances, surface
+from jonet.data.sampling import Recipe, signed_distances, surface
+from jonet.data.sources import MeshFile
 from jonet.errors import InputError, MeshError
 
 SOME = np.random.default_rng(0)
@@ -89,6 +92,23 @@ def test_awkward_meshes_are_closed(data, name):
     assert fused.watertight and fused.volume > 0 and examine(fused).method == "exact"
     np.testing.assert_allclose(fused.bounds, mesh.bounds, atol=3 * step)
     assert (signed_distances(fused, surface(mesh, 2000, SOME)[0]) < 0.5 * step).mean() > 0.97
+
+
+def test_samples_of_a_fused_mesh(monkeypatch, tmp_path):
+    """A bucket of sheets becomes a solid with an inside; the store would hold the closed mesh."""
+    monkeypatch.setattr(fusion, "fuse", functools.partial(fusion.fuse, resolution=48, views=30))
+    box = trimesh.creation.box((2, 2, 2))
+    meshes.write(Mesh(box.vertices, box.faces[box.face_normals[:, 1] < 0.5]), tmp_path / "bucket.ply")
+    recipe = Recipe(near=2000, uniform=500, surface=500, occupancies=2000)
+    source = MeshFile("bucket", path=tmp_path / "bucket.ply")
+    shape = source.shape(recipe, seed=0, frame="cube", sign="fusion")
+    mesh = Mesh(shape.rows["vertices"][0], shape.rows["faces"][0])
+    assert mesh.watertight and shape.verdict.method == "exact" and "Before: Open" in shape.verdict.reason
+    inside = shape.rows["sdf"][1]
+    np.testing.assert_allclose(inside[:, 3], signed_distances(mesh, inside[:, :3]), atol=1e-5)
+    np.testing.assert_allclose(shape.similarity.scale, 0.5)  # of the mesh as it came
+    points = shape.rows["occupancy"][1]
+    assert 0.1 < len(points) / 2000 and np.abs(points).max() < 0.55
 
 
 def test_what_cannot_be_fused():

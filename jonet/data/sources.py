@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jonet.data import families, images, meshes, sampling, voxels
+from jonet.data import families, fusion, images, meshes, sampling, voxels
 from jonet.data.files import SUFFIXES
 from jonet.data.meshes import Mesh, Similarity, Verdict, examine, orient
 from jonet.data.sampling import Recipe, Solid
@@ -72,12 +72,17 @@ class Source:
     def shape(self, recipe: Recipe, *, seed: int, frame: str, sign: str) -> Shape:
         """The samples: a function of the mesh, the name and these settings, drawn in any process and order alike.
 
-        sign: a method of `sampling.METHODS`, or `auto`: as the mesh's verdict has it.
+        sign: a method of `sampling.METHODS`, or `auto`: as the mesh's verdict has it, or `fusion`: of the closed mesh
+        that `fusion.fuse` makes, which takes the mesh's place.
         Raises MeshError where the mesh has no inside that could be learned.
         """
         mesh = dataclasses.replace(self.load(), name=self.name)
         verdict = examine(mesh)
         mesh, similarity = meshes.normalize(orient(mesh, verdict), frame)
+        if sign == "fusion":
+            mesh, before, sign = fusion.fuse(mesh), verdict.reason, "auto"
+            verdict = examine(mesh)
+            verdict = dataclasses.replace(verdict, reason=f"Fused, now {verdict.reason.lower()} Before: {before}")
         mesh = Mesh(mesh.vertices.astype(np.float32), mesh.faces, name=self.name)  # as it is stored
         solid = Solid(mesh, verdict.method if sign == "auto" else sign)
         rows: dict[str, tuple[np.ndarray, ...]] = {"vertices": (mesh.vertices,), "faces": (mesh.faces,)}

@@ -42,7 +42,7 @@ from jonet.errors import ConfigError, StoreError
 __all__ = ["MeshFile", "Packed", "Procedural", "Shape", "Source", "Store", "build", "discover", "open"]
 
 VERSION = 1
-SIGNS = ("auto", *sampling.METHODS)
+SIGNS = ("auto", *sampling.METHODS, "fusion")
 BLOCK = 1 << 26  # bytes read at once
 AGAIN = "remove the folder and build it again"
 
@@ -190,10 +190,10 @@ def build(
 ) -> Store:
     """Samples shapes into a store, or goes on where that was cut short, or opens the store that is there.
 
-    sign: `auto` follows each mesh's verdict, a method of `sampling.METHODS` overrides it. executor: any of
-    concurrent.futures whose workers see the folder; else processes are spawned where that saves time. The result does
-    not depend on it. A mesh that cannot be used is a warning and an entry in `skipped`. While it is made, a store
-    takes its place on the disk twice.
+    sign: `auto` follows each mesh's verdict, a method of `sampling.METHODS` overrides it, `fusion` first closes each
+    mesh (`fusion.fuse`). executor: any of concurrent.futures whose workers see the folder; else processes are spawned
+    where that saves time. The result does not depend on it. A mesh that cannot be used is a warning and an entry in
+    `skipped`. While it is made, a store takes its place on the disk twice.
     Raises StoreError where the folder holds something else, or a store of other settings or shapes (remove it to make
     it anew), or if no shape is left.
     """

@@ -21,7 +21,8 @@ class Shapes:
     val_share: float = 0.0  # share of the training shapes that is kept for validation where the data name none
     split: str = ""  # split files: DeepSDF's JSON, or lists named train, test and val, joined by commas
     category: str = ""  # of ShapeNet, by folder or name, joined by commas
-    sign: Literal["auto", "exact", "winding", "views"] = "auto"  # how inside is told; auto follows each mesh's verdict
+    # how inside is told: as each mesh's verdict has it, or one way for all; fusion closes every mesh first
+    sign: Literal["auto", "exact", "winding", "views", "fusion"] = "auto"
 
     def __post_init__(self):
         if self.train < 1 or self.test < 0:
