@@ -69,7 +69,7 @@ def reconstruct(record: Record) -> None:
         codes = record.task.observe(record.config, trained, store, rows)
         codes.save(record.folder / "codes.npz")
         write_all(trained.extract(codes), folder / "test")
-    known = known_codes(record, trained)
+    known = known_codes(record, store, trained)
     if len(known):
         write_all(trained.extract(known), folder / "known")
     generate(record, trained, codes if len(rows) else known)
@@ -93,9 +93,11 @@ def write_all(made: list[Mesh], folder: Path) -> None:
             meshes.write(mesh, folder / f"{mesh.name}.ply")
 
 
-def known_codes(record: Record, trained: model.Model) -> Codes:
-    """The training codes that are rebuilt for comparison."""
-    return trained.codes[evenly(len(trained.codes), record.config.known)]
+def known_codes(record: Record, store: stores.Store, trained: model.Model) -> Codes:
+    """The training codes that are rebuilt for comparison, of shapes that the store holds."""
+    names = set(store.names)
+    present = [i for i, name in enumerate(trained.codes.names) if name in names]
+    return trained.codes[[present[i] for i in evenly(len(present), record.config.known)]]
 
 
 def evaluate(record: Record) -> None:
@@ -106,7 +108,7 @@ def evaluate(record: Record) -> None:
     index = {name: i for i, name in enumerate(store.names)}
     scoring = record.config.scores
     groups = {}
-    for group, chosen in (("test", codes), ("known", known_codes(record, trained))):
+    for group, chosen in (("test", codes), ("known", known_codes(record, store, trained))):
         names = () if chosen is None else chosen.names
         folder = record.folder / "meshes" / group
         ways = [store.similarities[index[name]] for name in names]

@@ -27,7 +27,7 @@ from jonet.training.log import Log
 from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 
-TASKS = ("deepsdf", "occnet", "onet_points", "onet_voxels", "onet_images", "onet_unconditional")
+TASKS = ("deepsdf", "deepsdf_completion", "occnet", "onet_points", "onet_voxels", "onet_images", "onet_unconditional")
 
 
 def task(name: str) -> ModuleType:
@@ -87,11 +87,18 @@ def prepare(record: Record, executor=None) -> Store:
 
 
 def fit_network(record: Record, store: Store) -> Model:
-    """Trains a run's network on the training shapes of a store, from its newest checkpoint, and saves the model."""
+    """Trains a run's network on the training shapes of a store, from its newest checkpoint, and saves the model.
+
+    Where the task hands over a model that was trained before, that is saved as the run's own.
+    """
     config, folder = record.config, record.folder
     rows = store.select("train")
     key = parallel.fold(jax.random.key(config.seed), "train")
-    problem: Problem = record.task.problem(config, store, rows, key, dict(record.chosen))
+    problem: Problem | Model = record.task.problem(config, store, rows, key, dict(record.chosen))
+    if isinstance(problem, Model):
+        if parallel.is_main():
+            problem.save(folder / "model")
+        return problem
     loop = Loop(problem.loss, problem.optimizer.build(), problem.batches, key, lookup=problem.lookup)
     start = lambda: loop.start(problem.shared, problem.own, problem.statistics)  # noqa: E731
     chosen = problem.chosen

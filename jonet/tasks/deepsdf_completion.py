@@ -63,7 +63,7 @@ class Config(deepsdf.Config):
 def _completing(config: deepsdf.Config, **changes) -> Config:
     """The options of a DeepSDF, and of completion with it."""
     parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return Config(**parts | {"fitting": FitConfig(prior=1e-3)} | changes)
+    return Config(**parts | {"fitting": FitConfig(prior=1e-3), "generated": 0} | changes)
 
 
 PRESETS = {
