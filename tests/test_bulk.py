@@ -210,7 +210,7 @@ def test_a_trial_projects_what_all_would_take(inputs, tmp_path, capsys):
     report = bulk.reconstruct(Balls(), inputs, Options.out, Settings(limit=4, batch=2))
     assert [row.file for row in report.outcome.rows] == [f"ball_{i:02d}.npy" for i in (0, 2, 5, 8)]
     progress = verbs.Progress(Options)
-    progress.first = report.outcome._replace(rows=report.outcome.rows[:2], seconds=100.0)
+    progress.first = report.outcome._replace(solved=2, seconds=100.0)
     progress.end(report._replace(outcome=report.outcome._replace(seconds=1900.0), size=4 * 10**9))
     said = capsys.readouterr().out
     assert "7 inputs are left: about 1.8 hours and 7 GB" in said  # 900 s an input after the first batch

@@ -29,11 +29,13 @@ class Stages(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a call did.  seconds: on the clock.  solving: of these, while a batch was being solved."""
+    """What a call did.  seconds: on the clock.  solving: of these, while a batch was being solved.  solved: inputs that
+    were, or that failed; their rows may still be on the way."""
 
     rows: list[Row]
     seconds: float
     solving: float
+    solved: int
 
 
 class _Item(NamedTuple):
@@ -49,7 +51,7 @@ class Pipeline:
         """batch: inputs that are solved at once.  executor: reads; threads if None."""
         self.stages, self.manifest, self.batch, self.executor = stages, manifest, batch, executor
         self.rows: list[Row] = []
-        self.solving = 0.0
+        self.solving, self.solved = 0.0, 0
         self._written: collections.deque[Future] = collections.deque()
 
     def run(self, sources: Mapping[str, Any], progress: Callable[[Outcome], None] = lambda outcome: None) -> Outcome:
@@ -59,7 +61,7 @@ class Pipeline:
         """
         begun = time.monotonic()
         groups: dict[Hashable, list[_Item]] = collections.defaultdict(list)
-        now = lambda: Outcome(self.rows, time.monotonic() - begun, self.solving)  # noqa: E731
+        now = lambda: Outcome(list(self.rows), time.monotonic() - begun, self.solving, self.solved)  # noqa: E731
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
             try:
                 for item in self._read(iter(sources.items()), self.executor or readers):
@@ -122,6 +124,7 @@ class Pipeline:
             finally:
                 took = time.monotonic() - begun
                 self.solving += took
+            self.solved += len(piece)
             for item, result in zip(piece, results, strict=True):
                 seconds = item.seconds + took / len(piece)
                 self._written.append(writers.submit(self._write, item.key, result, seconds))
@@ -144,6 +147,7 @@ class Pipeline:
     def _fail(self, key: str, error: Exception) -> None:
         row = failure(key, error)
         self.manifest.add(row)
+        self.solved += 1
         self.rows.append(row)
         print(f"{key}: {row.status}", file=sys.stderr)
 

@@ -86,18 +86,18 @@ class Progress:
 
     def __call__(self, outcome: Outcome) -> None:
         if self.first is None:
-            self.first = outcome._replace(rows=list(outcome.rows))
+            self.first = outcome
         if time.monotonic() - self.said > self.EVERY:
             self.said = time.monotonic()
             failed = sum(row.failed for row in outcome.rows)
-            pace = 60 * len(outcome.rows) / outcome.seconds
-            print(f"{len(outcome.rows)} done · {failed} failed · {pace:.0f} a minute", file=sys.stderr)
+            pace = 60 * outcome.solved / outcome.seconds
+            print(f"{outcome.solved} done · {failed} failed · {pace:.0f} a minute", file=sys.stderr)
 
     def pace(self, outcome: Outcome) -> float:
         """Seconds an input, without the first batch if there are others."""
-        count, seconds = len(outcome.rows), outcome.seconds
-        if self.first is not None and count > len(self.first.rows):
-            count, seconds = count - len(self.first.rows), seconds - self.first.seconds
+        count, seconds = outcome.solved, outcome.seconds
+        if self.first is not None and count > self.first.solved:
+            count, seconds = count - self.first.solved, seconds - self.first.seconds
         return seconds / count
 
     def end(self, report: Report) -> None:
@@ -118,7 +118,8 @@ class Progress:
             kinds[row.status.split(":")[0]] += 1
         counts = " · ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
         print(
-            f"{counts} · {60 * len(outcome.rows) / outcome.seconds:.0f} a minute, "
+            f"{counts} · {60 * len(outcome.rows) / outcome.seconds:.0f} a minute "
+            f"({60 / self.pace(outcome):.0f} after the first batch), "
             f"{outcome.solving / outcome.seconds:.0%} of the time solving: {out}"
         )
         left = report.inputs - report.before - len(outcome.rows)
