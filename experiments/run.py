@@ -22,6 +22,7 @@ def parse(arguments: list[str]):
 
     from experiments import stages
     from jonet import learn
+    from jonet.commands.options import DISTRIBUTED
     from jonet.errors import ConfigError
 
     top = argparse.ArgumentParser(prog="experiments/run.py", add_help=False, allow_abbrev=False, description=__doc__)
@@ -29,6 +30,8 @@ def parse(arguments: list[str]):
     top.add_argument("--preset", help="quick (minutes on a laptop; the default), small (an hour), paper (as published)")
     top.add_argument("--workdir", type=Path, help="where everything is written (default: runs/TASK-PRESET)")
     top.add_argument("--stages", default=",".join(stages.STAGES), help="comma-separated; the default is all, in order")
+    names, settings = DISTRIBUTED
+    top.add_argument(*names, **settings)
     options, rest = top.parse_known_args(arguments)
     task = learn.task(options.task)
     options.preset = options.preset or task.usual_preset(_data(rest))
@@ -67,7 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         task, config, options = parse(arguments)
         from experiments import stages
+        from jonet import parallel
 
+        if options.distributed is not None:
+            parallel.join(options.distributed)
         stages.run(task, config, options.workdir, options.stages)
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -26,6 +26,7 @@ from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
+from jonet.training.watch import agreed
 
 TASKS = ("deepsdf", "deepsdf_completion", "occnet", "onet_points", "onet_voxels", "onet_images", "onet_unconditional")
 
@@ -137,7 +138,7 @@ def planned_steps(loop: Loop, state, minutes: float) -> int:
             begun = time.perf_counter()
             state, metrics, _ = loop.advance(state, data, count, steps)
             jax.block_until_ready(metrics)
-            seconds = time.perf_counter() - begun
+            seconds = agreed(time.perf_counter() - begun)  # so that all processes plan alike
         if count < steps:
             break
     return max(1, int(minutes * 60 * count / seconds))

@@ -22,6 +22,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jonet.errors import ConfigError
+
 AXIS = "devices"
 REPLICATED = P()
 SPLIT = P(AXIS)  # the leading axis is dealt over devices
@@ -94,9 +96,21 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def join(address: str | None = None, processes: int | None = None, index: int | None = None) -> None:
-    """Makes this process one of many (`jax.distributed`); without arguments JAX asks the cluster it runs in."""
-    jax.distributed.initialize(address, num_processes=processes, process_id=index)
+def join(where: str = "") -> None:
+    """Makes this process one of many (`jax.distributed`), before anything is computed.
+
+    where: "ADDRESS:PORT,N,I" of the first process, how many there are, and which one this is; "" asks the cluster that
+    JAX finds itself in (Slurm, Open MPI, Kubernetes, TPU pods).
+    """
+    if not where:
+        jax.distributed.initialize()
+        return
+    try:
+        address, count, index = where.split(",")
+        place = {"num_processes": int(count), "process_id": int(index)}
+    except ValueError as error:
+        raise ConfigError(f"processes are given as ADDRESS:PORT,N,I, but this is {where!r}") from error
+    jax.distributed.initialize(address, **place)
 
 
 def pmap(fn: Callable, in_specs, out_specs, donate: Sequence[int] = ()) -> Callable:
@@ -146,6 +160,14 @@ def replicate(tree):
 def split(tree):
     """Host arrays, whole in every process, dealt over the devices along their leading axis."""
     return _place(tree, SPLIT)
+
+
+def split_by(shape: tuple[int, ...], share: Callable[[int], np.ndarray]) -> jax.Array:
+    """An array dealt over the devices along its leading axis; share(number of a device) gives that device's part."""
+    each = shape[0] // count()
+    return jax.make_array_from_callback(
+        shape, NamedSharding(mesh(), SPLIT), lambda where: share((where[0].start or 0) // each)
+    )
 
 
 def _place(tree, spec):

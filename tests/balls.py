@@ -81,8 +81,8 @@ def write_clouds(folder, radii, names=None):
 
 
 if __name__ == "__main__":
-    address, count, index, inputs, out = sys.argv[1:]
-    parallel.join(address, int(count), int(index))
+    where, inputs, out = sys.argv[1:]
+    parallel.join(where)
     assert len(jax.devices()) == 4 and jax.process_count() == 2
     report = bulk.fit(Balls(), inputs, out)
     assert report.complete and parallel.count() == 4

@@ -301,7 +301,7 @@ def test_two_processes_take_a_share_each(inputs, tmp_path):
     out = tmp_path / "codes.npz"
     processes = [
         subprocess.Popen(
-            [sys.executable, tests / "balls.py", address, "2", str(i), inputs, out],
+            [sys.executable, tests / "balls.py", f"{address},2,{i}", inputs, out],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -8,7 +8,7 @@ import time
 from jonet import bulk, model, parallel
 from jonet.bulk.pipeline import Outcome
 from jonet.bulk.shapes import Report, Settings
-from jonet.commands.options import FORMAT, INPUTS, MODEL, OUT, RESOLUTION, option
+from jonet.commands.options import DISTRIBUTED, FORMAT, INPUTS, MODEL, OUT, RESOLUTION, option
 from jonet.errors import ConfigError
 
 BULK = (
@@ -16,14 +16,7 @@ BULK = (
     option("--retry-failed", action="store_true", help="tries inputs again that failed before"),
     option("--batch", type=int, help="shapes at once (default: by the device's memory)"),
     option("--share", help="I/N: the part of the inputs that this process takes, I from 0"),
-    option(
-        "--distributed",
-        nargs="?",
-        const="",
-        metavar="ADDRESS,N,I",
-        help="one of several processes under jax.distributed, which take a share each; "
-        "without a value as the cluster says",
-    ),
+    DISTRIBUTED,
 )
 
 
@@ -59,20 +52,18 @@ def _settings(options) -> Settings:
         if (value := getattr(options, name)) is not None and value < 1:
             raise ConfigError(f"--{name} is {value}, but must be 1 or more")
     if options.distributed is not None:
-        parallel.join(*_numbers("--distributed", options.distributed, ",", "ADDRESS,N,I", 1))
-    share = None if options.share is None else _numbers("--share", options.share, "/", "I/N", 0)
-    return Settings(share, options.limit, options.retry_failed, options.batch)
+        parallel.join(options.distributed)
+    return Settings(_share(options.share), options.limit, options.retry_failed, options.batch)
 
 
-def _numbers(name: str, text: str, between: str, form: str, words: int) -> tuple:
-    parts = text.split(between) if text else []
+def _share(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
     try:
-        values = tuple(parts[:words]) + tuple(int(part) for part in parts[words:])
-        if parts and len(parts) != len(form.split(between)):
-            raise ValueError
+        index, count = map(int, text.split("/"))
     except ValueError as error:
-        raise ConfigError(f"{name} is {text!r}, but must look like {form}") from error
-    return values
+        raise ConfigError(f"--share is {text!r}, but must look like 0/8, the first of eight") from error
+    return index, count
 
 
 class Progress:

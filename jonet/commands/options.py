@@ -15,3 +15,10 @@ FORMAT = option("--format", default="ply", choices=("ply", "obj", "stl", "glb", 
 RESOLUTION = option("--resolution", type=int, help="cells a side (default: the model's own)")
 COUNT = option("--count", type=int, default=8)
 SEED = option("--seed", type=int, default=0)
+DISTRIBUTED = option(
+    "--distributed",
+    nargs="?",
+    const="",
+    metavar="ADDRESS:PORT,N,I",
+    help="one of N processes under jax.distributed; without a value as the cluster says",
+)
