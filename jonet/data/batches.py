@@ -22,7 +22,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 
 from jonet import parallel
 from jonet.data.lanes import Deal, Lanes
@@ -282,8 +281,8 @@ class Streamed:
         rows, width = {}, len(self.lanes.places)
         for name, draw in self.plan.draws().items():
             shape = (width, self.chunk, draw.count, *self._arrays[draw.array].values.shape[1:])
-            rows[name] = _place(shape, lambda device, name=name: share(device)[0][name])
-        inside = _place((width, self.chunk, self.plan.points.count), lambda device: share(device)[1])
+            rows[name] = parallel.split_by(shape, lambda device, name=name: share(device)[0][name])
+        inside = parallel.split_by((width, self.chunk, self.plan.points.count), lambda device: share(device)[1])
         return {"first": np.int32(first), "rows": rows, "inside": inside}
 
     def _gather_share(self, first: int, device: int):
@@ -354,13 +353,6 @@ def _host():
     return jax.local_devices()[0]
 
 
-def _place(shape: tuple[int, ...], share) -> jax.Array:
-    """An array whose leading axis is dealt over the devices; share(number of a device) gives its part, as numpy."""
-    sharding = NamedSharding(parallel.mesh(), parallel.SPLIT)
-    each = shape[0] // parallel.count()
-    return jax.make_array_from_callback(shape, sharding, lambda where: share((where[0].start or 0) // each))
-
-
 def _counts(packed: Packed, index) -> np.ndarray:
     """The counts of shapes by place [b, R] → [b · R, sides], 0 for padding."""
     index = np.asarray(index).ravel()
@@ -397,7 +389,7 @@ def _on_devices(packed: Packed, lanes: Lanes) -> Packed:
 
     rows = lanes.rows.size
     return Packed(
-        _place((lanes.devices * longest, *packed.values.shape[1:]), values),
-        _place((rows,), offsets),
-        _place((rows, packed.counts.shape[1]), counts),
+        parallel.split_by((lanes.devices * longest, *packed.values.shape[1:]), values),
+        parallel.split_by((rows,), offsets),
+        parallel.split_by((rows, packed.counts.shape[1]), counts),
     )
