@@ -43,10 +43,13 @@ ROWS = {
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m experiments.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", default=",".join(ROWS), help="names joined by commas; the default is all")
-    parser.add_argument("--json", type=Path, help="where the list of rows is written")
+    parser.add_argument("--json", type=Path, help="where the list of rows is written; other rows that are there stay")
     parser.add_argument("--quick", action="store_true", help="tiny workloads: whether it runs, not how fast")
     parser.add_argument("--run", type=Path, help="a finished run of the default job whose network and shapes serve")
     parser.add_argument("--minutes", type=float, default=2.5, help="of training, where no run is given")
+    parser.add_argument(
+        "--codes", type=Path, help="an .npy of the codes that PyTorch fits (minutes), kept for next time"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)
     options.rows = [name.strip() for name in options.rows.split(",") if name.strip()]
@@ -67,18 +70,26 @@ def measure(options: argparse.Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory(prefix="jonet-bench-") as folder:
         minutes = min(options.minutes, 0.05) if options.quick else options.minutes
         trained = Trained(Path(folder) / "run", options.run, minutes, options.quick)
-        bench = Bench(both, machine.matrix_rate(), Path(folder), trained, options.repeats, options.quick)
+        rate = machine.matrix_rate()
+        bench = Bench(both, rate, Path(folder), trained, options.repeats, options.quick, options.codes)
         try:
             for name in options.rows:
                 print(f"{name} …", file=sys.stderr, flush=True)
                 done.append({"row": name, **ROWS[name](bench)})
                 print(line(done[-1]), flush=True)
                 if options.json:
-                    options.json.write_text(json.dumps(done, indent=1) + "\n")
+                    keep(options.json, done[-1])
         finally:
             for peer in both.values():
                 peer.close()
     return done
+
+
+def keep(file: Path, row: dict) -> None:
+    """The row into the list of a file, in the order of ROWS, in place of what was measured before."""
+    before = json.loads(file.read_text()) if file.exists() else []
+    rows = {old["row"]: old for old in before} | {row["row"]: row}
+    file.write_text(json.dumps([rows[name] for name in ROWS if name in rows], indent=1) + "\n")
 
 
 def line(row: dict) -> str:

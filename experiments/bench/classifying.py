@@ -19,7 +19,7 @@ from jonet.training.loop import Loop
 from jonet.training.optimizers import Optimizer, Schedule
 
 SMALLER = 0.5  # from the store's frame, a ball of radius 1, into the box of ±0.55
-STEPS = 600
+STEPS = 400
 
 
 def occupancy_of(bench: Bench):

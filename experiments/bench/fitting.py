@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.bench.rows import Bench, Unit, row, timed
+from experiments.bench.rows import Bench, Unit, compare
 from experiments.bench.trained import save_weights
 from jonet.inference import latents
 
@@ -14,60 +14,55 @@ PUBLISHED = 800  # Adam steps
 
 
 def fit_codes(bench: Bench) -> dict:
+    """The time of theirs is that of a part of the steps; the codes that are judged have had them all."""
     model, store = bench.trained.model, bench.trained.store
     shapes, count, steps, rows = (2, 1000, 20, 500) if bench.quick else (16, 8000, PUBLISHED, 8000)
     unseen = store.select("test")[:shapes]
     given, held = zip(*(divided(store.samples(i), count) for i in unseen), strict=True)
-    found = []
+    code = np.zeros(model.config.latent_size, np.float32)
+    samples = bench.folder / "samples.npz"
+    np.savez(samples, **{f"{i:04d}": array for i, array in enumerate(given)})
+    arguments = {
+        "weights": save_weights(bench.folder / "fit.npz", model.shared["params"], code=code),
+        "specs": dataclasses.asdict(model.config),
+        "samples": str(samples),
+        "whole": steps,
+        "rows": rows,
+    }
+    codes = {}
+    if bench.peers:
+        codes["theirs"] = published_codes(bench, arguments | {"steps": steps}, list(range(len(unseen))))
 
     def ours():
-        found[:] = [model.fit(list(given))]
+        codes["ours"] = model.fit(list(given)).values
 
-    ours()
-    taken, rates = {"ours": []}, []
-    loss = {}
-    codes = {name: [] for name in bench.peers}
-    if bench.peers:
-        code = np.zeros(model.config.latent_size, np.float32)
-        weights = save_weights(bench.folder / "fit.npz", model.shared["params"], code=code)
-        samples = bench.folder / "samples.npz"
-        np.savez(samples, **{f"{i:04d}": array for i, array in enumerate(given)})
-        arguments = {"weights": weights, "specs": dataclasses.asdict(model.config), "samples": str(samples)}
-        # the codes of the tuned peer are judged, so it takes all steps; the other's time is that of a part
-        parts = {"theirs": steps, "theirs_default": max(1, steps // 20)}
-        for name, peer in bench.peers.items():
-            peer.start("fit", arguments | {"steps": parts[name], "whole": steps, "rows": rows})
-            taken[name] = []
-    peaks, peer_parts = {}, {}
-    for i in range(len(unseen)):
-        rates.append(bench.rate())
-        if i < bench.repeats or not bench.peers:
-            taken["ours"].append(timed(ours) / len(unseen))
-        for name, peer in bench.peers.items():
-            if name == "theirs_default" and i >= bench.repeats:
-                continue
-            answer = peer.run(shapes=[i], save=str(bench.folder / "codes.npy"))
-            taken[name].append(answer["seconds"])
-            codes[name].append(np.load(bench.folder / "codes.npy")[0])
-            peaks[name], peer_parts[name] = round(answer["peak_gb"], 3), answer["part"]
-    for name, values in {"ours": found[0].values, **{k: v for k, v in codes.items() if k == "theirs" and v}}.items():
-        config = dataclasses.replace(model.fitting, clamp=0.1)
-        errors, _ = latents.errors(model.network, model.shared, {}, np.asarray(values), list(held), config)
-        loss[name] = errors
-    result = row(
-        bench,
+    workload = (
         f"{bench.trained.said}; {len(unseen)} unseen shapes, {count} samples each; theirs {steps} Adam steps × {rows} "
-        f"rows, one shape after the other",
-        Unit("seconds a shape"),
-        taken,
-        rates,
+        "rows, one shape after the other"
     )
-    result |= {"held_out_loss": {name: float(errors.mean()) for name, errors in loss.items()}, "peak_gb": peaks}
-    result["part"] = peer_parts
-    if "theirs" in loss:
-        result["loss_ratio"] = float(loss["ours"].mean() / loss["theirs"].mean())
-        result["loss_by_shape"] = {name: [round(float(e), 6) for e in errors] for name, errors in loss.items()}
+    unit = Unit("seconds a shape", len(unseen))
+    part = arguments | {"steps": max(1, steps // 20), "shapes": len(unseen)}
+    result = compare(bench, workload, unit, ours, "fit", part, run={"shapes": [0]})
+    errors = {name: judged(model, values, held) for name, values in codes.items()}
+    result["held_out_loss"] = {name: float(each.mean()) for name, each in errors.items()}
+    result["held_out_loss_by_shape"] = {name: [round(float(e), 6) for e in each] for name, each in errors.items()}
+    if "theirs" in errors:
+        result["loss_ratio"] = float(errors["ours"].mean() / errors["theirs"].mean())
     return result
+
+
+def published_codes(bench: Bench, arguments: dict, shapes: list[int]) -> np.ndarray:
+    """Codes [B, L] that the published loop finds; kept where the bench was told to, since it takes minutes."""
+    file = bench.codes or bench.folder / "codes.npy"
+    if not file.exists():
+        bench.peers["theirs"].start("fit", arguments)
+        bench.peers["theirs"].run(shapes=shapes, save=str(file))
+    return np.load(file)
+
+
+def judged(model, codes: np.ndarray, held) -> np.ndarray:
+    """The mean clamped error of each code on its shape's other samples."""
+    return latents.errors(model.network, model.shared, model.statistics, codes, list(held), model.fitting)[0]
 
 
 def divided(samples: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,6 +25,7 @@ class Peer:
 
     def __init__(self, tuned: bool):
         environment = {**os.environ, "BENCH_THREADS": str(machine.threads())}
+        environment.pop("GLIBC_TUNABLES", None)  # of ours, if it was given
         if tuned:
             environment["GLIBC_TUNABLES"] = TUNED
         command = [sys.executable, "-m", "experiments.bench.peer"]

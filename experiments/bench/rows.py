@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class Bench:
     trained: Trained
     repeats: int = 5
     quick: bool = False
+    codes: Path | None = None  # where codes that take PyTorch minutes to fit are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,21 +75,24 @@ def compare(
     answers = {name: peer.start(program, arguments or {}) for name, peer in bench.peers.items() if program}
     others = dict(sides or {})
     taken: dict[str, list[float]] = {"ours": [], **{name: [] for name in [*answers, *others]}}
-    rates, last = [], {}
+    rates, last, cpu = [], {}, {name: [] for name in taken}
     machine.peak(reset=True)
     for _ in range(repeats or bench.repeats):
         rates.append(bench.rate())
-        taken["ours"].append(timed(ours))
+        for name, side in {"ours": ours, **others}.items():
+            begun = time.process_time()
+            taken[name].append(timed(side))
+            cpu[name].append(time.process_time() - begun)
         for name in answers:
             last[name] = bench.peers[name].run(**(run or {}))
             taken[name].append(last[name]["seconds"])
-        for name, side in others.items():
-            taken[name].append(timed(side))
+            cpu[name].append(last[name].pop("cpu_seconds"))
     peaks = {"ours": round(machine.peak(), 3)} | {name: round(answer["peak_gb"], 3) for name, answer in last.items()}
     return row(bench, workload, unit, taken, rates, operations) | {
         "setting": {name: answer["setting"] for name, answer in answers.items()},
         "peak_gb": peaks,
         "device_peak_gb": machine.device_peak(),
+        "cpu_seconds": {name: round(statistics.median(seconds), 4) for name, seconds in cpu.items()},
         "peer": {name: {k: v for k, v in answer.items() if k != "peak_gb"} for name, answer in last.items()},
     }
 
@@ -113,6 +118,8 @@ def row(bench: Bench, workload, unit: Unit, taken: dict[str, list[float]], rates
         "matrix_rate_gflops": round(rate / 1e9, 1),
         "repeats": len(taken["ours"]),
         "spread": {name: [unit.figure(s) for s in sorted((min(times), max(times)))] for name, times in taken.items()},
+        "ratio_of_best": round(min(taken["theirs"]) / min(taken["ours"]), 3) if "theirs" in taken else None,
+        "allocator": os.environ.get("GLIBC_TUNABLES", "as it comes"),
         "threads": machine.threads(),
         "load": round(machine.load(), 1),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 
 import torch
 
@@ -39,7 +40,9 @@ def main() -> None:
             answer = {"setting": program.setting, "torch": torch.__version__}
             peak(reset=True)
         else:
-            answer = program(**request["run"]) | {"peak_gb": peak()}
+            begun = time.process_time()
+            answer = program(**request["run"])
+            answer |= {"cpu_seconds": time.process_time() - begun, "peak_gb": peak()}
         print(json.dumps(answer), file=answers, flush=True)
 
 
