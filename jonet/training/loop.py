@@ -209,15 +209,19 @@ def train(
     if log:
         log.cut(step)
     begun = time.monotonic() - history["seconds"]
-    saved = time.monotonic()
+    saved, best = time.monotonic(), None
 
     def note(**entry):
         if log:
             log.write({**entry, "seconds": round(time.monotonic() - begun, 3)})
 
-    def save(best: bool = False):
+    def save():
         if checkpoints:
-            checkpoints.save(step, state, {**history, "seconds": time.monotonic() - begun}, best=best)
+            meta = {**history, "seconds": time.monotonic() - begun}
+            if best is not None:
+                checkpoints.save(history["best_step"], best, meta, best=True)
+                checkpoints.wait()  # no checkpoint speaks of a best state that is not there
+            checkpoints.save(step, state, meta)
 
     quiet = not bar or not parallel.is_main()
     with (
@@ -231,7 +235,8 @@ def train(
             state, metrics, index = loop.advance(state, data, count, steps)
             watch.follow(step, count, metrics, index)
             step += count
-            due = step == stop or interrupt.asked or agreed(time.monotonic() - saved) >= save_every
+            old = agreed(time.monotonic() - saved) >= save_every
+            due = step == stop or interrupt.asked or old
             for entry in watch.settle(everything=due):
                 note(**entry)
                 shown.set_postfix_str(f"loss {entry['loss']:.4g}, {entry['rate']:,.0f} points/s", refresh=False)
@@ -243,10 +248,12 @@ def train(
                 note(step=step, validation=score)
                 better = score > (-math.inf if history["best"] is None else history["best"])  # a nan never is
                 history |= {"best": score, "best_step": step, "stale": 0} if better else {"stale": history["stale"] + 1}
-                if better:
-                    save(best=True)
-            save()
-            saved = time.monotonic()
+                if better and checkpoints:
+                    best = jax.tree.map(jnp.copy, state)  # the next dispatch takes the state's memory
+            stopping = step == steps or interrupt.asked or 0 < patience <= history["stale"]
+            if old or stopping:
+                save()
+                saved, best = time.monotonic(), None
             if interrupt.asked:
                 break
     if checkpoints:
