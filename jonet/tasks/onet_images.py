@@ -59,7 +59,7 @@ def network(width: int, encoder: str, encoder_width: int) -> Specs:
 
 
 PRESETS = {
-    "quick": Config(network=network(96, "resnet18", 16), minutes=3.0),
+    "quick": Config(network=network(96, "resnet18", 16), batch_shapes=8, batch_points=512, minutes=3.0),
     "small": Config(
         shapes=Shapes(train=1500, test=48, val_share=0.02),
         samples=dataclasses.replace(onet.SAMPLES, images=24, image_size=96),

@@ -44,7 +44,7 @@ def network(width: int, encoder_width: int) -> Specs:
 
 
 PRESETS = {
-    "quick": Config(network=network(96, 8), minutes=3.0),
+    "quick": Config(network=network(96, 8), batch_shapes=8, batch_points=512, minutes=3.0),
     "small": Config(
         shapes=Shapes(train=1500, test=48, val_share=0.02), network=network(128, 16), batch_shapes=32, minutes=45.0
     ),

@@ -1,0 +1,194 @@
+"""Occupancy Networks' tasks in miniature: every stage, the model that each leaves, and what it refuses."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import jonet
+from experiments import run
+from jonet import learn, parallel
+from jonet.data import meshes
+from jonet.data import store as stores
+from jonet.data.store import Packed
+from jonet.errors import ConfigError, InputError
+from jonet.inference import encode
+from jonet.inference.encode import Inputs
+from jonet.tasks import occnet, onet
+from jonet.tasks.shapes import Shapes
+
+SCORES = [
+    "--surfaces.resolution=16",
+    "--scores.volume-points=1000",
+    "--scores.surface-points=500",
+    "--scores.chamfer-points=500",
+    "--scores.accuracy-points=100",
+    "--scores.emd-points=20",
+    "--known=1",
+]
+CONDITIONAL = [
+    "--data=mug",
+    "--shapes.train=6",
+    "--shapes.test=2",
+    "--shapes.val-share=0.2",
+    "--samples.surface=600",
+    "--samples.occupancies=1000",
+    "--network.hidden-size=16",
+    "--batch-shapes=3",
+    "--batch-points=64",
+    "--minutes=0",
+    "--steps=6",
+    "--validate-every=3",
+    "--generated=2",
+]
+TASKS = {
+    "onet_points": ["--network.c-dim=8", "--network.encoder-width=8", "--inputs.points=40"],
+    "onet_voxels": ["--network.c-dim=8", "--network.encoder-width=2"],
+    "onet_images": [
+        *["--network.c-dim=8", "--network.encoder=simple_conv", "--network.encoder-width=2"],
+        *["--samples.images=2", "--samples.image-size=32", "--inputs.size=32"],
+    ],
+    "onet_unconditional": ["--network.z-dim=4", "--inputs.points=128"],
+    "occnet": [
+        *["--data=mug,lamp", "--samples.surface=600", "--samples.occupancies=2000", "--epochs=2"],
+        *["--batch-points=400", "--network.dims=16 16"],
+    ],
+}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def made(request, tmp_path_factory):
+    """A finished run: (name of the task, its folder)."""
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    options = [*([] if request.param == "occnet" else CONDITIONAL), *SCORES, *TASKS[request.param]]
+    split = [part for option in options for part in option.replace("=", " ", 1).split(" ")]
+    assert run.main([f"--task={request.param}", *split, "--workdir", str(folder)]) == 0
+    return request.param, folder
+
+
+def test_a_run_leaves_scores_meshes_and_a_page(made):
+    name, folder = made
+    values = json.loads((folder / "metrics.json").read_text())
+    assert values["task"] == name
+    assert len(values["shapes"]) == (1 if name == "occnet" else 2)
+    for entry in values["shapes"]:
+        assert 0 <= entry["iou"] <= 1
+        assert ("elbo" in entry) == (name == "onet_unconditional")
+    assert (folder / "report.html").stat().st_size > 10_000
+    checked = [e for line in (folder / "log.jsonl").open() if "validation" in (e := json.loads(line))]
+    assert len(checked) == 2
+
+
+def test_the_model_rebuilds_what_it_is_shown(made):
+    name, folder = made
+    model, store = jonet.load(folder), stores.open(folder / "store")
+    if name == "occnet":
+        assert len(model.codes) == 2 and model.codes.values.shape[1] == model.network.specs.latent_size
+        with pytest.raises(InputError, match="only knows the shapes that it was trained on"):
+            model.reconstruct(np.zeros((1, 8, 4)))
+        return
+    config = dataclasses.replace(learn.task(name).PRESETS["quick"], inputs=inputs_of(name, model))
+    rows = store.select("test")
+    codes = onet.observe(config, model, store, rows)
+    again = jonet.model.Codes.load(folder / "codes.npz")
+    np.testing.assert_allclose(codes.values, again.values, rtol=1e-5, atol=1e-6)
+    kind = model.inputs.kind
+    seen = [config.inputs.of(store, i, config.seed) for i in rows]
+    found = model.reconstruct(**{kind: seen}, resolution=8)
+    assert [type(mesh) for mesh in found] == [meshes.Mesh] * 2
+    with pytest.raises(InputError, match="not fitted; this network encodes"):
+        model.fit(np.zeros((1, 8, 4)))
+    with pytest.raises(InputError, match="nothing given to encode"):
+        model.encode()
+    with pytest.raises(InputError, match=kind):
+        model.encode(**{kind: [np.full(model.inputs.shape, np.nan)]})
+    if name == "onet_unconditional":
+        assert len(model.sample(2, resolution=8)) == 2
+    else:
+        with pytest.raises(InputError, match="no prior"):
+            model.sample(1)
+
+
+def inputs_of(name, model):
+    kind = type(learn.task(name).PRESETS["quick"].inputs)
+    return kind() if name == "onet_voxels" else kind(model.inputs.size)
+
+
+def test_clouds_in_own_units_come_back_there(made):
+    name, folder = made
+    if name != "onet_points":
+        pytest.skip("clouds belong to onet_points")
+    model, store = jonet.load(folder), stores.open(folder / "store")
+    cloud = store.surface(0)[0]
+    plain = model.encode(points=[cloud], frame=[meshes.Similarity.identity()])
+    moved = model.encode(points=[3 * cloud + [5, 0, -2]], frame="own")
+    way = moved.similarities[0]
+    np.testing.assert_allclose(way(3 * cloud + [5, 0, -2]), cloud, atol=0.02)  # a sample does not fill its box
+    assert plain.values.shape == moved.values.shape
+
+
+def test_codes_do_not_depend_on_company_or_devices(made):
+    name, folder = made
+    if name in ("occnet", "onet_images"):
+        pytest.skip("nothing to encode, or slow")
+    model = jonet.load(folder)
+    inputs = np.random.default_rng(0).random((5, *model.inputs.shape)).astype(np.float32)
+    ask = lambda x: encode.encode(model.network, model.shared, model.statistics, x, model.inputs.kind)  # noqa: E731
+    whole = ask(inputs)
+    np.testing.assert_allclose(np.concatenate([ask(inputs[:2]), ask(inputs[2:])]), whole, rtol=1e-5, atol=1e-6)
+    if parallel.count() == 1:
+        return
+    with parallel.use(1):
+        np.testing.assert_allclose(ask(inputs), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_are_thinned_to_what_the_network_knows():
+    form = Inputs("points", 10)
+    rng = np.random.default_rng(0)
+    many, few = rng.random((50, 3)), rng.random((4, 3))
+    found = form.check([many, few])
+    assert found.shape == (2, 10, 3)
+    rows = {tuple(row) for row in many.astype(np.float32)}
+    assert len({tuple(row) for row in found[0]} & rows) == 10
+    assert {tuple(row) for row in found[1]} == {tuple(row) for row in few.astype(np.float32)}
+    with pytest.raises(InputError):
+        form.check([])
+    with pytest.raises(InputError, match=r"voxels\[0\]"):
+        Inputs("voxels", 32).check([np.zeros((31, 32, 32))])
+
+
+def test_points_are_divided_once_and_all_are_used():
+    rng = np.random.default_rng(0)
+    counts = np.array([[70, 30], [55, 45]])
+    points = Packed(rng.random((200, 3)).astype(np.float32), np.array([0, 100]), counts)
+    train, held = occnet.divided(points, 0.2, seed=1)
+    assert train.counts.sum(1).tolist() == [80, 80] and held.counts.sum(1).tolist() == [20, 20]
+    assert (train.counts + held.counts).tolist() == counts.tolist()
+    for shape in range(2):
+        whole = points.values[100 * shape :][:100]
+        parts = [part.values[part.offsets[shape] :][: part.counts[shape].sum()] for part in (train, held)]
+        assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, whole))
+        outside = {tuple(row) for row in whole[: counts[shape, 0]]}
+        for part, rows in zip((train, held), parts, strict=True):
+            assert all((tuple(row) in outside) == (i < part.counts[shape, 0]) for i, row in enumerate(rows))
+
+
+def test_validation_shapes_are_of_the_training_ones():
+    shapes = Shapes(train=20, test=3, val_share=0.25)
+    found = shapes.sources("mug", seed=4)
+    splits = [source.split for source in found]
+    assert (splits.count("train"), splits.count("val"), splits.count("test")) == (15, 5, 3)
+    assert [s.split for s in shapes.sources("mug", seed=4)] == splits
+    assert all(source.split == "train" for source in occnet.Together(test=0).sources("mug,lamp", 0))
+
+
+def test_options_that_cannot_be_are_refused():
+    with pytest.raises(ConfigError, match="near_occupancies"):
+        onet.Config(points_sampling="surface")
+    with pytest.raises(ConfigError, match="one size"):
+        dataclasses.replace(learn.task("onet_images").PRESETS["quick"], inputs=learn.task("onet_images").View(48))
+    with pytest.raises(ConfigError, match="held_out"):
+        occnet.Config(held_out=1.0)
+    with pytest.raises(ConfigError, match="validate_every"):
+        onet.Config(validate_every=0)
