@@ -48,7 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="a finished run of the default job whose network and shapes serve")
     parser.add_argument("--minutes", type=float, default=2.5, help="of training, where no run is given")
     parser.add_argument(
-        "--codes", type=Path, help="an .npy of the codes that PyTorch fits (minutes), kept for next time"
+        "--codes", type=Path, help="an .npy where codes that PyTorch fits in minutes are kept"
     )
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)

@@ -91,8 +91,8 @@ class Fit:
         asked = AskedDistances(weights, specs)
         self.network, self.length = asked.network.requires_grad_(False), specs["latent_size"]
         with np.load(samples) as arrays:
-            shapes = [torch.from_numpy(arrays[name]) for name in sorted(arrays)]
-        self.sides = [[s[s[:, 3] > 0].to(DEVICE), s[s[:, 3] <= 0].to(DEVICE)] for s in shapes]
+            given = [torch.from_numpy(arrays[name]) for name in sorted(arrays)]
+        self.sides = [[s[s[:, 3] > 0].to(DEVICE), s[s[:, 3] <= 0].to(DEVICE)] for s in given]
         self.sides = [[side[torch.randperm(len(side), device=DEVICE)] for side in sides] for sides in self.sides]
         self.steps, self.whole, self.rows, self.shapes = steps, whole, rows, shapes
         self.setting = "frozen weights, weight norm multiplied out once, fused Adam"
