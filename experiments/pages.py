@@ -40,12 +40,12 @@ def write(record: Record) -> None:
         made = read_made(folder / "meshes" / group, entry["name"])
         parts = [
             *task.inputs(record.config, store, i),
-            Part("truth", "truth", store.mesh(i)),
+            Part("truth", "truth", store.truth(i)),
             Part("made", "rebuilt", store.similarities[i].apply(made)),
         ]
         note = ""
         if i in near and group == "test":
-            parts.append(Part("known", f"nearest training shape, {store.names[near[i][0]]}", store.mesh(near[i][0])))
+            parts.append(Part("known", f"nearest training shape, {store.names[near[i][0]]}", store.truth(near[i][0])))
             note = "three nearest training shapes: " + ", ".join(store.names[j] for j in near[i])
             note += "; a stranger to the space" if entry.get("stranger") else ""
             note += "; the fit had not converged" if entry.get("converged") is False else ""
@@ -95,7 +95,7 @@ def generated(folder: Path, store, train) -> list[Gallery]:
     samples = [meshes.read(path) for path in sorted((folder / "sample").glob("*.ply"))]
     if samples:
         clouds = {mesh.name: sampling.surface(mesh, baseline.POINTS, np.random.default_rng(0))[0] for mesh in samples}
-        near = {name: store.mesh(known[0]) for name, known in baseline.nearest_to(clouds, store, train).items()}
+        near = {name: store.truth(known[0]) for name, known in baseline.nearest_to(clouds, store, train).items()}
         rows = [
             Row(mesh.name, [Part("made", "sample", mesh), Part("known", "nearest training shape", near[mesh.name])])
             for mesh in samples
@@ -145,10 +145,10 @@ def code_map(store, known: Codes | None, unseen: Codes | None, index) -> Map | N
     groups = ["known"] * len(known) + ["unseen"] * (len(names) - len(known))
     points, share = figures.plane(values)
     chosen = set(evenly(len(names), THUMBNAILS))
-    images = [
-        views.shade(store.mesh(index[name]), size=72, supersample=1) if i in chosen and name in index else None
-        for i, name in enumerate(names)
-    ]
+    images = [None] * len(names)
+    for i, name in enumerate(names):
+        if i in chosen and name in index and len((mesh := store.mesh(index[name])).faces):
+            images[i] = views.shade(mesh, size=72, supersample=1)
     note = f"Two principal axes, which hold {share:.0%} of the codes' variance."
     return Map(points, names, groups, images, note)
 

@@ -114,7 +114,7 @@ def evaluate(record: Record) -> None:
         ways = [store.similarities[index[name]] for name in names]
         made = [way.apply(read_made(folder, name)) for way, name in zip(ways, names, strict=True)]
         scores = metrics.evaluate_all(
-            [(mesh, store.mesh(index[name])) for mesh, name in zip(made, names, strict=True)], scoring
+            [(mesh, store.truth(index[name])) for mesh, name in zip(made, names, strict=True)], scoring
         )
         groups[group] = [
             {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
@@ -124,8 +124,8 @@ def evaluate(record: Record) -> None:
         about = dict(zip(codes.names, record.task.scored(record.config, trained, store, codes), strict=True))
         groups["test"] = [row | about[row["name"]] for row in groups["test"]]
     near = baseline.nearest(store, store.select("test"), store.select("train"))
-    near = {i: found[0] for i, found in near.items()}
-    truths = [(store.mesh(j), store.mesh(i)) for i, j in near.items()]
+    near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}
+    truths = [(store.mesh(j), store.truth(i)) for i, j in near.items()]
     by_near = metrics.evaluate_all(truths, scoring)
     nearest = [
         {"name": store.names[i], "nearest": store.names[j], **scores}

@@ -96,6 +96,24 @@ def test_a_shifted_box_in_any_units():
     assert rows["summary"]["iou"]["mean"] == pytest.approx(np.mean([ours["iou"], large["iou"]]))
 
 
+def test_points_stand_for_a_true_surface():
+    """Of samples that came without a mesh: the same scores but for the IoU, up to the points' spacing."""
+    truth, made = (trimesh.creation.icosphere(4, radius) for radius in (1.0, 1.1))
+    rng = np.random.default_rng(0)
+    points, face = trimesh.sample.sample_surface(truth, 20_000, seed=rng)
+    cloud = Mesh(points, np.zeros((0, 3)), truth.face_normals[face], name="cloud")
+    scoring = Scoring(volume_points=2000, surface_points=20_000, chamfer_points=10_000)
+    got = metrics.score(Mesh(made.vertices, made.faces), cloud, scoring)
+    wanted = metrics.score(Mesh(made.vertices, made.faces), Mesh(truth.vertices, truth.faces), scoring)
+    assert set(wanted) - set(got) == {"iou"}
+    for name, value in got.items():
+        assert value == pytest.approx(wanted[name], rel=0.05, abs=2e-3), name
+    nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert "iou" not in metrics.score(nothing, cloud, scoring)
+    with pytest.raises(InputError, match="no surface"):
+        metrics.score(cloud, nothing, scoring)
+
+
 def test_emd_of_a_shift_is_the_shift():
     points = np.random.default_rng(0).random((100, 3))
     np.testing.assert_allclose(metrics.emd(points, points + [0.01, 0, 0]), 0.01, rtol=1e-6)

@@ -132,6 +132,13 @@ class Store:
         """The oriented mesh of shape i in the normalised frame; `similarities[i]` leads there from its own units."""
         return Mesh(self.rows("vertices", i), self.rows("faces", i), name=self.names[i])
 
+    def truth(self, i: int) -> Mesh:
+        """What shape i is scored against: its mesh; where samples came without one, points of its surface as vertices
+        with normals, without faces."""
+        mesh, (points, normals) = self.mesh(i), self.surface(i)
+        normals = normals if len(normals) == len(points) else None
+        return mesh if len(mesh.faces) else Mesh(points, np.zeros((0, 3), np.int32), normals, name=self.names[i])
+
     def verify(self) -> Store:
         """Reads everything once; StoreError names an array whose bytes are not those that were written."""
         for name, (values, _, _) in self.arrays.items():

@@ -73,32 +73,48 @@ def evaluate_all(pairs: Sequence[tuple[Mesh, Mesh]], scoring: Scoring = Scoring(
 def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> dict[str, float]:
     """All scores of one mesh; of one without faces, the worst there are (`WORST`).
 
-    truth: closed, facing outwards (`meshes.orient`).  Draws depend on the scoring's seed alone.
+    truth: closed, facing outwards (`meshes.orient`), or points of a surface, as vertices without faces: then there is
+    no IoU (without normals no consistency of them), and distances to the truth are to its nearest point.  Draws depend
+    on the scoring's seed alone.
     """
-    if not len(truth.faces):
-        raise InputError(f"{truth.name or 'the true mesh'} has no faces, so nothing can be scored against it")
+    if not len(truth.vertices):
+        raise InputError(f"{truth.name or 'the true shape'} has no surface, so nothing can be scored against it")
+    solid = len(truth.faces) > 0
+    unknown = set() if solid else {"iou"} if truth.normals is not None else {"iou", "normal_consistency"}
     if not len(mesh.faces):
-        return dict(WORST)
-    side = np.ptp(truth.bounds, axis=0).max()
+        return {name: value for name, value in WORST.items() if name not in unknown}
+    side = np.ptp(truth.bounds if solid else truth.vertices, axis=0).max()
     made, made_normals = surface(mesh, scoring.surface_points, rng(scoring, "made"))
-    true, true_normals = surface(bounding(truth), scoring.surface_points, rng(scoring, "true"))
+    true, true_normals = of_surface(truth, scoring)
     made, true = made / side, true / side
     out, near_true = cKDTree(true).query(made)
     back, near_made = cKDTree(made).query(true)
     some, few = scoring.chamfer_points, scoring.accuracy_points
     out_some, back_some = cKDTree(true[:some]).query(made[:some])[0], cKDTree(made[:some]).query(true[:some])[0]
-    return {
-        "iou": iou(mesh, truth, scoring),
+    exact = to_surface(made[:few] * side, truth) / side if solid else out[:few]
+    scores = {
+        "iou": iou(mesh, truth, scoring) if solid else math.nan,
         "chamfer_l1": float((out.mean() + back.mean()) / 2),
         "chamfer_l2": chamfer_l2(out_some, back_some),
         "normal_consistency": normal_consistency(made_normals, true_normals, near_true, near_made),
         "f_score": f_score(out, back, scoring.threshold),
         "accuracy": float(out.mean()),
         "completeness": float(back.mean()),
-        "mesh_accuracy": mesh_accuracy(to_surface(made[:few] * side, truth) / side),
+        "mesh_accuracy": mesh_accuracy(exact),
         "mesh_completion": mesh_completion(to_surface(true[:few] * side, mesh) / side, scoring.threshold),
         "emd": emd(made[: scoring.emd_points], true[: scoring.emd_points]),
     }
+    return {name: value for name, value in scores.items() if name not in unknown}
+
+
+def of_surface(truth: Mesh, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the true surface and their normals, [N, 3] each, as many as are asked for or there are."""
+    draws = rng(scoring, "true")
+    if len(truth.faces):
+        return surface(bounding(truth), scoring.surface_points, draws)
+    chosen = draws.permutation(len(truth.vertices))[: scoring.surface_points]
+    normals = np.zeros_like(truth.vertices) if truth.normals is None else truth.normals
+    return truth.vertices[chosen], normals[chosen]
 
 
 def bounding(truth: Mesh) -> Mesh:
