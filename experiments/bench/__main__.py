@@ -47,9 +47,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny workloads: whether it runs, not how fast")
     parser.add_argument("--run", type=Path, help="a finished run of the default job whose network and shapes serve")
     parser.add_argument("--minutes", type=float, default=2.5, help="of training, where no run is given")
-    parser.add_argument(
-        "--codes", type=Path, help="an .npy where codes that PyTorch fits in minutes are kept"
-    )
+    parser.add_argument("--codes", type=Path, help="an .npy where codes that PyTorch fits in minutes are kept")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)
     options.rows = [name.strip() for name in options.rows.split(",") if name.strip()]

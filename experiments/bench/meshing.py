@@ -23,7 +23,7 @@ def mesh_sdf_256(bench: Bench) -> dict:
     model = bench.trained.model
     code = model.codes.values[0]
     weights = save_weights(bench.folder / "mesh.npz", model.shared["params"], code=code)
-    arguments = {"weights": weights, "specs": dataclasses.asdict(model.config), "samples": samples}
+    arguments = {"weights": weights, "specs": dataclasses.asdict(model.config), "samples": samples, "part": 1 / 16}
     made = []
 
     def ours():

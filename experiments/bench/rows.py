@@ -92,7 +92,9 @@ def compare(
         "setting": {name: answer["setting"] for name, answer in answers.items()},
         "peak_gb": peaks,
         "device_peak_gb": machine.device_peak(),
-        "cpu_seconds": {name: round(statistics.median(seconds), 4) for name, seconds in cpu.items()},
+        "cpu_seconds": {
+            name: round(statistics.median(seconds), 4) for name, seconds in cpu.items()
+        },  # of theirs as run
         "peer": {name: {k: v for k, v in answer.items() if k != "peak_gb"} for name, answer in last.items()},
     }
 
