@@ -13,9 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import trimesh
 from balls import Balls, write_clouds
+from PIL import Image
 
+from jonet import __main__ as shell
 from jonet import bulk
+from jonet.bulk import shapes
 from jonet.bulk.manifest import Manifest, Row
 from jonet.bulk.pipeline import Pipeline, Stages
 from jonet.bulk.shapes import DEFAULT, Settings
@@ -264,8 +268,8 @@ def test_other_processes_may_read(inputs, tmp_path):
 
 def test_networks_that_take_other_things_say_so(inputs, tmp_path):
     model = Balls()
-    model.inputs = Inputs("images", 224)
-    with pytest.raises(InputError, match="takes images"):
+    model.inputs = Inputs("samples", 100)
+    with pytest.raises(InputError, match="with occupancies"):
         bulk.fit(model, inputs, tmp_path / "codes.npz", DEFAULT)
     model.inputs = None
     with pytest.raises(InputError, match="knows only the shapes"):
@@ -289,6 +293,51 @@ def test_fitted_codes_are_those_of_the_plain_call(inputs, tmp_path):
     np.testing.assert_allclose(found["ball_07"].values, alone.values, rtol=1e-5)
     np.testing.assert_allclose(found["ball_07"].residual, alone.residual, rtol=1e-5)
     assert np.ptp(found.values[:, 0]) > 0
+
+
+@pytest.mark.parametrize("kind", ["images", "voxels"])
+def test_encoders_of_pictures_and_voxels(kind, tmp_path):
+    class Seeing(Balls):
+        inputs = Inputs(kind, 8)
+
+        def encode(self, *, names, **given):
+            arrays = np.stack(given[kind])
+            assert arrays.shape[1:] == self.inputs.shape
+            return Codes(arrays.reshape(len(arrays), -1).mean(1, keepdims=True).astype(np.float32), tuple(names))
+
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    if kind == "images":
+        Image.new("L", (20, 20), 51).save(folder / "grey.png")
+        Image.new("RGBA", (8, 16), (0, 0, 0, 0)).save(folder / "clear.png")
+        (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+        wanted = {"clear": 1.0, "grey": 0.2}
+    else:
+        np.save(folder / "half.npy", np.arange(512).reshape(8, 8, 8) % 2)
+        np.save(folder / "torn.npy", np.zeros((8, 8)))
+        box = trimesh.creation.box((8, 3.9, 3.9))
+        meshes.write(meshes.Mesh(box.vertices + 50, box.faces), folder / "box.ply")
+        wanted = {"box": 0.25, "half": 0.5}
+    bulk.fit(Seeing(), folder, tmp_path / "codes.npz")
+    codes = Codes.load(tmp_path / "codes.npz")
+    np.testing.assert_allclose([codes[name].values.item() for name in wanted], list(wanted.values()), atol=1e-6)
+    rows = table(tmp_path / "codes")
+    assert len(rows) == 3 and sum(row["status"].startswith("failed") for row in rows.values()) == 1
+    if kind == "voxels":
+        np.testing.assert_allclose(codes["box"].similarities[0]([50, 50, 50]), 0, atol=1e-9)
+
+
+def test_batches_by_the_devices_memory(monkeypatch):
+    assert shapes.batch_size(1) == shapes.ON_CPU
+    monkeypatch.setattr(shapes.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(shapes.parallel, "memory", lambda: 80 * 10**9)
+    assert [shapes.batch_size(each) for each in (10**6, 10**9, 2 * 10**9, 10**11)] == [256, 16, 16, 4]
+
+
+def test_options_that_cannot_be_read(tmp_path, capfd):
+    for option in ("--share=1", "--share=a/b", "--limit=0", "--distributed=host,2"):
+        assert shell.main(["fit", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "x.npz"), option]) == 1
+        assert "error:" in capfd.readouterr().err
 
 
 def test_two_processes_take_a_share_each(inputs, tmp_path):

@@ -15,6 +15,7 @@ from jonet.data import clouds, observed
 from jonet.data.meshes import Similarity
 from jonet.errors import ConfigError, InputError
 from jonet.inference import latents
+from jonet.inference.encode import Inputs
 from jonet.inference.latents import FitConfig
 from jonet.inference.observations import Rows, observe
 from jonet.model import Codes, Model
@@ -23,31 +24,29 @@ BOX = ((-1, -1, -1), (1, 1, 1))  # that holds a normalised shape
 
 
 class Held(NamedTuple):
-    """What an input holds, ready for the network: `points` for an encoder, else `rows` of observations."""
+    """What an input holds, ready for the network: observations to fit, or the array that its encoder takes."""
 
     name: str
     similarity: Similarity
-    points: np.ndarray | None = None
-    rows: Rows | None = None
+    given: Rows | np.ndarray
 
 
 def encoded(model: Model, shapes: Sequence[Held]) -> Codes:
     """Their codes, fitted or encoded as the network takes them."""
-    called = tuple(shape.name for shape in shapes)
-    ways = tuple(shape.similarity for shape in shapes)
+    called, ways, given = (list(column) for column in zip(*shapes, strict=True))
     if model.inputs is not None:
-        return model.encode(points=[shape.points for shape in shapes], names=called).placed(ways)
+        return model.encode(**{model.inputs.kind: given}, names=called).placed(ways)
     found = latents.solve(
         model.network,
         model.shared,
         model.statistics,
-        [shape.rows for shape in shapes],
+        given,
         np.array([_number(name) for name in called], np.int32),
         config=model.fitting,
         prior=model.prior,
         starts=None if model.codes is None else model.codes.values,
     )
-    return Codes(names=called, similarities=ways, **found._asdict())
+    return Codes(names=tuple(called), similarities=tuple(ways), **found._asdict())
 
 
 def _number(name: str) -> int:
@@ -55,15 +54,16 @@ def _number(name: str) -> int:
     return zlib.crc32(name.encode()) >> 1
 
 
-def find(inputs) -> dict[str, Path]:
-    """Usable files by the name that the manifest gives them: the path below the folder that was named."""
+def find(inputs, model: Model) -> dict[str, Path]:
+    """Files that a network can take, by the name that the manifest gives them: the path below the named folder."""
+    pictures = model.inputs is not None and model.inputs.kind == "images"
     found: dict[str, Path] = {}
     for given in [inputs] if isinstance(inputs, str | Path) else inputs:
-        for path in observed.find(given):
+        for path in observed.find(given, pictures):
             key = path.relative_to(given).as_posix() if Path(given).is_dir() else path.name
             found[key if found.get(key, path) == path else path.as_posix()] = path
     if not found:
-        raise ConfigError(f"no usable mesh or cloud in {inputs}")
+        raise ConfigError(f"no usable {'picture' if pictures else 'mesh or cloud'} in {inputs}")
     return found
 
 
@@ -83,21 +83,31 @@ def reader(model: Model) -> Callable[[tuple[Path, str]], Held]:
     """Reads (file, name) and prepares it; it can be sent to other processes."""
     if model.inputs is None and model.kind != "deepsdf":
         raise InputError("this network knows only the shapes that it was trained on, and takes no others")
-    if model.inputs is not None and model.inputs.kind != "points":
-        raise InputError(f"this network takes {model.inputs.kind}, and files of meshes and clouds hold none")
-    limit = rows_seen(model) or clouds.LIMIT  # of more points a fit would see no more
-    return functools.partial(_read, model.frame, limit, None if model.inputs else model.fitting)
+    if model.inputs is None:
+        return functools.partial(_observations, model.frame, model.fitting, rows_seen(model) or clouds.LIMIT)
+    if model.inputs.kind == "samples":
+        raise InputError("this network takes points with occupancies, and files of meshes and clouds hold none")
+    return functools.partial(_inputs, model.frame, model.inputs)
 
 
-def _read(frame: str, limit: int, fitting: FitConfig | None, source: tuple[Path, str]) -> Held:
-    """fitting: how codes are fitted; None for an encoder."""
+def _observations(frame: str, fitting: FitConfig, limit: int, source: tuple[Path, str]) -> Held:
+    """limit: of more points a fit would see no more."""
     path, name = source
-    one = observed.read(path, frame, limit=limit, surface=fitting is None)
-    if fitting is None:
-        return Held(name, one.similarity, points=one.points)
+    one = observed.read(path, frame, limit=limit)
     arrays = [None if array is None else [array] for array in (one.samples, one.points, one.normals)]
     (rows,), _ = observe(*arrays, None, [_number(name)], offset=fitting.offset, box=BOX, seed=fitting.seed)
-    return Held(name, one.similarity, rows=rows)
+    return Held(name, one.similarity, rows)
+
+
+def _inputs(frame: str, form: Inputs, source: tuple[Path, str]) -> Held:
+    path, name = source
+    if form.kind == "images":
+        return Held(name, Similarity(), observed.picture(path, form.size))
+    if form.kind == "voxels":
+        voxels, way = observed.grid(path, form.size)
+        return Held(name, way, voxels)
+    one = observed.read(path, frame, surface=True)
+    return Held(name, one.similarity, one.points)
 
 
 def kind(model: Model) -> Callable[[Held], int]:
@@ -105,7 +115,7 @@ def kind(model: Model) -> Callable[[Held], int]:
     most = rows_seen(model) or 2**62
 
     def together(shape: Held) -> int:
-        return 0 if shape.rows is None else min(most, len(shape.rows.points)).bit_length()
+        return min(most, len(shape.given.points)).bit_length() if isinstance(shape.given, Rows) else 0
 
     return together
 

@@ -63,7 +63,7 @@ class Report(NamedTuple):
 
 
 def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, progress=None) -> Report:
-    """Codes of meshes and clouds (files, folders) in own units.
+    """Codes of meshes and clouds (files, folders) in own units; for networks that take pictures, of these.
 
     out: codes.npz, which holds all of them when all are done; before, each lies in the folder of the same name without
     .npz (or out is that folder, and has a codes.npz), beside manifest.csv.  The same call goes on where it was stopped.
@@ -71,7 +71,7 @@ def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, pro
     """
     out = Path(out)
     folder, joined = (out.with_suffix(""), out) if out.suffix == ".npz" else (out, out / "codes.npz")
-    files = find(inputs)
+    files = find(inputs, model)
     named = names(files)
 
     def write(key: str, code: Codes) -> Row:
@@ -101,8 +101,8 @@ def reconstruct(
     resolution: int | None = None,
     form: str = "ply",
 ) -> Report:
-    """Meshes of meshes and clouds (files, folders) in own units, into the folder `out`; else as `fit`."""
-    files, folder = find(inputs), Path(out)
+    """Meshes of inputs, as `fit` takes them, into the folder `out`; else as `fit`."""
+    files, folder = find(inputs, model), Path(out)
     named, cells = names(files), resolution or model.surfaces.resolution
 
     def solve(shapes: list[Held]) -> list[tuple[Codes, Mesh]]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from jonet.data import clouds, files, meshes, sources
+from jonet.data import clouds, files, images, meshes, sources, voxels
 from jonet.data.meshes import Similarity, frame_of
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.errors import FormatError, MeshError
 
+PICTURES = (".png", ".jpg", ".jpeg")
 CLOUDS = (".npy", ".npz", ".xyz")  # beside the mesh formats, of which a file without faces is a cloud too
 
 
@@ -31,12 +33,13 @@ class Observed(NamedTuple):
         return tuple(name for name in ("samples", "points", "normals") if getattr(self, name) is not None)
 
 
-def find(path) -> list[Path]:
-    """Readable files below a folder, or the file itself, sorted."""
+def find(path, pictures: bool = False) -> list[Path]:
+    """Meshes and clouds (or pictures) below a folder, or the file itself, sorted; hidden ones are left out."""
     path = Path(path)
-    found = {*meshes.find(path)}
+    found = set() if pictures and path.is_dir() else {*meshes.find(path)}
     for file in path.rglob("*") if path.is_dir() else ():
-        if file.suffix.lower() in CLOUDS and not any(p.startswith(".") for p in file.relative_to(path).parts):
+        wanted = file.suffix.lower() in (PICTURES if pictures else CLOUDS)
+        if wanted and not any(part.startswith(".") for part in file.relative_to(path).parts):
             found.add(file)
     return sorted(found)
 
@@ -73,6 +76,36 @@ def read(
     way = frame_of(rows[:, :3], frame)
     normals = None if rows.shape[1] == 3 else rows[:, 3:].astype(np.float32)
     return Observed(path.stem, way, points=way(rows[:, :3]).astype(np.float32), normals=normals)
+
+
+def picture(path, size: int) -> np.ndarray:
+    """A picture file as networks see it, [size, size, 3] float32 in [0, 1]: bilinear, white where it is transparent."""
+    path = Path(path)
+    try:
+        with Image.open(path) as file:
+            content = file.convert("RGBA")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise FormatError(f"{path}: cannot be read as a picture ({error})") from error
+    flat = Image.alpha_composite(Image.new("RGBA", content.size, "white"), content).convert("RGB")
+    return images.resized(np.asarray(flat)[None], size)[0].astype(np.float32) / 255
+
+
+def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
+    """A solid grid [cells, cells, cells] bool over the cube frame, and the way there from own units.
+
+    From an .npy of these very cells, axes x, y, z, which is in the frame already; or from a mesh.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise FormatError(f"{path}: cannot be read as voxels ({error})") from error
+        if found.shape != (cells,) * 3 or found.dtype.kind not in "biu":
+            raise FormatError(f"{path}: voxels are {cells}³ of 0 and 1, but this is {found.dtype} {list(found.shape)}")
+        return found > 0, Similarity()
+    mesh, way = meshes.normalize(meshes.orient(meshes.read(path)), "cube")
+    return voxels.voxelize(mesh, cells), way
 
 
 def _points_only(path: Path) -> bool:
