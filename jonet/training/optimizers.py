@@ -80,7 +80,9 @@ class Optimizer:
             "adam": lambda: optax.scale_by_adam(),
             "adamw": lambda: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.weight_decay)),
             # a rate of -1 since optax's muon descends by itself, and `_scheduled` descends once for all
-            "muon": lambda: optax.contrib.muon(-1.0, adam_learning_rate=-1.0, consistent_rms=0.2),
+            "muon": lambda: optax.contrib.muon(
+                -1.0, adam_learning_rate=-1.0, consistent_rms=0.2, muon_weight_dimension_numbers=_as_matrices
+            ),
         }
         clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
         transforms = {
@@ -88,6 +90,16 @@ class Optimizer:
             "own": optax.chain(optax.scale_by_adam(), _scheduled(self.own)),
         }
         return optax.partition(transforms, {"shared": "shared", "own": "own"})
+
+
+def _as_matrices(parameters):
+    """Kernels as matrices of inputs by outputs: of convolutions all axes but the last are inputs."""
+
+    def of(kernel):
+        inputs = tuple(range(kernel.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(inputs, kernel.ndim - 1) if kernel.ndim > 1 else None
+
+    return jax.tree.map(of, parameters)
 
 
 def _scheduled(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
