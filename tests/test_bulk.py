@@ -131,6 +131,15 @@ def test_inputs_that_changed_are_done_again(inputs, tmp_path):
     assert np.ptp(meshes.read(tmp_path / "made" / "ball_05.ply").bounds[:, 0]) == pytest.approx(18, rel=1e-3)
 
 
+def test_inputs_that_are_gone_are_left_out(inputs, tmp_path):
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    (inputs / "ball_03.npy").unlink()
+    (tmp_path / "codes" / "shapes" / "ball_03.npz").unlink()
+    report = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    assert report.complete and report.before == 10 and not report.outcome.rows
+    assert Codes.load(tmp_path / "codes.npz").names == tuple(f"ball_{i:02d}" for i in range(11) if i != 3)
+
+
 def test_damaged_inputs_are_rows_and_the_rest_goes_on(inputs, tmp_path, capfd):
     (inputs / "ball_02.npy").write_bytes(b"\x93NUMPY damaged")
     (inputs / "ball_05.npy").rename(inputs / "refused.npy")  # by the network, not by the reader

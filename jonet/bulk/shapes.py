@@ -80,10 +80,11 @@ def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, pro
         return _judged(key, code, place)
 
     def join(rows: dict[str, Row]) -> None:
-        parts = [folder / row.output for row in rows.values() if not row.failed]
-        newest = max((path.stat().st_mtime_ns for path in parts), default=0)
-        if parts and not (joined.exists() and joined.stat().st_mtime_ns >= newest):
-            Codes.joined([Codes.load(path) for path in parts]).save(joined)
+        parts = {named[key]: folder / rows[key].output for key in sorted(files) if not rows[key].failed}
+        newest = max((path.stat().st_mtime_ns for path in parts.values()), default=0)
+        there = joined.exists() and joined.stat().st_mtime_ns >= newest and Codes.load(joined).names == (*parts,)
+        if parts and not there:
+            Codes.joined([Codes.load(path) for path in parts.values()]).save(joined)
 
     sources = {key: (path, named[key]) for key, path in files.items()}
     stages = Stages(reader(model), kind(model), lambda shapes: _each(encoded(model, shapes)), write)
