@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from jonet.data.store import Packed
 from jonet.errors import ConfigError, InputError
 from jonet.inference import encode
 from jonet.inference.encode import Inputs
+from jonet.networks.convolutions import ConvEncoder
 from jonet.tasks import occnet, onet
 from jonet.tasks.shapes import Shapes
 
@@ -35,6 +37,8 @@ CONDITIONAL = [
     "--samples.surface=600",
     "--samples.occupancies=1000",
     "--network.hidden-size=16",
+    "--network.n-blocks=1",
+    "--optimizer.name=adam",
     "--batch-shapes=3",
     "--batch-points=64",
     "--minutes=0",
@@ -47,7 +51,7 @@ TASKS = {
     "onet_voxels": ["--network.c-dim=8", "--network.encoder-width=2"],
     "onet_images": [
         *["--network.c-dim=8", "--network.encoder=simple_conv", "--network.encoder-width=2"],
-        *["--samples.images=2", "--samples.image-size=32", "--inputs.size=32"],
+        *["--samples.images=2", "--samples.image-size=64", "--inputs.size=64"],
     ],
     "onet_unconditional": ["--network.z-dim=4", "--inputs.points=128"],
     "occnet": [
@@ -188,6 +192,8 @@ def test_options_that_cannot_be_are_refused():
         onet.Config(points_sampling="surface")
     with pytest.raises(ConfigError, match="one size"):
         dataclasses.replace(learn.task("onet_images").PRESETS["quick"], inputs=learn.task("onet_images").View(48))
+    with pytest.raises(ConfigError, match="at least 63"):
+        ConvEncoder(4).init(jax.random.key(0), np.zeros((1, 62, 62, 3), np.float32))
     with pytest.raises(ConfigError, match="held_out"):
         occnet.Config(held_out=1.0)
     with pytest.raises(ConfigError, match="validate_every"):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jonet.errors import ConfigError
 from jonet.networks.layers import Linear, Share, torch_uniform
 
 
@@ -88,6 +89,8 @@ class ConvEncoder(nn.Module):
     def __call__(self, images, share: Share | None = None):
         """images [S, H, W, 3] in [0, 1] → c [S, C]; the same in training."""
         chex.assert_shape(images, (None, *self.input_shape))
+        if min(images.shape[1:3]) < 63:  # five times halved, less the border
+            raise ConfigError(f"simple_conv takes pictures of at least 63 pixels a side, not {images.shape[1:3]}")
         x = images
         for i in range(5):
             layer = Convolution(self.width << i, stride=2, dtype=self.dtype, name=f"conv{i}")
