@@ -1,0 +1,173 @@
+"""Codes against time:  python -m experiments.fitting_study RUN FOLDER [--shapes=8] [--rows=NAME;…]
+
+Unseen shapes of a run are fitted from 8,000 of their samples, with one setting changed at a time, and judged by the
+mean clamped error of the rest. FOLDER gets `fitting.json` (rows that are there are not measured again), a table, and
+error against time as `codes_error_time.png`. Time is that of the processor
+(all cores together), which other work on the machine changes little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import jonet
+from experiments.bench.fitting import divided
+from jonet import config as configs
+from jonet import parallel
+from jonet.data import store as stores
+from jonet.inference import latents
+from jonet.inference.first_order import LBFGS, Adam
+from jonet.inference.gauss_newton import GaussNewton
+from jonet.inference.latents import FitConfig
+
+PUBLISHED = "Adam, 800 steps"
+GIVEN = 8000  # samples of a shape
+COLOURS = {"Gauss-Newton": (214, 96, 20), "L-BFGS": (40, 110, 160), "Adam": (110, 110, 110)}
+
+
+def curves() -> dict[str, dict[str, FitConfig]]:
+    """Each method with growing budgets."""
+    levels = ((0.03, 0.003, 0.001), (1024, 2048, 8192))
+    budgets = ((1,), (2,), (4,), (4, 2), (4, 4), (4, 4, 2), (4, 4, 4), (4, 4, 6), (6, 6, 12))
+    newton = {
+        f"Gauss-Newton, {'+'.join(map(str, phases))} phases": FitConfig(
+            gauss_newton=GaussNewton(levels[1][: len(phases)], levels[0][: len(phases)], phases)
+        )
+        for phases in budgets
+    }
+    lbfgs = {f"L-BFGS, {n} steps": FitConfig("lbfgs", lbfgs=LBFGS(n)) for n in (5, 10, 20, 40, 100)}
+    adam = {f"Adam, {n} steps": FitConfig("adam", adam=Adam(n)) for n in (25, 50, 100, 200, 400, 800)}
+    return {"Gauss-Newton": newton, "L-BFGS": lbfgs, "Adam": adam}
+
+
+def ablation() -> dict[str, FitConfig]:
+    """The default with one thing changed."""
+    rows = {"default": FitConfig()}
+    rows |= {f"starts {n}": FitConfig(starts=n) for n in (1, 2, 8, 16)}
+    rows |= {f"candidates {n}": FitConfig(candidates=n) for n in (1, 16, 64)}
+    rows |= {f"prior {weight:g}": FitConfig(prior=weight) for weight in (0.0, 1e-5, 1e-3)}
+    newton = {
+        "last level of 2,048 points": GaussNewton(points=(1024, 2048, 2048)),
+        "last level of 4,096 points": GaussNewton(points=(1024, 2048, 4096)),
+        "all levels of 8,192 points": GaussNewton(points=(8192,) * 3),
+        "half the phases": GaussNewton(phases=(2, 2, 3)),
+        "twice the phases": GaussNewton(phases=(8, 8, 12)),
+        "one level": GaussNewton((8192,), (0.001,), (12,)),
+        "smooth at last 0.003": GaussNewton(smooth=(0.03, 0.01, 0.003)),
+        "smooth at last 0.0003": GaussNewton(smooth=(0.03, 0.003, 0.0003)),
+        "tolerance 0.001": GaussNewton(tolerance=0.001),
+    }
+    return rows | {name: FitConfig(gauss_newton=settings) for name, settings in newton.items()}
+
+
+def measure(model, given, held, config: FitConfig, repeats: int) -> dict:
+    """Processor seconds a shape (the least of `repeats`, compiled before) and the held-out loss of each shape."""
+    config = dataclasses.replace(config, clamp=0.1)
+    known = dict(prior=model.prior, starts=model.codes.values)
+
+    def fit(shapes, index=None):
+        first = None if index is None else np.arange(index, index + len(shapes))
+        return latents.fit(model.network, model.shared, model.statistics, shapes, config=config, index=first, **known)
+
+    if config.method == "gauss_newton":
+        fit(given)
+        times = []
+        for _ in range(repeats):
+            begun = time.process_time()
+            codes = fit(given).values
+            times.append(time.process_time() - begun)
+    else:  # slow, so compiled on one shape, measured once and by as many shapes as that program takes
+        fit(given[:1])
+        begun = time.process_time()
+        codes = np.concatenate([fit(given[i : i + 4], i).values for i in range(0, len(given), 4)])
+        times = [time.process_time() - begun]
+    losses, _ = latents.errors(model.network, model.shared, model.statistics, codes, held, config)
+    return {"seconds": min(times) / len(given), "losses": [float(loss) for loss in losses]}
+
+
+def table(rows: dict[str, dict]) -> str:
+    """The rows as Markdown: mean held-out loss, against the published loop, the worst shape's likewise, and time."""
+    base = np.array(rows[PUBLISHED]["losses"])
+    lines = ["| | loss | of Adam's | worst shape, of Adam's | processor seconds a shape |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        losses = np.array(row["losses"])
+        ratios = losses.mean() / base.mean(), (losses / base).max()
+        lines.append(f"| {name} | {losses.mean():.6f} | {ratios[0]:.3f} | {ratios[1]:.2f} | {row['seconds']:.3f} |")
+    return "\n".join(lines)
+
+
+def picture(rows: dict[str, dict], size=(900, 560), scale: int = 2) -> Image.Image:
+    """Mean held-out loss against processor seconds a shape, both logarithmic, one line a method."""
+    lines = {}
+    for method, settings in curves().items():
+        found = [(rows[name]["seconds"], np.mean(rows[name]["losses"])) for name in settings if name in rows]
+        if found:
+            lines[method] = np.array(sorted(found))
+    every = np.concatenate(list(lines.values()))
+    low, high = every.min(0) / 1.15, every.max(0) * 1.15
+    image = Image.new("RGB", (size[0] * scale, size[1] * scale), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(14 * scale)
+    corner, extent = np.array([80, 20]) * scale, (np.array(size) - [110, 80]) * scale
+
+    def place(xy):
+        share = np.log(np.asarray(xy) / low) / np.log(high / low)
+        return tuple(corner + extent * [share[0], 1 - share[1]])
+
+    for axis, unit in ((0, "{:g} s"), (1, "{:g}")):
+        for tick in (d * 10.0**e for e in range(-5, 4) for d in (1, 2, 5)):
+            if not low[axis] <= tick <= high[axis]:
+                continue
+            ends = [(tick, low[1]), (tick, high[1])] if axis == 0 else [(low[0], tick), (high[0], tick)]
+            pen.line([place(end) for end in ends], fill=(225, 225, 225), width=scale)
+            x, y = place(ends[0])
+            anchor, spot = ("mt", (x, y + 6 * scale)) if axis == 0 else ("rm", (x - 6 * scale, y))
+            pen.text(spot, unit.format(tick), fill=(80, 80, 80), font=font, anchor=anchor)
+    for method, line in lines.items():
+        path = [place(spot) for spot in line]
+        pen.line(path, fill=COLOURS[method], width=3 * scale)
+        for x, y in path:
+            pen.ellipse([x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale], fill=COLOURS[method])
+        x, y = path[0]
+        pen.text((x + 8 * scale, y - 8 * scale), method, fill=COLOURS[method], font=font, anchor="lb")
+    pen.text(tuple(corner + extent * [0.5, 1] + [0, 34 * scale]), "processor seconds a shape", (80, 80, 80), font, "mt")
+    pen.text((12 * scale, 6 * scale), "held-out loss", fill=(80, 80, 80), font=font, anchor="lt")
+    return image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run folder of deepsdf")
+    parser.add_argument("folder", type=Path, help="where results go")
+    parser.add_argument("--shapes", type=int, default=8, help="unseen shapes")
+    parser.add_argument("--repeats", type=int, default=3, help="of Gauss-Newton; the others run once")
+    parser.add_argument("--rows", default="", help="beginnings of the rows' names, ; between them; the default is all")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    model, store = jonet.load(options.run), stores.open(options.run / "store")
+    unseen = store.select("test")[: options.shapes]
+    given, held = map(list, zip(*(divided(store.samples(i), GIVEN) for i in unseen), strict=True))
+    results = options.folder / "fitting.json"
+    rows = json.loads(results.read_text())["rows"] if results.exists() else {}
+    wanted = {name: config for settings in (*curves().values(), ablation()) for name, config in settings.items()}
+    for name, config in wanted.items():
+        if name not in rows and name.startswith(tuple(options.rows.split(";"))):
+            rows[name] = measure(model, given, held, config, options.repeats)
+            loss, seconds = np.mean(rows[name]["losses"]), rows[name]["seconds"]
+            print(f"{name}: {loss:.6f}, {seconds:.3f} processor seconds a shape", flush=True)
+            rows = {name: rows[name] for name in wanted if name in rows}
+            device = parallel.describe()
+            configs.write_json(results, {"device": device, "shapes": len(unseen), "given": GIVEN, "rows": rows})
+    if PUBLISHED in rows:
+        print(table(rows))
+        picture(rows).quantize(64).save(options.folder / "codes_error_time.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
