@@ -47,6 +47,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny workloads: whether it runs, not how fast")
     parser.add_argument("--run", type=Path, help="a finished run of the default job whose network and shapes serve")
     parser.add_argument("--minutes", type=float, default=2.5, help="of training, where no run is given")
+    parser.add_argument("--whole", action="store_true", help="time_to_quality: PyTorch trains to the end, too")
     parser.add_argument("--codes", type=Path, help="an .npy where codes that PyTorch fits in minutes are kept")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)
@@ -69,7 +70,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
         minutes = min(options.minutes, 0.05) if options.quick else options.minutes
         trained = Trained(Path(folder) / "run", options.run, minutes, options.quick)
         rate = machine.matrix_rate()
-        bench = Bench(both, rate, Path(folder), trained, options.repeats, options.quick, options.codes)
+        bench = Bench(both, rate, Path(folder), trained, options.repeats, options.quick, options.whole, options.codes)
         try:
             for name in options.rows:
                 print(f"{name} …", file=sys.stderr, flush=True)

@@ -43,7 +43,7 @@ class Peer:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the PyTorch program ended at {request}; what it said stands above")
+            raise RuntimeError(f"the PyTorch program ended at {str(request)[:200]} …; what it said stands above")
         return json.loads(answer)
 
     def close(self) -> None:

@@ -38,6 +38,7 @@ class Bench:
     trained: Trained
     repeats: int = 5
     quick: bool = False
+    whole: bool = False  # whether PyTorch trains to the end, too, so that its quality is known
     codes: Path | None = None  # where codes that take PyTorch minutes to fit are kept
 
 

@@ -114,20 +114,13 @@ class SmallTraining:
     weights: where the start is read from (jonet's names, and "codes"), so that both sides start alike.
     """
 
-    def __init__(self, specs, shapes, data, clamp, prior, bound, ramp, batch, points, steps, rates, weights, part=1.0):
+    def __init__(self, specs, shapes, data, clamp, prior, bound, ramp, batch, points, steps, rates, weights):
         self.problem = AutoDecoding(specs, shapes, data, clamp, prior, bound)
         with np.load(weights) as start:
             take(self.problem.network, start)
             with torch.no_grad():
                 self.problem.codes.weight.copy_(torch.from_numpy(start["codes"]))
-        self.shapes, self.batch, self.points, self.steps, self.ramp, self.part = (
-            shapes,
-            batch,
-            points,
-            steps,
-            ramp,
-            part,
-        )
+        self.shapes, self.batch, self.points, self.steps, self.ramp = shapes, batch, points, steps, ramp
         matrices = [p for p in self.problem.network.parameters() if p.ndim == 2 and min(p.shape) > 1]
         others = [p for p in self.problem.network.parameters() if not (p.ndim == 2 and min(p.shape) > 1)]
         self.optimizers = [
@@ -154,15 +147,13 @@ class SmallTraining:
             optimizer.step()
         self.done += 1
 
-    def __call__(self, save: str = "") -> dict:
-        """The rest of the steps, or the stated part of them; seconds are of all."""
-        count = max(1, round(self.part * self.steps))
+    def __call__(self, count: int, save: str) -> dict:
+        """So many more steps; seconds are those of the whole schedule at this pace."""
 
         def some():
             for _ in range(count):
                 self.step()
 
         taken = seconds(some) * self.steps / count
-        if save:
-            np.savez(save, codes=self.problem.codes.weight.detach().cpu().numpy(), **give(self.problem.network))
-        return {"seconds": taken, "part": self.part}
+        np.savez(save, codes=self.problem.codes.weight.detach().cpu().numpy(), **give(self.problem.network))
+        return {"seconds": taken}
