@@ -60,6 +60,8 @@ def write(record: Record) -> None:
     scores["known shapes, from their own codes"] = values["known"]["summary"]
     seconds = {name: done["seconds"] for name, done in record.done.items()}
     size = values["bytes"]
+    shown = getattr(task, "shown", None)  # of tasks that do more than rebuild shapes
+    galleries, tables = shown(record.config, trained, store, folder, values) if shown else ((), ())
     page = Report(
         title=f"{task.TITLE} on {Path(record.config.data).name}",
         summary=task.summary(count if unseen else 0, len(train)),
@@ -67,18 +69,20 @@ def write(record: Record) -> None:
         device=values["device"],
         scores=scores,
         galleries=[
+            *galleries,
             Gallery("Unseen shapes", unseen),
             Gallery("Known shapes", known, pictures=6),
             *generated(folder / "meshes", store, train),
         ],
         charts=charts(Log(folder / "log.jsonl").read()),
         tables=[
+            *tables,
             Table(
                 "What it takes",
                 ("", "bytes"),
                 [("network", size["network"]), ("code of a shape", size["code"]), ("mesh (median)", size["mesh"])],
                 note="The published decoder takes 7.37 MB.",
-            )
+            ),
         ],
         codes=code_map(store, trained.codes, codes, index),
         slices=slices(store),

@@ -149,6 +149,8 @@ def evaluate(record: Record) -> None:
         "skipped": store.skipped,
         "seconds": {name: done["seconds"] for name, done in record.done.items()},
     }
+    if further := getattr(record.task, "further", None):  # of tasks that do more than rebuild shapes
+        values |= further(record.config, trained, store, record.folder)
     configs.write_json(record.folder / "metrics.json", values)
 
 

@@ -16,6 +16,7 @@ _HOMES = {
     "field": "jonet.model",
     "extract": "jonet.model",
     "reconstruct": "jonet.model",
+    "purify": "jonet.model",
     "sample": "jonet.model",
     "interpolate": "jonet.model",
     "evaluate": "jonet.evaluation.metrics",

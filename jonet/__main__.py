@@ -22,6 +22,7 @@ COMMANDS = (  # files of jonet/commands/, in the order of the help; a new verb i
     "fit",
     "sample",
     "complete",
+    "purify",
     "evaluate",
     "export",
     "import_",

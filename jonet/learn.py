@@ -28,7 +28,10 @@ from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 from jonet.training.watch import agreed
 
-TASKS = ("deepsdf", "deepsdf_completion", "occnet", "onet_points", "onet_voxels", "onet_images", "onet_unconditional")
+TASKS = (
+    *("deepsdf", "deepsdf_completion", "occnet", "onet_points", "onet_voxels", "onet_images", "onet_unconditional"),
+    "purify",
+)
 
 
 def task(name: str) -> ModuleType:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 import jonet.config
+from jonet.data import sampling, strays
 from jonet.data.meshes import Mesh, Similarity, frame_of
 from jonet.errors import CheckpointError, ConfigError, InputError, require
 from jonet.inference import encode, latents, pose, surface
@@ -314,6 +315,39 @@ class Model:
         codes = self.fit(samples, **observed) if self.inputs is None else self.encode(samples, **observed)
         return self.extract(codes, resolution)
 
+    def purify(
+        self,
+        points,
+        count: int | None = None,
+        *,
+        spread: float = 1.1,
+        resolution: int | None = None,
+        seed: int = 0,
+        normals=None,
+        **observed,
+    ) -> list[np.ndarray]:
+        """Clouds cleaned by rebuilding their shapes: points spread evenly over the surface that the network makes.
+
+        points: [B, N, 3] or a list of [Nᵢ, 3].  count: of points that each cloud gets (default: as many as came).
+        spread: points that stand alone are left out first, see `strays.kept`; inf keeps all.  normals, observed:
+        further arguments of `encode` or `fit`; with frame="own" clouds come and go in their own units.  A cloud of
+        which no surface was made comes back without points, [0, 3].  (Wu et al.: IF-Defense, 2020.)
+        """
+        points = [require(cloud, f"points[{i}]", (None, 3), np.float64) for i, cloud in enumerate(points)]
+        keep = [strays.kept(cloud, spread) for cloud in points]
+        if normals is not None:
+            observed["normals"] = [np.asarray(rows)[mask] for rows, mask in zip(normals, keep, strict=True)]
+        observed["points"] = [cloud[mask] for cloud, mask in zip(points, keep, strict=True)]
+        codes = self.fit(**observed) if self.inputs is None else self.encode(**observed)
+        ways = codes.similarities or [Similarity()] * len(codes)
+        cleaned = []
+        for i, mesh in enumerate(self.extract(codes, resolution, frame="normalised")):
+            rng, found = np.random.default_rng([seed, i]), np.zeros((0, 3))
+            if len(mesh.faces):
+                found = ways[i].inverse()(sampling.surface(mesh, count or len(points[i]), rng)[0])
+            cleaned.append(found)
+        return cleaned
+
     def sample(self, count: int, seed: int = 0, resolution: int | None = None) -> list[Mesh]:
         """Meshes of `count` codes drawn from the prior: of DeepSDF the one fitted to the training codes (N(0, I) would
         give junk), of a variational network N(0, I)."""
@@ -421,6 +455,11 @@ def extract(model: Model, *arguments, **settings) -> list[Mesh]:
 def reconstruct(model: Model, *arguments, **settings) -> list[Mesh]:
     """`model.reconstruct` as a function."""
     return model.reconstruct(*arguments, **settings)
+
+
+def purify(model: Model, points, count: int | None = None, **settings) -> list[np.ndarray]:
+    """`model.purify` as a function."""
+    return model.purify(points, count, **settings)
 
 
 def sample(model: Model, *arguments, **settings) -> list[Mesh]:

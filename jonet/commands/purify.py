@@ -1,0 +1,47 @@
+"""`purify`: clouds of points cleaned by rebuilding their shapes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from jonet import model
+from jonet.bulk import inputs
+from jonet.commands.options import INPUTS, MODEL, RESOLUTION, SEED, option
+from jonet.data import meshes, observed
+from jonet.data.meshes import Mesh
+
+
+def declare(verb) -> None:
+    verb(
+        "purify",
+        purify,
+        "cleans clouds of points by rebuilding their shapes",
+        MODEL,
+        INPUTS,
+        option("--out", required=True, help="folder for the clouds, PLY in the units of those that came"),
+        option("--count", type=int, help="points of each (default: as many as came)"),
+        option("--spread", type=float, default=1.1, help="how far alone a point may stand before it is left out"),
+        RESOLUTION,
+        SEED,
+    )
+
+
+def purify(options) -> None:
+    """Each input as OUT/<its name>.ply; one that could not be rebuilt is said and left out."""
+    trained = model.load(options.model)
+    files = inputs.find(options.inputs, trained)
+    seen = [observed.read(path, trained.frame, surface=True) for path in files.values()]
+    given = {"points": [one.similarity.inverse()(one.points) for one in seen], "frame": "own"}
+    if trained.inputs is None and all(one.normals is not None for one in seen):
+        given["normals"] = [one.normals for one in seen]
+    found = trained.purify(
+        **given, count=options.count, spread=options.spread, resolution=options.resolution, seed=options.seed
+    )
+    for name, points in zip(inputs.names(files).values(), found, strict=True):
+        if not len(points):
+            print(f"{name}: no surface was made of it, nothing is written", file=sys.stderr)
+            continue
+        print(meshes.write(Mesh(points, np.zeros((0, 3), int)), Path(options.out) / f"{name}.ply"))
