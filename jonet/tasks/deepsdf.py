@@ -94,13 +94,13 @@ MUON = Optimizer(  # twice as fast to the same quality as Adam, see docs/perform
 
 PRESETS = {
     "single": Config(
-        samples=dataclasses.replace(RECIPES["default"], near=600_000, uniform=50_000, variances=(0.0025, 0.00005)),
-        network=small(256, 8, 0),
+        samples=dataclasses.replace(RECIPES["default"], near=600_000, uniform=50_000, variances=(0.0009, 0.00005)),
+        network=dataclasses.replace(small(256, 8, 0), xyz_in_all=True),
         learning=AutoDecoder(start="centred"),
         optimizer=MUON,
         batch_shapes=1,
-        batch_points=2048,
-        minutes=4.0,
+        batch_points=1024,
+        minutes=7.5,
         surfaces=Surfaces(resolution=256),
         known=1,
     ),
