@@ -122,7 +122,7 @@ def test_emd_of_a_shift_is_the_shift():
 def test_no_surface_scores_worst():
     nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
     assert metrics.score(nothing, box()) == metrics.WORST
-    with pytest.raises(InputError, match="no faces"):
+    with pytest.raises(InputError, match="no surface"):
         metrics.score(box(), nothing)
 
 
