@@ -205,7 +205,7 @@ class Model:
         normals=None,
         free=None,
         names: Sequence[str] | None = None,
-        config: pose.PoseConfig = pose.PoseConfig(),
+        config: pose.PoseConfig | None = None,
     ) -> Codes:
         """Codes of scans in any units whose position, turn and size are unknown; they carry the ways that were found.
 
@@ -220,7 +220,7 @@ class Model:
             points,
             normals=normals,
             free=free,
-            config=config,
+            config=config or pose.PoseConfig(),
             prior=self.prior,
             starts=None if self.codes is None else self.codes.values,
         )
