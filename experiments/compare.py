@@ -53,9 +53,7 @@ def ways(trained: Model, points: int) -> dict:
         return {f"one pass, {points} points": lambda found: trained.encode(points=[one.points for one in found])}
     distances = RECIPE.near + RECIPE.uniform
     return {
-        f"fitted, {distances:,} distances": lambda found: trained.fit(
-            [one.samples for one in found]
-        ),
+        f"fitted, {distances:,} distances": lambda found: trained.fit([one.samples for one in found]),
         f"fitted, {points} points": lambda found: trained.fit(points=[one.points for one in found]),
     }
 
