@@ -77,8 +77,8 @@ class Config:
 
 FALLING = Optimizer(own=Schedule("cosine", initial=3e-3, final=1e-5))
 PRESETS = {
-    "quick": Config(optimizer=FALLING, batch_points=1024, epochs=300),
-    "small": Config(optimizer=FALLING, batch_points=512, epochs=1000),
+    "quick": Config(optimizer=FALLING, epochs=300),
+    "small": Config(optimizer=FALLING, epochs=1000),
     "paper": Config(epochs=1000),  # PyTorch's Adam at its one rate
 }
 
