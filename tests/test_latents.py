@@ -283,8 +283,9 @@ def test_codes_found_one_by_one_are_those_found_together(chairs, fitted, monkeyp
     jobs.program.cache_clear()
     together = fit(chairs, chairs.samples)
     jobs.program.cache_clear()
-    np.testing.assert_allclose(together.residual, fitted.residual, rtol=1e-3)
-    np.testing.assert_allclose(together.values, fitted.values, atol=5e-3)  # of rounding, steps may be taken or not
+    tolerance = QUICK.gauss_newton.tolerance  # a shape leaves at this gain, and rounding may take it to either side
+    np.testing.assert_allclose(together.residual, fitted.residual, rtol=tolerance)
+    np.testing.assert_allclose(together.values, fitted.values, atol=tolerance)
 
 
 SCRIPT = """
