@@ -31,6 +31,17 @@ ASKED = 8192  # points of each validation shape
 SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=16_384)
 ADAM = Optimizer(shared=Schedule("constant", initial=1e-4), own=Schedule("constant", initial=1e-4))  # as published
 MUON = Optimizer("muon", shared=Schedule("cosine", initial=4e-3, final=4e-5), own=Schedule("constant", initial=1e-3))
+SMALL = {"shapes": Shapes(train=1500, test=48, val_share=0.02), "batch_shapes": 32, "minutes": 45.0}
+PAPER = {  # as published, for every task
+    "shapes": Shapes(train=30_000, test=8_000, val_share=0.1),
+    "samples": RECIPES["onet"],
+    "optimizer": ADAM,
+    "batch_shapes": 64,
+    "batch_points": 2048,
+    "steps": 300_000,
+    "validate_every": 2000,
+    "surfaces": Surfaces(method="mise"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,14 +19,12 @@ from typing import Any, ClassVar
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
 from jonet.errors import ConfigError
-from jonet.model import Surfaces
 from jonet.networks.occupancy import Specs
 from jonet.networks.pretrained import imagenet
 from jonet.tasks import onet
 from jonet.tasks.inputs import View
 from jonet.tasks.onet import FRAME, adjusted, inputs, model, observe, scored, usual_preset
 from jonet.tasks.problem import Problem
-from jonet.tasks.shapes import Shapes
 
 __all__ = ["FRAME", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
 
@@ -61,24 +59,15 @@ def network(width: int, encoder: str, encoder_width: int) -> Specs:
 PRESETS = {
     "quick": Config(network=network(96, "resnet18", 16), batch_shapes=8, batch_points=512, minutes=3.0),
     "small": Config(
-        shapes=Shapes(train=1500, test=48, val_share=0.02),
+        **onet.SMALL,
         samples=dataclasses.replace(onet.SAMPLES, images=24, image_size=96),
         inputs=View(96),
         network=network(128, "resnet18", 32),
-        batch_shapes=32,
-        minutes=45.0,
     ),
     "paper": Config(
-        shapes=Shapes(train=30_000, test=8_000, val_share=0.1),
-        samples=dataclasses.replace(RECIPES["onet"], images=24),
+        **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], images=24)},
         inputs=View(224),
         network=Specs(encoder="resnet18"),
-        optimizer=onet.ADAM,
-        batch_shapes=64,
-        batch_points=2048,
-        steps=300_000,
-        validate_every=2000,
-        surfaces=Surfaces(method="mise"),
     ),
 }
 

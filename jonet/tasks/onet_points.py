@@ -12,13 +12,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from jonet.data.sampling import RECIPES
-from jonet.model import Surfaces
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Cloud
 from jonet.tasks.onet import FRAME, PARTS, adjusted, inputs, model, observe, problem, scored, usual_preset
-from jonet.tasks.shapes import Shapes
 
 __all__ = ["FRAME", "PARTS", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
 
@@ -41,23 +38,13 @@ def network(width: int, encoder_width: int) -> Specs:
 
 PRESETS = {
     "quick": Config(network=network(96, 64), minutes=3.0),
-    "small": Config(
-        shapes=Shapes(train=1500, test=48, val_share=0.02), network=network(128, 96), batch_shapes=32, minutes=45.0
-    ),
-    "paper": Config(
-        shapes=Shapes(train=30_000, test=8_000, val_share=0.1),
-        samples=RECIPES["onet"],
-        network=Specs(encoder="pointnet_resnet"),
-        optimizer=onet.ADAM,
-        batch_shapes=64,
-        batch_points=2048,
-        steps=300_000,
-        validate_every=2000,
-        surfaces=Surfaces(method="mise"),
-    ),
+    "small": Config(**onet.SMALL, network=network(128, 96)),
+    "paper": Config(**onet.PAPER, network=Specs(encoder="pointnet_resnet")),
 }
 
 
 def summary(unseen: int, known: int) -> str:
     """The report's first sentence."""
-    return f"{unseen} shapes never seen, each rebuilt in one pass from 300 noisy points; learned from {known} others."
+    return (
+        f"{unseen} shapes never seen, rebuilt in one pass from points of their surfaces; learned from {known} others."
+    )

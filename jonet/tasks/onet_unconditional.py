@@ -21,10 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
-from jonet.data.sampling import RECIPES
 from jonet.data.store import Store
 from jonet.inference.prior import Prior
-from jonet.model import Model, Surfaces
+from jonet.model import Model
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Labelled
@@ -54,19 +53,10 @@ def network(width: int, z_dim: int) -> Specs:
 
 PRESETS = {
     "quick": Config(network=network(128, 64), minutes=3.0),
-    "small": Config(
-        shapes=Shapes(train=1500, test=48, val_share=0.02), network=network(128, 128), batch_shapes=32, minutes=45.0
-    ),
+    "small": Config(**onet.SMALL, network=network(128, 128)),
     "paper": Config(
-        shapes=Shapes(train=3_000, test=800, val_share=0.1),
-        samples=RECIPES["onet"],
+        **onet.PAPER | {"shapes": Shapes(train=3_000, test=800, val_share=0.1)},
         network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128),
-        optimizer=onet.ADAM,
-        batch_shapes=64,
-        batch_points=2048,
-        steps=300_000,
-        validate_every=2000,
-        surfaces=Surfaces(method="mise"),
     ),
 }
 

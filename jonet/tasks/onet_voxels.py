@@ -15,12 +15,10 @@ import dataclasses
 from typing import ClassVar
 
 from jonet.data.sampling import RECIPES, Recipe
-from jonet.model import Surfaces
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Voxels
 from jonet.tasks.onet import FRAME, PARTS, adjusted, inputs, model, observe, problem, scored, usual_preset
-from jonet.tasks.shapes import Shapes
 
 __all__ = ["FRAME", "PARTS", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
 
@@ -45,19 +43,10 @@ def network(width: int, encoder_width: int) -> Specs:
 
 PRESETS = {
     "quick": Config(network=network(96, 8), batch_shapes=8, batch_points=512, minutes=3.0),
-    "small": Config(
-        shapes=Shapes(train=1500, test=48, val_share=0.02), network=network(128, 16), batch_shapes=32, minutes=45.0
-    ),
+    "small": Config(**onet.SMALL, network=network(128, 16)),
     "paper": Config(
-        shapes=Shapes(train=30_000, test=8_000, val_share=0.1),
-        samples=dataclasses.replace(RECIPES["onet"], voxels="ray"),
+        **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], voxels="ray"), "batch_points": 1024},
         network=Specs(encoder="voxel_simple"),
-        optimizer=onet.ADAM,
-        batch_shapes=64,
-        batch_points=1024,
-        steps=300_000,
-        validate_every=2000,
-        surfaces=Surfaces(method="mise"),
     ),
 }
 
