@@ -227,6 +227,7 @@ import jax.numpy as jnp, numpy as np, optax
 from onet_recorded import drawn
 from jonet import parallel
 from jonet.data.batches import Batch
+from jonet.inference import encode
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.training import conditional
 from jonet.training.loop import State, train_step
@@ -266,13 +267,21 @@ def check(path, one, other):
 
 for other in results[1:]:
     jax.tree_util.tree_map_with_path(check, results[0], other)
+codes = []
+for devices in (1, 2, 4):
+    with parallel.use(devices):
+        codes.append(encode.encode(network, shared, statistics, batch.inputs[:5], "points"))  # 2 and 4 do not divide 5
+for other in codes[1:]:
+    np.testing.assert_allclose(other, codes[0], rtol=0, atol=1e-12)
+assert codes[0].shape == (5, specs.latent_size) and np.ptp(codes[0], axis=0).max() > 0
+
 losses = results[0][2]["loss"]
 assert losses.dtype == np.float64 and losses[-1] < losses[0], losses
 print("equal")
 """
 
 
-def test_one_two_and_four_devices_learn_the_same():
+def test_one_two_and_four_devices_learn_and_encode_the_same():
     code = DEVICES.replace("{folder!r}", repr(os.path.dirname(__file__)))
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert found.stdout == "equal\n", found.stderr
