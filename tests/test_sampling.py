@@ -10,7 +10,7 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jonet.data import families, sampling, walls
+from jonet.data import sampling
 from jonet.data.meshes import Mesh, normalize, read
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import ConfigError, InputError, MeshError
@@ -71,49 +71,11 @@ def test_distances_to_overlapping_parts_know_no_inner_walls(method):
 def test_the_fast_sign_equals_the_winding_number():
     """On a surface that meets itself nowhere two ways to the sign agree: normals and winding numbers."""
     torus = mesh(trimesh.creation.torus(0.6, 0.25))
-    assert walls.simple(torus) and not walls.simple(CROSS)
     points = np.random.default_rng(1).uniform(-1, 1, (5000, 3))
     w = igl.winding_number(torus.vertices, torus.faces.astype(np.int64), points)
     np.testing.assert_array_equal(sampling.inside(torus, points), w > 0.5)
     squared = igl.point_mesh_squared_distance(points, torus.vertices, torus.faces.astype(np.int64))[0]
     np.testing.assert_allclose(np.abs(sampling.signed_distances(torus, points)), np.sqrt(squared), atol=1e-7)
-
-
-def tube(turns: float) -> Mesh:
-    """A closed tube of eight sides around an arc; after more than a turn its end runs through its start."""
-    angle = np.linspace(0, 2 * np.pi * turns, 60)[:, None]
-    side = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-    radius = 0.6 + 0.15 * np.cos(side)
-    ring = np.stack([radius * np.cos(angle), 0.15 * np.sin(side) + 0.02 * angle, -radius * np.sin(angle)], -1)
-    here = np.arange(480).reshape(60, 8)
-    a, b, c, d = here[:-1], np.roll(here[:-1], -1, 1), here[1:], np.roll(here[1:], -1, 1)
-    faces = [np.stack([a, c, b], -1), np.stack([b, c, d], -1)]
-    caps = [[[0, i, i + 1] for i in range(1, 7)], [[472, 473 + i, 472 + i] for i in range(1, 7)]]
-    return Mesh(ring.reshape(-1, 3), np.concatenate([f.reshape(-1, 3) for f in map(np.array, faces + caps)]))
-
-
-def test_one_surface_that_runs_through_itself_is_not_simple():
-    through, short = tube(1.1), tube(0.8)
-    assert short.watertight and short.volume > 0 and walls.simple(short)
-    assert through.watertight and through.volume > 0 and not walls.simple(through)
-    assert walls.walls(through).area < through.area - 0.1
-    np.testing.assert_allclose(walls.walls(short).area, short.area)
-
-
-@pytest.mark.parametrize("family", sorted(families.FAMILIES))
-def test_simple_solids_get_the_signs_of_their_winding_numbers(family):
-    for index in range(3):
-        thing, _ = normalize(families.make(family, 0, index))
-        if walls.simple(thing):
-            seeds, _ = sampling.surface(thing, 300, np.random.default_rng(index))
-            points = seeds + 0.02 * np.random.default_rng(index).normal(size=seeds.shape)
-            w = igl.winding_number(thing.vertices, thing.faces.astype(np.int64), points)
-            np.testing.assert_array_equal(sampling.inside(thing, points), w > 0.5)
-
-
-def test_a_surface_folded_flat_onto_itself_is_not_simple():
-    folded = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2], [2, 1, 0]])
-    assert folded.watertight and not walls.simple(folded)
 
 
 def test_sheets_without_thickness_are_no_walls():

@@ -24,6 +24,8 @@ VIEWS = {  # name -> (azimuth, elevation) in degrees: azimuth 0 looks at the fro
     "left": (-90.0, 0.0),
     "top": (0.0, 90.0),
 }
+GRAZING = 1e-4  # cosine between ray and normal below which it is not sure what is seen
+TOUCHING = 1e-5  # distance, where the mesh's radius is 1, below which it is not
 
 
 def direction(view: str | tuple[float, float]) -> np.ndarray:
@@ -163,6 +165,14 @@ class Scene:
         points[hit] = origins[hit] + depth[hit, None] * directions[hit]
         normals[hit] = self.normals[face[hit]]
         return Hits(*(a.reshape(*shape, *a.shape[1:]) for a in (depth, face, barycentric, points, normals)))
+
+    def behind(self, points, direction) -> tuple[np.ndarray, np.ndarray]:
+        """Whether the first face in a direction [3] is seen from behind, of points [N, 3], False where there is none;
+        and whether that is clear: the face is neither grazed nor as near as float32 can tell.  Two arrays [N] bool."""
+        found = self._scene.run(*self._rays(points, np.broadcast_to(direction, np.shape(points))), output=1)
+        face = found["primID"]
+        cosine = np.where(face < 0, -1.0, self.normals[face] @ direction)
+        return cosine > 0, (face < 0) | (np.abs(cosine) > GRAZING) & (found["tfar"] > TOUCHING)
 
     def blocked(self, origins, directions, reach: float = np.inf) -> np.ndarray:
         """Whether rays [N, 3] meet the mesh within `reach` lengths of their directions -> bool [N]."""

@@ -1,8 +1,8 @@
 """Samples of a solid: signed distances, occupancies, points on its surface, each published recipe under its name.
 
 Distances are exact (to the nearest triangle, by a tree of boxes) and negative inside; inside is where the generalised
-winding number exceeds 1/2. On one closed surface that meets itself nowhere, the side of the nearest triangle, edge or
-vertex gives the same sign in a quarter of the time (Baerentzen and Aanaes 2005: angle-weighted normals).
+winding number exceeds 1/2 (`inside.py`). On closed surfaces that meet nowhere, the side of the nearest triangle, edge
+or vertex gives distances the same sign in a quarter of the time (Baerentzen and Aanaes 2005: angle-weighted normals).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import igl
 import numpy as np
 from scipy.spatial import cKDTree
 
+from jonet.data.inside import Inside, open_edges
 from jonet.data.meshes import Mesh
 from jonet.data.views import shell
 from jonet.data.voxels import METHODS as VOXELS
-from jonet.data.walls import open_edges, simple, walls, winding
+from jonet.data.walls import walls
 from jonet.errors import ConfigError, InputError, MeshError, require
 
 METHODS = ("exact", "winding", "views")
@@ -117,9 +118,8 @@ class Solid:
                 f"{mesh.name or 'mesh'}: {count} open edges, so inside is undefined; "
                 "close the mesh, or choose the sign method 'winding' or 'views'"
             )
-        self._simple = simple(mesh)
-        self._winding = None if self._simple else winding(mesh)
-        self.walls = mesh if self._simple else walls(mesh, self._winding)
+        self._inside = Inside(mesh)
+        self.walls = mesh if self._inside.simple else walls(mesh, self._inside.tree)
         self._surface = self.walls.vertices, self.walls.faces.astype(np.int64)
 
     def inside(self, points) -> np.ndarray:
@@ -127,11 +127,7 @@ class Solid:
         points = require(points, "points", (None, 3), np.float64)
         if self.method == "views":
             return self._votes(points)[1] == VOTERS
-        low, high = self.mesh.bounds
-        inside = ((points > low) & (points < high)).all(1)  # nothing is enclosed outside of the box
-        asked = np.ascontiguousarray(points[inside])
-        inside[inside] = self._signed(asked) < 0 if self._simple else self._winding.winding_number(asked) > 0.5
-        return inside
+        return self._inside(points)
 
     def distances(self, points) -> np.ndarray:
         """points [N, 3] -> signed distances [N] float32, negative inside, in the mesh's units."""
@@ -146,7 +142,7 @@ class Solid:
             nearest, behind, plane = self._votes(points)
             distance = np.where(nearest < tangent, plane, nearest)
             signed, sure = np.where(behind == VOTERS, -distance, distance), (behind == 0) | (behind == VOTERS)
-        elif self._simple:
+        elif self._inside.simple:
             signed, sure = self._signed(points), np.ones(len(points), bool)
         else:
             distance = np.sqrt(igl.point_mesh_squared_distance(points, *self._surface)[0])

@@ -9,63 +9,13 @@ from __future__ import annotations
 
 import igl
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from jonet.data.inside import BESIDE, winding
 from jonet.data.meshes import Mesh
-from jonet.data.rays import Scene
 from jonet.errors import MeshError
 
 PIECES = 3_000  # about as many pieces as the surface is looked at in; a seam is found to the size of one
 WITHIN = np.array([0.3567, 0.3351, 0.3082])  # where a piece is looked at: parts like to meet in its middle
-FOLDED = -0.99999  # cosine between the normals of neighbours
-SHORT = 1e-4  # edges are not followed below this length, as a share of the radius of the whole
-BESIDE = 1e-5  # how far from a wall its two sides are looked at, as a share of the longest side
-
-
-def winding(mesh: Mesh) -> igl.FastWindingNumberBVH:
-    """The generalised winding number of a mesh, ready for `.winding_number(points [N, 3] float64) -> [N]`."""
-    tree = igl.FastWindingNumberBVH()
-    tree.init(mesh.vertices, mesh.faces.astype(np.int64))
-    return tree
-
-
-def open_edges(mesh: Mesh) -> int:
-    """How many edges are not passed equally often in both directions: 0 where winding numbers are whole."""
-    start, end = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64).T
-    edge = np.minimum(start, end) * len(mesh.vertices) + np.maximum(start, end)
-    _, edge = np.unique(edge, return_inverse=True)
-    return int(np.count_nonzero(np.bincount(edge, np.sign(end - start))))
-
-
-def simple(mesh: Mesh) -> bool:
-    """Whether the mesh is one closed surface that meets itself nowhere: then all of it is wall.
-
-    Two triangles cross where an edge of one passes through the other. So every edge sends a ray along itself, a little
-    inside the solid; where that meets something, another a little outside decides. Edges too short for the rays'
-    float32 are left out: what they could pass through is as small. Faces folded flat onto each other cross nothing,
-    but are no better.
-    """
-    if not mesh.watertight:
-        return False
-    edges = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
-    low, high = edges.min(1), edges.max(1)
-    pair = np.argsort(low * len(mesh.vertices) + high, kind="stable").reshape(-1, 2)  # both uses of each edge
-    faces, count = pair // 3, len(mesh.faces)
-    links = coo_array((np.ones(len(faces)), (faces[:, 0], faces[:, 1])), shape=(count, count))
-    if connected_components(links, directed=False)[0] > 1:
-        return False
-    scene = Scene(mesh)
-    if (np.einsum("ec,ec->e", *np.moveaxis(scene.normals[faces], 1, 0)) < FOLDED).any():
-        return False
-    start, along = mesh.vertices[low[pair[:, 0]]], np.subtract(*mesh.vertices[[high[pair[:, 0]], low[pair[:, 0]]]])
-    length = np.linalg.norm(along, axis=1)
-    long = length > SHORT * scene.radius
-    start, along, length = start[long], along[long], length[long, None]
-    outwards = scene.normals[faces[long]].sum(1) * np.minimum(BESIDE * scene.radius, 1e-3 * length)
-    origins, along = start + 0.01 * along, 0.98 * along
-    hit = np.flatnonzero(scene.blocked(origins - outwards, along, 1.0))
-    return not scene.blocked(origins[hit] + outwards[hit], along[hit], 1.0).any()
 
 
 def walls(mesh: Mesh, tree: igl.FastWindingNumberBVH | None = None) -> Mesh:

@@ -19,9 +19,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
+from jonet.data.inside import Inside, simple
 from jonet.data.meshes import Mesh
 from jonet.data.sampling import surface
-from jonet.data.walls import simple, walls, winding
+from jonet.data.walls import walls
 from jonet.errors import ConfigError, InputError, MeshError
 from jonet.evaluation.measures import MEASURES, measure, number
 
@@ -138,16 +139,9 @@ def iou(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> float:
     """
     low, high = np.minimum(mesh.bounds[0], truth.bounds[0]), np.maximum(mesh.bounds[1], truth.bounds[1])
     points = low + (high - low) * rng(scoring, "volume").random((scoring.volume_points, 3))
-    a, b = contains(mesh, points), contains(truth, points)
+    a, b = Inside(mesh)(points), Inside(truth)(points)
     union = np.count_nonzero(a | b)
     return float(np.count_nonzero(a & b) / union) if union else math.nan
-
-
-def contains(mesh: Mesh, points: np.ndarray) -> np.ndarray:
-    """Whether points [N, 3] are inside a mesh that faces outwards, [N] bool."""
-    found = ((points > mesh.bounds[0]) & (points < mesh.bounds[1])).all(1)
-    found[found] = winding(mesh).winding_number(np.ascontiguousarray(points[found])) > 0.5
-    return found
 
 
 def chamfer_l2(out, back) -> float:
