@@ -8,7 +8,7 @@ from onet_recorded import Recorded, close, drawn, each, quickly, reproduce
 from test_occupancy import KEY, run, shapes_of
 
 from jonet.networks import resnet
-from jonet.networks.convolutions import Convolution, convolve, convolve_by_slices
+from jonet.networks.convolutions import Convolution, convolve, convolve_by_blocks
 from jonet.networks.encoders import ENCODERS, LatentEncoder, ResnetPointnet, SimplePointnet, VoxelEncoder
 from jonet.networks.layers import Share
 from jonet.networks.occupancy import OccupancyNetwork, Specs
@@ -65,7 +65,7 @@ def test_images_are_normalised_as_published():
 
 
 @pytest.mark.parametrize(("stride", "channels"), [(1, 1), (2, 3)])
-def test_convolution_by_slices_is_the_platforms(stride, channels):
+def test_convolution_by_blocks_is_the_platforms(stride, channels):
     rng = np.random.default_rng(0)
     x, kernel = (rng.standard_normal(shape) for shape in [(2, 7, 8, 5, channels), (3, 3, 3, channels, 4)])
 
@@ -75,13 +75,13 @@ def test_convolution_by_slices_is_the_platforms(stride, channels):
             y, back = jax.vjp(lambda x, kernel: convolution(x, kernel, stride), x, kernel)
             return y, *back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-        return results(convolve_by_slices), results(convolve)
+        return results(convolve_by_blocks), results(convolve)
 
     for ours, wanted in zip(*both(x, kernel), strict=True):
         close(ours, wanted, 2e-6, "convolution")
 
 
-def test_a_volume_goes_by_slices_here_and_by_the_platform_elsewhere():
+def test_a_volume_goes_by_blocks_here_and_by_the_platform_elsewhere():
     layer = Convolution(4, stride=2, padding=1)
     x = jax.random.normal(KEY, (2, 8, 8, 8, 3))
     parameters, _ = drawn(shapes_of(layer, x))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
@@ -42,9 +44,9 @@ class Convolution(nn.Module):
             bias = self.param("bias", self.bias_init(fan_in), (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.pad(x, [(0, 0), *[(self.padding,) * 2] * (x.ndim - 2), (0, 0)])
-        whole, sliced = (functools.partial(f, stride=self.stride) for f in (convolve, convolve_by_slices))
+        whole, blocks = (functools.partial(f, stride=self.stride) for f in (convolve, convolve_by_blocks))
         if x.ndim == 5:  # on a CPU the platform's own 3-D convolution is an order of magnitude slower in reverse
-            return jax.lax.platform_dependent(x, kernel, cpu=sliced, default=whole) + bias
+            return jax.lax.platform_dependent(x, kernel, cpu=blocks, default=whole) + bias
         return whole(x, kernel) + bias
 
 
@@ -55,22 +57,41 @@ def convolve(x, kernel, stride: int):
     return jax.lax.conv_general_dilated(x, kernel, (stride,) * len(axes), "VALID", dimension_numbers=layout)
 
 
-def convolve_by_slices(x, kernel, stride: int):
-    """The same as shifted slices and matrix products.
+def convolve_by_blocks(x, kernel, stride: int):
+    """The same in space, x [S, X, Y, Z, in] and kernel [K, K, K, in, out], for strides 1 and 2, by slices and products.
 
-    Slices along all axes but the first are joined channel by channel; those along the first are multiplied one by one
-    and summed, which keeps what is joined a third of the size.
+    One shape after another, and what is joined is joined again in reverse, so that it stays in the cache.
     """
+    one = jax.checkpoint({1: _every_place, 2: _every_other}[stride])
+    return jax.lax.map(lambda x: one(x, kernel), x)
 
-    def shifted(x, axis):
-        count = (x.shape[axis] - kernel.shape[0]) // stride + 1
-        stops = (start + stride * (count - 1) + 1 for start in range(kernel.shape[0]))
-        return [jax.lax.slice_in_dim(x, start, stop, stride, axis) for start, stop in enumerate(stops)]
 
-    for axis in range(x.ndim - 2, 1, -1):
-        x = jnp.concatenate(shifted(x, axis), -1)
-    matrices = kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
-    return sum(part @ matrix for part, matrix in zip(shifted(x, 1), matrices, strict=True))
+def _every_other(x, kernel):
+    """With stride 2: x is cut into blocks of 2³ cells, whose channels lie together, and of which slices are joined."""
+    size = len(kernel)
+    counts = [(n - size) // 2 + 1 for n in x.shape[:3]]
+    blocks = [n // 2 + -(-size // 2) for n in (2 * (count - 1) for count in counts)]
+    x = jnp.pad(x, [(0, max(0, 2 * b - n)) for b, n in zip(blocks, x.shape, strict=False)] + [(0, 0)])
+    x = x[tuple(slice(2 * b) for b in blocks)].reshape(*(size for b in blocks for size in (b, 2)), -1)
+    x = x.transpose(0, 2, 4, 1, 3, 5, 6)
+    parts, matrices = [], []
+    for first in itertools.product(range(0, size, 2), repeat=3):
+        cells = [slice(min(2, size - start)) for start in first]  # of the block that the kernel reaches
+        where = [slice(start // 2, start // 2 + count) for start, count in zip(first, counts, strict=True)]
+        rows = tuple(slice(start, start + 2) for start in first)
+        parts.append(x[(*where, *cells)].reshape(*counts, -1))
+        matrices.append(kernel[rows].reshape(parts[-1].shape[-1], -1))
+    return jnp.concatenate(parts, -1) @ jnp.concatenate(matrices)
+
+
+def _every_place(x, kernel):
+    """With stride 1: the eight places of a block of outputs are features of a kernel one cell larger, with stride 2."""
+    counts = [n - len(kernel) + 1 for n in x.shape[:3]]
+    moved = [jnp.pad(kernel, [(k, 1 - k) for k in cell] + [(0, 0)] * 2) for cell in np.ndindex(2, 2, 2)]
+    y = _every_other(jnp.pad(x, [(0, n % 2) for n in counts] + [(0, 0)]), jnp.concatenate(moved, -1))
+    blocks = y.shape[:3]
+    y = y.reshape(*blocks, 2, 2, 2, -1).transpose(0, 3, 1, 4, 2, 5, 6).reshape(*(2 * b for b in blocks), -1)
+    return y[tuple(slice(n) for n in counts)]
 
 
 class ConvEncoder(nn.Module):
