@@ -21,6 +21,7 @@ import jonet
 from jonet import model
 from jonet.__main__ import main
 from jonet.errors import FormatError
+from jonet.inference.encode import Inputs
 from jonet.networks import deepsdf, occupancy, onet_file, pretrained, published, weights
 from jonet.networks.deepsdf import Specs
 from jonet.networks.encoders import Resnet
@@ -329,7 +330,11 @@ def test_onet_checkpoints(torch, data, tmp_path, name):
         close(occupancy.kl(mean, logstd), recorded["kl"])
         close(found.field(recorded["z"])(recorded["points"]), recorded["logits_of_z"])
         close(found.field(recorded["q_mean"])(recorded["points"]), recorded["logits_of_q_mean"])
+        assert found.inputs == Inputs("samples", 2048) and len(found.sample(2, resolution=8)) == 2
     else:
+        assert found.inputs == Inputs("points", 300 if alone else 30)  # the YAML's number, else the published one
+        close(found.encode(points=recorded["inputs"]).values, recorded["c"])
+        assert len(found.reconstruct(points=recorded["inputs"], resolution=8)) == len(recorded["inputs"])
         c = found.network.apply(variables, recorded["inputs"], method="encode")
         close(c, recorded["c"])
         close(found.field(recorded["c"])(recorded["points"]), recorded["logits"])
@@ -346,6 +351,10 @@ MODELS = {  # recorded whole models: what only their YAML would tell, and what t
     "model_points": ("cbatchnorm", "pointnet_resnet", 16, 0, None),
     "model_vae": ("simple", "null", 0, None, None),
     "model_voxels": ("cbatchnorm", "voxel_simple", 16, 0, None),
+}
+SEEN = {  # what each takes, as published
+    **{"model_images": ("images", 224), "model_points": ("points", 300)},
+    **{"model_vae": ("samples", 2048), "model_voxels": ("voxels", 32)},
 }
 
 
@@ -364,7 +373,11 @@ def test_onet_models_alone(torch, tmp_path, name):
     assert width is None or specs.encoder_width == width
     assert specs.hidden_size == 32 and specs.threshold == (0.5 if encoder == "idx" else 0.2)
     variables, points = {**found.shared, "statistics": found.statistics}, recorded["data/points"]
+    assert found.inputs == (None if encoder == "idx" else Inputs(*SEEN[name]))
     if name == "model_vae":
+        samples = np.concatenate([points, recorded["data/points.occ"][..., None]], -1)
+        close(found.encode(samples).values, recorded["eval/q_mean"])
+        np.testing.assert_array_equal(found.prior.covariance, np.eye(specs.z_dim))
         arguments = points, recorded["data/points.occ"], recorded["eval/c"]
         close(found.network.apply(variables, *arguments, method="infer")[0], recorded["eval/q_mean"])
         return
@@ -375,6 +388,8 @@ def test_onet_models_alone(torch, tmp_path, name):
         c = found.codes.values[inputs]
     else:
         inputs = inputs.transpose(0, 2, 3, 1) if name == "model_images" else inputs
+        if name != "model_images":  # recorded smaller than published
+            close(found.encode(**{found.inputs.kind: inputs}).values, recorded["eval/c"])
         c = found.network.apply(variables, inputs, method="encode")
     close(c, recorded["eval/c"])
     close(found.field(np.asarray(c))(points), recorded["eval/logits"])
@@ -492,6 +507,7 @@ def test_onet_options(vae, tmp_path):
         ("method: psgn", "method is 'psgn'"),
         (YAML.replace("z_dim: 4", "z_dim: 8"), "z_dim: 4 → 8"),
         ("", "decoder|encoder"),
+        (YAML + "\ndata: 3", "groups of options"),
         (YAML + "\ntest: {threshold: 2}", "threshold is 2"),
         (YAML.replace("c_dim", "decoder_kwargs: 3, c_dim"), "kwargs"),
         ("!!python/object/apply:os.system ['true']", "is not YAML"),
@@ -499,6 +515,8 @@ def test_onet_options(vae, tmp_path):
         options.write_text(content)
         with pytest.raises(FormatError, match=said):
             published.read(vae, options=options)
+    with pytest.raises(FormatError, match="pointcloud_n is 0"):
+        onet_file.takes(occupancy.Specs(encoder="pointnet_simple"), {"pointcloud_n": 0}, options)
 
 
 def test_other_checkpoints_are_refused(torch, tmp_path, vae):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jonet.commands.options import option
+from jonet.inference.encode import Inputs
 from jonet.inference.latents import FitConfig
 from jonet.inference.prior import Prior
 from jonet.model import Codes, Model
@@ -34,8 +35,11 @@ def import_(options) -> None:
         codes = Codes(found.codes, found.names, found.similarities)
         prior = Prior.of(found.codes) if found.codes.shape[1] else None
     parts = {name: getattr(found, name) for name in ("kind", "network", "shared", "statistics", "frame", "history")}
+    inputs = None if found.takes is None else Inputs(*found.takes)
+    if inputs is not None and inputs.kind == "samples":  # a generative network
+        prior = Prior.plain(found.network.specs.z_dim, 1.0)
     fitting = FitConfig(starts=4)  # a space of few shapes has several valleys
-    Model(**parts, codes=codes, prior=prior, fitting=fitting).save(out / "model")
+    Model(**parts, codes=codes, prior=prior, fitting=fitting, inputs=inputs).save(out / "model")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"model: {out / 'model'}")

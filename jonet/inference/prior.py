@@ -32,9 +32,10 @@ class Prior(NamedTuple):
         return cls(*(np.asarray(value, np.float32) for value in (mean, covariance, distance, residual)))
 
     @classmethod
-    def plain(cls, length: int) -> Prior:
-        """What is known before training: N(0, I / L), as the published codes start (CodeInitStdDev 1)."""
-        values = np.zeros(length), np.eye(length) / length, np.inf, np.inf
+    def plain(cls, length: int, variance: float | None = None) -> Prior:
+        """N(0, variance · I).  Without one, what is known of codes before training: N(0, I / L), as the published ones
+        start (CodeInitStdDev 1)."""
+        values = np.zeros(length), np.eye(length) * (1 / length if variance is None else variance), np.inf, np.inf
         return cls(*(np.asarray(value, np.float32) for value in values))
 
     def precision(self) -> np.ndarray:

@@ -20,7 +20,15 @@ from jonet.networks.pretrained import Pretrained, from_torch
 DEFAULT = {  # of the program's configs/default.yaml, which every YAML goes on from
     "method": "onet",
     "model": {"decoder": "simple", "encoder": "resnet18", "encoder_latent": None, "c_dim": 512, "z_dim": 64},
+    "data": {"pointcloud_n": 256, "img_size": 224},
     "test": {"threshold": 0.5},
+}
+TAKES = {  # by the start of an encoder's name: what it takes of a shape, how much as published, and who tells otherwise
+    "pointnet": ("points", 300, "pointcloud_n"),
+    "voxel": ("voxels", 32, ""),
+    "resnet": ("images", 224, "img_size"),
+    "simple_conv": ("images", 224, "img_size"),
+    "null": ("samples", 2048, ""),  # of the latent encoder, which takes any number
 }
 RESNETS = {  # blocks in the third stage, bottlenecks
     (2, False): "resnet18",
@@ -34,8 +42,9 @@ def read(path: str | Path, options: str | Path | None = None) -> Pretrained:
     """The network of a checkpoint, and the embedding rows of its shapes where it has them.
 
     options: its YAML; without one, the file of the same name beside the checkpoint, if there is one.  Layers and sizes
-    are told by the checkpoint; what only the YAML tells (leaky activations, τ) is as published without it, which is a
-    note.  Raises FormatError where the two contradict each other, or the weights fit no published network.
+    are told by the checkpoint; what only the YAML tells (leaky activations, τ, how large inputs are) is as published
+    without it, which is a note.  Raises FormatError where the two contradict each other, or the weights fit no
+    published network.
     """
     path = Path(path)
     saved = weights.load(path)
@@ -47,8 +56,10 @@ def read(path: str | Path, options: str | Path | None = None) -> Pretrained:
     if options is None:
         found["threshold"] = 0.5 if found["encoder"] == "idx" else 0.2
         notes = [f"no YAML was given: activations are not leaky and τ is {found['threshold']}, as published"]
+        data = {}
     else:
-        found, notes = _told(found, _yaml(options), options), []
+        given = _yaml(options)
+        found, notes, data = _told(found, given, options), [], given["data"]
     try:
         network = OccupancyNetwork(Specs(**found))
     except ConfigError as error:
@@ -64,6 +75,7 @@ def read(path: str | Path, options: str | Path | None = None) -> Pretrained:
         shared={"params": shared},
         statistics=statistics,
         frame="cube",
+        takes=takes(network.specs, data, options or path),
         codes=codes,
         names=() if codes is None else tuple(f"shape {i}" for i in range(len(codes))),
         history={
@@ -120,6 +132,18 @@ def recognized(state: dict[str, np.ndarray], path: Path) -> tuple[dict[str, Any]
         "encoder_width": width,
     }
     return found, state
+
+
+def takes(specs: Specs, data: Mapping[str, Any], path: Path) -> tuple[str, int] | None:
+    """What a network is given of a shape and how much of it, as `Pretrained.takes`.  data: a part of the YAML."""
+    found = [row for start, row in TAKES.items() if specs.encoder.startswith(start)]
+    if not found or (specs.encoder == "null" and not specs.z_dim):
+        return None
+    kind, size, option = found[0]
+    size = data.get(option, size)
+    if not isinstance(size, int) or size < 1:
+        raise FormatError(f"{path}: data.{option} is {size!r}, but counts points or pixels")
+    return kind, size
 
 
 def _encoder(state: Mapping[str, np.ndarray], numbered) -> tuple[str, int | None]:
@@ -190,8 +214,8 @@ def _yaml(path: Path, depth: int = 0) -> dict:
             raise FormatError(f"{path}: inherits from {inherited!r}, which is neither beside it nor above")
         parent = _yaml(found, depth + 1)
     merged = _merged(parent, given)
-    if not all(isinstance(merged[name], dict) for name in ("model", "test")):
-        raise FormatError(f"{path}: model and test must be groups of options")
+    if not all(isinstance(merged[name], dict) for name in ("model", "test", "data")):
+        raise FormatError(f"{path}: model, test and data must be groups of options")
     return merged
 
 

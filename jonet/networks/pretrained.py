@@ -43,9 +43,10 @@ DEEPSDF_LEAVES = {
 class Pretrained:
     """A network of the authors' programs, in our terms: what `Model` is made of.
 
-    kind: "deepsdf" or "occupancy".  codes [S, L]: of the training shapes, with their names and, where known, the ways
-    from own units to the normalised frame.  fitted: codes of other shapes by name, as the program found them.
-    history: where it came from, JSON; notes: what a person should know before trusting it.
+    kind: "deepsdf" or "occupancy".  takes: what its encoder is given and how much of it, as kind and size of
+    `inference.encode.Inputs`; None without one.  codes [S, L]: of the training shapes, with their names and, where
+    known, the ways from own units to the normalised frame.  fitted: codes of other shapes by name, as the program
+    found them.  history: where it came from, JSON; notes: what a person should know before trusting it.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Pretrained:
     shared: Any
     statistics: Any
     frame: str
+    takes: tuple[str, int] | None = None
     codes: np.ndarray | None = None
     names: tuple[str, ...] = ()
     similarities: tuple[Similarity, ...] | None = None
