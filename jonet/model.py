@@ -71,9 +71,11 @@ class Codes:
         return len(self.values)
 
     def __getitem__(self, index) -> Codes:
-        """The codes at an integer (a batch of one), a slice, or a list of integers or names."""
+        """The codes at an integer or a name (a batch of one), a slice, or a list of integers or names."""
         if isinstance(index, str):
-            index = [self.names.index(index)]
+            index = [index]
+        if isinstance(index, list):
+            index = [self._place(i) if isinstance(i, str) else i for i in index]
         rows = np.atleast_1d(np.arange(len(self))[index])
         pick = {
             field.name: None if (value := getattr(self, field.name)) is None else value[rows]
@@ -82,6 +84,12 @@ class Codes:
         }
         similarities = None if self.similarities is None else tuple(self.similarities[i] for i in rows)
         return Codes(names=tuple(self.names[i] for i in rows), similarities=similarities, **pick)
+
+    def _place(self, name: str) -> int:
+        if name not in self.names:
+            some = ", ".join(self.names[:5]) + (", …" if len(self) > 5 else "")
+            raise InputError(f"no code is named {name!r}; there are {some}")
+        return self.names.index(name)
 
     def placed(self, similarities: Sequence[Similarity]) -> Codes:
         """The same codes with the ways from their shapes' own units to the normalised frame."""

@@ -180,6 +180,9 @@ def test_sample_and_interpolate(model):
 def test_codes_are_indexed_and_joined(folder):
     codes = Codes.load(folder / "codes.npz")
     assert len(codes[0]) == 1 and codes[codes.names[1]].names == codes.names[1:2]
+    assert codes[list(codes.names[::-1])].names == codes.names[::-1]
+    with pytest.raises(InputError, match="no code is named 'nobody'"):
+        codes["nobody"]
     joined = Codes.joined([codes[:1], codes[1:]])
     np.testing.assert_array_equal(joined.values, codes.values)
     assert joined.names == codes.names and len(joined.similarities) == len(codes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jonet import model
 from jonet.commands.options import COUNT, FORMAT, MODEL, OUT, RESOLUTION, SEED, option
 from jonet.commands.written import write_all
+from jonet.errors import InputError
 
 
 def declare(verb) -> None:
@@ -20,5 +21,7 @@ def sample(options) -> None:
 
 def interpolate(options) -> None:
     trained = model.load(options.model)
+    if trained.codes is None:
+        raise InputError(f"{options.model} holds no codes of training shapes to go between")
     a, b = (trained.codes[name] for name in (options.a, options.b))
     write_all(trained.interpolate(a, b, options.count, options.resolution), options)
