@@ -81,7 +81,7 @@ def write(record: Record) -> None:
                 "What it takes",
                 ("", "bytes"),
                 [("network", size["network"]), ("code of a shape", size["code"]), ("mesh (median)", size["mesh"])],
-                note="The published decoder takes 7.37 MB.",
+                note="The published decoder takes 7.37 MB." if trained.kind == "deepsdf" else "",
             ),
         ],
         codes=code_map(store, trained.codes, codes, index),

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from onet_recorded import drawn
 
 import jonet
 from experiments import run
@@ -17,7 +18,8 @@ from jonet.errors import ConfigError, InputError
 from jonet.inference import encode
 from jonet.inference.encode import Inputs
 from jonet.networks.convolutions import ConvEncoder
-from jonet.tasks import occnet, onet
+from jonet.networks.occupancy import OccupancyNetwork, Specs
+from jonet.tasks import occnet, onet, onet_unconditional
 from jonet.tasks.shapes import Shapes
 
 SCORES = [
@@ -172,6 +174,32 @@ def test_points_are_divided_once_and_all_are_used():
         outside = {tuple(row) for row in whole[: counts[shape, 0]]}
         for part, rows in zip((train, held), parts, strict=True):
             assert all((tuple(row) in outside) == (i < part.counts[shape, 0]) for i, row in enumerate(rows))
+
+
+def test_the_bound_of_a_sure_posterior_is_that_of_its_mean():
+    specs = Specs(decoder="simple", encoder="null", c_dim=0, z_dim=3, hidden_size=8, n_blocks=1)
+    config = onet_unconditional.Config(network=specs, inputs=onet_unconditional.Labelled(60))
+    network = OccupancyNetwork(specs)
+    shared, statistics = drawn(jax.eval_shape(network.start, jax.random.key(0)))
+    shared["params"]["encoder_latent"]["fc_logstd"] = {"kernel": np.zeros((128, 3)), "bias": np.full(3, -12.0)}
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 60, 3)).astype(np.float32)
+
+    class Shapes:
+        names = ("a", "b")
+
+        def occupancy(self, shape):
+            return points[shape], points[shape, :, 0] > 0.1
+
+    found = onet_unconditional.bounds(config, Shapes(), [0, 1], shared, None, statistics)
+    seen = [config.inputs.of(Shapes(), i, config.seed) for i in range(2)]
+    model = jonet.model.Model("occupancy", network, shared, statistics, "cube", inputs=config.inputs.form)
+    codes, samples = model.encode(seen), np.stack(seen)
+    assert sorted(map(tuple, samples[1, :, :3])) == sorted(map(tuple, points[1]))
+    true = np.where(samples[..., 3] > 0, 1, -1)
+    error = np.logaddexp(0, -true * np.asarray(model.field(codes)(samples[..., :3]))).sum(1)
+    np.testing.assert_allclose(found["reconstruction_error"], error, rtol=1e-3)
+    np.testing.assert_allclose(found["kl"], 3 * 11.5 + 0.5 * np.square(codes.values).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(found["elbo"], found["reconstruction_error"] + found["kl"], rtol=1e-6)
 
 
 def test_validation_shapes_are_of_the_training_ones():

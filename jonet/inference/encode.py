@@ -57,7 +57,7 @@ class Inputs:
 def thinned(rows: np.ndarray, count: int) -> np.ndarray:
     """`count` of a cloud's rows, drawn without replacement by a fixed seed; where there are fewer, some come again.
 
-    A repeated point changes nothing: encoders look at maxima over points.
+    A repeated point changes nothing where encoders look at maxima over points (all but a leaky latent encoder).
     """
     rng = np.random.default_rng([zlib.crc32(b"thinned"), len(rows)])
     whole = np.tile(rows, (count // len(rows), 1)) if count >= len(rows) else rows[:0]
