@@ -254,7 +254,7 @@ for devices in (1, 2, 4):
                 key = jax.random.fold_in(jax.random.key(1), i)
                 return train_step(loss, lambda rows: rows, optimizer, state, batch, key)
             state = State(shared=shared, own=own, statistics=statistics, slots=slots, step=jnp.int32(0))
-            state, metrics = jax.lax.scan(step, state, jnp.arange(20))
+            state, metrics = jax.lax.scan(step, state, jnp.arange(500))
             return state.shared, state.statistics, metrics
         R, S = parallel.REPLICATED, parallel.SPLIT
         results.append(parallel.host(parallel.pmap(run, (R, S, R, S), R)(shared, own, statistics, batch)))
@@ -263,7 +263,8 @@ def check(path, one, other):
     names = jax.tree_util.keystr(path)
     dead = "fc_p" in names or "fc_z" in names or "block0" in names and "fc_" in names
     if not (dead and names.endswith("['bias']")):  # a norm follows: rounding noise, which Adam turns into steps
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-8, err_msg=names)
+        atol = 1e-6 if names.endswith("['mean']") else 1e-8  # running means have such biases in them
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol, err_msg=names)
 
 for other in results[1:]:
     jax.tree_util.tree_map_with_path(check, results[0], other)
