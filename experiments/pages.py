@@ -72,7 +72,7 @@ def write(record: Record) -> None:
             *galleries,
             Gallery("Unseen shapes", unseen),
             Gallery("Known shapes", known, pictures=6),
-            *generated(folder / "meshes", store, train),
+            *generated(folder / "meshes", store, train, record.config.generated),
         ],
         charts=charts(Log(folder / "log.jsonl").read()),
         tables=[
@@ -93,11 +93,18 @@ def write(record: Record) -> None:
     report.write(folder / "report.html", page)
 
 
-def generated(folder: Path, store, train) -> list[Gallery]:
-    """Samples of the prior beside the nearest training shape of each, and the way between two shapes in one row."""
+def generated(folder: Path, store, train, count: int) -> list[Gallery]:
+    """Samples of the prior beside the nearest training shape of each, and the way between two shapes in one row.
+
+    count: how many of each were asked for; what has no surface was not written.
+    """
+    made = {
+        kind: [read_made(folder / kind, f"{kind}_{i}") for i in range(count)]
+        for kind in ("sample", "between")
+        if any((folder / kind).glob("*.ply"))
+    }
     found = []
-    samples = [meshes.read(path) for path in sorted((folder / "sample").glob("*.ply"))]
-    if samples:
+    if samples := [mesh for mesh in made.get("sample", ()) if len(mesh.faces)]:
         clouds = {mesh.name: sampling.surface(mesh, baseline.POINTS, np.random.default_rng(0))[0] for mesh in samples}
         near = {name: store.truth(known[0]) for name, known in baseline.nearest_to(clouds, store, train).items()}
         rows = [
@@ -105,10 +112,8 @@ def generated(folder: Path, store, train) -> list[Gallery]:
             for mesh in samples
         ]
         found.append(Gallery("Samples of the prior", rows, rank=None))
-    between = [meshes.read(path) for path in sorted((folder / "between").glob("*.ply"))]
-    if between:
-        last = len(between) - 1
-        parts = [Part("made", f"{i / last:.0%}", mesh) for i, mesh in enumerate(between)]
+    if "between" in made:
+        parts = [Part("made", f"{i / (count - 1):.0%}", mesh) for i, mesh in enumerate(made["between"])]
         note = "Codes evenly between those of two shapes, both ends included."
         found.append(Gallery("From one shape to another", [Row("between", parts)], note, rank=None))
     return found

@@ -7,8 +7,10 @@ from onet_recorded import drawn
 from test_surface import accepts
 
 import jonet
+from experiments import pages
 from jonet import __main__ as shell
-from jonet.data import meshes
+from jonet.data import meshes, sampling
+from jonet.data.families import make
 from jonet.errors import InputError
 from jonet.inference.encode import Inputs
 from jonet.inference.prior import Prior
@@ -78,3 +80,33 @@ def test_networks_without_a_prior_or_codes_say_so(model, tmp_path, capsys):
         jonet.load(tmp_path).sample(1)
     assert shell.main(["interpolate", str(tmp_path), "a", "b", f"--out={tmp_path / 'x'}"]) == 1
     assert "no codes of training shapes" in capsys.readouterr().err
+
+
+def test_the_page_shows_them_in_order_with_what_came_near(tmp_path):
+    """Eleven of each, of which one has no surface."""
+    known = [make("mug", 0, i) for i in range(3)]
+
+    class Store:
+        def surface(self, i):
+            return sampling.surface(known[i], 200, np.random.default_rng(0))
+
+        def truth(self, i):
+            return known[i]
+
+    for kind in ("sample", "between"):
+        for i in {*range(11)} - {4}:
+            meshes.write(known[i % 3], tmp_path / kind / f"{kind}_{i}.ply")
+    samples, between = pages.generated(tmp_path, Store(), [0, 1, 2], 11)
+    assert [row.name for row in samples.rows] == [f"sample_{i}" for i in range(11) if i != 4]
+    assert all(row.parts[1].thing is known[int(row.name[7:]) % 3] for row in samples.rows)
+    (row,) = between.rows
+    assert [part.caption for part in row.parts] == [f"{10 * i}%" for i in range(11)]
+    assert [len(part.thing.faces) > 0 for part in row.parts] == [i != 4 for i in range(11)]
+    assert pages.generated(tmp_path / "none", Store(), [0], 11) == []
+
+
+def test_the_page_draws_training_and_validation():
+    steps = [{"step": 10 * i, "loss": 1 / i} for i in (1, 2)]
+    training, checked = pages.charts([*steps, {"step": 20, "validation": -0.25}])
+    assert training.lines == {"loss": ([10, 20], [1, 0.5])}
+    assert checked.lines == {"score": ([20], [-0.25])} and not checked.log
