@@ -106,7 +106,7 @@ def test_the_page_shows_them_in_order_with_what_came_near(tmp_path):
 
 
 def test_the_page_draws_training_and_validation():
-    steps = [{"step": 10 * i, "loss": 1 / i} for i in (1, 2)]
+    steps = [{"step": 10 * i, "loss": 1 / i, "kl": i, "rate": 7} for i in (1, 2)]
     training, checked = pages.charts([*steps, {"step": 20, "validation": -0.25}])
-    assert training.lines == {"loss": ([10, 20], [1, 0.5])}
+    assert training.lines == {"loss": ([10, 20], [1, 0.5]), "kl": ([10, 20], [1, 2])}
     assert checked.lines == {"score": ([20], [-0.25])} and not checked.log

@@ -50,7 +50,10 @@ def test_normal_consistency_and_chamfer_l1_are_the_recorded_ones():
     made, true = recorded["prediction/points"], recorded["target/points"]
     out, near_true = cKDTree(true).query(made)
     back, near_made = cKDTree(made).query(true)
-    np.testing.assert_allclose((out.mean() + back.mean()) / 2, recorded["score/chamfer-L1"], rtol=1e-5)
+    np.testing.assert_allclose(metrics.chamfer_l1(out, back), recorded["score/chamfer-L1"], rtol=1e-5)
+    np.testing.assert_allclose(out.mean(), recorded["score/accuracy"], rtol=1e-5)
+    np.testing.assert_allclose(back.mean(), recorded["score/completeness"], rtol=1e-5)
+    np.testing.assert_allclose(metrics.chamfer_l2(out, back) / 2, recorded["score/chamfer-L2"], rtol=1e-5)
     unit = [
         n / np.linalg.norm(n, axis=-1, keepdims=True)
         for n in (recorded["prediction/normals"], recorded["target/normals"])
