@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, NamedTuple
@@ -96,7 +98,11 @@ def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
     """The gallery as HTML; what can be turned is packed in at most `faces` faces a mesh and appended to `shapes`."""
     rows = gallery.chosen()
     lead = 3 if gallery.ranked() else len(rows) if len(rows) <= 6 else 4
-    cards = [_card(rank, row, shapes, faces, 288 if k < lead else 192) for k, (rank, row) in enumerate(rows)]
+    places, sizes = range(len(shapes), len(shapes) + len(rows)), [288 if k < lead else 192 for k in range(len(rows))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # nearly all is done in compiled code
+        made = list(pool.map(lambda row, *rest: _card(*row, faces, *rest), rows, places, sizes))
+    cards = [card for card, _ in made]
+    shapes += [shape for _, shape in made]
     html = f'<div class="rows">{"".join(cards[:lead])}</div>'
     if cards[lead:]:
         more = f"{len(cards) - lead} more" + (", from best to worst" if gallery.ranked() else "")
@@ -106,7 +112,8 @@ def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
     return html
 
 
-def _card(rank, row, shapes, faces, size):
+def _card(rank, row, faces, place, size):
+    """The row as HTML, and what can be turned of it, which will stand at `place`."""
     solids = [part.solid for part in row.parts]
     kinds = [part.kind for part in row.parts]
     meshes = {k: s for k, s in zip(kinds, solids, strict=True) if s is not None and len(s.faces)}
@@ -137,19 +144,18 @@ def _card(rank, row, shapes, faces, size):
             both, colours = differences(simplify(solid, _DRAFT), simplify(other, _DRAFT))
             image = picture(both, size, colours, **shown)
             figures.append(_figure("error", f"errors to {100 * ERROR_SCALE:.0f} %", image, row.name))
-    button = ""
-    if held:
-        button = f'<button type="button" class="turn" data-shape="{len(shapes)}" hidden>Turn it</button>'
-        shapes.append({"name": row.name, "rank": rank, "panels": panels})
+    shape = {"name": row.name, "rank": rank, "panels": panels}
+    button = f'<button type="button" class="turn" data-shape="{place}" hidden>Turn it</button>' if held else ""
     word = rank if rank in ("best", "median", "worst") else "other"
     rank = f'<b class="rank {word}">{rank}</b>' if rank else ""
     leading = list(row.scores.items())[:3]
     scores = "".join(f"<span>{escape(measure(name).label)} <b>{number(value)}</b></span>" for name, value in leading)
     note = f'<p class="note">{escape(row.note)}</p>' if row.note else ""
-    return (
+    html = (
         f'<article class="row"><header>{rank}<h4>{escape(row.name)}</h4>{button}<p class="values">{scores}</p></header>'
         f'<div class="parts of-{len(figures)}" style="--parts:{len(figures)}">{"".join(figures)}</div>{note}</article>'
     )
+    return html, shape
 
 
 def _figure(kind, caption, image, name):

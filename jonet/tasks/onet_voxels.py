@@ -44,12 +44,12 @@ def network(width: int, encoder_width: int) -> Specs:
 
 PRESETS = {
     "quick": Config(  # a grid tells less of a shape than a cloud: many shapes, fewer points of each
-        shapes=Shapes(train=1200, val_share=0.02),
+        shapes=Shapes(train=900, val_share=0.02),
         samples=dataclasses.replace(SAMPLES, occupancies=8_192),
         network=network(96, 8),
         batch_shapes=8,
         batch_points=1024,
-        minutes=2.75,
+        minutes=2.25,
     ),
     "small": Config(**onet.SMALL, network=network(128, 16)),
     "paper": Config(
