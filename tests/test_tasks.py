@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from onet_recorded import drawn
+from test_occupancy import PUBLISHED
 
 import jonet
 from experiments import run
@@ -116,6 +117,34 @@ def test_the_model_rebuilds_what_it_is_shown(made):
             model.sample(1)
 
 
+def test_an_embedding_has_a_condition_of_each_training_shape(tmp_path):
+    options = [*CONDITIONAL, *SCORES, *TASKS["onet_points"], "--network.encoder=idx", "--shapes.test=0"]
+    split = [part for option in options for part in option.replace("=", " ", 1).split(" ")]
+    assert run.main(["--task=onet_points", *split, "--workdir", str(tmp_path / "run")]) == 0
+    model = jonet.load(tmp_path / "run")
+    store = stores.open(tmp_path / "run" / "store")
+    assert model.inputs is None and model.codes.names == tuple(store.names[i] for i in store.select("train"))
+    assert model.codes.values.shape == (5, 8) and model.codes.values.std() > 0.5  # from N(0, 1)
+    checked = [e for line in (tmp_path / "run/log.jsonl").open() if "validation" in (e := json.loads(line))]
+    assert len(checked) == 2 and all(0 <= entry["validation"] <= 1 for entry in checked)
+    assert len(model.interpolate(model.codes[0], model.codes[1], 3, resolution=8)) == 3
+    with pytest.raises(InputError, match="only knows the shapes"):
+        model.reconstruct(points=np.zeros((1, 8, 3)))
+
+
+def test_paper_presets_are_the_published_networks():
+    for name, task in {
+        "pointcloud/onet": "onet_points",
+        "voxels/onet": "onet_voxels",
+        "img/onet": "onet_images",
+    }.items():
+        config = learn.task(task).PRESETS["paper"]
+        assert config.network == PUBLISHED[name]
+        assert (config.batch_shapes, config.batch_points) == (64, 1024 if task == "onet_voxels" else 2048)
+        assert config.optimizer == onet.ADAM and config.surfaces.method == "mise"
+    assert learn.task("onet_unconditional").PRESETS["paper"].network == PUBLISHED["unconditional/onet_cars"]
+
+
 def inputs_of(name, model):
     kind = type(learn.task(name).PRESETS["quick"].inputs)
     return kind() if name == "onet_voxels" else kind(model.inputs.size)
@@ -216,6 +245,16 @@ def test_options_that_cannot_be_are_refused():
         onet.Config(points_sampling="surface")
     with pytest.raises(ConfigError, match="one size"):
         dataclasses.replace(learn.task("onet_images").PRESETS["quick"], inputs=learn.task("onet_images").View(48))
+    points = learn.task("onet_points").PRESETS["quick"]
+    for change, said in (
+        ({"encoder": "voxel_simple"}, "pointnet_resnet, pointnet_simple"),
+        ({"norm": "instance"}, "no field"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            dataclasses.replace(points, network=dataclasses.replace(points.network, **change))
+    images = learn.task("onet_images").PRESETS["quick"]
+    with pytest.raises(ConfigError, match="of a ResNet"):
+        dataclasses.replace(images, weights="x.pth", network=dataclasses.replace(images.network, encoder="simple_conv"))
     with pytest.raises(ConfigError, match="at least 63"):
         ConvEncoder(4).init(jax.random.key(0), np.zeros((1, 62, 62, 3), np.float32))
     with pytest.raises(ConfigError, match="held_out"):

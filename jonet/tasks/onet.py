@@ -20,6 +20,7 @@ from jonet.evaluation.metrics import Scoring
 from jonet.inference import encode
 from jonet.model import Codes, Model, Surfaces
 from jonet.networks import field as fields_
+from jonet.networks.encoders import ENCODERS
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.tasks.problem import Problem
 from jonet.tasks.shapes import Shapes
@@ -28,6 +29,7 @@ from jonet.training.optimizers import Optimizer, Schedule
 
 FRAME = "cube"
 ASKED = 8192  # points of each validation shape
+ROWS = 64  # training shapes that validate a network which knows no others
 SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=16_384)
 ADAM = Optimizer(shared=Schedule("constant", initial=1e-4), own=Schedule("constant", initial=1e-4))  # as published
 MUON = Optimizer("muon", shared=Schedule("cosine", initial=4e-3, final=4e-5), own=Schedule("constant", initial=1e-3))
@@ -75,6 +77,7 @@ class Config:
                 f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}: at least one shape, and an "
                 "even number of points"
             )
+        self._check_encoder()
         if self.points_sampling == "surface" and not self.samples.near_occupancies:
             raise ConfigError("points_sampling is surface, so samples.near_occupancies must count points near it")
         if (
@@ -83,6 +86,28 @@ class Config:
             or min(self.minutes, self.known, self.generated, self.patience) < 0
         ):
             raise ConfigError("steps and validate_every are at least 1; minutes, known, generated, patience 0 or more")
+
+    def _check_encoder(self):
+        """The encoder takes what the task shows; `idx`, for which shapes are numbers, takes none of it."""
+        encoder, taken = self.network.encoder, getattr(self, "inputs", None)
+        if self.network.norm == "instance":
+            raise ConfigError(
+                "network.norm is instance, with which a network is no field and has no surface to rebuild"
+            )
+        if taken is None or (encoder == "idx" and taken.form.kind != "samples"):
+            return
+        suits = [name for name in ENCODERS if fits(name, taken.form.shape)] or ["null"]
+        if encoder not in suits:
+            raise ConfigError(
+                f"network.encoder is {encoder!r}, but {taken.form.kind} are encoded by {', '.join(suits)} "
+                "(or idx, which learns a condition for each training shape)"
+            )
+
+
+def fits(encoder: str, shape: tuple[int, ...]) -> bool:
+    """Whether an encoder takes inputs of this shape."""
+    takes = getattr(ENCODERS[encoder], "func", ENCODERS[encoder]).input_shape
+    return len(takes) == len(shape) and all(a in (None, b) for a, b in zip(takes, shape, strict=True))
 
 
 PARTS = {  # the options that each stage reads
@@ -113,7 +138,14 @@ def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
     array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
     sides = "half" if config.points_sampling == "equal" else "any"
     points = batches.Draw(array, config.batch_points, config.draw, sides)
-    plan = batches.Plan(points, "occupancies", config.inputs.draw(config.draw), getattr(config.inputs, "noise", 0.0))
+    embedded = config.network.encoder == "idx"
+    if embedded and len(store.select("test")):
+        raise ConfigError(
+            "network.encoder is idx, which knows its training shapes alone: --shapes.test=0, of a folder "
+            "--shapes.test-share=0"
+        )
+    seen = None if embedded else config.inputs.draw(config.draw)
+    plan = batches.Plan(points, "occupancies", seen, 0.0 if embedded else getattr(config.inputs, "noise", 0.0))
     if "place" not in chosen:
         fits = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
         chosen["place"] = "resident" if fits or config.place == "resident" else "streamed"
@@ -125,7 +157,7 @@ def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
         own=own,
         steps=config.steps,
         statistics=statistics,
-        validate=validation(config, store),
+        validate=validation_of_rows(config, store, lanes.rows) if embedded else validation(config, store),
         validate_every=config.validate_every,
         patience=config.patience,
         chosen=chosen,
@@ -151,6 +183,20 @@ def validation(config, store: Store) -> Callable | None:
     return validate
 
 
+def validation_of_rows(config, store: Store, places: np.ndarray) -> Callable:
+    """The same of training shapes, `ROWS` at most, under the encoder `idx`.  places: which shape a row of `own` is."""
+    network = OccupancyNetwork(config.network)
+    rows = np.flatnonzero(places >= 0)[:ROWS]
+    points, inside = (np.stack(part) for part in zip(*(evenly(*store.occupancy(i)) for i in places[rows]), strict=True))
+
+    def validate(shared, own, statistics) -> float:
+        shared, own, statistics = parallel.host((shared, own, statistics))
+        logits = fields_.fold(network, shared, statistics, own[rows])(points.astype(np.float32))
+        return float(conditional.iou(logits, inside, config.network.threshold).mean())
+
+    return validate
+
+
 def evenly(points: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`ASKED` of a shape's points [K, 3] and labels [K], spread evenly over the list, which has one side first."""
     chosen = np.linspace(0, len(points) - 1, ASKED).round().astype(int)
@@ -158,7 +204,8 @@ def evenly(points: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def model(config, store: Store, rows, shared, own, statistics) -> Model:
-    """The trained model, with the codes of its training shapes: what the encoder makes of their inputs."""
+    """The trained model, with the codes of its training shapes: what the encoder makes of their inputs, or its rows."""
+    embedded = config.network.encoder == "idx"
     trained = Model(
         kind="occupancy",
         network=OccupancyNetwork(config.network),
@@ -166,7 +213,7 @@ def model(config, store: Store, rows, shared, own, statistics) -> Model:
         statistics=statistics,
         frame=FRAME,
         surfaces=config.surfaces,
-        inputs=config.inputs.form,
+        inputs=None if embedded else config.inputs.form,
         history={
             "task": config.NAME,
             "data": config.data,
@@ -174,6 +221,9 @@ def model(config, store: Store, rows, shared, own, statistics) -> Model:
             "recipe": dataclasses.asdict(config.samples),
         },
     )
+    if embedded:
+        places = tuple(store.similarities[i] for i in rows)
+        return dataclasses.replace(trained, codes=Codes(own, tuple(store.names[i] for i in rows), places))
     return dataclasses.replace(trained, codes=observe(config, trained, store, rows))
 
 
@@ -192,7 +242,7 @@ def observe(config, trained: Model, store: Store, rows) -> Codes:
 
 def inputs(config, store: Store, shape: int) -> list:
     """What the network was given of a shape, for the report."""
-    return [config.inputs.picture(store, shape, config.seed)]
+    return [] if config.network.encoder == "idx" else [config.inputs.picture(store, shape, config.seed)]
 
 
 def scored(config, trained: Model, store: Store, codes: Codes) -> list[dict]:

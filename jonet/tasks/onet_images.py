@@ -49,6 +49,8 @@ class Config(onet.Config):
                 f"inputs.size is {self.inputs.size}, but samples.images asks for {self.samples.images} views of "
                 f"{self.samples.image_size} pixels; they must be of one size, and at least one"
             )
+        if self.weights and not self.network.encoder.startswith("resnet"):
+            raise ConfigError(f"weights are of a ResNet, but network.encoder is {self.network.encoder!r}")
 
 
 def network(width: int, encoder: str, encoder_width: int) -> Specs:
@@ -65,7 +67,7 @@ PRESETS = {
         network=network(128, "resnet18", 32),
     ),
     "paper": Config(
-        **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], images=24)},
+        **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], images=24), "validate_every": 20_000},
         inputs=View(224),
         network=Specs(encoder="resnet18"),
     ),
