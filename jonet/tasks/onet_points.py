@@ -37,7 +37,7 @@ def network(width: int, encoder_width: int) -> Specs:
 
 
 PRESETS = {
-    "quick": Config(network=network(96, 64), minutes=3.0),
+    "quick": Config(network=network(96, 64), minutes=4.0),
     "small": Config(**onet.SMALL, network=network(128, 96)),
     "paper": Config(**onet.PAPER, network=Specs(encoder="pointnet_resnet", c_dim=512)),
 }

@@ -25,7 +25,7 @@ __all__ = ["FRAME", "PARTS", "adjusted", "inputs", "model", "observe", "problem"
 
 NAME = "onet_voxels"
 TITLE = "Occupancy Networks from voxels"
-SAMPLES = dataclasses.replace(onet.SAMPLES, voxels="ray")
+SAMPLES = dataclasses.replace(onet.SAMPLES, voxels="ray", occupancies=8_192)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,17 @@ def network(width: int, encoder_width: int) -> Specs:
 PRESETS = {
     "quick": Config(  # a grid tells less of a shape than a cloud: many shapes, fewer points of each
         shapes=Shapes(train=900, val_share=0.02),
-        samples=dataclasses.replace(SAMPLES, occupancies=8_192),
         network=network(96, 8),
         batch_shapes=8,
         batch_points=1024,
-        minutes=2.25,
+        minutes=3.25,
     ),
-    "small": Config(**onet.SMALL, network=network(128, 16)),
+    "small": Config(
+        **onet.SMALL,
+        network=network(128, 8),
+        batch_shapes=8,
+        batch_points=1024,
+    ),
     "paper": Config(
         **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], voxels="ray"), "batch_points": 1024},
         network=Specs(encoder="voxel_simple"),
