@@ -81,7 +81,7 @@ def test_a_run_leaves_scores_meshes_and_a_page(made):
     assert len(values["shapes"]) == (1 if name == "occnet" else 2)
     for entry in values["shapes"]:
         assert 0 <= entry["iou"] <= 1
-        assert ("elbo" in entry) == (name == "onet_unconditional")
+        assert ("minus_elbo" in entry) == (name == "onet_unconditional")
     assert (folder / "report.html").stat().st_size > 10_000
     checked = [e for line in (folder / "log.jsonl").open() if "validation" in (e := json.loads(line))]
     assert len(checked) == 2
@@ -228,7 +228,7 @@ def test_the_bound_of_a_sure_posterior_is_that_of_its_mean():
     error = np.logaddexp(0, -true * np.asarray(model.field(codes)(samples[..., :3]))).sum(1)
     np.testing.assert_allclose(found["reconstruction_error"], error, rtol=1e-3)
     np.testing.assert_allclose(found["kl"], 3 * 11.5 + 0.5 * np.square(codes.values).sum(1), rtol=1e-4)
-    np.testing.assert_allclose(found["elbo"], found["reconstruction_error"] + found["kl"], rtol=1e-6)
+    np.testing.assert_allclose(found["minus_elbo"], found["reconstruction_error"] + found["kl"], rtol=1e-6)
 
 
 def test_validation_shapes_are_of_the_training_ones():

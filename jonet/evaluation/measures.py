@@ -38,7 +38,7 @@ MEASURES = {
     "completeness": Measure("Completeness", "mean distance from the true surface to the rebuilt one", -1),
     "reconstruction_error": Measure("Reconstruction error", "cross-entropy of the labelled points, summed", -1),
     "kl": Measure("KL", "divergence of the posterior from the prior, in nats", -1),
-    "elbo": Measure("−ELBO", "reconstruction error and divergence together: minus the evidence bound", -1),
+    "minus_elbo": Measure("−ELBO", "reconstruction error and divergence together: minus the evidence bound", -1),
     "classified": Measure("Classified", "share that is classified rightly"),
 }
 

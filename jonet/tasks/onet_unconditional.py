@@ -52,8 +52,9 @@ def network(width: int, z_dim: int) -> Specs:
 
 
 PRESETS = {
-    "quick": Config(network=network(128, 64), minutes=3.0),
-    "small": Config(**onet.SMALL, network=network(128, 128)),
+    # a posterior's maximum over points grows with their number, so as many are learned from as are asked with
+    "quick": Config(network=network(128, 64), inputs=Labelled(512), batch_points=512, minutes=3.0),
+    "small": Config(**onet.SMALL, network=network(128, 128), inputs=Labelled(512), batch_points=512),
     "paper": Config(
         **onet.PAPER | {"shapes": Shapes(train=3_000, test=800, val_share=0.1)},
         network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128),
@@ -69,11 +70,15 @@ def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> 
 def validation(config: Config, store: Store) -> Callable | None:
     """(shared, own, statistics) → the evidence lower bound, the mean over validation shapes; None without such."""
     shapes = store.select("val")
-    return None if not len(shapes) else lambda *learned: -float(bounds(config, store, shapes, *learned)["elbo"].mean())
+    return (
+        None
+        if not len(shapes)
+        else lambda *learned: -float(bounds(config, store, shapes, *learned)["minus_elbo"].mean())
+    )
 
 
 def bounds(config: Config, store: Store, shapes, shared, own, statistics) -> dict[str, np.ndarray]:
-    """Of shapes of the store [S each]: reconstruction error, KL divergence, and their sum, `-ELBO`, called `elbo`.
+    """Of shapes of the store [S each]: reconstruction error, KL divergence, and their sum, −ELBO.
 
     The error is the cross-entropy summed over the points of the input, with one z drawn from the posterior, as the
     published evaluation does.
@@ -82,7 +87,7 @@ def bounds(config: Config, store: Store, shapes, shared, own, statistics) -> dic
     seen = np.stack([config.inputs.of(store, i, config.seed) for i in shapes])
     network = OccupancyNetwork(config.network)
     error, divergence = jax.tree.map(np.asarray, _bounds(network, shared, statistics, seen, np.int32(shapes)))
-    return {"reconstruction_error": error, "kl": divergence, "elbo": error + divergence}
+    return {"reconstruction_error": error, "kl": divergence, "minus_elbo": error + divergence}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -98,9 +103,7 @@ def _bounds(network: OccupancyNetwork, shared, statistics, samples, index):
 
 def model(config: Config, store: Store, rows, shared, own, statistics) -> Model:
     """The trained model, which samples from N(0, I)."""
-    length = config.network.z_dim
-    far = np.float32(np.inf)
-    prior = Prior(np.zeros(length, np.float32), np.eye(length, dtype=np.float32), far, far)
+    prior = Prior.plain(config.network.z_dim, 1.0)
     return dataclasses.replace(onet.model(config, store, rows, shared, own, statistics), prior=prior)
 
 
