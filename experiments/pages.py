@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def write(record: Record) -> None:
             Gallery("Known shapes", known, pictures=6),
             *generated(folder / "meshes", store, train, record.config.generated),
         ],
-        charts=charts(Log(folder / "log.jsonl").read()),
+        charts=charts(task, Log(folder / "log.jsonl").read()),
         tables=[
             *tables,
             Table(
@@ -130,7 +131,7 @@ def evenly(length: int, count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, length - 1, min(count, length)).round()})
 
 
-def charts(entries: list[dict]) -> list[Chart]:
+def charts(task: ModuleType, entries: list[dict]) -> list[Chart]:
     """Loss curves and validation from a log."""
     steps = [entry for entry in entries if "loss" in entry]
     if not steps:
@@ -141,7 +142,7 @@ def charts(entries: list[dict]) -> list[Chart]:
     checked = [entry for entry in entries if "validation" in entry]
     if checked:
         line = ([entry["step"] for entry in checked], [entry["validation"] for entry in checked])
-        found.append(Chart("Validation", {"score": line}, log=False))
+        found.append(Chart("Validation", {task.VALIDATED: line}, log=False))
     return found
 
 

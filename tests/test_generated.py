@@ -9,6 +9,7 @@ from test_surface import accepts
 import jonet
 from experiments import pages
 from jonet import __main__ as shell
+from jonet import learn
 from jonet.data import meshes, sampling
 from jonet.data.families import make
 from jonet.errors import InputError
@@ -107,6 +108,6 @@ def test_the_page_shows_them_in_order_with_what_came_near(tmp_path):
 
 def test_the_page_draws_training_and_validation():
     steps = [{"step": 10 * i, "loss": 1 / i, "kl": i, "rate": 7} for i in (1, 2)]
-    training, checked = pages.charts([*steps, {"step": 20, "validation": -0.25}])
+    training, checked = pages.charts(learn.task("onet_points"), [*steps, {"step": 20, "validation": -0.25}])
     assert training.lines == {"loss": ([10, 20], [1, 0.5]), "kl": ([10, 20], [1, 2])}
-    assert checked.lines == {"score": ([20], [-0.25])} and not checked.log
+    assert checked.lines == {"IoU of validation shapes": ([20], [-0.25])} and not checked.log

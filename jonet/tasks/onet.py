@@ -28,6 +28,7 @@ from jonet.training import conditional
 from jonet.training.optimizers import Optimizer, Schedule
 
 FRAME = "cube"
+VALIDATED = "IoU of validation shapes"
 ASKED = 8192  # points of each validation shape
 ROWS = 64  # training shapes that validate a network which knows no others
 SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=16_384)

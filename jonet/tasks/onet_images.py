@@ -23,10 +23,10 @@ from jonet.networks.occupancy import Specs
 from jonet.networks.pretrained import imagenet
 from jonet.tasks import onet
 from jonet.tasks.inputs import View
-from jonet.tasks.onet import FRAME, adjusted, inputs, model, observe, scored, usual_preset
+from jonet.tasks.onet import FRAME, VALIDATED, adjusted, inputs, model, observe, scored, usual_preset
 from jonet.tasks.problem import Problem
 
-__all__ = ["FRAME", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
+__all__ = ["FRAME", "VALIDATED", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
 
 NAME = "onet_images"
 TITLE = "Occupancy Networks from one image"

@@ -15,9 +15,9 @@ from typing import ClassVar
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Cloud
-from jonet.tasks.onet import FRAME, PARTS, adjusted, inputs, model, observe, problem, scored, usual_preset
+from jonet.tasks.onet import FRAME, PARTS, VALIDATED, adjusted, inputs, model, observe, problem, scored, usual_preset
 
-__all__ = ["FRAME", "PARTS", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
+__all__ = ["FRAME", "PARTS", "VALIDATED", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
 
 NAME = "onet_points"
 TITLE = "Occupancy Networks from points"

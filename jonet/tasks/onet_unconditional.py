@@ -36,6 +36,7 @@ __all__ = ["FRAME", "PARTS", "adjusted", "inputs", "observe", "usual_preset"]
 
 NAME = "onet_unconditional"
 TITLE = "Occupancy Networks without input"
+VALIDATED = "evidence bound (ELBO) of validation shapes"
 
 
 @dataclasses.dataclass(frozen=True)

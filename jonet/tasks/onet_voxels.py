@@ -18,10 +18,10 @@ from jonet.data.sampling import RECIPES, Recipe
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Voxels
-from jonet.tasks.onet import FRAME, PARTS, adjusted, inputs, model, observe, problem, scored, usual_preset
+from jonet.tasks.onet import FRAME, PARTS, VALIDATED, adjusted, inputs, model, observe, problem, scored, usual_preset
 from jonet.tasks.shapes import Shapes
 
-__all__ = ["FRAME", "PARTS", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
+__all__ = ["FRAME", "PARTS", "VALIDATED", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
 
 NAME = "onet_voxels"
 TITLE = "Occupancy Networks from voxels"

@@ -34,11 +34,11 @@ from jonet.evaluation.report import Table
 from jonet.model import Model, load
 from jonet.tasks import onet, onet_points
 from jonet.tasks.attacks import NAMES, Attacks, Classifier, attacked, disturbed
-from jonet.tasks.onet import FRAME, adjusted, inputs, model, observe, scored, usual_preset
+from jonet.tasks.onet import FRAME, VALIDATED, adjusted, inputs, model, observe, scored, usual_preset
 from jonet.tasks.problem import Problem
 from jonet.tasks.shapes import Shapes
 
-__all__ = ["FRAME", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
+__all__ = ["FRAME", "VALIDATED", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
 
 NAME = "purify"
 TITLE = "Clouds purified by Occupancy Networks"
