@@ -13,13 +13,13 @@ import numpy as np
 import jonet
 from jonet import config as configs
 from jonet import model
+from jonet.codes import Codes
 from jonet.data import meshes, sampling, views
 from jonet.data import store as stores
 from jonet.data.meshes import Mesh
 from jonet.evaluation import baseline, figures, report
 from jonet.evaluation.report import Chart, Gallery, Map, Part, Report, Row, Slice, Table
 from jonet.learn import Record
-from jonet.model import Codes
 from jonet.training.log import Log
 
 SLICES = 12  # shapes whose signs are shown

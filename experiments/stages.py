@@ -19,13 +19,13 @@ from experiments import pages
 from experiments.pages import evenly, read_made
 from jonet import config as configs
 from jonet import learn, model, parallel
+from jonet.codes import Codes
 from jonet.data import meshes
 from jonet.data import store as stores
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError
 from jonet.evaluation import baseline, metrics
 from jonet.learn import Record
-from jonet.model import Codes
 
 STAGES = ("prepare", "train", "reconstruct", "evaluate", "report")
 

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": "jonet.learn",
     "Model": "jonet.model",
-    "Codes": "jonet.model",
+    "Codes": "jonet.codes",
     "load": "jonet.model",
     "fit": "jonet.model",
     "field": "jonet.model",

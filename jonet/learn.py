@@ -104,7 +104,10 @@ def fit_network(record: Record, store: Store) -> Model:
             problem.save(folder / "model")
         return problem
     loop = Loop(problem.loss, problem.optimizer.build(), problem.batches, key, lookup=problem.lookup)
-    start = lambda: loop.start(problem.shared, problem.own, problem.statistics)  # noqa: E731
+
+    def start():
+        return loop.start(problem.shared, problem.own, problem.statistics)
+
     chosen = problem.chosen
     if "steps" not in chosen:
         minutes = getattr(config, "minutes", 0)
@@ -134,8 +137,8 @@ def fit_network(record: Record, store: Store) -> Model:
 def planned_steps(loop: Loop, state, minutes: float) -> int:
     """How many steps fit into so many minutes here, by the pace of a few; the state is used up."""
     steps, seconds = 1, 0.0
-    while seconds < 1.0 and steps < 1024:
-        steps = min(1024, steps if seconds == 0 else int(steps * min(8, max(2, 1.2 / seconds))))
+    while seconds < 2.5 and steps < 1024:
+        steps = min(1024, steps if seconds == 0 else int(steps * min(8, max(2, 3.0 / seconds))))
         data, count = loop.batches.segment(0, steps)
         for _ in range(2 if seconds == 0 else 1):  # the first dispatch also compiles
             begun = time.perf_counter()

@@ -15,11 +15,12 @@ import numpy as np
 import trimesh
 
 from jonet import bulk, parallel
+from jonet.codes import Codes
 from jonet.data.meshes import Mesh
 from jonet.errors import InputError
 from jonet.inference.encode import Inputs
 from jonet.inference.latents import FitConfig
-from jonet.model import Codes, Surfaces
+from jonet.model import Surfaces
 
 
 @dataclasses.dataclass

@@ -15,6 +15,7 @@ ORDER = [
     "jonet.training",
     "jonet.inference",
     "jonet.evaluation",
+    "jonet.codes",
     "jonet.model",
     "jonet.bulk",
     "jonet.tasks",

@@ -23,6 +23,7 @@ from jonet.bulk import shapes
 from jonet.bulk.manifest import Manifest, Row
 from jonet.bulk.pipeline import Pipeline, Stages
 from jonet.bulk.shapes import DEFAULT, Settings
+from jonet.codes import Codes
 from jonet.commands import fit as verbs
 from jonet.data import meshes, observed
 from jonet.errors import ConfigError, InputError
@@ -30,7 +31,7 @@ from jonet.inference import latents
 from jonet.inference.encode import Inputs
 from jonet.inference.gauss_newton import GaussNewton
 from jonet.inference.latents import FitConfig
-from jonet.model import Codes, Model
+from jonet.model import Model
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training import autodecoder
 

@@ -14,6 +14,7 @@ from test_run import arguments
 import jonet
 from experiments import run
 from jonet import __main__ as shell
+from jonet.codes import Codes
 from jonet.data import depth, meshes
 from jonet.data import store as stores
 from jonet.data.meshes import Mesh, Similarity
@@ -21,7 +22,7 @@ from jonet.data.rays import Camera
 from jonet.errors import ConfigError, InputError
 from jonet.inference.first_order import LBFGS, Adam
 from jonet.inference.pose import PoseConfig
-from jonet.model import Codes, Model, Surfaces
+from jonet.model import Model, Surfaces
 from jonet.networks.field import fold
 from jonet.tasks import deepsdf_completion as task
 from jonet.tasks.deepsdf_completion import View

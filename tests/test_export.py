@@ -11,6 +11,7 @@ import pytest
 from jax import export as jax_export
 
 from jonet import __main__ as shell
+from jonet.codes import Codes
 from jonet.data import store as stores
 from jonet.data.meshes import Similarity
 from jonet.data.sampling import Recipe
@@ -18,7 +19,7 @@ from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
 from jonet.inference import export
 from jonet.inference.prior import Prior
-from jonet.model import Codes, Model
+from jonet.model import Model
 from jonet.networks import occupancy
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training import autodecoder

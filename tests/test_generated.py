@@ -10,12 +10,13 @@ import jonet
 from experiments import pages
 from jonet import __main__ as shell
 from jonet import learn
+from jonet.codes import Codes
 from jonet.data import meshes, sampling
 from jonet.data.families import make
 from jonet.errors import InputError
 from jonet.inference.encode import Inputs
 from jonet.inference.prior import Prior
-from jonet.model import Codes, Model
+from jonet.model import Model
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 
 NAMES = ("a", "b", "c")

@@ -15,9 +15,9 @@ from experiments import run, stages
 from jonet import __main__ as shell
 from jonet import config as configs
 from jonet import learn
+from jonet.codes import Codes
 from jonet.data import meshes
 from jonet.errors import CheckpointError, ConfigError, InputError
-from jonet.model import Codes
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jonet.codes import Codes
 from jonet.data import clouds, observed
 from jonet.data.meshes import Similarity
 from jonet.errors import ConfigError, InputError
@@ -18,7 +19,7 @@ from jonet.inference import latents
 from jonet.inference.encode import Inputs
 from jonet.inference.latents import FitConfig
 from jonet.inference.observations import Rows, observe
-from jonet.model import Codes, Model
+from jonet.model import Model
 
 BOX = ((-1, -1, -1), (1, 1, 1))  # that holds a normalised shape
 

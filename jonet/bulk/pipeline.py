@@ -61,7 +61,10 @@ class Pipeline:
         """
         begun = time.monotonic()
         groups: dict[Hashable, list[_Item]] = collections.defaultdict(list)
-        now = lambda: Outcome(list(self.rows), time.monotonic() - begun, self.solving, self.solved)  # noqa: E731
+
+        def now() -> Outcome:
+            return Outcome(list(self.rows), time.monotonic() - begun, self.solving, self.solved)
+
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
             try:
                 for item in self._read(iter(sources.items()), self.executor or readers):

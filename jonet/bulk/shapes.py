@@ -18,11 +18,12 @@ from jonet import parallel
 from jonet.bulk.inputs import Held, encoded, find, kind, names, reader, rows_seen, safe
 from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Manifest, Row
 from jonet.bulk.pipeline import Outcome, Pipeline, Stages
+from jonet.codes import Codes
 from jonet.data import clouds, meshes
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError
 from jonet.inference.observations import COLUMNS
-from jonet.model import Codes, Model
+from jonet.model import Model
 
 BATCHES = (256, 64, 16, 4)  # shapes a device at once: capacities that programs are compiled for
 ON_CPU = 16  # there, where larger batches are no faster, results come sooner

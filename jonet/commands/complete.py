@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jonet import model
+from jonet.codes import Codes
 from jonet.commands.options import FORMAT, OUT, RESOLUTION, option
 from jonet.commands.written import write_all
 from jonet.data import depth, meshes, observed, sampling
 from jonet.data.meshes import SPHERE_RADIUS, Similarity
 from jonet.errors import ConfigError, MeshError
 from jonet.inference.pose import PoseConfig
-from jonet.model import Codes, Model
+from jonet.model import Model
 
 LIMIT = 4096  # points of a scan that are fitted
 PRIOR = 1e-3  # what is hidden is left to the prior, so it weighs more than among distances all around

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from jonet import model
+from jonet.codes import Codes
 from jonet.commands.options import option
 from jonet.data import formats
 from jonet.data import store as stores
 from jonet.errors import ConfigError
 from jonet.inference import export as exports
-from jonet.model import Codes
 
 
 def declare(verb) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from jonet.codes import Codes
 from jonet.commands.options import option
 from jonet.inference.encode import Inputs
 from jonet.inference.latents import FitConfig
 from jonet.inference.prior import Prior
-from jonet.model import Codes, Model
+from jonet.model import Model
 from jonet.networks import published
 
 

@@ -168,7 +168,10 @@ def _pull_share(fields, shape, corners, draws, share, count, weight):
 
     def block(k, gradients):
         field = dataclasses.replace(fields, own=jax.tree.map(lambda leaf: leaf[shape[0, k, 0]], fields.own))
-        loss = lambda x: jnp.sum(share[0, k] * face_losses(field, x, draws[0, k], weight))  # noqa: E731
+
+        def loss(corners):
+            return jnp.sum(share[0, k] * face_losses(field, corners, draws[0, k], weight))
+
         return gradients.at[0, k].set(jax.grad(loss)(corners[0, k]))
 
     return jax.lax.fori_loop(0, count, block, jnp.zeros_like(corners))

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
+from jonet.codes import Codes
 from jonet.data import batches
 from jonet.data.lanes import Lanes
 from jonet.data.sampling import RECIPES, Recipe
@@ -28,7 +29,7 @@ from jonet.evaluation.metrics import Scoring
 from jonet.inference import latents
 from jonet.inference.latents import FitConfig
 from jonet.inference.prior import Prior
-from jonet.model import Codes, Model, Surfaces
+from jonet.model import Model, Surfaces
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.tasks.problem import Problem
 from jonet.tasks.shapes import Shapes

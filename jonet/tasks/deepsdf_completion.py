@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jonet.codes import Codes
 from jonet.data import depth, rays
 from jonet.data.meshes import Similarity
 from jonet.data.store import Store
@@ -23,7 +24,7 @@ from jonet.errors import ConfigError
 from jonet.evaluation.gallery import Part
 from jonet.inference.latents import FitConfig
 from jonet.inference.pose import PoseConfig
-from jonet.model import Codes, Model, load
+from jonet.model import Model, load
 from jonet.tasks import deepsdf
 from jonet.tasks.deepsdf import FRAME, adjusted, model
 from jonet.tasks.problem import Problem

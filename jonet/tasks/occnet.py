@@ -18,13 +18,14 @@ from typing import Any, Literal
 import numpy as np
 
 from jonet import parallel
+from jonet.codes import Codes
 from jonet.data import batches
 from jonet.data.lanes import Lanes
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Packed, Store
 from jonet.errors import ConfigError
 from jonet.evaluation.metrics import Scoring
-from jonet.model import Codes, Model, Surfaces
+from jonet.model import Model, Surfaces
 from jonet.networks.field import fold
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
 from jonet.tasks.problem import Problem

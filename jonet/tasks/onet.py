@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
+from jonet.codes import Codes
 from jonet.data import batches
 from jonet.data.lanes import Lanes
 from jonet.data.sampling import RECIPES, Recipe
@@ -18,7 +19,7 @@ from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.evaluation.metrics import Scoring
 from jonet.inference import encode
-from jonet.model import Codes, Model, Surfaces
+from jonet.model import Model, Surfaces
 from jonet.networks import field as fields_
 from jonet.networks.encoders import ENCODERS
 from jonet.networks.occupancy import OccupancyNetwork, Specs
@@ -31,10 +32,10 @@ FRAME = "cube"
 VALIDATED = "IoU of validation shapes"
 ASKED = 8192  # points of each validation shape
 ROWS = 64  # training shapes that validate a network which knows no others
-SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=16_384)
+SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=8_192)
 ADAM = Optimizer(shared=Schedule("constant", initial=1e-4), own=Schedule("constant", initial=1e-4))  # as published
 MUON = Optimizer("muon", shared=Schedule("cosine", initial=4e-3, final=4e-5), own=Schedule("constant", initial=1e-3))
-SMALL = {"shapes": Shapes(train=1500, test=48, val_share=0.02), "minutes": 30.0}
+SMALL = {"shapes": Shapes(train=4000, test=48, val_share=0.01), "minutes": 30.0}
 PAPER = {  # as published, for every task
     "shapes": Shapes(train=30_000, test=8_000, val_share=0.1),
     "samples": RECIPES["onet"],

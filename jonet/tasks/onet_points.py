@@ -16,6 +16,7 @@ from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Cloud
 from jonet.tasks.onet import FRAME, PARTS, VALIDATED, adjusted, inputs, model, observe, problem, scored, usual_preset
+from jonet.tasks.shapes import Shapes
 
 __all__ = ["FRAME", "PARTS", "VALIDATED", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
 
@@ -37,7 +38,7 @@ def network(width: int, encoder_width: int) -> Specs:
 
 
 PRESETS = {
-    "quick": Config(network=network(96, 64), minutes=4.0),
+    "quick": Config(shapes=Shapes(train=1000, val_share=0.024), network=network(96, 64), minutes=3.25),
     "small": Config(**onet.SMALL, network=network(128, 96)),
     "paper": Config(**onet.PAPER, network=Specs(encoder="pointnet_resnet", c_dim=512)),
 }

@@ -25,7 +25,7 @@ __all__ = ["FRAME", "PARTS", "VALIDATED", "adjusted", "inputs", "model", "observ
 
 NAME = "onet_voxels"
 TITLE = "Occupancy Networks from voxels"
-SAMPLES = dataclasses.replace(onet.SAMPLES, voxels="ray", occupancies=8_192)
+SAMPLES = dataclasses.replace(onet.SAMPLES, voxels="ray")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ PRESETS = {
         network=network(96, 8),
         batch_shapes=8,
         batch_points=1024,
-        minutes=3.25,
+        minutes=3.0,
     ),
     "small": Config(
         **onet.SMALL,

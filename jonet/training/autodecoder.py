@@ -170,8 +170,8 @@ def measure_micro_batch(decoder: Decoder, shared, shapes: int, points: int, sett
 
     @jax.jit
     def gradient(shared, codes, batch):
-        value = lambda shared, codes: loss(shared, codes, {}, batch, jax.random.key(0), decoder=decoder, settings=whole)  # noqa: E731
-        return jax.grad(value, argnums=(0, 1), has_aux=True)(shared, codes)
+        value = functools.partial(loss, decoder=decoder, settings=whole)
+        return jax.grad(value, argnums=(0, 1), has_aux=True)(shared, codes, {}, batch, jax.random.key(0))
 
     def seconds_a_point(group: int, size: int) -> float:
         cloud = rng.uniform(-1, 1, (group, size, 3)).astype(np.float32)

@@ -71,10 +71,13 @@ class Checkpoints:
     def _read(self, manager, step: int, like):
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_named(like)), meta=ocp.args.JsonRestore())
         found = manager.restore(step, args=arguments)
-        empty = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)  # noqa: E731
-        tree = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: found.state[_name(path)] if _size(leaf) else empty(leaf), like
-        )
+
+        def leaf_of(path, leaf):
+            if _size(leaf):
+                return found.state[_name(path)]
+            return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+
+        tree = jax.tree_util.tree_map_with_path(leaf_of, like)
         if _checksums(tree) != found.meta["checksums"]:
             raise CheckpointError("its arrays do not give the checksums that were written with them")
         return tree, found.meta["meta"]

@@ -173,8 +173,10 @@ class Loop:
             own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), learned["own"])
             return jax.eval_shape(self.optimizer.init, {"shared": learned["shared"], "own": own})
 
-        lie = lambda one, two: parallel.REPLICATED if one.shape == two.shape else parallel.SPLIT  # noqa: E731
-        slots = jax.tree.map(lie, slots(1), slots(2))
+        def place(one, two):
+            return parallel.REPLICATED if one.shape == two.shape else parallel.SPLIT
+
+        slots = jax.tree.map(place, slots(1), slots(2))
         return State(parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED, slots, parallel.REPLICATED)
 
 

@@ -43,8 +43,14 @@ def accumulate(function: Callable, learned, pieces):
     def over_pieces(step):
         first = jax.tree.map(lambda leaf: leaf[0], pieces)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, learned, first))
-        add = lambda total, piece, learned: jax.tree.map(jnp.add, total, step(learned, piece))  # noqa: E731
-        return lambda learned, pieces: jax.lax.scan(lambda t, p: (add(t, p, learned), None), zeros, pieces)[0]
+
+        def summed(learned, pieces):
+            def add(total, piece):
+                return jax.tree.map(jnp.add, total, step(learned, piece)), None
+
+            return jax.lax.scan(add, zeros, pieces)[0]
+
+        return summed
 
     total = jax.custom_vjp(over_pieces(function))
 

@@ -1,0 +1,113 @@
+"""Codes of shapes, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jonet.data.meshes import Similarity
+from jonet.errors import CheckpointError, InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Codes:
+    """All that differs between B shapes of one network, and how well each was fitted.
+
+    values [B, L].  names: of the shapes.  similarities: own units → normalised frame of each shape, or None.
+    residual [B]: mean clamped error that is left.  explained [B]: share of the input whose error is below 0.01 of the
+    normalised frame.  converged [B]: the loss had stopped falling.  stranger [B]: the shape lies outside of what
+    training saw (the code's Mahalanobis distance or the residual beyond the training codes' 99th percentile).
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    similarities: tuple[Similarity, ...] | None = None
+    residual: np.ndarray | None = None
+    explained: np.ndarray | None = None
+    converged: np.ndarray | None = None
+    stranger: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index) -> Codes:
+        """The codes at an integer or a name (a batch of one), a slice, or a list of integers or names."""
+        if isinstance(index, str):
+            index = [index]
+        if isinstance(index, list):
+            index = [self._place(i) if isinstance(i, str) else i for i in index]
+        rows = np.atleast_1d(np.arange(len(self))[index])
+        pick = {
+            field.name: None if (value := getattr(self, field.name)) is None else value[rows]
+            for field in dataclasses.fields(self)
+            if field.name not in ("names", "similarities")
+        }
+        similarities = None if self.similarities is None else tuple(self.similarities[i] for i in rows)
+        return Codes(names=tuple(self.names[i] for i in rows), similarities=similarities, **pick)
+
+    def _place(self, name: str) -> int:
+        if name not in self.names:
+            some = ", ".join(self.names[:5]) + (", …" if len(self) > 5 else "")
+            raise InputError(f"no code is named {name!r}; there are {some}")
+        return self.names.index(name)
+
+    def placed(self, similarities: Sequence[Similarity]) -> Codes:
+        """The same codes with the ways from their shapes' own units to the normalised frame."""
+        return dataclasses.replace(self, similarities=tuple(similarities))
+
+    @staticmethod
+    def joined(parts: Sequence[Codes]) -> Codes:
+        """Several batches as one; what one of them lacks, all lack."""
+
+        def column(name: str):
+            values = [getattr(part, name) for part in parts]
+            if any(value is None for value in values):
+                return None
+            return sum(values, ()) if isinstance(values[0], tuple) else np.concatenate(values)
+
+        return Codes(**{field.name: column(field.name) for field in dataclasses.fields(Codes)})
+
+    def save(self, path: str | Path) -> None:
+        """One .npz; see `load`."""
+        arrays = {
+            field.name: np.asarray(value)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None and field.name != "similarities"
+        }
+        arrays["names"] = np.array(self.names, dtype=np.str_)
+        if self.similarities is not None:
+            arrays["similarities"] = np.stack([s.as_array() for s in self.similarities])
+        write_npz(Path(path), arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> Codes:
+        """Codes from a file that `save` wrote; CheckpointError if it is damaged."""
+        arrays = read_npz(Path(path))
+        if "values" not in arrays or "names" not in arrays:
+            raise CheckpointError(f"{path} holds {sorted(arrays)}, but codes have values and names")
+        if "similarities" in arrays:
+            arrays["similarities"] = tuple(Similarity.from_array(a) for a in arrays["similarities"])
+        known = {field.name for field in dataclasses.fields(Codes)}
+        return Codes(**{k: v for k, v in arrays.items() if k in known} | {"names": tuple(map(str, arrays["names"]))})
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """One file, written beside its place and renamed into it."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(beside, path)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """What `write_npz` wrote; CheckpointError if it is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
