@@ -109,7 +109,8 @@ def test_a_run_shows_what_was_attacked_and_purified(made):
         for when in ("before", "after"):
             rows = [shape[way][when] for shape in found["shapes"]]
             assert scores["accuracy"][when] == np.mean([row["right"] for row in rows])
-            assert scores["chamfer_l1"][when] == np.median([row["chamfer_l1"] for row in rows])
+            for what in ("distance", "chamfer_l1"):
+                assert scores[what][when] == np.median([row[what] for row in rows])
     page = (made / "report.html").read_text()
     assert "Attacked and purified" in page and "mug_0004, adversarial" in page
 
@@ -149,9 +150,10 @@ def test_the_verb(made, tmp_path, capsys):
         assert points.shape == (40, 3) and np.abs(points - 100).max() < 3
 
 
-def test_chamfer_in_closed_form():
-    assert purify.chamfer([[0, 0, 0], [1, 0, 0]], [[0, 0, 0.5], [1, 0, 0]]) == pytest.approx(0.25)
-    assert purify.chamfer(np.zeros((0, 3)), GRID) == 1.0
+def test_distances_in_closed_form():
+    assert purify.apart([[0, 0, 0], [1, 0, 0]], [[0, 0, 0.5], [1, 0, 0]]) == pytest.approx((0.25, 0.25))
+    assert purify.apart([[0, 0, 0]], [[0, 0, 0.5], [0, 0, 1]]) == pytest.approx((0.5, 0.75))
+    assert purify.apart(np.zeros((0, 3)), GRID) == (1.0, 1.0)
     ways = {"none": {"accuracy": {"before": 0.9}}, "noise": {"accuracy": {"before": 0.4, "after": 0.8}}}
     assert purify.regained(ways, "noise") == pytest.approx(0.8)
     assert purify.regained({**ways, "none": {"accuracy": {"before": 0.4}}}, "noise") is None
