@@ -216,8 +216,8 @@ def shown(
     note = (
         f"{len(found['shapes'])} unseen shapes of {len(found['classes'])} families, {found['points']} points each; "
         "medians of the distance from a cloud's points to the clean surface and of both ways (never 0, since a few "
-        "points are far from most of a surface), and the accuracy of a PointNet that learned from clean clouds. Regained: the share of the accuracy that the attack took. The adversary knows the "
-        "classifier, not the network."
+        "points are far from most of a surface), and the accuracy of a PointNet that learned from clean clouds. "
+        "Regained: the share of the accuracy that the attack took. The adversary knows the classifier, not the network."
     )
     return [Gallery("Purified", rows, rank=None)], [Table("Attacked and purified", header, table, note)]
 
