@@ -205,14 +205,8 @@ def shown(
             rows.append(Row(f"{shape['name']}, {way}", parts, scores, f"classified: {said}"))
     ways = found["attacks"]
     header = ["", "distance before", "after", "Chamfer-L1 before", "after", "right before", "after", "regained"]
-    table = [
-        [
-            way,
-            *(ways[way][what][when] for what in ("distance", "chamfer_l1", "accuracy") for when in ("before", "after")),
-        ]
-        + [regained(ways, way)]
-        for way in ways
-    ]
+    columns = [(what, when) for what in ("distance", "chamfer_l1", "accuracy") for when in ("before", "after")]
+    table = [[way, *(ways[way][what][when] for what, when in columns), regained(ways, way)] for way in ways]
     note = (
         f"{len(found['shapes'])} unseen shapes of {len(found['classes'])} families, {found['points']} points each; "
         "medians of the distance from a cloud's points to the clean surface and of both ways (never 0, since a few "
