@@ -3,9 +3,11 @@
 Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, section 3.1 in its plainest form: 3 → 64,
 four hidden layers of 64, → 1; 16,961 parameters.  Many shapes are trained side by side, each by itself.
 
-    python experiments/run.py --task=occnet                       five embedded shapes, about a minute on 2 cores
+    python experiments/run.py --task=occnet                       five embedded shapes, 2 minutes on 2 cores
     python experiments/run.py --task=occnet --data=mesh.obj       a shape of your own
     python experiments/run.py --task=occnet --data=FOLDER         all shapes of a folder, side by side
+
+Median IoU of the five 0.93, of a closed bunny 0.96.
 """
 
 from __future__ import annotations

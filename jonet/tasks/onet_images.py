@@ -2,13 +2,14 @@
 
 Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, sections 3 and 4.2.
 
-    python experiments/run.py --task=onet_images                  a few minutes on 2 cores: unseen chairs rebuilt
+    python experiments/run.py --task=onet_images                  5 to 6 minutes on 2 cores
     python experiments/run.py --task=onet_images --data=FOLDER    the same on meshes of your own
     python experiments/run.py --task=onet_images --preset=paper   the published settings, for accelerators
 
 Each shape is rendered from 24 places by `data/images.py`; a training step sees one of them.  Shapes keep their own
 axes, whatever the camera.  The encoder's weights start at random unless `--weights` names ImageNet's (published), as a
-torchvision .pth or a .safetensors file.
+torchvision .pth or a .safetensors file.  Unseen chairs from pictures of 64 pixels a side: median IoU 0.61 (the nearest
+training shape, which is chosen by looking at the truth: 0.61), Chamfer-L1 0.015 of the longest side.
 """
 
 from __future__ import annotations
