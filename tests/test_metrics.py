@@ -11,7 +11,7 @@ import jonet
 from jonet.data.inside import Inside
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError, InputError
-from jonet.evaluation import metrics
+from jonet.evaluation import baseline, metrics
 from jonet.evaluation.metrics import Scoring
 
 RECORDED = Path(__file__).parent / "recorded" / "metrics"
@@ -141,3 +141,28 @@ def test_the_table_has_each_papers_units():
     rows = [metrics.score(box((0.1, 0, 0)), box(), Scoring(2000, 2000, 2000, 500, 50))]
     lines = metrics.table(metrics.summary(rows), 1)
     assert "Chamfer-L1" in lines and "DeepSDF" in lines and "ONet" in lines
+
+
+class Clouds:
+    """A store of ellipsoids, points of their surfaces alone."""
+
+    def __init__(self, count: int):
+        rng = np.random.default_rng(0)
+        self.half = rng.uniform(0.1, 0.5, (count, 3))
+        directions = rng.standard_normal((count, 1000, 3))
+        self.points = self.half[:, None] * directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+
+    def surface(self, i: int):
+        return self.points[i].astype(np.float32), None
+
+
+def test_the_nearest_of_many_is_found_by_a_glance():
+    store = Clouds(160)
+    found = baseline.nearest(store, [0, 1, 2], range(160), count=2)
+    trees = [cKDTree(points) for points in store.points]
+    for i, near in found.items():
+        ways = [
+            trees[j].query(store.points[i])[0].mean() + trees[i].query(store.points[j])[0].mean() for j in range(160)
+        ]
+        assert near == [j for j in np.argsort(ways) if j != i][:2]
+    assert baseline.nearest(store, [0], []) == {0: []}
