@@ -30,7 +30,7 @@ class Attacks:
     dropped: float = 0.4  # share of the points that is missing
     parts: int = 3  # in so many pieces
     outliers: float = 0.15  # share of the points that is added, anywhere in the box
-    reach: float = 0.05  # farthest that the adversary moves a point
+    reach: float = 0.1  # farthest that the adversary moves a point
     steps: int = 40  # of the adversary, along the classifier's gradient
 
     def __post_init__(self):
