@@ -4,7 +4,7 @@ that was perturbed, and points of the surface that it makes take the cloud's pla
 Wu, Duan, Wang, Pan, Zhu, Wang: IF-Defense, 3D adversarial point cloud defense via implicit function based restoration,
 2020, with the network of Mescheder et al.: Occupancy Networks, CVPR 2019.
 
-    python experiments/run.py --task=purify                 5 to 6 minutes on 2 cores: three families, four perturbations
+    python experiments/run.py --task=purify                 5 to 6 minutes on 2 cores: four perturbations
     python experiments/run.py --task=purify --model=RUN     with a network of onet_points (or purify) trained before
 
 Training disturbs what the network sees by noise, missing parts and outliers, each from none to the strength that is
