@@ -45,11 +45,11 @@ def network(width: int, encoder_width: int) -> Specs:
 
 PRESETS = {
     "quick": Config(  # a grid tells less of a shape than a cloud: many shapes, fewer points of each
-        shapes=Shapes(train=900, val_share=0.02),
+        shapes=Shapes(train=800, val_share=0.02),
         network=network(96, 8),
         batch_shapes=8,
         batch_points=1024,
-        minutes=3.0,
+        minutes=2.6,
     ),
     "small": Config(
         **onet.SMALL,
