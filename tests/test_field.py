@@ -1,6 +1,7 @@
 """Fields: one shape and batches of them, asked in bulk, in blocks that know nothing of each other."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,7 @@ def test_a_fold_is_the_network(network):
     fields, points = fold(decoder, shared, {}, codes), cloud(5, 90)
     with jax.default_matmul_precision("highest"):
         values, gradients = fields.gradient(points)
-        plain = lambda points: decoder.apply(shared, codes, points)  # noqa: E731
+        plain = functools.partial(decoder.apply, shared, codes)
         np.testing.assert_allclose(values, plain(points), atol=2e-6)
         np.testing.assert_allclose(gradients, jax.grad(lambda p: plain(p).sum())(points), atol=2e-5)
     own = sum(leaf[0].size for leaf in jax.tree.leaves(fields.own))

@@ -10,7 +10,10 @@ from jonet import parallel
 
 def test_keys_are_folded_by_name_and_number():
     key = jax.random.key(3)
-    data = lambda *names: jax.random.key_data(parallel.fold(key, *names)).tolist()  # noqa: E731
+
+    def data(*names):
+        return jax.random.key_data(parallel.fold(key, *names)).tolist()
+
     assert (
         data("step", 1)
         == data("step", np.int32(1))

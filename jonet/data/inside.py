@@ -31,8 +31,8 @@ class Inside:
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
-        self.simple = simple(mesh)
-        self._scene = Scene(mesh) if self.simple else None
+        self._scene = _scene_that_tells(mesh)
+        self.simple = self._scene is not None
 
     @functools.cached_property
     def tree(self) -> igl.FastWindingNumberBVH:
@@ -81,18 +81,23 @@ def simple(mesh: Mesh) -> bool:
     float32 are left out: what they could pass through is as small. Faces folded flat onto each other cross nothing,
     but are no better.
     """
+    return _scene_that_tells(mesh) is not None
+
+
+def _scene_that_tells(mesh: Mesh) -> Scene | None:
+    """The mesh ready for rays if it is simple, else None."""
     if not mesh.watertight:
-        return False
+        return None
     edges = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
     low, high = edges.min(1), edges.max(1)
     pair = np.argsort(low * len(mesh.vertices) + high, kind="stable").reshape(-1, 2)  # both uses of each edge
     faces, count = pair // 3, len(mesh.faces)
     scene = Scene(mesh)
     if (np.einsum("ec,ec->e", *np.moveaxis(scene.normals[faces], 1, 0)) < FOLDED).any():
-        return False
+        return None
     links = coo_array((np.ones(len(faces)), (faces[:, 0], faces[:, 1])), shape=(count, count))
     if not _turned_rightly(mesh, scene, connected_components(links, directed=False)[1]):
-        return False
+        return None
     start, along = mesh.vertices[low[pair[:, 0]]], np.subtract(*mesh.vertices[[high[pair[:, 0]], low[pair[:, 0]]]])
     length = np.linalg.norm(along, axis=1)
     long = length > SHORT * scene.radius
@@ -100,7 +105,7 @@ def simple(mesh: Mesh) -> bool:
     outwards = scene.normals[faces[long]].sum(1) * np.minimum(BESIDE * scene.radius, 1e-3 * length)
     origins, along = start + 0.01 * along, 0.98 * along
     hit = np.flatnonzero(scene.blocked(origins - outwards, along, 1.0))
-    return not scene.blocked(origins[hit] + outwards[hit], along[hit], 1.0).any()
+    return None if scene.blocked(origins[hit] + outwards[hit], along[hit], 1.0).any() else scene
 
 
 def _turned_rightly(mesh, scene, part) -> bool:

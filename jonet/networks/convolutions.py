@@ -70,7 +70,7 @@ def _every_other(x, kernel):
     """With stride 2: x is cut into blocks of 2³ cells, whose channels lie together, and of which slices are joined."""
     size = len(kernel)
     counts = [(n - size) // 2 + 1 for n in x.shape[:3]]
-    blocks = [n // 2 + -(-size // 2) for n in (2 * (count - 1) for count in counts)]
+    blocks = [count - 1 + -(-size // 2) for count in counts]
     x = jnp.pad(x, [(0, max(0, 2 * b - n)) for b, n in zip(blocks, x.shape, strict=False)] + [(0, 0)])
     x = x[tuple(slice(2 * b) for b in blocks)].reshape(*(size for b in blocks for size in (b, 2)), -1)
     x = x.transpose(0, 2, 4, 1, 3, 5, 6)

@@ -149,8 +149,8 @@ def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
     seen = None if embedded else config.inputs.draw(config.draw)
     plan = batches.Plan(points, "occupancies", seen, 0.0 if embedded else getattr(config.inputs, "noise", 0.0))
     if "place" not in chosen:
-        fits = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
-        chosen["place"] = "resident" if fits or config.place == "resident" else "streamed"
+        room = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
+        chosen["place"] = "resident" if room or config.place == "resident" else "streamed"
     return Problem(
         loss=functools.partial(conditional.loss, network=network),
         optimizer=config.optimizer,
