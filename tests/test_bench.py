@@ -118,7 +118,9 @@ def expected_by_mise(coarse, steps, function) -> int:
 
     half = 0.55
     lattice = Lattice(np.array([[[-half] * 3, [half] * 3]]), coarse << steps)
-    asker = lambda keys: function(lattice.locate(lattice.shape(keys), lattice.index(keys)))  # noqa: E731
+
+    def asker(keys):
+        return function(lattice.locate(lattice.shape(keys), lattice.index(keys)))
 
     class Asker:
         fields, __call__ = [None], staticmethod(asker)

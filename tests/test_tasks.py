@@ -169,7 +169,10 @@ def test_codes_do_not_depend_on_company(made):
         pytest.skip("nothing to encode, or slow")
     model = jonet.load(folder)
     inputs = np.random.default_rng(0).random((5, *model.inputs.shape)).astype(np.float32)
-    ask = lambda x: encode.encode(model.network, model.shared, model.statistics, x, model.inputs.kind)  # noqa: E731
+
+    def ask(x):
+        return encode.encode(model.network, model.shared, model.statistics, x, model.inputs.kind)
+
     whole = ask(inputs)
     np.testing.assert_allclose(np.concatenate([ask(inputs[:2]), ask(inputs[2:])]), whole, rtol=1e-5, atol=1e-6)
 

@@ -79,7 +79,10 @@ def test_micro_batches_equal_the_whole_batch(points, sizes):
     def step(micro_batch):
         settings = AutoDecoder(micro_batch=micro_batch)
         loss = functools.partial(autodecoder.loss, decoder=decoder, settings=settings)
-        value = lambda shared, codes: loss(shared, codes, {}, batch, jax.random.key(1))  # noqa: E731
+
+        def value(shared, codes):
+            return loss(shared, codes, {}, batch, jax.random.key(1))
+
         return miniature.once(jax.value_and_grad(value, argnums=(0, 1), has_aux=True), shared, codes)[1]
 
     whole = step(0)
@@ -206,9 +209,11 @@ def test_bfloat16_products_leave_float32_parameters():
     batch = Batch(cloud[..., :3], cloud[..., 3], np.arange(2), np.arange(2), np.ones(2), np.int32(1))
 
     def step(decoder):
-        value = lambda shared: autodecoder.loss(  # noqa: E731
-            shared, codes, {}, batch, jax.random.key(0), decoder=decoder, settings=AutoDecoder()
-        )[0]
+        settings = AutoDecoder()
+
+        def value(shared):
+            return autodecoder.loss(shared, codes, {}, batch, jax.random.key(0), decoder=decoder, settings=settings)[0]
+
         return miniature.once(jax.value_and_grad(value), shared)[1]
 
     (full, _), (half, gradient) = map(step, decoders)
@@ -325,7 +330,9 @@ def test_optimisers_descend(name, compilations):
     config = Optimizer(name, shared=Schedule("cosine", 0.1), own=Schedule("constant", 0.1))
     optimizer = config.build()
     target = {"shared": {"w": jnp.eye(4), "b": jnp.arange(4.0)}, "own": jnp.ones((3, 2))}
-    value = lambda learned: sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (learned, target))))  # noqa: E731, B905
+
+    def value(learned):
+        return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), learned, target)))
 
     @jax.jit
     def step(learned, slots, number):
