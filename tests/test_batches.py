@@ -1,5 +1,6 @@
 """Batches: lanes, draws, and the same batch resident or streamed, on one device or four."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -199,6 +200,39 @@ def test_inputs_are_rows_with_noise():
         np.testing.assert_array_equal(clean[step].inputs[:, :, 0], np.repeat(clean[step].index[:, None], 5, 1))
 
 
+def test_weighed_points_sum_to_what_points_of_any_side_would():
+    """Of 0 to count - 1 outside and count inside: weights are the sides' shares, and their mean is the true mean."""
+    held, plan = arrays(), Plan(Draw("occupancy", 2000), "occupancies", weighed=True)
+    for batch in run(Resident(held, lanes(), plan, KEY), range(2)).values():
+        outside, inside = held["occupancy"].counts[batch.index].T
+        for s in range(3):
+            np.testing.assert_array_equal(np.unique(batch.values[s], return_counts=True)[1], 1000)
+            share = inside[s] / (inside[s] + outside[s])
+            np.testing.assert_allclose(batch.weights[s], 2 * np.where(batch.values[s], share, 1 - share), rtol=1e-6)
+            assert abs((batch.weights[s] * batch.values[s]).mean() - share) < 1e-6 > abs(batch.weights[s].mean() - 1)
+    assert run(Resident(held, lanes(), dataclasses.replace(plan, weighed=False), KEY), [0])[0].weights is None
+
+
+def test_stretched_shapes_keep_their_longest_side_and_their_labels():
+    held = arrays()
+    for name in ("occupancy", "surface_points"):  # no coordinate is 0
+        held[name] = held[name]._replace(values=held[name].values + held[name].values.dtype.type(1))
+    plain = Plan(Draw("occupancy", 30), "occupancies", Draw("surface_points", 20))
+    still = run(Resident(held, lanes(), plain, KEY), range(4))
+    moved = run(Resident(held, lanes(), dataclasses.replace(plain, stretch=0.2), KEY), range(4))
+    found = []
+    for step, batch in moved.items():
+        np.testing.assert_array_equal(batch.values, still[step].values)
+        factors = batch.inputs[:, 0] / still[step].inputs[:, 0]
+        np.testing.assert_allclose(batch.inputs, still[step].inputs * factors[:, None], rtol=1e-6)
+        np.testing.assert_allclose(batch.points, still[step].points * factors[:, None], rtol=1e-6)
+        sides, were = np.ptp(batch.inputs, axis=1).max(1), np.ptp(still[step].inputs, axis=1).max(1)
+        np.testing.assert_allclose(sides, were, rtol=5e-4)
+        assert (factors.max(1) / factors.min(1) <= np.exp(0.4) * 1.001).all()
+        found.append(factors)
+    assert len(np.unique(np.concatenate(found).round(5), axis=0)) == 12  # of every shape, in every epoch
+
+
 def test_rows_may_be_images():
     """Any array with a number of rows a shape can be drawn from: 24 views, of which a step takes one."""
     views = np.arange(7 * 3).astype(np.uint8).reshape(21, 1, 1) * np.ones((1, 4, 4), np.uint8)
@@ -216,10 +250,13 @@ PLANS = {
     "conditional": Plan(
         Draw("occupancy", 10, "windows", "any"), "occupancies", Draw("surface_points", 8, "windows"), noise=0.1
     ),
+    "stretched": Plan(
+        Draw("occupancy", 10, "windows"), "occupancies", Draw("surface_points", 8, "windows"), 0.1, 0.2, weighed=True
+    ),
 }
 
 
-@pytest.mark.parametrize(("name", "shapes"), [("distances", 7), ("few", 7), ("conditional", 2)])
+@pytest.mark.parametrize(("name", "shapes"), [("distances", 7), ("few", 7), ("conditional", 2), ("stretched", 7)])
 def test_streamed_batches_equal_resident_ones(name, shapes):
     held, dealt = arrays(), lanes(shapes, 3, first=2 if shapes == 2 else 0)
     whole = run(Resident(held, dealt, PLANS[name], KEY), range(9))
@@ -247,10 +284,10 @@ from jonet import parallel
 found = {{}}
 for devices, kind in ((1, Resident), (2, Resident), (4, Resident), (4, Streamed)):
     with parallel.use(devices):
-        for shapes, batch, name in ((7, 4, "distances"), (3, 16, "distances"), (7, 4, "conditional")):
+        for name, shapes, batch in (("distances", 7, 4), ("distances", 3, 16), ("conditional", 7, 4), ("stretched", 7, 4)):
             source = kind(arrays(), lanes(shapes, batch, devices=devices), PLANS[name], KEY)
             for step, drawn in run(source, range(2)).items():
-                leaves = (drawn.points, drawn.values, drawn.index, drawn.inputs)
+                leaves = (drawn.points, drawn.values, drawn.index, drawn.inputs, drawn.weights)
                 bits = b"".join(leaf[drawn.mask > 0].tobytes() for leaf in leaves if leaf is not None)
                 found.setdefault(f"{{shapes}} {{name}} {{step}}", []).append(bits)
 assert all(len(each) == 4 for each in found.values())
@@ -263,7 +300,7 @@ def test_one_two_and_four_devices_draw_the_same():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 6 and set(found.values()) == {1}, found
+    assert len(found) == 8 and set(found.values()) == {1}, found
 
 
 def test_a_second_store_of_the_same_size_compiles_nothing():

@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     index: jax.Array
     mask: jax.Array
     inputs: jax.Array | None = None
+    weights: jax.Array | None = None
 
 
 class Told(NamedTuple):
@@ -172,6 +173,16 @@ def test_a_shapes_noise_is_its_own_wherever_it_lies():
     np.testing.assert_allclose(metrics["cross_entropy"] + metrics["kl"], total, rtol=1e-6)
     renamed, _ = loss(batch._replace(index=np.array([7, 3, 5, 2])))
     assert renamed != total
+
+
+def test_points_count_by_their_weights():
+    loss, batch = vae()
+    _, (_, metrics) = loss(batch)
+    _, (_, doubled) = loss(batch._replace(weights=np.full((4, 10), 2, np.float32)))
+    np.testing.assert_allclose(doubled["cross_entropy"], 2 * metrics["cross_entropy"], rtol=1e-6)
+    parts = [np.arange(10) % 2 == i * np.ones((4, 1)) for i in range(2)]
+    halves = [loss(batch._replace(weights=part.astype(np.float32)))[1][1]["cross_entropy"] for part in parts]
+    np.testing.assert_allclose(sum(halves), metrics["cross_entropy"], rtol=1e-6)
 
 
 def test_padding_weighs_nothing():

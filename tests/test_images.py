@@ -255,6 +255,11 @@ def test_draws_of_whole_inputs_that_make_no_sense():
         Draw("images", 2)
     with pytest.raises(ConfigError, match="noise of 0.1 belongs to inputs that are points"):
         Plan(Draw("occupancy", 4), "occupancies", Draw("voxels", 1), 0.1)
+    for inputs, values in ((Draw("voxels", 1), "occupancies"), (Draw("surface_points", 5), "distances")):
+        with pytest.raises(ConfigError, match="stretch of 0.1 belongs to occupancies, with inputs that are points"):
+            Plan(Draw("occupancy", 4), values, inputs, stretch=0.1)
+    with pytest.raises(ConfigError, match="weighed are drawn as 'half'"):
+        Plan(Draw("occupancy", 4, sides="any"), "occupancies", weighed=True)
 
 
 # The published layout

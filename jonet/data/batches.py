@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     points [S, N, 3]; values [S, N]: signed distances, or occupancies 0 and 1; row [S]: the shape's place in this
     device's share of `own`; index [S]: its number in the store; mask [S]: 0 where a lane is empty; epoch []: from 1;
     inputs: what the network is conditioned on, if the plan says so: rows [S, M, ...]; images [S, H, W, 3] in [0, 1];
-    voxels [S, 32, 32, 32] of 0 and 1.
+    voxels [S, 32, 32, 32] of 0 and 1.  weights [S, N]: how many points each counts for, if the plan says so.
     """
 
     points: jax.Array
@@ -47,6 +47,7 @@ class Batch(NamedTuple):
     mask: jax.Array
     epoch: jax.Array
     inputs: Any = None
+    weights: Any = None
 
 
 # Which shapes
@@ -146,17 +147,27 @@ class Plan:
     """What a step sees of each shape.
 
     points: which rows. values: their `distances`, or `occupancies` (1 inside, 0 outside). inputs: rows that the network
-    is conditioned on; noise: standard deviation of what is added to them.
+    is conditioned on; noise: standard deviation of what is added to them. stretch: in every epoch each shape, its
+    points and inputs alike, is drawn out along each axis by a factor from exp(-stretch) to exp(stretch), and brought
+    back to its longest side. weighed: points of `half` each side count for as many as `any` would draw of that side, so
+    that sums mean the same and vary less.
     """
 
     points: Draw
     values: Literal["distances", "occupancies"] = "distances"
     inputs: Draw | None = None
     noise: float = 0.0
+    stretch: float = 0.0
+    weighed: bool = False
 
     def __post_init__(self):
-        if self.noise and (self.inputs is None or self.inputs.array in WHOLE):
+        cloud = self.inputs is not None and self.inputs.array not in WHOLE
+        if self.noise and not cloud:
             raise ConfigError(f"noise of {self.noise} belongs to inputs that are points")
+        if self.stretch and not (cloud and self.values == "occupancies"):
+            raise ConfigError(f"a stretch of {self.stretch} belongs to occupancies, with inputs that are points")
+        if self.weighed and self.points.sides != "half":
+            raise ConfigError("points that are weighed are drawn as 'half' of each side")
 
     def draws(self) -> dict[str, Draw]:
         return {"points": self.points} | ({"inputs": self.inputs} if self.inputs else {})
@@ -182,23 +193,52 @@ def picks(plan: Plan, counts: Mapping[str, jax.Array], now: Turn, key) -> dict[s
     return jax.vmap(of_shape)(now.index, now.row)
 
 
-def assemble(plan: Plan, rows: Mapping[str, jax.Array], inside: jax.Array, now: Turn, key) -> Batch:
-    """The batch of drawn rows: rows [S, count, ...] for each of the plan's draws, inside [S, N] bool of the points."""
+def assemble(plan: Plan, rows: Mapping[str, jax.Array], inside: jax.Array, counts, now: Turn, key) -> Batch:
+    """The batch of drawn rows: rows [S, count, ...] for each of the plan's draws, inside [S, N] bool of the points.
+
+    counts [S, sides]: of the array that the points are from.
+    """
 
     def real(leaf):  # an empty lane is zeros, whatever lies where its rows would be
         return jnp.where(now.mask.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, jnp.zeros((), leaf.dtype))
 
     points, inputs = real(rows["points"]).astype(jnp.float32), rows.get("inputs")
+    weights = real(_weights(inside, counts)) if plan.weighed else None
     if inputs is not None and plan.inputs.array in WHOLE:
         inputs = WHOLE[plan.inputs.array](inputs[:, 0])
     values = points[..., 3] if plan.values == "distances" else real(inside).astype(jnp.float32)
-    if inputs is not None and plan.noise:
+    points = points[..., :3]
+    if plan.stretch:
+        keys = jax.vmap(lambda index: parallel.fold(key, "stretch", now.epoch, index))(now.index)
+        inputs = _exact(inputs.astype(jnp.float32))
+        factors = _factors(inputs, plan.stretch, keys)[:, None]
+        points, inputs = points * factors, inputs * factors
+    if plan.noise:
         keys = jax.vmap(lambda index: parallel.fold(key, "noise", now.epoch, index))(now.index)
         noise = jax.vmap(lambda key: jax.random.normal(key, inputs.shape[1:], jnp.float32))(keys)
-        fraction, exponent = np.frexp(plan.noise)  # cut to 12 bits, as the noise: their product is exact, and the sum
-        scale = np.float32(np.ldexp(np.round(fraction * 4096) / 4096, exponent))  # has the same bits on every way
-        inputs = inputs.astype(jnp.float32) + scale * jax.lax.reduce_precision(noise, 8, 11)
-    return Batch(points[..., :3], values, *now, None if inputs is None else real(inputs))
+        fraction, exponent = np.frexp(plan.noise)
+        scale = np.float32(np.ldexp(np.round(fraction * 4096) / 4096, exponent))
+        inputs = inputs.astype(jnp.float32) + scale * _exact(noise)
+    return Batch(points, values, *now, None if inputs is None else real(inputs), weights)
+
+
+def _exact(values: jax.Array) -> jax.Array:
+    """Cut to 12 bits: the product of two is exact, and a sum with it has the same bits however it is compiled."""
+    return jax.lax.reduce_precision(values, 8, 11)
+
+
+def _weights(inside: jax.Array, counts: jax.Array) -> jax.Array:
+    """How many evenly drawn points one of `half` each side counts for [S, N]; of a shape about 1 in the mean."""
+    counts = counts.astype(jnp.float32)
+    outside, within = (2 * counts / counts.sum(1, keepdims=True).clip(1)).T
+    return jnp.where(inside, within[:, None], outside[:, None])
+
+
+def _factors(cloud: jax.Array, stretch: float, keys) -> jax.Array:
+    """By how much each shape is drawn out along each axis [S, 3]; the longest side of its cloud [S, M, 3] remains."""
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, (3,), minval=-stretch, maxval=stretch))(keys)
+    factors, sides = jnp.exp(drawn), jnp.ptp(cloud, axis=1)
+    return _exact(factors * (sides.max(1) / (sides * factors).max(1).clip(1e-6))[:, None])
 
 
 # Where the rows are
@@ -231,8 +271,8 @@ class Resident:
         for name, draw in self.plan.draws().items():
             packed = arrays[draw.array]
             rows[name] = packed.values[packed.offsets[now.row][:, None] + places[name]]
-        inside = places["points"] >= arrays[self.plan.points.array].counts[now.row, :1]
-        return assemble(self.plan, rows, inside, now, data["key"])
+        counts = arrays[self.plan.points.array].counts[now.row]
+        return assemble(self.plan, rows, places["points"] >= counts[:, :1], counts, now, data["key"])
 
 
 class Streamed:
@@ -250,11 +290,12 @@ class Streamed:
                 raise ConfigError(f"{draw.array} is streamed, so draw 'windows' of it, not {draw.count} single 'rows'")
         self.lanes, self.plan, self.rows, self.points = lanes, plan, lanes.rows, lanes.shapes * plan.points.count
         self.specs = {"deal": parallel.SPLIT, "key": parallel.REPLICATED, "first": parallel.REPLICATED}
-        self.specs |= {"rows": parallel.SPLIT, "inside": parallel.SPLIT}
+        self.specs |= {name: parallel.SPLIT for name in ("counts", "rows", "inside")}
         size = sum(arrays[draw.array].values[:1].nbytes * draw.count for draw in plan.draws().values())
         self.chunk = chunk or int(np.clip(CHUNK // (size * len(lanes.places)), 1, 256))  # steps
         self.waited = 0.0
         self._arrays, self._still = arrays, {"deal": parallel.split(lanes.deal_of()), "key": parallel.replicate(key)}
+        self._still["counts"] = _counts_on_devices(arrays[plan.points.array], lanes)
         self._key = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
         self._thread, self._chunks = ThreadPoolExecutor(1, "stream"), {}
 
@@ -273,7 +314,7 @@ class Streamed:
         """This device's share of a step's batch: a pure function, inside of one that `parallel.pmap` maps."""
         now = turn(data["deal"], self.lanes.steps, step, data["key"])
         rows, inside = jax.tree.map(lambda leaf: leaf[:, step - data["first"]], (data["rows"], data["inside"]))
-        return assemble(self.plan, rows, inside, now, data["key"])
+        return assemble(self.plan, rows, inside, data["counts"][now.row], now, data["key"])
 
     def _gather(self, first: int) -> dict:
         """The rows of a chunk of steps, [W, chunk, count, ...] on the devices, each gathered for its own lanes."""
@@ -380,16 +421,21 @@ def _on_devices(packed: Packed, lanes: Lanes) -> Packed:
             at += count
         return out
 
+    def offsets(device: int):
+        ends = np.cumsum(_counts(packed, lanes.deal_of(device).index).sum(1))
+        return np.concatenate([[0], ends[:-1]]).astype(np.int32)
+
+    return Packed(
+        parallel.split_by((lanes.devices * longest, *packed.values.shape[1:]), values),
+        parallel.split_by((lanes.rows.size,), offsets),
+        _counts_on_devices(packed, lanes),
+    )
+
+
+def _counts_on_devices(packed: Packed, lanes: Lanes):
+    """The counts of each device's shapes on it [rows, sides] int32."""
+
     def counts(device: int):
         return _counts(packed, lanes.deal_of(device).index).astype(np.int32)
 
-    def offsets(device: int):
-        ends = np.cumsum(counts(device).sum(1))
-        return np.concatenate([[0], ends[:-1]]).astype(np.int32)
-
-    rows = lanes.rows.size
-    return Packed(
-        parallel.split_by((lanes.devices * longest, *packed.values.shape[1:]), values),
-        parallel.split_by((rows,), offsets),
-        parallel.split_by((rows, packed.counts.shape[1]), counts),
-    )
+    return parallel.split_by((lanes.rows.size, packed.counts.shape[1]), counts)

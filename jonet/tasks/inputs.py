@@ -21,10 +21,13 @@ class Cloud:
 
     points: int = 300  # of each shape
     noise: float = 0.005  # standard deviation; 1 is the longest side (published: 0.05, tenths of it)
+    stretch: float = 0.0  # in training shapes are drawn out anew each epoch, each axis by up to exp(±stretch)
 
     def __post_init__(self):
-        if self.points < 1 or self.noise < 0:
-            raise ConfigError(f"inputs.points is {self.points} and inputs.noise {self.noise}: at least 1 and 0")
+        if self.points < 1 or min(self.noise, self.stretch) < 0:
+            raise ConfigError(
+                f"inputs.points is {self.points}, noise {self.noise} and stretch {self.stretch}: at least 1, 0 and 0"
+            )
 
     @property
     def form(self) -> Inputs:

@@ -59,7 +59,8 @@ class Config:
     network: Specs = Specs()
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the training's products; parameters are float32
     optimizer: Optimizer = MUON
-    points_sampling: Literal["uniform", "equal", "surface"] = "uniform"  # of the box, half inside, or near the surface
+    # of the box; half of them inside; half inside, weighed so that sums mean the same; or near the surface
+    points_sampling: Literal["uniform", "equal", "stratified", "surface"] = "uniform"
     batch_shapes: int = 16  # shapes a step (published: 64)
     batch_points: int = 256  # points of each shape a step, K (published: 2048; 1024 of voxels)
     draw: Literal["rows", "windows"] = "rows"  # rows with replacement, or contiguous windows
@@ -138,7 +139,7 @@ def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
     shared, own, statistics = conditional.initial(network, len(rows), key)
     lanes = Lanes.deal(rows, config.batch_shapes, config.seed, parallel.count())
     array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
-    sides = "half" if config.points_sampling == "equal" else "any"
+    sides = "half" if config.points_sampling in ("equal", "stratified") else "any"
     points = batches.Draw(array, config.batch_points, config.draw, sides)
     embedded = config.network.encoder == "idx"
     if embedded and len(store.select("test")):
@@ -147,7 +148,9 @@ def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
             "--shapes.test-share=0"
         )
     seen = None if embedded else config.inputs.draw(config.draw)
-    plan = batches.Plan(points, "occupancies", seen, 0.0 if embedded else getattr(config.inputs, "noise", 0.0))
+    noise, stretch = (0.0 if embedded else getattr(config.inputs, name, 0.0) for name in ("noise", "stretch"))
+    weighed = config.points_sampling == "stratified"
+    plan = batches.Plan(points, "occupancies", seen, noise, stretch, weighed)
     if "place" not in chosen:
         room = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
         chosen["place"] = "resident" if room or config.place == "resident" else "streamed"

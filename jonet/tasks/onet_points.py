@@ -36,12 +36,18 @@ class Config(onet.Config):
 
 def network(width: int, encoder_width: int) -> Specs:
     """A smaller network of the published kind, for CPUs."""
-    return Specs(encoder="pointnet_resnet", c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.4)
+    return Specs(encoder="pointnet_resnet", c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.5)
 
 
 PRESETS = {
     "quick": Config(shapes=Shapes(train=800, val_share=0.03), network=network(96, 64), minutes=2.75),
-    "small": Config(**onet.SMALL, network=network(128, 96)),
+    "small": Config(
+        shapes=Shapes(train=5000, test=48, val_share=0.01),
+        network=network(128, 64),
+        points_sampling="stratified",
+        batch_points=512,
+        minutes=30.0,
+    ),
     "paper": Config(**onet.PAPER, network=Specs(encoder="pointnet_resnet", c_dim=512)),
 }
 

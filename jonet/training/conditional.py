@@ -26,8 +26,8 @@ def loss(
 ):
     """Cross-entropy summed over points (not their mean), plus the KL divergence of z, summed over this device's shapes.
 
-    batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S], and inputs [S, ...], what the
-    encoder sees.  own [S, C]: c of each shape under the encoder `idx`, else unused.  over_devices: how batch statistics
+    batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S], inputs [S, ...], what the encoder
+    sees, and weights, None or [S, N], which the points' cross-entropies are multiplied by.  own [S, C]: c of each shape under the encoder `idx`, else unused.  over_devices: how batch statistics
     sum over all devices; outside of a mapped function, the identity.  train: off, running statistics are used, and the
     sum is the negative ELBO.
     → (sum, (statistics, metrics)), the metrics sums over this device's shapes as well.
@@ -45,7 +45,8 @@ def loss(
         Share(batch.mask, over_devices) if train else None,
         mutable=["statistics"] if train else [],
     )
-    errors = cross_entropy(logits, occupancies).sum(-1)
+    errors = cross_entropy(logits, occupancies)
+    errors = (errors if batch.weights is None else batch.weights * errors).sum(-1)
     metrics = {"cross_entropy": jnp.sum(batch.mask * errors)}
     if specs.z_dim:
         metrics["kl"] = jnp.sum(batch.mask * divergence)
