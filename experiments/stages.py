@@ -113,9 +113,9 @@ def evaluate(record: Record) -> None:
         folder = record.folder / "meshes" / group
         ways = [store.similarities[index[name]] for name in names]
         made = [way.apply(read_made(folder, name)) for way, name in zip(ways, names, strict=True)]
-        scores = metrics.evaluate_all(
-            [(mesh, store.truth(index[name])) for mesh, name in zip(made, names, strict=True)], scoring
-        )
+        truths = [store.truth(index[name]) for name in names]
+        labelled = [store.labelled(index[name]) for name in names]
+        scores = metrics.evaluate_all(list(zip(made, truths, strict=True)), scoring, labelled)
         groups[group] = [
             {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
             for name, row, mesh in zip(names, scores, made, strict=True)
@@ -125,8 +125,7 @@ def evaluate(record: Record) -> None:
         groups["test"] = [row | about[row["name"]] for row in groups["test"]]
     near = baseline.nearest(store, store.select("test"), store.select("train"))
     near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}
-    truths = [(store.mesh(j), store.truth(i)) for i, j in near.items()]
-    by_near = metrics.evaluate_all(truths, scoring)
+    by_near = metrics.evaluate_all([(store.mesh(j), store.truth(i)) for i, j in near.items()], scoring)
     nearest = [
         {"name": store.names[i], "nearest": store.names[j], **scores}
         for (i, j), scores in zip(near.items(), by_near, strict=True)

@@ -101,7 +101,7 @@ def test_a_shifted_box_in_any_units():
 
 
 def test_points_stand_for_a_true_surface():
-    """Of samples that came without a mesh: the same scores but for the IoU, up to the points' spacing."""
+    """Of samples that came without a mesh: the same scores up to the points' spacing, the IoU where some have labels."""
     truth, made = (trimesh.creation.icosphere(4, radius) for radius in (1.0, 1.1))
     rng = np.random.default_rng(0)
     points, face = trimesh.sample.sample_surface(truth, 20_000, seed=rng)
@@ -112,7 +112,12 @@ def test_points_stand_for_a_true_surface():
     assert set(wanted) - set(got) == {"iou"}
     for name, value in got.items():
         assert value == pytest.approx(wanted[name], rel=0.05, abs=2e-3), name
+    asked = rng.uniform(-1.2, 1.2, (50_000, 3))
+    labelled = asked, np.linalg.norm(asked, axis=1) < 1
+    told = metrics.score(Mesh(made.vertices, made.faces), cloud, scoring, labelled)
+    assert told["iou"] == pytest.approx(1 / 1.1**3, abs=0.01) and told | got == told
     nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert metrics.score(nothing, cloud, scoring, labelled)["iou"] == 0
     assert "iou" not in metrics.score(nothing, cloud, scoring)
     with pytest.raises(InputError, match="no surface"):
         metrics.score(cloud, nothing, scoring)

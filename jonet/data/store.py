@@ -139,6 +139,11 @@ class Store:
         normals = normals if len(normals) == len(points) else None
         return mesh if len(mesh.faces) else Mesh(points, np.zeros((0, 3), np.int32), normals, name=self.names[i])
 
+    def labelled(self, i: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Where shape i came without a mesh, the points and labels that its IoU is told by; None if there are none."""
+        told = "occupancy" in self.arrays and self.arrays["occupancy"].counts[i].any() and not len(self.mesh(i).faces)
+        return self.occupancy(i) if told else None
+
     def verify(self) -> Store:
         """Reads everything once; StoreError names an array whose bytes are not those that were written."""
         for name, (values, _, _) in self.arrays.items():

@@ -8,6 +8,7 @@ of T.  Since that is never 0, even a mesh against itself has a Chamfer distance:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import zlib
@@ -65,23 +66,28 @@ def evaluate(meshes: Sequence[Mesh] | Mesh, truths: Sequence[Mesh] | Mesh, scori
     return {"shapes": [{"name": name, **row} for name, row in zip(names, rows, strict=True)], "summary": summary(rows)}
 
 
-def evaluate_all(pairs: Sequence[tuple[Mesh, Mesh]], scoring: Scoring = Scoring()) -> list[dict[str, float]]:
-    """`score` of many pairs (made, true)."""
+def evaluate_all(
+    pairs: Sequence[tuple[Mesh, Mesh]], scoring: Scoring = Scoring(), labelled: Sequence = ()
+) -> list[dict[str, float]]:
+    """`score` of many pairs (made, true); labelled: of each pair, where there is any."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda pair: score(*pair, scoring), pairs))
+        told = labelled or itertools.repeat(None)
+        return list(pool.map(lambda pair, labels: score(*pair, scoring, labels), pairs, told))
 
 
-def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> dict[str, float]:
+def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring(), labelled=None) -> dict[str, float]:
     """All scores of one mesh; of one without faces, the worst there are (`WORST`).
 
-    truth: closed, facing outwards (`meshes.orient`), or points of a surface, as vertices without faces: then there is
-    no IoU (without normals no consistency of them), and distances to the truth are to its nearest point.  Draws depend
-    on the scoring's seed alone.
+    truth: closed, facing outwards (`meshes.orient`), or points of a surface, as vertices without faces: then distances
+    to the truth are to its nearest point (without normals there is no consistency of them), and the IoU is that of
+    labelled: points [K, 3] and whether they are inside [K], None for no IoU.  Draws depend on the scoring's seed alone.
     """
     if not len(truth.vertices):
         raise InputError(f"{truth.name or 'the true shape'} has no surface, so nothing can be scored against it")
     solid = len(truth.faces) > 0
-    unknown = set() if solid else {"iou"} if truth.normals is not None else {"iou", "normal_consistency"}
+    unknown = set() if solid or labelled is not None else {"iou"}
+    if not solid and truth.normals is None:
+        unknown.add("normal_consistency")
     if not len(mesh.faces):
         return {name: value for name, value in WORST.items() if name not in unknown}
     side = np.ptp(truth.bounds if solid else truth.vertices, axis=0).max()
@@ -94,7 +100,7 @@ def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> dict[str, fl
     out_some, back_some = cKDTree(true[:some]).query(made[:some])[0], cKDTree(made[:some]).query(true[:some])[0]
     exact = to_surface(made[:few] * side, truth) / side if solid else out[:few]
     scores = {
-        "iou": iou(mesh, truth, scoring) if solid else math.nan,
+        "iou": iou(mesh, truth, scoring) if solid else iou_of(mesh, *labelled) if labelled is not None else math.nan,
         "chamfer_l1": chamfer_l1(out, back),
         "chamfer_l2": chamfer_l2(out_some, back_some),
         "normal_consistency": normal_consistency(made_normals, true_normals, near_true, near_made),
@@ -139,9 +145,14 @@ def iou(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring()) -> float:
     """
     low, high = np.minimum(mesh.bounds[0], truth.bounds[0]), np.maximum(mesh.bounds[1], truth.bounds[1])
     points = low + (high - low) * rng(scoring, "volume").random((scoring.volume_points, 3))
-    a, b = Inside(mesh)(points), Inside(truth)(points)
-    union = np.count_nonzero(a | b)
-    return float(np.count_nonzero(a & b) / union) if union else math.nan
+    return iou_of(mesh, points, Inside(truth)(points))
+
+
+def iou_of(mesh: Mesh, points: np.ndarray, inside: np.ndarray) -> float:
+    """The same of labelled points [K, 3], inside [K] bool: how Occupancy Networks' program scores its samples."""
+    made = Inside(mesh)(points)
+    union = np.count_nonzero(made | inside)
+    return float(np.count_nonzero(made & inside) / union) if union else math.nan
 
 
 def chamfer_l1(out, back) -> float:
