@@ -284,7 +284,8 @@ from jonet import parallel
 found = {{}}
 for devices, kind in ((1, Resident), (2, Resident), (4, Resident), (4, Streamed)):
     with parallel.use(devices):
-        for name, shapes, batch in (("distances", 7, 4), ("distances", 3, 16), ("conditional", 7, 4), ("stretched", 7, 4)):
+        for name, shapes in (("distances", 7), ("distances", 3), ("conditional", 7), ("stretched", 7)):
+            batch = 4 if shapes > 4 else 16
             source = kind(arrays(), lanes(shapes, batch, devices=devices), PLANS[name], KEY)
             for step, drawn in run(source, range(2)).items():
                 leaves = (drawn.points, drawn.values, drawn.index, drawn.inputs, drawn.weights)

@@ -6,7 +6,8 @@ Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, se
     python experiments/run.py --task=onet_points --data=FOLDER    the same on meshes of your own
     python experiments/run.py --task=onet_points --preset=paper   the published settings, for accelerators
 
-Unseen chairs: median IoU 0.77 (the nearest training shape: 0.62), Chamfer-L1 0.007 of the longest side; with `--preset=small` 0.86 and 0.005.
+Unseen chairs: median IoU 0.77 (the nearest training shape: 0.62), Chamfer-L1 0.007 of the longest side; with
+`--preset=small` 0.86 and 0.005.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ def network(width: int, encoder_width: int) -> Specs:
 
 
 PRESETS = {
-    "quick": Config(shapes=Shapes(train=800, val_share=0.03), network=network(96, 64), points_sampling="stratified", batch_points=512, minutes=2.75),
+    "quick": Config(
+        shapes=Shapes(train=800, val_share=0.03),
+        network=network(96, 64),
+        points_sampling="stratified",
+        batch_points=512,
+        minutes=2.75,
+    ),
     "small": Config(
         shapes=Shapes(train=5000, test=48, val_share=0.01),
         network=network(128, 64),

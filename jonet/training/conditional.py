@@ -27,9 +27,9 @@ def loss(
     """Cross-entropy summed over points (not their mean), plus the KL divergence of z, summed over this device's shapes.
 
     batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S], inputs [S, ...], what the encoder
-    sees, and weights, None or [S, N], which the points' cross-entropies are multiplied by.  own [S, C]: c of each shape under the encoder `idx`, else unused.  over_devices: how batch statistics
-    sum over all devices; outside of a mapped function, the identity.  train: off, running statistics are used, and the
-    sum is the negative ELBO.
+    sees, and weights, None or [S, N], which the points' cross-entropies are multiplied by.  own [S, C]: c of each shape
+    under the encoder `idx`, else unused.  over_devices: how batch statistics sum over all devices; outside of a mapped
+    function, the identity.  train: off, running statistics are used, and the sum is the negative ELBO.
     → (sum, (statistics, metrics)), the metrics sums over this device's shapes as well.
     """
     specs = network.specs
