@@ -101,7 +101,7 @@ def test_a_shifted_box_in_any_units():
 
 
 def test_points_stand_for_a_true_surface():
-    """Of samples that came without a mesh: the same scores up to the points' spacing, the IoU where there are labels."""
+    """Of samples that came without a mesh: the same scores up to the points' spacing, IoU where there are labels."""
     truth, made = (trimesh.creation.icosphere(4, radius) for radius in (1.0, 1.1))
     rng = np.random.default_rng(0)
     points, face = trimesh.sample.sample_surface(truth, 20_000, seed=rng)
