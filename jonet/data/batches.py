@@ -216,7 +216,7 @@ def assemble(plan: Plan, rows: Mapping[str, jax.Array], inside: jax.Array, count
     if plan.noise:
         keys = jax.vmap(lambda index: parallel.fold(key, "noise", now.epoch, index))(now.index)
         noise = jax.vmap(lambda key: jax.random.normal(key, inputs.shape[1:], jnp.float32))(keys)
-        fraction, exponent = np.frexp(plan.noise)
+        fraction, exponent = np.frexp(plan.noise)  # cut to 12 bits, as `_exact` does
         scale = np.float32(np.ldexp(np.round(fraction * 4096) / 4096, exponent))
         inputs = inputs.astype(jnp.float32) + scale * _exact(noise)
     return Batch(points, values, *now, None if inputs is None else real(inputs), weights)

@@ -36,6 +36,12 @@ SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=8_192)
 ADAM = Optimizer(shared=Schedule("constant", initial=1e-4), own=Schedule("constant", initial=1e-4))  # as published
 MUON = Optimizer("muon", shared=Schedule("cosine", initial=4e-3, final=4e-5), own=Schedule("constant", initial=1e-3))
 SMALL = {"shapes": Shapes(train=2500, test=48, val_share=0.015), "minutes": 30.0}
+SMALL_SOLID = {  # of inputs that tell the whole shape: twice the shapes, and points of which half lie inside
+    "shapes": Shapes(train=5000, test=48, val_share=0.01),
+    "points_sampling": "stratified",
+    "batch_points": 512,
+    "minutes": 30.0,
+}
 PAPER = {  # as published, for every task
     "shapes": Shapes(train=30_000, test=8_000, val_share=0.1),
     "samples": RECIPES["onet"],

@@ -48,13 +48,7 @@ PRESETS = {
         batch_points=512,
         minutes=2.75,
     ),
-    "small": Config(
-        shapes=Shapes(train=5000, test=48, val_share=0.01),
-        network=network(128, 64),
-        points_sampling="stratified",
-        batch_points=512,
-        minutes=30.0,
-    ),
+    "small": Config(**onet.SMALL_SOLID, network=network(128, 64)),
     "paper": Config(**onet.PAPER, network=Specs(encoder="pointnet_resnet", c_dim=512)),
 }
 

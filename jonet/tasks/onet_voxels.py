@@ -53,13 +53,7 @@ PRESETS = {
         batch_points=1024,
         minutes=2.6,
     ),
-    "small": Config(
-        shapes=Shapes(train=5000, test=48, val_share=0.01),
-        network=network(128, 8),
-        points_sampling="stratified",
-        batch_points=512,
-        minutes=30.0,
-    ),
+    "small": Config(**onet.SMALL_SOLID, network=network(128, 8)),
     "paper": Config(
         **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], voxels="ray"), "batch_points": 1024},
         network=Specs(encoder="voxel_simple"),
