@@ -210,6 +210,15 @@ def test_where_the_bound_fails_what_was_found_is_still_whole():
     same(sparse, dense, 80)
 
 
+def test_what_a_proof_hid_is_found_in_few_rounds(monkeypatch):
+    """A bound that is far too small hides most of a long spike: it is followed in large steps first."""
+    fields, asked = batch(CASES["spike and crumb"]), []
+    plain = Asker.__call__
+    monkeypatch.setattr(Asker, "__call__", lambda self, keys, *more: asked.append(len(keys)) or plain(self, keys, *more))
+    cells.search(Asker(fields, lattice(fields, 128), np.zeros(1)), lipschitz=0.3)
+    assert len(asked) < 50 and sum(asked) < 30_000  # one cell at a time: 108 rounds
+
+
 def test_a_component_between_the_coarse_samples_needs_the_bound():
     crumb = batch(field(ball, center=(0.06, 0.06, 0.06), radius=0.03))
     with pytest.warns(UserWarning, match="no surface"):

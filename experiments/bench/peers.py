@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -21,7 +22,10 @@ TUNED = (
 
 
 class Peer:
-    """One process, which runs one program at a time; see `peer.__main__`."""
+    """One process, which runs one program at a time; see `peer.__main__`.
+
+    It is stopped while it is not asked: threads of OpenMP go on spinning after their work and would slow the others.
+    """
 
     def __init__(self, tuned: bool):
         environment = {**os.environ, "BENCH_THREADS": str(machine.threads())}
@@ -31,6 +35,7 @@ class Peer:
         command = [sys.executable, "-m", "experiments.bench.peer"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+        self._pause(True)
 
     def start(self, program: str, arguments: dict) -> dict:
         return self._ask({"start": program, "with": arguments})
@@ -39,14 +44,21 @@ class Peer:
         return self._ask({"run": arguments})
 
     def _ask(self, request: dict) -> dict:
+        self._pause(False)
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
+        self._pause(True)
         if not answer:
             raise RuntimeError(f"the PyTorch program ended at {str(request)[:200]} …; what it said stands above")
         return json.loads(answer)
 
+    def _pause(self, pause: bool) -> None:
+        if hasattr(signal, "SIGSTOP") and self.process.poll() is None:
+            self.process.send_signal(signal.SIGSTOP if pause else signal.SIGCONT)
+
     def close(self) -> None:
+        self._pause(False)
         self.process.stdin.close()
         self.process.wait()
 

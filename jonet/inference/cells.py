@@ -83,14 +83,16 @@ def search(asker: Asker, coarse: int = COARSE, lipschitz: float | None = None) -
 
     lowest = np.indices((side - 1,) * 3).reshape(3, -1)
     corner = np.ravel_multi_index((lowest + CORNERS[..., None]).swapaxes(0, 1), (side,) * 3)  # [8, cells]
-    corners = values[:, corner].swapaxes(0, 1).reshape(8, -1)
-    cells = Cells(keys[:, corner[0]].ravel(), corners, np.ones(corners.shape, bool))
-    keep = may_hold(lattice, cells.keys, corners.min(0), corners.max(0), step, reach)
-    cells = Cells(*(array[..., keep] for array in cells))
+    at = values[:, corner].swapaxes(0, 1).reshape(8, -1)
+    cells = Cells(keys[:, corner[0]].ravel(), at, np.ones(at.shape, bool))
+    keep = may_hold(lattice, cells.keys, at.min(0), at.max(0), step, reach)
+    cells = spread(asker, Cells(*(array[..., keep] for array in cells)), step)
     while step > 1:
         cells = halve(asker, cells, step, reach)
         step //= 2
-    return Found(*spread(asker, cells), np.stack([values.min(1), values.max(1)], -1), slopes)
+        cells = spread(asker, cells, step)
+    samples, _ = corners(cells, lattice.steps(CORNERS)[:, None])
+    return Found(samples, np.sort(cells.keys), np.stack([values.min(1), values.max(1)], -1), slopes)
 
 
 def may_hold(lattice: Lattice, keys, least, greatest, step: int, reach) -> np.ndarray:
@@ -157,50 +159,96 @@ def widen(corners, pick) -> np.ndarray:
     return cube.reshape(27, -1)
 
 
-def spread(asker: Asker, cells: Cells) -> tuple[Samples, np.ndarray]:
-    """All cells of the surface from those found: with values at the ends of every crossed edge, and with the layer
-    beyond the box where the inside touches its border.  Repeats until nothing is added and no sign changes."""
-    lattice = asker.lattice
-    corner = lattice.steps(CORNERS)[:, None]
-    order = np.argsort(cells.keys)
-    cells, values, exactly = (array[..., order] for array in cells)
-    keys = distinct(cells + corner)
-    samples, exact = Samples(keys, np.empty(len(keys), np.float32)), np.empty(len(keys), bool)
-    at = samples.at(cells + corner)
-    samples.values[at], exact[at] = values, exactly
-    while True:
-        inside = samples.values[at] > 0
-        need = np.zeros(len(exact), bool)
-        for low, high in zip(at[EDGE_CORNER], at[OTHER_CORNER], strict=True):
-            crossed = (samples.values[low] > 0) != (samples.values[high] > 0)
-            crossed &= np.isfinite(samples.values[low]) & np.isfinite(samples.values[high])  # lids need no value
-            need[low[crossed]] = need[high[crossed]] = True
-        need &= ~exact
-        before = samples.values[need] > 0
-        samples.values[need] = asker(samples.keys[need])
-        exact |= need
-        turned = ((samples.values[need] > 0) != before).any()
+def spread(asker: Asker, cells: Cells, step: int) -> Cells:
+    """All cells of the surface from those found, with the values at both ends of every crossed edge asked.
 
-        beside = []
-        for (axis, side), face in FACES.items():
-            border = lattice.along(cells, axis) == side * (lattice.resolution - 1)
-            open_face = inside[face].any(0) & (border | ~inside[face].all(0))
-            beside.append(cells[open_face] + (2 * side - 1) * lattice.steps(np.eye(3, dtype=int)[axis]))
-        beside = distinct(np.concatenate(beside))
-        beside = beside[~Samples(cells, cells).has(beside)]
+    Cells spread across faces on which signs differ; the finest also to the layer beyond the box (-inf) where the inside
+    touches its border.  This finds what wrong proofs have hidden, and at every size, since one large cell stands for
+    many small ones.  Repeats for the cells that are new or have a corner whose sign has changed, until there are none.
+    """
+    lattice = asker.lattice
+    corner = lattice.steps(step * CORNERS)[:, None]
+    order = np.argsort(cells.keys)  # neighbours are looked up faster in order
+    cells = Cells(*(array[..., order] for array in cells))
+    looked = np.arange(len(order))
+    while len(looked):
+        turned = settle(asker, cells, looked, corner)
+        beside = neighbours(lattice, cells, np.concatenate([looked, turned]), step)
+        looked = np.concatenate([turned, np.arange(len(cells.keys), len(cells.keys) + len(beside))])
         if len(beside):
-            keys = distinct(beside + corner)
-            keys = keys[~samples.has(keys)]
-            values = np.full(len(keys), -np.inf, np.float32)
-            within = ~lattice.beyond(keys)
-            values[within] = asker(keys[within])
-            order = np.argsort(keys := np.concatenate([samples.keys, keys]))
-            samples = Samples(keys[order], np.concatenate([samples.values, values])[order])
-            exact = np.concatenate([exact, np.ones(len(values), bool)])[order]
-            cells = np.sort(np.concatenate([cells, beside]))
-            at = samples.at(cells + corner)
-        elif not turned:
-            return samples, cells
+            both = zip(cells, added(asker, cells, beside, step), strict=True)
+            cells = Cells(*(np.concatenate(arrays, -1) for arrays in both))
+    return cells
+
+
+def settle(asker: Asker, cells: Cells, looked, corner) -> np.ndarray:
+    """Asks those ends of crossed edges of some cells that were not, for all cells → which of all have a changed sign."""
+    values, inside = cells.values[:, looked], cells.values[:, looked] > 0
+    ends = np.zeros(inside.shape, bool)
+    for low, high in zip(EDGE_CORNER, OTHER_CORNER, strict=True):
+        crossed = (inside[low] != inside[high]) & np.isfinite(values[low]) & np.isfinite(values[high])  # lids need none
+        ends[low] |= crossed
+        ends[high] |= crossed
+    ends &= ~cells.exact[:, looked]
+    keys = distinct((cells.keys[looked] + corner)[ends])
+    if not len(keys):
+        return np.zeros(0, int)
+    asked = Samples(keys, asker(keys))
+    which, cell = np.nonzero(~cells.exact)
+    keys = cells.keys[cell] + corner[which, 0]
+    here = asked.has(keys)
+    which, cell, new = which[here], cell[here], asked.values[asked.at(keys[here])]
+    turned = distinct(cell[(cells.values[which, cell] > 0) != (new > 0)])
+    cells.values[which, cell], cells.exact[which, cell] = new, True
+    return turned
+
+
+def neighbours(lattice: Lattice, cells: Cells, looked, step: int) -> np.ndarray:
+    """The cells, not there yet, to which some of the cells spread: their keys, ascending."""
+    keys, inside = cells.keys[looked], cells.values[:, looked] > 0
+    beside = []
+    for (axis, side), face in FACES.items():
+        border = (step == 1) & (lattice.along(keys, axis) == side * (lattice.resolution - 1))
+        open_face = inside[face].any(0) & (border | ~inside[face].all(0))
+        beside.append(keys[open_face] + (2 * side - 1) * step * lattice.steps(np.eye(3, dtype=int)[axis]))
+    beside = distinct(np.concatenate(beside))
+    if step > 1:
+        for axis in range(3):
+            along = lattice.along(beside, axis)
+            beside = beside[(along >= 0) & (along < lattice.resolution)]
+    return beside[~among(beside, np.sort(cells.keys))]
+
+
+def added(asker: Asker, cells: Cells, keys, step: int) -> Cells:
+    """New cells, whose corners are asked where no other cell has them."""
+    lattice = asker.lattice
+    corner = lattice.steps(step * CORNERS)[:, None]
+    around = among(cells.keys, distinct(keys + lattice.steps(step * (HALVED - 1))[:, None]))
+    known, exact = corners(Cells(*(array[..., around] for array in cells)), corner)
+    new = distinct(keys + corner)
+    new = new[~known.has(new)]
+    values = np.full(len(new), -np.inf, np.float32)
+    within = ~lattice.beyond(new) | (step > 1)
+    values[within] = asker(new[within])
+    order = np.argsort(both := np.concatenate([known.keys, new]))
+    known = Samples(both[order], np.concatenate([known.values, values])[order])
+    exact = np.concatenate([exact, np.ones(len(new), bool)])[order]
+    at = known.at(keys + corner)
+    return Cells(keys, known.values[at], exact[at])
+
+
+def corners(cells: Cells, corner) -> tuple[Samples, np.ndarray]:
+    """The corners of cells, each once, and whether they were asked."""
+    keys = distinct(cells.keys + corner)
+    samples, exact = Samples(keys, np.empty(len(keys), np.float32)), np.empty(len(keys), bool)
+    at = samples.at(cells.keys + corner)
+    samples.values[at], exact[at] = cells.values, cells.exact
+    return samples, exact
+
+
+def among(keys, others) -> np.ndarray:
+    """Which keys are among others, which ascend."""
+    return Samples(others, others).has(keys)
 
 
 def distinct(keys) -> np.ndarray:
