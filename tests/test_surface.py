@@ -214,7 +214,9 @@ def test_what_a_proof_hid_is_found_in_few_rounds(monkeypatch):
     """A bound that is far too small hides most of a long spike: it is followed in large steps first."""
     fields, asked = batch(CASES["spike and crumb"]), []
     plain = Asker.__call__
-    monkeypatch.setattr(Asker, "__call__", lambda self, keys, *more: asked.append(len(keys)) or plain(self, keys, *more))
+    monkeypatch.setattr(
+        Asker, "__call__", lambda self, keys, *more: asked.append(len(keys)) or plain(self, keys, *more)
+    )
     cells.search(Asker(fields, lattice(fields, 128), np.zeros(1)), lipschitz=0.3)
     assert len(asked) < 50 and sum(asked) < 30_000  # one cell at a time: 108 rounds
 

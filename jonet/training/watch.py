@@ -16,7 +16,7 @@ import numpy as np
 from jonet import parallel
 from jonet.errors import TrainingError
 
-SECONDS = 1.0  # what a dispatch should last
+SECONDS = 2.0  # what a dispatch should last: each one takes its memory anew, which a CPU pays for page by page
 DEAD = 10  # steps in a row without any gradient after which nothing will ever be learned
 
 

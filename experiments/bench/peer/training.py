@@ -73,8 +73,8 @@ class DeepSDFStep:
         self.problem.gradients(self.shapes, self.points, chunks)
         self.optimizer.step()
 
-    def __call__(self) -> dict:
-        return {"seconds": seconds(lambda: self.step(self.chunks))}
+    def __call__(self, count: int) -> dict:
+        return {"seconds": seconds(lambda: [self.step(self.chunks) for _ in range(count)])}
 
 
 class PointsStep:
@@ -104,8 +104,8 @@ class PointsStep:
         errors.sum(1).mean().backward()
         self.optimizer.step()
 
-    def __call__(self) -> dict:
-        return {"seconds": seconds(self.step)}
+    def __call__(self, count: int) -> dict:
+        return {"seconds": seconds(lambda: [self.step() for _ in range(count)])}
 
 
 class SmallTraining:
