@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jonet import parallel
 from jonet.errors import TrainingError
 from jonet.networks.deepsdf import Decoder, Specs
-from jonet.networks.layers import BLOCK, dropout_factors, octets
+from jonet.networks.layers import BLOCK, dropout_factor, dropout_mask, dropped_relu, octets
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
 from jonet.training.checkpoints import Checkpoints
@@ -69,12 +69,25 @@ def test_random_bytes_are_even_and_do_not_know_each_other():
 
 
 def test_dropout_keeps_the_share_that_its_factor_makes_up_for():
-    factors = np.asarray(dropout_factors(jax.random.key(3), 0.2, (4 * BLOCK, 512)))
-    assert set(np.unique(factors)) == {0, np.float32(256 / 205)}
-    np.testing.assert_allclose(factors.mean(), 1, atol=4 * 0.5 / factors.size**0.5)
+    kept = np.asarray(dropout_mask(jax.random.key(3), 0.2, (4 * BLOCK, 512)))
+    assert kept.dtype == bool and dropout_factor(0.2) == 256 / 205
+    np.testing.assert_allclose(kept.mean() * dropout_factor(0.2), 1, atol=4 * 0.5 / kept.size**0.5)
     for axis in (0, 1):
-        of_one = factors.mean(axis)
-        assert of_one.std() * factors.shape[axis] ** 0.5 == pytest.approx(0.498, rel=0.1)
+        assert kept.mean(axis).std() * kept.shape[axis] ** 0.5 == pytest.approx(0.4, rel=0.1)
+
+
+def test_the_reverse_of_dropped_units():
+    x, mask = np.random.default_rng(0).normal(size=(2, 50, 8)).astype(np.float32)
+    mask, weights = mask > -0.8, np.arange(400, dtype=np.float32).reshape(50, 8)
+
+    def one(x):
+        return jnp.sum(weights * dropped_relu(x, mask, 1.25))
+
+    def other(x):
+        return jnp.sum(weights * jax.nn.relu(x) * jnp.where(mask, 1.25, 0))
+
+    np.testing.assert_allclose(one(x), other(x), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(one)(x), jax.grad(other)(x), rtol=1e-6)
 
 
 # Pieces of a batch

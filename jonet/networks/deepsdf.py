@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from jonet.errors import ConfigError
 from jonet.networks.field import Field
-from jonet.networks.layers import Linear, effective
+from jonet.networks.layers import Linear, dropped_relu, effective
 
 SPHERE_BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 LATENT_DROPOUT = 0.2  # fixed in the published program
@@ -89,11 +89,13 @@ class Decoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, codes, points, dropout: Callable[[str, float, tuple[int, ...]], jax.Array] | None = None):
+    def __call__(
+        self, codes, points, dropout: Callable[[str, float, tuple[int, ...]], tuple[jax.Array, float]] | None = None
+    ):
         """codes [B, L], points [B, N, 3] in the normalised frame → distances [B, N], negative inside.
 
-        dropout: None in evaluation; in training `dropout(layer's name, rate, [B, N, width])` gives the factors
-        (0, or one over the share that is kept) that units are multiplied with.
+        dropout: None in evaluation; in training `dropout(layer's name, rate, [B, N, width])` gives a mask of the units
+        that stay, and the factor (one over the share that is kept) they are multiplied with.
         """
         chex.assert_rank([codes, points], [2, 3])
         chex.assert_shape(codes, (points.shape[0], self.specs.latent_size))
@@ -102,7 +104,8 @@ class Decoder(nn.Module):
         z = codes[:, None]
         entering = z
         if dropout is not None and specs.latent_dropout:
-            entering = z * dropout("latent", LATENT_DROPOUT, (*points.shape[:2], specs.latent_size))
+            mask, factor = dropout("latent", LATENT_DROPOUT, (*points.shape[:2], specs.latent_size))
+            entering = jnp.where(mask, z * factor, 0)
         x = None
         for k, width in enumerate(specs.widths):
             parts = {"input": (entering if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
@@ -112,9 +115,10 @@ class Decoder(nn.Module):
             if k < last:
                 if specs.norm(k) == "layer":
                     x = nn.LayerNorm(epsilon=1e-5, name=f"bn{k}")(x)
-                x = nn.relu(x)
                 if dropout is not None and k in specs.dropout and specs.dropout_prob > 0:
-                    x = x * dropout(f"lin{k}", specs.dropout_prob, x.shape).astype(x.dtype)
+                    x = dropped_relu(x, *dropout(f"lin{k}", specs.dropout_prob, x.shape))
+                else:
+                    x = nn.relu(x)
         return squash(specs, x[..., 0])
 
     def fold(self, shared, statistics, code) -> Field:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -74,24 +75,42 @@ def effective(parameters: dict) -> tuple[jax.Array, jax.Array]:
     return (normalized(kernel, parameters["scale"]) if "scale" in parameters else kernel), parameters["bias"]
 
 
-def dropout_factors(key: jax.Array, rate: float, shape: tuple[int, ...], first_block: int | jax.Array = 0) -> jax.Array:
-    """0 or 1/kept for each unit [N, width] of one shape's points; one key a block of 1,024 points.
+def dropout_mask(key: jax.Array, rate: float, shape: tuple[int, ...], first_block: int | jax.Array = 0) -> jax.Array:
+    """Which units [N, width] of one shape's points stay; one key a block of 1,024 points.
 
-    Units are kept by comparing 8 random bits, so the share that is kept is k/256 with k = round(256 (1 - rate)), and
-    the factor is its exact inverse.  first_block: the place of the first point's block, so that a batch evaluated in
-    pieces of whole blocks draws what the whole batch draws.
+    Units are kept by comparing 8 random bits; see `dropout_factor`.  first_block: the place of the first point's block,
+    so that a batch evaluated in pieces of whole blocks draws what the whole batch draws.
     """
     rows, width = shape
-    kept = round(256 * (1 - rate))
     size = min(rows, BLOCK)
     blocks = -(-rows // size)
 
     def block(number):
-        drawn = octets(parallel.fold(key, number), size * width)
-        return jnp.where(drawn.reshape(size, width) < kept, 256 / kept, 0.0)
+        return octets(parallel.fold(key, number), size * width).reshape(size, width) < _kept(rate)
 
-    factors = jax.vmap(block)(first_block + jnp.arange(blocks))
-    return factors.reshape(blocks * size, width)[:rows]
+    return jax.vmap(block)(first_block + jnp.arange(blocks)).reshape(blocks * size, width)[:rows]
+
+
+def dropout_factor(rate: float) -> float:
+    """What kept units are multiplied with: k of 256 are kept, k = round(256 (1 - rate)), and this is 256/k exactly."""
+    return 256 / _kept(rate)
+
+
+def _kept(rate: float) -> int:
+    return round(256 * (1 - rate))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dropped_relu(x: jax.Array, mask: jax.Array, factor: float) -> jax.Array:
+    """relu(x) · factor where the mask holds, else 0.  Its reverse needs nothing but the result, which the next layer
+    keeps anyway: of large activations it is memory that takes time."""
+    return jnp.where(mask, nn.relu(x) * factor, 0)
+
+
+dropped_relu.defvjp(
+    lambda x, mask, factor: (dropped_relu(x, mask, factor),) * 2,
+    lambda factor, result, gradient: (jnp.where(result > 0, gradient * factor, 0), None),
+)
 
 
 def octets(key: jax.Array, count: int) -> jax.Array:

@@ -16,7 +16,7 @@ import optax
 from jonet import parallel
 from jonet.errors import ConfigError
 from jonet.networks.deepsdf import Decoder
-from jonet.networks.layers import dropout_factors
+from jonet.networks.layers import dropout_factor, dropout_mask
 from jonet.training.microbatches import accumulate, cut
 
 
@@ -129,10 +129,11 @@ def lookup(codes, *, bound: float):
 def dropout(keys, block):
     """What `Decoder` asks for masks in training: keys [B] of the shapes in this step, blocks numbered from `block`."""
 
-    def factors(layer: str, rate: float, shape: tuple[int, ...]):
-        return jax.vmap(lambda key: dropout_factors(parallel.fold(key, layer), rate, shape[1:], block))(keys)
+    def kept(layer: str, rate: float, shape: tuple[int, ...]):
+        masks = jax.vmap(lambda key: dropout_mask(parallel.fold(key, layer), rate, shape[1:], block))(keys)
+        return masks, dropout_factor(rate)
 
-    return factors
+    return kept
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="start")
