@@ -46,7 +46,7 @@ def variants() -> dict[str, list[Config]]:
     rows |= {f"Adam, {rate:g}": rated("adam", "cosine", rate) for rate in (1e-3, 2e-3, 4e-3)}
     rows |= {f"Muon, {rate:g}": rated("muon", "cosine", rate) for rate in (2e-3, 8e-3)}
     rows["Muon, 0.002, constant"] = rated("muon", "constant", 2e-3)
-    for shapes, points in ((8, 256), (16, 128), (16, 512), (32, 256), (64, 256), (4, 1024)):
+    for shapes, points in ((16, 32), (8, 64), (32, 64), (16, 128), (16, 256), (8, 256), (64, 256)):
         rows[f"{shapes} × {points} points"] = dataclasses.replace(DEFAULT, batch_shapes=shapes, batch_points=points)
     rows |= {f"clamp {clamp:g}": clamped(clamp) for clamp in (0.03, 0.3)}
     rows["published start"] = dataclasses.replace(

@@ -18,7 +18,7 @@ from jonet.tasks import deepsdf
 from jonet.training.loop import CAPACITY, Loop
 
 WANTED = 0.90  # median IoU on unseen shapes
-STEPS = 4000  # of a whole schedule
+STEPS = 6000  # of a whole schedule
 ROUNDS = 4  # in which both sides take turns
 PART = 0.05  # of the steps that the peer takes, if it is not to train to the end
 
