@@ -8,19 +8,15 @@ error against time as `codes_error_time.png`. Time is that of the processor
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import time
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import jonet
+from experiments import study
 from experiments.bench.fitting import divided
-from jonet import config as configs
-from jonet import parallel
 from jonet.data import store as stores
 from jonet.inference import latents
 from jonet.inference.first_order import LBFGS, Adam
@@ -142,28 +138,19 @@ def picture(rows: dict[str, dict], size=(900, 560), scale: int = 2) -> Image.Ima
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a finished run folder of deepsdf")
-    parser.add_argument("folder", type=Path, help="where results go")
+    parser = study.parser(__doc__)
     parser.add_argument("--shapes", type=int, default=8, help="unseen shapes")
     parser.add_argument("--repeats", type=int, default=3, help="of Gauss-Newton; the others run once")
-    parser.add_argument("--rows", default="", help="beginnings of the rows' names, ; between them; the default is all")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     model, store = jonet.load(options.run), stores.open(options.run / "store")
     unseen = store.select("test")[: options.shapes]
     given, held = map(list, zip(*(divided(store.samples(i), GIVEN) for i in unseen), strict=True))
-    results = options.folder / "fitting.json"
-    rows = json.loads(results.read_text())["rows"] if results.exists() else {}
     wanted = {name: config for settings in (*curves().values(), ablation()) for name, config in settings.items()}
-    for name, config in wanted.items():
-        if name not in rows and name.startswith(tuple(options.rows.split(";"))):
-            rows[name] = measure(model, given, held, config, options.repeats)
-            loss, seconds = np.mean(rows[name]["losses"]), rows[name]["seconds"]
-            print(f"{name}: {loss:.6f}, {seconds:.3f} processor seconds a shape", flush=True)
-            rows = {name: rows[name] for name in wanted if name in rows}
-            device = parallel.describe()
-            configs.write_json(results, {"device": device, "shapes": len(unseen), "given": GIVEN, "rows": rows})
+
+    def row(config):
+        return measure(model, given, held, config, options.repeats)
+
+    rows = study.measured(options, "fitting.json", wanted, row, shapes=len(unseen), given=GIVEN)
     if PUBLISHED in rows:
         print(table(rows))
         picture(rows).quantize(64).save(options.folder / "codes_error_time.png", optimize=True)

@@ -8,16 +8,14 @@ that are there are not measured again).
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import time
-from pathlib import Path
 
 import jax
 
+from experiments import study
 from experiments.bench.quality import quality, truth
-from jonet import config, parallel
+from jonet import parallel
 from jonet.data import store as stores
 from jonet.networks.deepsdf import Decoder
 from jonet.tasks import deepsdf
@@ -92,22 +90,17 @@ def measure(settings: list[Config], store, truths, seconds: float, steps: int = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a finished run folder of deepsdf, whose store serves")
-    parser.add_argument("folder", type=Path, help="where results go")
+    parser = study.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=80.0, help="of all processors together, for each row")
     parser.add_argument("--steps", type=int, default=0, help="for each row, in place of seconds")
-    parser.add_argument("--rows", default="", help="beginnings of the rows' names, ; between them; the default is all")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     store = stores.open(options.run / "store")
     truths = truth(store, 20_000)
-    results = options.folder / "training.json"
-    rows = json.loads(results.read_text())["rows"] if results.exists() else {}
-    for name, settings in variants().items():
-        if name not in rows and name.startswith(tuple(options.rows.split(";"))):
-            rows[name] = measure(settings, store, truths, options.seconds, options.steps)
-            config.write_json(results, {"device": parallel.describe(), "shapes": len(truths), "rows": rows})
+
+    def row(settings):
+        return measure(settings, store, truths, options.seconds, options.steps)
+
+    rows = study.measured(options, "training.json", variants(), row, shapes=len(truths))
     print("| | steps | processor seconds | median IoU |\n|---|---|---|---|")
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["iou"]):
         print(f"| {name} | {row['steps']:,} | {row['seconds']:.0f} | {row['iou']:.3f} |")

@@ -183,7 +183,8 @@ def spread(asker: Asker, cells: Cells, step: int) -> Cells:
 
 def settle(asker: Asker, cells: Cells, looked, corner) -> np.ndarray:
     """Asks those ends of some cells' crossed edges that were not, for all cells → which of all have a changed sign."""
-    values, inside = cells.values[:, looked], cells.values[:, looked] > 0
+    values = cells.values[:, looked]
+    inside = values > 0
     ends = np.zeros(inside.shape, bool)
     for low, high in zip(EDGE_CORNER, OTHER_CORNER, strict=True):
         crossed = (inside[low] != inside[high]) & np.isfinite(values[low]) & np.isfinite(values[high])  # lids need none
