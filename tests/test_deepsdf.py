@@ -219,7 +219,8 @@ def test_dropout_with_recorded_masks(name):
 
     def masks(layer, rate, shape):
         assert rate == probability[layer]
-        return case[f"mask/{layer}"].reshape(shape) > 0, 1 / (1 - rate)
+        recorded = case[f"mask/{layer}"].reshape(*shape[1:], shape[0])  # with the units last
+        return np.moveaxis(recorded, -1, 0) > 0, 1 / (1 - rate)
 
     np.testing.assert_allclose(case.outputs[1][0], case["eval"], rtol=0, atol=2e-6)
 

@@ -25,7 +25,7 @@ from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import State, train, train_step
 from jonet.training.microbatches import cut
-from jonet.training.optimizers import Optimizer, Schedule
+from jonet.training.optimizers import Optimizer, Schedule, muon, orthogonal
 
 
 class Batch(NamedTuple):
@@ -58,7 +58,7 @@ def test_random_bytes_are_even_and_do_not_know_each_other():
     """Of one key, of neighbours, and of keys that differ in one number: χ² with 255 degrees of freedom."""
     keys = [parallel.fold(jax.random.key(0), "block", number) for number in range(6)]
     drawn = np.stack([np.asarray(octets(key, 2**19)) for key in keys])
-    pairs = [(drawn[:, 1:], drawn[:, :-1]), (drawn[:, 4:], drawn[:, :-4]), (drawn[:, 512:], drawn[:, :-512])]
+    pairs = [(drawn[:, 1:], drawn[:, :-1]), (drawn[:, 4:], drawn[:, :-4]), (drawn[:, BLOCK:], drawn[:, :-BLOCK])]
     pairs += [(drawn[1:], drawn[:-1]), (drawn, np.zeros_like(drawn))]
     for one, other in pairs:
         counts = np.bincount((one ^ other).ravel(), minlength=256)
@@ -69,7 +69,7 @@ def test_random_bytes_are_even_and_do_not_know_each_other():
 
 
 def test_dropout_keeps_the_share_that_its_factor_makes_up_for():
-    kept = np.asarray(dropout_mask(jax.random.key(3), 0.2, (4 * BLOCK, 512)))
+    kept = np.asarray(dropout_mask(jax.random.key(3), 0.2, (512, 4 * BLOCK)))
     assert kept.dtype == bool and dropout_factor(0.2) == 256 / 205
     np.testing.assert_allclose(kept.mean() * dropout_factor(0.2), 1, atol=4 * 0.5 / kept.size**0.5)
     for axis in (0, 1):
@@ -385,6 +385,31 @@ def test_optimisers_descend(name, compilations):
         for number in range(1, 200):
             learned, slots = step(learned, slots, number)
     assert value(learned) < 0.03 * first and not seen
+
+
+@pytest.mark.parametrize("shape", [(67, 128), (128, 61), (128, 1), (3, 3, 4, 8)])
+def test_muon_is_the_one_of_optax(shape):
+    """To rounding, which the steps for orthogonality enlarge."""
+    inputs = tuple(range(len(shape) - 1))
+    numbers = optax.contrib.MuonDimensionNumbers(inputs, len(inputs))
+    theirs = optax.contrib.muon(-1.0, consistent_rms=0.2, muon_weight_dimension_numbers=lambda _: numbers)
+    ours = muon(rms=0.2)
+    kernel = jnp.zeros(shape)
+    states = ours.init(kernel), theirs.init(kernel)
+    for gradient in np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32):
+        (one, first), (two, second) = (
+            t.update(gradient, s, kernel) for t, s in zip((ours, theirs), states, strict=True)
+        )
+        states = first, second
+        np.testing.assert_allclose(one, two, atol=2e-5 * np.abs(two).max())
+
+
+def test_muon_evens_out_singular_values():
+    left, right = (np.linalg.qr(a)[0] for a in np.random.default_rng(0).normal(size=(2, 32, 32)))
+    values = np.geomspace(0.05, 1, 32)
+    found = orthogonal(jnp.asarray(left * values @ right.T, jnp.float32))
+    np.testing.assert_allclose(left.T @ found @ right, np.diag(np.diag(left.T @ found @ right)), atol=1e-4)
+    assert 0.6 < np.diag(left.T @ found @ right).min() and np.diag(left.T @ found @ right).max() < 1.3
 
 
 def test_clip_is_of_the_network_alone():

@@ -94,32 +94,32 @@ class Decoder(nn.Module):
     ):
         """codes [B, L], points [B, N, 3] in the normalised frame → distances [B, N], negative inside.
 
-        dropout: None in evaluation; in training `dropout(layer's name, rate, [B, N, width])` gives a mask of the units
+        dropout: None in evaluation; in training `dropout(layer's name, rate, [width, B, N])` gives a mask of the units
         that stay, and the factor (one over the share that is kept) they are multiplied with.
         """
         chex.assert_rank([codes, points], [2, 3])
         chex.assert_shape(codes, (points.shape[0], self.specs.latent_size))
         chex.assert_axis_dimension(points, 2, 3)
         specs, last = self.specs, len(self.specs.dims)
-        z = codes[:, None]
+        z, points = codes.T[:, :, None], jnp.moveaxis(points, -1, 0)  # units first, see `layers.times_columns`
         entering = z
         if dropout is not None and specs.latent_dropout:
-            mask, factor = dropout("latent", LATENT_DROPOUT, (*points.shape[:2], specs.latent_size))
+            mask, factor = dropout("latent", LATENT_DROPOUT, (specs.latent_size, *points.shape[1:]))
             entering = jnp.where(mask, z * factor, 0)
         x = None
         for k, width in enumerate(specs.widths):
             parts = {"input": (entering if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
             parts = parts if x is None else (x, *parts)
             dtype = self.dtype if k < last else jnp.float32
-            x = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, name=f"lin{k}")(*parts)
+            x = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, axis=0, name=f"lin{k}")(*parts)
             if k < last:
                 if specs.norm(k) == "layer":
-                    x = nn.LayerNorm(epsilon=1e-5, name=f"bn{k}")(x)
+                    x = nn.LayerNorm(epsilon=1e-5, reduction_axes=0, feature_axes=0, name=f"bn{k}")(x)
                 if dropout is not None and k in specs.dropout and specs.dropout_prob > 0:
                     x = dropped_relu(x, *dropout(f"lin{k}", specs.dropout_prob, x.shape))
                 else:
                     x = nn.relu(x)
-        return squash(specs, x[..., 0])
+        return squash(specs, x[0])
 
     def fold(self, shared, statistics, code) -> Field:
         """The field of one shape: weight norm multiplied out, the code's products turned into biases.

@@ -130,8 +130,9 @@ def dropout(keys, block):
     """What `Decoder` asks for masks in training: keys [B] of the shapes in this step, blocks numbered from `block`."""
 
     def kept(layer: str, rate: float, shape: tuple[int, ...]):
-        masks = jax.vmap(lambda key: dropout_mask(parallel.fold(key, layer), rate, shape[1:], block))(keys)
-        return masks, dropout_factor(rate)
+        width, _, points = shape
+        masks = jax.vmap(lambda key: dropout_mask(parallel.fold(key, layer), rate, (width, points), block), out_axes=1)
+        return masks(keys), dropout_factor(rate)
 
     return kept
 

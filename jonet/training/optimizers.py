@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,10 +79,7 @@ class Optimizer:
         by_name = {
             "adam": lambda: optax.scale_by_adam(),
             "adamw": lambda: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.weight_decay)),
-            # a rate of -1 since optax's muon descends by itself, and `_scheduled` descends once for all
-            "muon": lambda: optax.contrib.muon(
-                -1.0, adam_learning_rate=-1.0, consistent_rms=0.2, muon_weight_dimension_numbers=_as_matrices
-            ),
+            "muon": lambda: optax.partition({"matrix": muon(), "other": optax.scale_by_adam()}, _kinds),
         }
         clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
         transforms = {
@@ -92,14 +89,60 @@ class Optimizer:
         return optax.partition(transforms, {"shared": "shared", "own": "own"})
 
 
-def _as_matrices(parameters):
-    """Kernels as matrices of inputs by outputs: of convolutions all axes but the last are inputs."""
+class Momentum(NamedTuple):
+    """Of `muon`: the mean gradient of each matrix, and after how many updates."""
 
-    def of(kernel):
-        inputs = tuple(range(kernel.ndim - 1))
-        return optax.contrib.MuonDimensionNumbers(inputs, kernel.ndim - 1) if kernel.ndim > 1 else None
+    mean: optax.Updates
+    count: jax.Array
 
-    return jax.tree.map(of, parameters)
+
+def muon(decay: float = 0.95, rms: float = 0.2) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) on kernels: Nesterov's momentum, without bias, made orthogonal.
+
+    An update has the root mean square `rms`, which is Adam's (Liu et al. 2025, section 2.2).  Kernels are matrices of
+    inputs by outputs; of convolutions all axes but the last are inputs.  Equal to `optax.contrib.muon` to rounding.
+    """
+
+    def start(kernels):
+        return Momentum(jax.tree.map(jnp.zeros_like, kernels), jnp.zeros((), jnp.int32))
+
+    def update(gradients, momentum, kernels=None):
+        count = momentum.count + 1
+        mean = optax.tree.update_moment(gradients, momentum.mean, decay, 1)
+        ahead = optax.tree.update_moment(
+            optax.tree.bias_correction(gradients, decay, count),
+            optax.tree.bias_correction(mean, decay, count + 1),
+            decay,
+            1,
+        )
+
+        def turned(kernel):
+            matrix = kernel.reshape(-1, kernel.shape[-1])
+            return rms * max(matrix.shape) ** 0.5 * orthogonal(matrix).reshape(kernel.shape)
+
+        return jax.tree.map(turned, ahead), Momentum(mean, count)
+
+    return optax.GradientTransformation(start, update)
+
+
+def orthogonal(matrix: jax.Array) -> jax.Array:
+    """A matrix [m, n] with its singular values brought near 1, by five of Jordan's Newton-Schulz steps.
+
+    X ← aX + (bA + cA²)X with A = XXᵀ, from ‖X‖ = 1.  Products of the symmetric A are written as those of its transpose:
+    so a CPU works on several matrices at once, each of which is too small for two cores.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    x = x / (jnp.linalg.norm(x) + 1e-8)
+    for _ in range(5):
+        square = x @ x.T
+        x = a * x + (b * square + c * (square.T @ square)).T @ x
+    return x.T if len(matrix) > matrix.shape[1] else x
+
+
+def _kinds(parameters):
+    """Which parameters are kernels."""
+    return jax.tree.map(lambda leaf: "matrix" if leaf.ndim > 1 else "other", parameters)
 
 
 def _scheduled(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
