@@ -10,8 +10,7 @@ import pytest
 
 from jonet.errors import InputError
 from jonet.networks.deepsdf import Decoder, Specs
-from jonet.networks.field import Field, bucket, evaluate_blocks, fold
-from jonet.networks.layers import BLOCK
+from jonet.networks.field import TILE, Field, bucket, evaluate_tiles, fold
 from jonet.training import autodecoder
 
 RNG = np.random.default_rng(0)
@@ -101,18 +100,18 @@ def test_a_fold_is_the_network(network):
     assert own < 100 and own < 0.1 * sum(leaf.size for leaf in jax.tree.leaves(fields.shared))
 
 
-def test_a_block_knows_nothing_of_the_others(network, compilations):
+def test_a_tile_knows_nothing_of_the_others(network, compilations):
     """The same bits whatever the list, its order or its length; and lists of one bucket are one program."""
     decoder, shared, codes = network
     fields = fold(decoder, shared, {}, codes)
-    blocks, owner = cloud(19, BLOCK), RNG.integers(0, 5, 19).astype(np.int32)
-    values, _ = evaluate_blocks(fields, owner, blocks)
+    blocks, owner = cloud(19, TILE), RNG.integers(0, 5, 19).astype(np.int32)
+    values, _ = evaluate_tiles(fields, owner, blocks)
     for k in range(0, 19, 6):
-        np.testing.assert_array_equal(evaluate_blocks(fields, owner[k : k + 1], blocks[k : k + 1])[0][0], values[k])
+        np.testing.assert_array_equal(evaluate_tiles(fields, owner[k : k + 1], blocks[k : k + 1])[0][0], values[k])
     order = RNG.permutation(19)
     with compilations() as seen:
-        np.testing.assert_array_equal(evaluate_blocks(fields, owner[order], blocks[order])[0], values[order])
-        np.testing.assert_array_equal(evaluate_blocks(fields, owner[:17], blocks[:17])[0], values[:17])
+        np.testing.assert_array_equal(evaluate_tiles(fields, owner[order], blocks[order])[0], values[order])
+        np.testing.assert_array_equal(evaluate_tiles(fields, owner[:17], blocks[:17])[0], values[:17])
     assert not seen
     direct = jax.vmap(lambda i, p: fields.architecture(fields.shared, jax.tree.map(lambda x: x[i], fields.own), p))
     np.testing.assert_allclose(direct(owner, blocks), values, atol=2e-6)
@@ -121,12 +120,12 @@ def test_a_block_knows_nothing_of_the_others(network, compilations):
 def test_lists_longer_than_a_dispatch(monkeypatch):
     monkeypatch.setattr("jonet.networks.field.DISPATCH", 4)
     fields = Field.stack([sphere(0.3), sphere(0.6)])
-    blocks, owner = cloud(11, BLOCK), np.arange(11) % 2
+    blocks, owner = cloud(11, TILE), np.arange(11) % 2
     wanted = np.stack([distance(b, (0.3, 0.6)[i]) for b, i in zip(blocks, owner, strict=True)])
-    values, gradients = evaluate_blocks(fields, owner, blocks, gradient=True)
+    values, gradients = evaluate_tiles(fields, owner, blocks, gradient=True)
     np.testing.assert_allclose(values, wanted, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(gradients, axis=-1), 1, atol=1e-5)
-    assert evaluate_blocks(fields, owner[:0], blocks[:0])[0].shape == (0, BLOCK)
+    assert evaluate_tiles(fields, owner[:0], blocks[:0])[0].shape == (0, TILE)
 
 
 def test_buckets_are_few():
@@ -147,8 +146,8 @@ def test_bad_points_are_refused_by_name(points, word):
 
 def test_blocks_of_another_size_and_single_fields_are_refused():
     with pytest.raises(InputError, match="points"):
-        evaluate_blocks(Field.stack([sphere(0.5)]), [0], cloud(1, 100))
+        evaluate_tiles(Field.stack([sphere(0.5)]), [0], cloud(1, 100))
     with pytest.raises(InputError, match="shape"):
-        evaluate_blocks(Field.stack([sphere(0.5)]), [0, 0], cloud(1, BLOCK))
+        evaluate_tiles(Field.stack([sphere(0.5)]), [0, 0], cloud(1, TILE))
     with pytest.raises(InputError, match="stack"):
-        evaluate_blocks(sphere(0.5), [0], cloud(1, BLOCK))
+        evaluate_tiles(sphere(0.5), [0], cloud(1, TILE))

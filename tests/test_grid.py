@@ -117,6 +117,6 @@ def test_a_single_field_is_asked_to_be_stacked():
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_block_evaluation_is_lowered_for_other_platforms(platform, gradient):
     fields = batch(*(field(waves, frequency=f) for f in (3.0, 5.0)))
-    arguments = (fields, np.zeros((1, 4), np.int32), np.zeros((1, 4, 1024, 3), np.float32), np.int32(3))
+    arguments = (fields, np.zeros((1, 4), np.int32), np.zeros((1, 4, fields_module.TILE, 3), np.float32), np.int32(3))
     exported = jax.export.export(fields_module._evaluate[gradient].jitted(), platforms=[platform])(*arguments)
     assert exported.platforms == (platform,) and "sine" in exported.mlir_module()

@@ -105,7 +105,7 @@ def test_refined_vertices_lie_on_the_level_within_a_thousandth_of_a_cell():
         lattice = grid.lattice(fields, resolution)
         asker = Asker(fields, lattice, np.zeros(2))
         found = cells.search(asker)
-        before = marching.polygonize(lattice, found.samples, found.cells)
+        before = marching.polygonize(lattice, found.samples, found.corners)
         after = refine.project(asker, found.samples, before, 12)
         ends = np.stack([found.samples.values[before.low], found.samples.values[before.high]])
         lid = np.isneginf(ends).any(0)

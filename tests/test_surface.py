@@ -35,7 +35,8 @@ def polygons(values, resolution) -> Mesh:
     """The mesh of a whole grid of signed values."""
     grid = Lattice(UNIT, resolution)
     keys, samples, found = cells.crossed(grid, 0, values.astype(np.float32))
-    welded = marching.polygonize(grid, marching.Samples(keys, samples), found)
+    samples = marching.Samples(keys, samples)
+    welded = marching.polygonize(grid, samples, samples.at(found + grid.steps(marching.CORNERS)[:, None]))
     vertices = grid.locate(0, grid.index(keys[welded.low]) + welded.along[:, None] * np.eye(3)[welded.axis])
     return Mesh(vertices, welded.faces)
 

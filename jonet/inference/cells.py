@@ -13,13 +13,13 @@ import numpy as np
 
 from jonet.inference.grid import Asker, Lattice, ask
 from jonet.inference.marching import CORNERS, EDGE_CORNER, FACES, OTHER_CORNER, Samples
-from jonet.networks.layers import BLOCK
 
 COARSE = 16  # cells a side to begin with: at least these, less than twice as many
 SAFETY = 1.15  # L is estimated as SAFETY times a quantile of the slopes near the surface
 # Distances are about as steep everywhere.  Logits are far steeper in few places: a bound that holds there proves little
 # elsewhere and asks for twice the points; the middle serves, and spreading repairs what it gets wrong.
 QUANTILE = {-1: 0.9, 1: 0.5}  # by `Field.inside`
+NEAREST = 1024  # samples to the level, of whose slopes the quantile is
 WORTH = 0.5  # a proof that leaves less than this part of the bound is not worth keeping: the point is asked
 
 HALVED = np.stack(np.meshgrid(*[range(3)] * 3, indexing="ij"), -1).reshape(27, 3)  # points of a halved cell
@@ -29,16 +29,16 @@ CHILD = (CORNERS[:, None] + CORNERS) @ [9, 3, 1]  # [8 children, 8 corners] → 
 
 
 def bounds(asker: Asker, keys, values) -> np.ndarray:
-    """L of each shape [B], estimated from gradients at the 1,024 of its samples that are nearest to the level.
+    """L of each shape [B], estimated from gradients at a quarter of its 1,024 samples that are nearest to the level.
 
     keys, values [B, P].
     """
-    count = min(BLOCK, keys.shape[1])
-    nearest = np.argpartition(np.abs(values), count - 1, axis=1)[:, :count]
+    count = min(NEAREST, keys.shape[1])
+    nearest = np.sort(np.argpartition(np.abs(values), count - 1, axis=1)[:, :count], axis=1)[:, ::4]  # spread in space
     shape, points = asker.points(np.take_along_axis(keys, nearest, 1).ravel())
     _, gradients = ask(asker.fields, shape, points, gradient=True)
     asker.asked += len(points)
-    steepness = np.linalg.norm(gradients.astype(np.float64), axis=-1).reshape(-1, count)
+    steepness = np.linalg.norm(gradients.astype(np.float64), axis=-1).reshape(nearest.shape)
     return SAFETY * np.nan_to_num(np.nanquantile(steepness, QUANTILE[asker.fields.inside], axis=1))
 
 
@@ -52,13 +52,14 @@ class Cells(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The surface's cells (keys [C], ascending) and the signed samples at their corners.
+    """The signed samples at the corners of the surface's cells, and where among them those of each cell are.
 
-    range [B, 2]: lowest and highest value of each shape's coarse samples.  slopes [B]: the bounds L.
+    corners [8, C], cells in the order of their keys.  range [B, 2]: lowest and highest value of each shape's coarse
+    samples.  slopes [B]: the bounds L.
     """
 
     samples: Samples
-    cells: np.ndarray
+    corners: np.ndarray
     range: np.ndarray
     slopes: np.ndarray
 
@@ -91,8 +92,9 @@ def search(asker: Asker, coarse: int = COARSE, lipschitz: float | None = None) -
         cells = halve(asker, cells, step, reach)
         step //= 2
         cells = spread(asker, cells, step)
-    samples, _ = corners(cells, lattice.steps(CORNERS)[:, None])
-    return Found(samples, np.sort(cells.keys), np.stack([values.min(1), values.max(1)], -1), slopes)
+    order = np.argsort(cells.keys)
+    samples, _, at = corners(Cells(*(array[..., order] for array in cells)), lattice.steps(CORNERS)[:, None])
+    return Found(samples, at, np.stack([values.min(1), values.max(1)], -1), slopes)
 
 
 def may_hold(lattice: Lattice, keys, least, greatest, step: int, reach) -> np.ndarray:
@@ -184,10 +186,10 @@ def spread(asker: Asker, cells: Cells, step: int) -> Cells:
 def settle(asker: Asker, cells: Cells, looked, corner) -> np.ndarray:
     """Asks those ends of some cells' crossed edges that were not, for all cells → which of all have a changed sign."""
     values = cells.values[:, looked]
-    inside = values > 0
+    inside, within = values > 0, np.isfinite(values)
     ends = np.zeros(inside.shape, bool)
     for low, high in zip(EDGE_CORNER, OTHER_CORNER, strict=True):
-        crossed = (inside[low] != inside[high]) & np.isfinite(values[low]) & np.isfinite(values[high])  # lids need none
+        crossed = (inside[low] != inside[high]) & within[low] & within[high]  # lids need none
         ends[low] |= crossed
         ends[high] |= crossed
     ends &= ~cells.exact[:, looked]
@@ -195,7 +197,9 @@ def settle(asker: Asker, cells: Cells, looked, corner) -> np.ndarray:
     if not len(keys):
         return np.zeros(0, int)
     asked = Samples(keys, asker(keys))
-    which, cell = np.nonzero(~cells.exact)
+    around = np.flatnonzero(among(cells.keys, distinct(keys - corner)))  # far fewer than all, in most rounds
+    which, cell = np.nonzero(~cells.exact[:, around])
+    cell = around[cell]
     keys = cells.keys[cell] + corner[which, 0]
     here = asked.has(keys)
     which, cell, new = which[here], cell[here], asked.values[asked.at(keys[here])]
@@ -225,7 +229,7 @@ def added(asker: Asker, cells: Cells, keys, step: int) -> Cells:
     lattice = asker.lattice
     corner = lattice.steps(step * CORNERS)[:, None]
     around = among(cells.keys, distinct(keys + lattice.steps(step * (HALVED - 1))[:, None]))
-    known, exact = corners(Cells(*(array[..., around] for array in cells)), corner)
+    known, exact, _ = corners(Cells(*(array[..., around] for array in cells)), corner)
     new = distinct(keys + corner)
     new = new[~known.has(new)]
     values = np.full(len(new), -np.inf, np.float32)
@@ -238,13 +242,13 @@ def added(asker: Asker, cells: Cells, keys, step: int) -> Cells:
     return Cells(keys, known.values[at], exact[at])
 
 
-def corners(cells: Cells, corner) -> tuple[Samples, np.ndarray]:
-    """The corners of cells, each once, and whether they were asked."""
+def corners(cells: Cells, corner) -> tuple[Samples, np.ndarray, np.ndarray]:
+    """The corners of cells, each once, whether they were asked, and where those of each cell are [8, C]."""
     keys = distinct(cells.keys + corner)
     samples, exact = Samples(keys, np.empty(len(keys), np.float32)), np.empty(len(keys), bool)
     at = samples.at(cells.keys + corner)
     samples.values[at], exact[at] = cells.values, cells.exact
-    return samples, exact
+    return samples, exact, at
 
 
 def among(keys, others) -> np.ndarray:
@@ -259,7 +263,7 @@ def distinct(keys) -> np.ndarray:
 
 
 def crossed(lattice: Lattice, shape: int, values) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same from a whole grid of signed values [R+1, R+1, R+1]: keys and values of samples, and keys of cells."""
+    """The same from a whole grid of signed values [R+1, R+1, R+1]: keys and values of samples, keys of cells [C]."""
     padded = np.pad(values, 1, constant_values=-np.inf)
     inside = np.zeros(np.subtract(padded.shape, 1), np.uint8)
     for x, y, z in CORNERS:

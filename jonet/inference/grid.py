@@ -10,8 +10,7 @@ import dataclasses
 import numpy as np
 
 from jonet.errors import InputError, require
-from jonet.networks.field import Field, evaluate_blocks
-from jonet.networks.layers import BLOCK
+from jonet.networks.field import TILE, Field, evaluate_tiles
 
 CHUNK = 2**21  # points of a dense grid that are in memory at once
 
@@ -46,25 +45,25 @@ def evaluate(fields: Field, resolution: int, box=None) -> np.ndarray:
 
 
 def ask(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values (and gradients) of points of many shapes: each shape's points fill blocks of their own.
+    """Values (and gradients) of points of many shapes: each shape's points fill tiles of their own.
 
     shape [N]: the field of each point, ascending.  points [N, 3] → values [N], and gradients [N, 3] or None.
     """
-    place, owner = deal(shape, len(fields))
-    padded = np.zeros((len(owner) * BLOCK, 3), np.float32)
+    place, owner = deal(shape, len(fields), TILE)
+    padded = np.zeros((len(owner) * TILE, 3), np.float32)
     padded[place] = points
-    values, gradients = evaluate_blocks(fields, owner, padded.reshape(-1, BLOCK, 3), gradient)
+    values, gradients = evaluate_tiles(fields, owner, padded.reshape(-1, TILE, 3), gradient)
     return values.reshape(-1)[place], gradients.reshape(-1, 3)[place] if gradient else None
 
 
-def deal(shape, shapes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Things of many shapes, dealt into blocks of one shape each.
+def deal(shape, shapes: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Things of many shapes, dealt into blocks of `size` things of one shape each.
 
-    shape [N], ascending → the place of each thing [N] (its block is place // 1024), and the shape of each block [K].
+    shape [N], ascending → the place of each thing [N] (its block is place // size), and the shape of each block [K].
     """
     counts = np.bincount(shape, minlength=shapes)
-    blocks = -(-counts // BLOCK)
-    skipped = (np.cumsum(blocks) - blocks) * BLOCK - (np.cumsum(counts) - counts)  # padding before a shape's things
+    blocks = -(-counts // size)
+    skipped = (np.cumsum(blocks) - blocks) * size - (np.cumsum(counts) - counts)  # padding before a shape's things
     return np.arange(len(shape)) + skipped[shape], np.repeat(np.arange(shapes, dtype=np.int32), blocks)
 
 

@@ -114,16 +114,15 @@ class Welded(NamedTuple):
     faces: np.ndarray
 
 
-def polygonize(lattice: Lattice, samples: Samples, cells: np.ndarray) -> Welded:
-    """Marching cubes on cells whose eight samples are there.  cells [C]: keys of their lowest corners, ascending."""
-    corners = samples.at(cells + lattice.steps(CORNERS)[:, None])  # [8, C]
+def polygonize(lattice: Lattice, samples: Samples, corners: np.ndarray) -> Welded:
+    """Marching cubes on cells.  corners [8, C]: where the samples of each cell's corners are; cells by shape."""
     inside = samples.values[corners] > 0
-    case = np.zeros(len(cells), np.int64)
+    case = np.zeros(corners.shape[1], np.int64)
     for corner in range(8):
         case |= inside[corner].astype(np.int64) << corner
     triangles, starts = table()
     count = np.diff(starts)[case]
-    cell = np.repeat(np.arange(len(cells)), count)
+    cell = np.repeat(np.arange(len(count)), count)
     row = np.arange(len(cell)) + np.repeat(starts[case] - (np.cumsum(count) - count), count)
     edge = triangles[row]  # [F, 3]
     name = 3 * corners[EDGE_CORNER[edge], cell[:, None]] + EDGE_AXIS[edge]  # one number for each lattice edge

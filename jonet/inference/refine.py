@@ -93,7 +93,7 @@ def refine(
     lid = (~free)[faces].all(1).any(-1)
     share = np.where(lid, 0, 1 / np.maximum(counts[shape], 1)).astype(np.float32)
 
-    place, owners = deal(shape, len(fields))
+    place, owners = deal(shape, len(fields), BLOCK)
     each = -(-len(owners) // parallel.count())  # blocks a device
     capacity = bucket(each)
     block = place // BLOCK

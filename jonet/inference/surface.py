@@ -15,7 +15,7 @@ from jonet.data.meshes import Mesh
 from jonet.errors import InputError, require
 from jonet.inference import cells, mise, refine
 from jonet.inference.grid import Asker, Lattice, ask, lattice
-from jonet.inference.marching import Samples, Welded, polygonize
+from jonet.inference.marching import CORNERS, Samples, Welded, polygonize
 from jonet.networks.field import Field
 
 BATCH = 4 * 128**2  # shapes at once times squared resolution: what a processor's cache likes; bounds the memory, too
@@ -68,8 +68,8 @@ def extract(
         here = slice(first, first + each)
         asker = Asker(fields[here], Lattice(grid.boxes[here], grid.resolution), levels[here], first)
         with jax.default_matmul_precision(precision):
-            samples, found, seen = locate(asker, method, coarse, lipschitz)
-            welded = refine.project(asker, samples, polygonize(asker.lattice, samples, found), refine_steps)
+            samples, corners, seen = locate(asker, method, coarse, lipschitz)
+            welded = refine.project(asker, samples, polygonize(asker.lattice, samples, corners), refine_steps)
             return split(asker, samples, welded, normals), seen
 
     starts = range(0, len(fields), each)
@@ -91,10 +91,10 @@ def extract(
 
 
 def locate(asker: Asker, method: str, coarse: int | None, lipschitz: float | None):
-    """Samples, the surface's cells, and the range of signed values [B, 2], by a method's name."""
+    """Samples, those at the corners of the surface's cells [8, C], the range of signed values [B, 2]; by a method."""
     if method == "sparse":
         found = cells.search(asker, coarse or cells.COARSE, lipschitz)
-        return found.samples, found.cells, found.range
+        return found.samples, found.corners, found.range
     if method == "mise":
         grids, _ = mise.refine(asker, coarse or mise.COARSE)
     else:
@@ -104,7 +104,8 @@ def locate(asker: Asker, method: str, coarse: int | None, lipschitz: float | Non
         parts.append(cells.crossed(asker.lattice, shape, values))
         ranges.append([values.min(), values.max()])
     keys, values, found = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Samples(keys, values), found, np.array(ranges)
+    samples = Samples(keys, values)
+    return samples, samples.at(found + asker.lattice.steps(CORNERS)[:, None]), np.array(ranges)
 
 
 def split(asker: Asker, samples: Samples, welded: Welded, normals: bool) -> list[Mesh]:

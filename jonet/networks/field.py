@@ -14,10 +14,11 @@ from flax import struct
 
 from jonet import parallel
 from jonet.errors import InputError, require
-from jonet.networks.layers import BLOCK
 
-DISPATCH = 1024  # blocks a device at most in one dispatch: 2²⁰ points
-UNITS = 512  # blocks at once times units of a layer: so many keep their activations in a CPU's cache (2 MB)
+TILE = 128  # points of one shape that are evaluated together; few, since the last tile of every list is partly empty
+DISPATCH = 8192  # tiles a device at most in one dispatch: 2²⁰ points
+UNITS = 4096  # tiles at once times units of a layer: so many keep their activations in a CPU's cache (2 MB)
+LEAST = 128  # tiles that a list is padded to: the smallest of four programs, 128 to 8,192
 
 
 @struct.dataclass
@@ -74,7 +75,7 @@ class Field:
         return self.architecture(self.shared, self.own, points)
 
     def __call__(self, points) -> jax.Array:
-        """Values at points: one shape [N, 3] → [N]; a batch [B, N, 3] → [B, N].  Evaluated in blocks."""
+        """Values at points: one shape [N, 3] → [N]; a batch [B, N, 3] → [B, N].  Evaluated in tiles."""
         values, _ = self._ask(points, gradient=False)
         return values
 
@@ -102,11 +103,11 @@ class Field:
         points = require(points, "points", shape)
         fields = self if self.batched else Field.stack([self])
         rows = points.reshape(len(fields), -1, 3)
-        each = -(-rows.shape[1] // BLOCK)
-        padded = np.zeros((len(fields), each * BLOCK, 3), np.float32)
+        each = -(-rows.shape[1] // TILE)
+        padded = np.zeros((len(fields), each * TILE, 3), np.float32)
         padded[:, : rows.shape[1]] = rows
         owner = np.repeat(np.arange(len(fields), dtype=np.int32), each)
-        values, gradients = evaluate_blocks(fields, owner, padded.reshape(-1, BLOCK, 3), gradient=gradient)
+        values, gradients = evaluate_tiles(fields, owner, padded.reshape(-1, TILE, 3), gradient=gradient)
         values = jnp.asarray(values.reshape(len(fields), -1)[:, : rows.shape[1]].reshape(points.shape[:-1]))
         if gradient:
             gradients = gradients.reshape(len(fields), -1, 3)[:, : rows.shape[1]].reshape(points.shape)
@@ -120,17 +121,17 @@ def fold(network, shared, statistics, codes) -> Field:
     return dataclasses.replace(network.fold(shared, statistics, codes[0]), own=own)
 
 
-def evaluate_blocks(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values (and gradients) of K blocks of points, the only way to ask fields in bulk.
+def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values (and gradients) of K tiles of points, the only way to ask fields in bulk.
 
-    fields: a batch.  shape [K]: the field of each block.  points [K, 1024, 3] → values [K, 1024], and gradients
-    [K, 1024, 3] or None.  The list is shared evenly among all devices, any K runs without a new compilation, and a
-    block's bits depend on nothing but the block.  Precision is that of `jax.default_matmul_precision`.
+    fields: a batch.  shape [K]: the field of each tile.  points [K, 128, 3] → values [K, 128], and gradients
+    [K, 128, 3] or None.  The list is shared evenly among all devices, any K runs without a new compilation, and a
+    tile's bits depend on nothing but the tile.  Precision is that of `jax.default_matmul_precision`.
     """
-    points = require(points, "points", (None, BLOCK, 3), finite=False)
+    points = require(points, "points", (None, TILE, 3), finite=False)
     shape = require(shape, "shape", (len(points),), np.int32)
     if not fields.batched:
-        raise InputError("evaluate_blocks takes a batch of fields; stack single ones with Field.stack")
+        raise InputError("evaluate_tiles takes a batch of fields; stack single ones with Field.stack")
     devices = parallel.count()
     values = np.empty(points.shape[:2], np.float32)
     gradients = np.empty(points.shape, np.float32) if gradient else None
@@ -143,9 +144,9 @@ def evaluate_blocks(fields: Field, shape, points, gradient: bool = False) -> tup
 
     for start in range(0, len(points), DISPATCH * devices):
         stop = min(start + DISPATCH * devices, len(points))
-        each = -(-(stop - start) // devices)  # blocks a device, the last device may hold fewer
-        capacity = bucket(each)
-        piece = np.zeros((devices, capacity, BLOCK, 3), np.float32)
+        each = -(-(stop - start) // devices)  # tiles a device, the last device may hold fewer
+        capacity = bucket(each, LEAST)
+        piece = np.zeros((devices, capacity, TILE, 3), np.float32)
         owner = np.zeros((devices, capacity), np.int32)
         for device in range(devices):
             first = min(start + device * each, stop)
@@ -161,9 +162,10 @@ def evaluate_blocks(fields: Field, shape, points, gradient: bool = False) -> tup
     return values, gradients
 
 
-def bucket(size: int) -> int:
-    """The capacity that a list of `size` items is padded to: a power of four, so that few programs are compiled."""
-    capacity = 4
+def bucket(size: int, least: int = 4) -> int:
+    """The capacity that a list of `size` items is padded to: `least` times a power of four, so that few programs are
+    compiled."""
+    capacity = least
     while capacity < size:
         capacity *= 4
     return capacity
@@ -171,28 +173,28 @@ def bucket(size: int) -> int:
 
 def _evaluate_share(gradient: bool):
     def evaluate(fields: Field, shape, points, count):
-        """One device's share: shape [1, K], points [1, K, 1024, 3], of which the first `count` blocks are evaluated."""
+        """One device's share: shape [1, K], points [1, K, 128, 3], of which the first `count` tiles are evaluated."""
         shape, points = shape[0], points[0]
-        group = min(len(points), _group(fields.shared))
+        group = min(len(points) // 2, _group(fields.shared))  # XLA would run a loop's only group before it is asked
 
-        def block(owner, block_points):
+        def tile(owner, tile_points):
             own = jax.tree.map(lambda leaf: leaf[owner], fields.own)
             if not gradient:
-                return (fields.architecture(fields.shared, own, block_points),)
-            values, back = jax.vjp(lambda p: fields.architecture(fields.shared, own, p), block_points)
+                return (fields.architecture(fields.shared, own, tile_points),)
+            values, back = jax.vjp(lambda p: fields.architecture(fields.shared, own, p), tile_points)
             return values, *back(jnp.ones_like(values))
 
         def some(where, size, out):
             owners = jax.lax.dynamic_slice_in_dim(shape, where, size)
             inputs = jax.lax.dynamic_slice_in_dim(points, where, size)
-            results = jax.vmap(block)(owners, inputs) if size > 1 else [r[None] for r in block(owners[0], inputs[0])]
+            results = jax.vmap(tile)(owners, inputs) if size > 1 else [r[None] for r in tile(owners[0], inputs[0])]
             return [
                 jax.lax.dynamic_update_slice_in_dim(o, r.astype(o.dtype), where, 0)
                 for o, r in zip(out, results, strict=True)
             ]
 
         out = [jnp.zeros(points.shape[:2])] + ([jnp.zeros(points.shape)] if gradient else [])
-        alone = jax.default_backend() == "cpu"  # there, what does not fill a group is evaluated block by block
+        alone = jax.default_backend() == "cpu"  # there, what does not fill a group is evaluated tile by tile
         groups = count // group if alone else -(-count // group)
         out = jax.lax.fori_loop(0, groups, lambda step, out: some(step * group, group, out), out)
         if alone and group > 1:
@@ -204,11 +206,11 @@ def _evaluate_share(gradient: bool):
 
 
 def _group(shared) -> int:
-    """Blocks at once, a power of two: as many as a CPU's cache holds; many fill an accelerator."""
+    """Tiles at once, a power of two: as many as a CPU's cache holds; many fill an accelerator."""
     if jax.default_backend() != "cpu":
-        return 64
+        return 512
     widths = [leaf.shape[-1] for leaf in jax.tree.leaves(shared) if leaf.ndim > 1]
-    return 1 << max(1, UNITS // max(widths)).bit_length() - 1 if widths else 1  # shapes may share no matrices
+    return 1 << max(1, UNITS // max(widths)).bit_length() - 1 if widths else 8  # shapes may share no matrices
 
 
 _evaluate = {gradient: _evaluate_share(gradient) for gradient in (False, True)}
