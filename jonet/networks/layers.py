@@ -29,7 +29,7 @@ class Linear(nn.Module):
     """An affine layer whose input may come in parts: y = Σ partᵢ Kᵢ + b, with K = [K₁; K₂; …] one kernel.
 
     Parts only need to broadcast: a code [B, 1, L] beside points [B, N, 3] is multiplied once a shape, not once a point.
-    axis: where units are, -1 for the last or 0 for the first; see `times`.
+    axis: where units are, -1 for the last or 0 for the first; see `times_columns`.
 
     features: units out.  weight_norm: K = g · v / ‖v‖ with the norm over inputs, per unit (Salimans & Kingma 2016,
     eq. 2, no ε); v starts as PyTorch's kernel and g as ‖v‖, so that the start is the plain layer's.
