@@ -49,6 +49,9 @@ class AutoDecoder:
             raise ConfigError("code_bound, code_std and micro_batch are 0 or more")
 
 
+TRIAL = 8192  # points by which the size of micro-batches is measured
+
+
 class _Piece(NamedTuple):
     """A part of a batch: g shapes with m points each, starting at a whole block."""
 
@@ -161,33 +164,36 @@ def initial(decoder: Decoder, shapes: int, key, *, std: float = 1.0, start: str 
 def measure_micro_batch(decoder: Decoder, shared, shapes: int, points: int, settings: AutoDecoder) -> int:
     """The number of points a piece that trains fastest here, for batches of `shapes` × `points` on a device.
 
-    Measured on a CPU, by one piece of each size.  0, the whole batch, where that is small, or on an accelerator, which
-    large products fill.
+    Measured on a CPU, by TRIAL points in pieces of each size.  0, the whole batch, where that is small, or on an
+    accelerator, which large products fill.
     """
-    if jax.default_backend() != "cpu" or shapes * points <= 8192:
+    if jax.default_backend() != "cpu" or shapes * points <= TRIAL:
         return 0
     sizes = {cut(shapes, points, size) for size in (1024, 2048, 4096)}
     rng = np.random.default_rng(0)
-    whole = dataclasses.replace(settings, micro_batch=0)
 
-    @jax.jit
-    def gradient(shared, codes, batch):
-        value = functools.partial(loss, decoder=decoder, settings=whole)
-        return jax.grad(value, argnums=(0, 1), has_aux=True)(shared, codes, {}, batch, jax.random.key(0))
+    def seconds(group: int, size: int) -> float:
+        pieces = max(1, TRIAL // (group * size))
+        several, each = (group * pieces, size) if size == points else (1, size * pieces)
+        some = dataclasses.replace(settings, micro_batch=group * size)
 
-    def seconds_a_point(group: int, size: int) -> float:
-        cloud = rng.uniform(-1, 1, (group, size, 3)).astype(np.float32)
-        batch = _Trial(cloud, cloud[..., 0], np.ones(group, np.float32), np.arange(group), np.int32(1))
-        codes = rng.normal(size=(group, decoder.specs.latent_size)).astype(np.float32)
+        @jax.jit
+        def gradient(shared, codes, batch):
+            value = functools.partial(loss, decoder=decoder, settings=some)
+            return jax.grad(value, argnums=(0, 1), has_aux=True)(shared, codes, {}, batch, jax.random.key(0))
+
+        cloud = rng.uniform(-1, 1, (several, each, 3)).astype(np.float32)
+        batch = _Trial(cloud, cloud[..., 0], np.ones(several, np.float32), np.arange(several), np.int32(1))
+        codes = rng.normal(size=(several, decoder.specs.latent_size)).astype(np.float32)
         jax.block_until_ready(gradient(shared, codes, batch))
-        times = []
+        taken = []
         for _ in range(3):
             start = time.perf_counter()
             jax.block_until_ready(gradient(shared, codes, batch))
-            times.append(time.perf_counter() - start)
-        return min(times) / (group * size)
+            taken.append(time.perf_counter() - start)
+        return min(taken) / (several * each)
 
-    group, size = min(sorted(sizes, reverse=True), key=lambda piece: seconds_a_point(*piece))
+    group, size = min(sorted(sizes, reverse=True), key=lambda piece: seconds(*piece))
     return group * size
 
 
