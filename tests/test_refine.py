@@ -119,6 +119,15 @@ def test_refined_vertices_lie_on_the_level_within_a_thousandth_of_a_cell():
         assert moved > 1e-3  # else there was nothing to do
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_end_on_the_level_is_no_division_by_zero():
+    """Signed values 1 and 0 at the ends of an edge, on which the field dips below in between."""
+    samples = marching.Samples(np.arange(2), np.array([1.0, 0.0], np.float32))
+    edge = marching.Welded(*np.array([[0], [1], [0]]), np.array([0.9]), np.zeros((0, 3), int))
+    after = refine.project(lambda keys, offset: 0.5 - offset[:, 0], samples, edge, 12)
+    np.testing.assert_allclose(after.along, 0.5, atol=1e-3)
+
+
 def test_steep_logits_are_projected_too():
     """Where linear interpolation is poor: saturated values, a cell as wide as the transition."""
     shape = batch(field(logits, steepness=40.0, radius=0.33, box=[(-0.55,) * 3, (0.55,) * 3], inside=1, level=-1.4))

@@ -48,7 +48,8 @@ def project(asker: Asker, samples: Samples, welded: Welded, steps: int) -> Welde
         moving, here, value, last, values, places = (x[..., far] for x in (moving, here, value, last, values, places))
         end = ((value > 0) != (values[0] > 0)).astype(int)  # the end whose sign the new value has
         column = np.arange(len(moving))
-        shrunk = 1 - value / values[end, column]  # factor on an end that stays once more
+        with np.errstate(divide="ignore", invalid="ignore"):  # an end may lie on the level exactly
+            shrunk = 1 - value / values[end, column]  # factor on an end that stays once more
         values[1 - end, column] *= np.where(end == last, np.where(shrunk > 0, shrunk, 0.5), 1)
         values[end, column], places[end, column], last = value, here, end
         root = (places[0] * values[1] - places[1] * values[0]) / (values[1] - values[0])
