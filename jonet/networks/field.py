@@ -210,7 +210,7 @@ def _group(shared) -> int:
     if jax.default_backend() != "cpu":
         return 512
     widths = [leaf.shape[-1] for leaf in jax.tree.leaves(shared) if leaf.ndim > 1]
-    return 1 << max(1, UNITS // max(widths)).bit_length() - 1 if widths else 8  # shapes may share no matrices
+    return 1 << max(1, UNITS // max(widths)).bit_length() - 1 if widths else 1  # shapes may share no matrices
 
 
 _evaluate = {gradient: _evaluate_share(gradient) for gradient in (False, True)}
