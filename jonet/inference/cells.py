@@ -19,7 +19,7 @@ SAFETY = 1.15  # L is estimated as SAFETY times a quantile of the slopes near th
 # Distances are about as steep everywhere.  Logits are far steeper in few places: a bound that holds there proves little
 # elsewhere and asks for twice the points; the middle serves, and spreading repairs what it gets wrong.
 QUANTILE = {-1: 0.9, 1: 0.5}  # by `Field.inside`
-NEAREST = 1024  # samples to the level, of whose slopes the quantile is
+NEAR = 1024  # samples nearest to the level, a quarter of whose slopes the quantile is of
 WORTH = 0.5  # a proof that leaves less than this part of the bound is not worth keeping: the point is asked
 
 HALVED = np.stack(np.meshgrid(*[range(3)] * 3, indexing="ij"), -1).reshape(27, 3)  # points of a halved cell
@@ -33,7 +33,7 @@ def bounds(asker: Asker, keys, values) -> np.ndarray:
 
     keys, values [B, P].
     """
-    count = min(NEAREST, keys.shape[1])
+    count = min(NEAR, keys.shape[1])
     nearest = np.sort(np.argpartition(np.abs(values), count - 1, axis=1)[:, :count], axis=1)[:, ::4]  # spread in space
     shape, points = asker.points(np.take_along_axis(keys, nearest, 1).ravel())
     _, gradients = ask(asker.fields, shape, points, gradient=True)

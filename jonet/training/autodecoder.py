@@ -172,7 +172,7 @@ def measure_micro_batch(decoder: Decoder, shared, shapes: int, points: int, sett
     sizes = {cut(shapes, points, size) for size in (1024, 2048, 4096)}
     rng = np.random.default_rng(0)
 
-    def seconds(group: int, size: int) -> float:
+    def seconds_a_point(group: int, size: int) -> float:
         pieces = max(1, TRIAL // (group * size))
         several, each = (group * pieces, size) if size == points else (1, size * pieces)
         some = dataclasses.replace(settings, micro_batch=group * size)
@@ -193,7 +193,7 @@ def measure_micro_batch(decoder: Decoder, shared, shapes: int, points: int, sett
             taken.append(time.perf_counter() - start)
         return min(taken) / (several * each)
 
-    group, size = min(sorted(sizes, reverse=True), key=lambda piece: seconds(*piece))
+    group, size = min(sorted(sizes, reverse=True), key=lambda piece: seconds_a_point(*piece))
     return group * size
 
 
