@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jonet import config as configs
 from jonet import model
 from jonet.data.meshes import Mesh
 from jonet.data.sampling import RECIPES
 from jonet.data.sources import Source
 from jonet.evaluation import metrics
 from jonet.model import Model
+from jonet.storage import atomic
 from jonet.tasks.shapes import Shapes
 
 RECIPE = dataclasses.replace(RECIPES["default"], surface=4_096)
@@ -106,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = compare(options.runs, options.data, options.count, options.points, options.noise, options.seed)
     if options.json:
-        configs.write_json(options.json, {"rows": rows})
+        atomic.write_json(options.json, {"rows": rows})
     print(table(rows))
 
 

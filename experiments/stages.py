@@ -17,7 +17,6 @@ import numpy as np
 
 from experiments import pages
 from experiments.pages import evenly, read_made
-from jonet import config as configs
 from jonet import learn, model, parallel
 from jonet.codes import Codes
 from jonet.data import meshes
@@ -26,6 +25,7 @@ from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError
 from jonet.evaluation import baseline, metrics
 from jonet.learn import Record
+from jonet.storage import atomic
 
 STAGES = ("prepare", "train", "reconstruct", "evaluate", "report")
 
@@ -150,7 +150,7 @@ def evaluate(record: Record) -> None:
     }
     if further := getattr(record.task, "further", None):  # of tasks that do more than rebuild shapes
         values |= further(record.config, trained, store, record.folder)
-    configs.write_json(record.folder / "metrics.json", values)
+    atomic.write_json(record.folder / "metrics.json", values)
 
 
 def report(record: Record) -> None:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from jonet import config, parallel
+from jonet import parallel
+from jonet.storage import atomic
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -31,5 +32,5 @@ def measured(options, name: str, wanted: dict, measure: Callable[..., dict], **f
         if row not in rows and row.startswith(tuple(options.rows.split(";"))):
             rows[row] = measure(settings)
             rows = {row: rows[row] for row in wanted if row in rows}
-            config.write_json(file, {"device": parallel.describe(), **facts, "rows": rows})
+            atomic.write_json(file, {"device": parallel.describe(), **facts, "rows": rows})
     return rows

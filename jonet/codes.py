@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,9 @@ import numpy as np
 
 from jonet.data.meshes import Similarity
 from jonet.errors import CheckpointError, InputError
+from jonet.storage import atomic
+
+TUPLES = ("names", "similarities", "sources")  # columns that are no arrays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,6 +24,8 @@ class Codes:
     residual [B]: mean clamped error that is left.  explained [B]: share of the input whose error is below 0.01 of the
     normalised frame.  converged [B]: the loss had stopped falling.  stranger [B]: the shape lies outside of what
     training saw (the code's Mahalanobis distance or the residual beyond the training codes' 99th percentile).
+    network: digest of the network that they are codes of (`Model.digest`), None where it is not known; another refuses
+    them.  sources: of training codes, what tells the content of each shape (`Store.contents`).
     """
 
     values: np.ndarray
@@ -31,6 +35,8 @@ class Codes:
     explained: np.ndarray | None = None
     converged: np.ndarray | None = None
     stranger: np.ndarray | None = None
+    network: str | None = None
+    sources: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -45,10 +51,11 @@ class Codes:
         pick = {
             field.name: None if (value := getattr(self, field.name)) is None else value[rows]
             for field in dataclasses.fields(self)
-            if field.name not in ("names", "similarities")
+            if field.name not in (*TUPLES, "network")
         }
-        similarities = None if self.similarities is None else tuple(self.similarities[i] for i in rows)
-        return Codes(names=tuple(self.names[i] for i in rows), similarities=similarities, **pick)
+        for name in TUPLES:
+            pick[name] = None if (value := getattr(self, name)) is None else tuple(value[i] for i in rows)
+        return Codes(network=self.network, **pick)
 
     def _place(self, name: str) -> int:
         if name not in self.names:
@@ -62,12 +69,16 @@ class Codes:
 
     @staticmethod
     def joined(parts: Sequence[Codes]) -> Codes:
-        """Several batches as one; what one of them lacks, all lack."""
+        """Several batches as one; what one of them lacks, all lack.  InputError where they are of several networks."""
 
         def column(name: str):
             values = [getattr(part, name) for part in parts]
             if any(value is None for value in values):
                 return None
+            if name == "network":
+                if len(set(values)) > 1:
+                    raise InputError(f"codes of several networks ({', '.join(sorted(set(values)))}) cannot be joined")
+                return values[0]
             return sum(values, ()) if isinstance(values[0], tuple) else np.concatenate(values)
 
         return Codes(**{field.name: column(field.name) for field in dataclasses.fields(Codes)})
@@ -79,7 +90,6 @@ class Codes:
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) is not None and field.name != "similarities"
         }
-        arrays["names"] = np.array(self.names, dtype=np.str_)
         if self.similarities is not None:
             arrays["similarities"] = np.stack([s.as_array() for s in self.similarities])
         write_npz(Path(path), arrays)
@@ -92,16 +102,19 @@ class Codes:
             raise CheckpointError(f"{path} holds {sorted(arrays)}, but codes have values and names")
         if "similarities" in arrays:
             arrays["similarities"] = tuple(Similarity.from_array(a) for a in arrays["similarities"])
+        for name in ("names", "sources"):
+            if name in arrays:
+                arrays[name] = tuple(map(str, arrays[name]))
+        if "network" in arrays:
+            arrays["network"] = str(arrays["network"])
         known = {field.name for field in dataclasses.fields(Codes)}
-        return Codes(**{k: v for k, v in arrays.items() if k in known} | {"names": tuple(map(str, arrays["names"]))})
+        return Codes(**{k: v for k, v in arrays.items() if k in known})
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """One file, written beside its place and renamed into it."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
+    with atomic.open_file(path) as file:
         np.savez(file, **arrays)
-    os.replace(beside, path)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

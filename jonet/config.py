@@ -9,7 +9,6 @@ import json
 import math
 import types
 import typing
-from pathlib import Path
 from typing import Any
 
 from jonet.errors import ConfigError
@@ -74,14 +73,6 @@ def _read(kind, value, where: str):
     if not fits:
         raise ConfigError(f"{where} is {value!r}, but must be {getattr(kind, '__name__', kind)}")
     return value
-
-
-def write_json(path: str | Path, values) -> None:
-    """JSON beside its place, then renamed into it, so that a reader never sees half a file."""
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(values, indent=2) + "\n")
-    beside.replace(path)
 
 
 def digest(*values) -> str:

@@ -37,6 +37,14 @@ class CheckpointError(JonetError, OSError):
     """A checkpoint or model folder that is missing or damaged."""
 
 
+class StorageError(JonetError, OSError):
+    """A place on the disk that holds something which jonet did not make and does not touch."""
+
+
+class BusyError(JonetError, RuntimeError):
+    """A folder in which another process is at work."""
+
+
 def require(array, name: str, shape: tuple[int | None | str, ...], dtype=np.float32, finite: bool = True) -> np.ndarray:
     """`array` as numpy of `dtype`, or InputError that says what was expected and what came.
 

@@ -21,6 +21,7 @@ from jonet.data import store as stores
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.model import Model
+from jonet.storage import atomic
 from jonet.tasks.problem import Problem
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
@@ -197,7 +198,7 @@ class Record:
                 "chosen": self.chosen,
                 "done": self.done,
             }
-            configs.write_json(self.folder / "config.json", values)
+            atomic.write_json(self.folder / "config.json", values)
 
     def choose(self, chosen: dict[str, Any]) -> None:
         """Keeps what was measured once, for every later start."""

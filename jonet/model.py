@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-import os
-import shutil
+import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from jonet.inference.prior import Prior
 from jonet.networks import deepsdf, occupancy
 from jonet.networks import field as fields_
 from jonet.networks.field import Field
+from jonet.storage import atomic, identity
 
 NETWORKS = {  # kind of network: its config and its module
     "deepsdf": (deepsdf.Specs, deepsdf.Decoder),
@@ -32,6 +34,7 @@ NETWORKS = {  # kind of network: its config and its module
     "classifier": (occupancy.ClassifierSpecs, occupancy.Classifier),
 }
 VERSION = 1  # of the model folder
+_OWN = re.compile(r"model\.json|(arrays|codes)(-[0-9a-f]{8})?\.npz")  # files of a model folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,11 @@ class Model:
     def params(self) -> dict[str, Any]:
         """Parameters and statistics as plain pytrees."""
         return {"shared": self.shared, "statistics": self.statistics}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """What tells this network from every other, see `network_digest`."""
+        return network_digest(self)
 
     @property
     def config(self):
@@ -122,7 +130,8 @@ class Model:
             prior=self.prior,
             starts=None if self.codes is None else self.codes.values,
         )
-        return Codes(names=_names(names, len(found.values)), similarities=similarities, **found._asdict())
+        named = _names(names, len(found.values))
+        return Codes(names=named, similarities=similarities, network=self.digest, **found._asdict())
 
     def fit_pose(
         self,
@@ -151,7 +160,7 @@ class Model:
             starts=None if self.codes is None else self.codes.values,
         )
         names = _names(names, len(found.similarities))
-        return Codes(names=names, similarities=found.similarities, **found.codes._asdict())
+        return Codes(names=names, similarities=found.similarities, network=self.digest, **found.codes._asdict())
 
     def encode(
         self,
@@ -183,7 +192,7 @@ class Model:
             arrays = framed[named[0]]
         inputs = self.inputs.check(arrays)
         values = encode.encode(self.network, self.shared, self.statistics, inputs, named[0])
-        return Codes(values=values, names=_names(names, len(values)), similarities=similarities)
+        return Codes(values, _names(names, len(values)), similarities, network=self.digest)
 
     def _way_in(self) -> str:
         """How this network comes to the code of a new shape, for errors."""
@@ -288,21 +297,43 @@ class Model:
 
     def _values(self, codes) -> np.ndarray:
         length = self.network.specs.latent_size
+        if isinstance(codes, Codes) and codes.network is not None and codes.network != self.digest:
+            raise InputError(
+                f"these codes ({', '.join(codes.names[:3])}{', …' if len(codes) > 3 else ''}) are of another network; "
+                "fit or encode the shapes anew with this one"
+            )
         values = codes.values if isinstance(codes, Codes) else codes
         return require(values, "codes", (None, length) if np.ndim(values) != 1 else (length,))
 
     def save(self, folder: str | Path) -> None:
-        """A folder that `load` reads: model.json and arrays.npz, with checksums; replaced as a whole."""
+        """A folder that `load` reads: model.json, and the arrays that it names, with their digests.
+
+        The folder must be new, empty, or a model's: then the new arrays are written beside the old ones, and the old
+        model is there until model.json is replaced.  Raises CheckpointError for a folder that holds anything else.
+        """
         folder = Path(folder)
-        beside = folder.with_name(folder.name + ".part")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        if atomic.is_free(folder):
+            with atomic.new_folder(folder) as beside:
+                self._write(beside)
+            return
+        check_replaceable(folder)
+        self._write(folder)
+        named = json.loads((folder / "model.json").read_text("utf-8"))["checksums"]
+        for path in folder.glob("*.npz"):
+            if path.name not in named:
+                atomic.remove_file(path)
+        atomic.sweep(folder)
+
+    def _write(self, folder: Path) -> None:
+        """Arrays under names that nothing in the folder has, then model.json, which names them."""
         arrays = {**_flat("shared", self.shared), **_flat("statistics", self.statistics)}
         if self.prior is not None:
             arrays |= {f"prior/{name}": np.asarray(value) for name, value in self.prior._asdict().items()}
-        write_npz(beside / "arrays.npz", arrays)
+        files = {"arrays": _free_name(folder, "arrays")}
+        write_npz(folder / files["arrays"], arrays)
         if self.codes is not None:
-            self.codes.save(beside / "codes.npz")
+            files["codes"] = _free_name(folder, "codes")
+            dataclasses.replace(self.codes, network=self.digest).save(folder / files["codes"])
         about = {
             "version": VERSION,
             "kind": self.kind,
@@ -312,11 +343,39 @@ class Model:
             "surfaces": jonet.config.to_dict(self.surfaces),
             "inputs": None if self.inputs is None else jonet.config.to_dict(self.inputs),
             "history": self.history,
-            "checksums": {path.name: _checksum(path) for path in sorted(beside.glob("*.npz"))},
+            "files": files,
+            "checksums": {name: identity.digest(folder / name) for name in files.values()},
         }
-        jonet.config.write_json(beside / "model.json", about)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(beside, folder)
+        atomic.write_json(folder / "model.json", about)
+
+
+def network_digest(model: Model) -> str:
+    """What tells a network from every other, as 16 hex digits: its kind, settings and numbers, not its codes."""
+    found = hashlib.sha256(f"{model.kind} {model.frame}".encode())
+    if (network := getattr(model, "network", None)) is not None:
+        found.update(json.dumps(jonet.config.to_dict(network.specs), sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path((model.shared, model.statistics)):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()[:16]
+
+
+def check_replaceable(folder: str | Path) -> None:
+    """CheckpointError where a folder is neither new nor empty, and no model's, or holds more than a model does."""
+    folder = Path(folder)
+    if atomic.is_free(folder):
+        return
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: is a file, and no model is put in its place; name a new folder")
+    others = [path.name for path in folder.iterdir() if not (_OWN.fullmatch(path.name) or atomic.is_temporary(path))]
+    if others or not (folder / "model.json").is_file():
+        what = f"holds {min(others)!r}, which is no part of a model" if others else "holds no model"
+        raise CheckpointError(f"{folder}: {what}, so it is not replaced; name a new folder for the model")
+
+
+def _free_name(folder: Path, stem: str) -> str:
+    name = f"{stem}.npz"
+    return name if not (folder / name).exists() else f"{stem}-{secrets.token_hex(4)}.npz"
 
 
 def load(folder: str | Path) -> Model:
@@ -335,11 +394,12 @@ def load(folder: str | Path) -> Model:
             f"{folder} holds version {about.get('version')} of kind {about.get('kind')!r}, "
             f"but this jonet reads version {VERSION} of {', '.join(NETWORKS)}"
         )
-    for name, checksum in about["checksums"].items():
-        if not (folder / name).exists() or _checksum(folder / name) != checksum:
+    files = about.get("files") or {name.removesuffix(".npz"): name for name in about["checksums"]}
+    for name in files.values():
+        if not _OWN.fullmatch(name) or not _intact(folder / name, about["checksums"].get(name)):
             raise CheckpointError(f"{folder / name} is missing or damaged: its checksum is not the recorded one")
     specs, network = NETWORKS[about["kind"]]
-    arrays = read_npz(folder / "arrays.npz")
+    arrays = read_npz(folder / files["arrays"])
     prior = {name.removeprefix("prior/"): value for name, value in arrays.items() if name.startswith("prior/")}
     return Model(
         kind=about["kind"],
@@ -347,7 +407,7 @@ def load(folder: str | Path) -> Model:
         shared=_nested("shared", arrays),
         statistics=_nested("statistics", arrays),
         frame=about["frame"],
-        codes=Codes.load(folder / "codes.npz") if "codes.npz" in about["checksums"] else None,
+        codes=Codes.load(folder / files["codes"]) if "codes" in files else None,
         prior=Prior(**prior) if prior else None,
         fitting=jonet.config.from_dict(latents.FitConfig, about["fitting"], "fitting."),
         surfaces=jonet.config.from_dict(Surfaces, about["surfaces"], "surfaces."),
@@ -415,5 +475,10 @@ def _nested(root: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return tree
 
 
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _intact(path: Path, checksum: str | None) -> bool:
+    """Whether a file has the SHA-256 that was recorded (32 digits of it, or all 64 as version 0.1.0 wrote)."""
+    if not path.is_file() or checksum is None:
+        return False
+    if len(checksum) == 64:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == checksum
+    return identity.digest(path) == checksum

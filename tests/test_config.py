@@ -8,6 +8,7 @@ import pytest
 
 from jonet import config
 from jonet.errors import ConfigError
+from jonet.storage import atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Outer:
 
 def test_round_trip(tmp_path):
     made = Outer(name="b", limit=2.5, inner=Inner(rate=1.0, widths=(1, 2, 3)))
-    config.write_json(tmp_path / "c.json", config.to_dict(made))
+    atomic.write_json(tmp_path / "c.json", config.to_dict(made))
     assert config.from_dict(Outer, json.loads((tmp_path / "c.json").read_text())) == made
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
 

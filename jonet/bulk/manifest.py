@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jonet import config as configs
 from jonet.errors import ConfigError
+from jonet.storage import atomic
 
 OK, EMPTY, DOUBTFUL, FAILED = "ok", "empty", "doubtful", "failed"
 
@@ -58,7 +59,7 @@ class Manifest:
                     f"{folder} holds results of other settings ({'; '.join(changed)}); choose another --out"
                 )
         elif index == 0:
-            configs.write_json(known, settings)
+            atomic.write_json(known, settings)
         if self._part.exists():
             content = self._part.read_bytes()
             os.truncate(self._part, content.rfind(b"\n") + 1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from jonet import config as configs
 from jonet.commands.options import option
 from jonet.data import meshes
 from jonet.errors import ConfigError
 from jonet.evaluation import metrics
+from jonet.storage import atomic
 
 
 def declare(verb) -> None:
@@ -35,5 +35,5 @@ def evaluate(options) -> None:
     scores = metrics.evaluate_all(pairs)
     if options.json:
         shapes = [{"name": name, **row} for name, row in zip(names, scores, strict=True)]
-        configs.write_json(options.json, {"summary": metrics.summary(scores), "shapes": shapes})
+        atomic.write_json(options.json, {"summary": metrics.summary(scores), "shapes": shapes})
     print(metrics.table(metrics.summary(scores), len(scores)))

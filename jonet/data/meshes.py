@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import trimesh
 from jonet.data import files
 from jonet.data.verdict import Verdict, check, examine, orient
 from jonet.errors import MeshError
+from jonet.storage import atomic
 
 __all__ = ["Mesh", "Similarity", "Verdict", "check", "examine", "find", "normalize", "orient", "read", "write"]
 
@@ -184,13 +183,7 @@ def write(mesh: Mesh, path) -> Path:
     if path.suffix.lower() not in files.WRITERS:
         raise MeshError(f"{path}: unknown kind of file; meshes are written as {', '.join(files.WRITERS)}")
     data = files.dump(files.Arrays(mesh.vertices, mesh.faces, mesh.normals), path.suffix.lower())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    atomic.write_bytes(path, data, sync=False)  # whoever goes on looks whether it is whole
     return path
 
 

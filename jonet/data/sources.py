@@ -16,12 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jonet import config
 from jonet.data import families, fusion, images, meshes, sampling, voxels
 from jonet.data.files import SUFFIXES
 from jonet.data.meshes import Mesh, Similarity, Verdict, examine, orient
 from jonet.data.sampling import Recipe, Solid
 from jonet.data.splits import SPLITS, drawn
 from jonet.errors import MeshError
+from jonet.storage import identity
 
 
 class Shape(NamedTuple):
@@ -130,17 +132,21 @@ class MeshFile(Source):
         return meshes.read(self.path)
 
     def mark(self) -> dict:
-        if not self.path.is_file():
-            return {}
-        found = self.path.stat()
-        return {"bytes": found.st_size, "modified": found.st_mtime_ns, "crc32": zlib.crc32(self.path.read_bytes())}
+        return identity.stamp(self.path)
 
     def unchanged(self, mark: dict) -> bool:
-        if not mark or not self.path.is_file():
-            return mark == self.mark()
-        found = self.path.stat()
-        same = found.st_mtime_ns == mark["modified"]  # a copy has another time: then the bytes decide
-        return found.st_size == mark["bytes"] and (same or zlib.crc32(self.path.read_bytes()) == mark["crc32"])
+        return identity.unchanged(self.path, mark)
+
+
+def content(mark: dict) -> str:
+    """What tells the content of a source, by its mark: the same wherever its files lie and whenever they were made."""
+
+    def timeless(value):
+        if not isinstance(value, dict):
+            return value
+        return {key: timeless(held) for key, held in value.items() if key not in ("modified", "changed")}
+
+    return config.digest(timeless(mark))
 
 
 @dataclasses.dataclass(frozen=True, init=False)

@@ -36,8 +36,9 @@ from jonet.data import parts, sampling, voxels
 from jonet.data.meshes import Mesh, Similarity, Verdict
 from jonet.data.parts import TWO_SIDED, Job, columns
 from jonet.data.sampling import Recipe
-from jonet.data.sources import SPLITS, MeshFile, Procedural, Shape, Source, discover
+from jonet.data.sources import SPLITS, MeshFile, Procedural, Shape, Source, content, discover
 from jonet.errors import ConfigError, StoreError
+from jonet.storage import atomic
 
 __all__ = ["MeshFile", "Packed", "Procedural", "Shape", "Source", "Store", "build", "discover", "open"]
 
@@ -58,8 +59,9 @@ class Packed(NamedTuple):
 class Store:
     """A packed store, opened; shapes are numbered as in `names`.
 
-    names, splits [S]; similarities and verdicts (None where samples came without a mesh); skipped: what could not be
-    used, {"file", "reason"}; recipe, seed, frame, sign; arrays: `Packed` by name (`parts.columns`), memory-mapped.
+    names, splits [S]; similarities and verdicts (None where samples came without a mesh); contents: what tells the
+    content of each shape's source (`sources.content`); skipped: what could not be used, {"file", "reason"}; recipe,
+    seed, frame, sign; arrays: `Packed` by name (`parts.columns`), memory-mapped.
     """
 
     def __init__(self, folder: Path, index: dict, arrays: dict[str, Packed]):
@@ -70,6 +72,8 @@ class Store:
         self.similarities = [Similarity.from_array(shape["similarity"]) for shape in shapes]
         self.verdicts = [shape["verdict"] and Verdict.from_dict(shape["verdict"]) for shape in shapes]
         self.skipped = index["skipped"]
+        marks = {source["name"]: source["mark"] for source in index["sources"]}
+        self.contents = [content(marks[name]) for name in self.names]
         self.recipe = config.from_dict(Recipe, settings["recipe"])
         self.seed, self.frame, self.sign = settings["seed"], settings["frame"], settings["sign"]
 
@@ -231,7 +235,7 @@ def build(
     if (job.folder / "settings.json").exists():
         _same_settings(job.folder, settings, json.loads((job.folder / "settings.json").read_text()))
     job.folder.mkdir(parents=True, exist_ok=True)
-    config.write_json(job.folder / "settings.json", settings)
+    atomic.write_json(job.folder / "settings.json", settings)
     skipped = parts.prepare(sources, job, executor, progress)
     packed = _pack(sources, skipped, job, settings)
     if folder.exists():

@@ -13,9 +13,7 @@ What is not given leaves no empty section. Names and sentences are escaped. Noth
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -28,6 +26,7 @@ import numpy as np
 from jonet.evaluation import figures, gallery
 from jonet.evaluation.gallery import Gallery, Part, Row
 from jonet.evaluation.measures import measure, number
+from jonet.storage import atomic
 
 __all__ = ["Chart", "Gallery", "Map", "Part", "Report", "Row", "Slice", "Table", "render", "write"]
 
@@ -103,15 +102,8 @@ class Report:
 
 def write(path, report: Report) -> Path:
     """Writes the page, beside its place first, then renamed into it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        beside.write_text(render(report), encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    atomic.write_text(path, render(report))
+    return Path(path)
 
 
 def render(report: Report) -> str:

@@ -17,7 +17,6 @@ The file is an .npz that numpy and JAX read (JAX's reader needs the small packag
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from jax import export
 from jonet.data.meshes import Similarity
 from jonet.errors import ConfigError
 from jonet.networks.field import Field
+from jonet.storage import atomic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -89,9 +89,5 @@ def _write(path, function: Callable, arguments, about, arrays, gradients: bool) 
         "read_by": f"jax {jax.__version__} and those after it, for six months at least; older ones may refuse it",
         "calling_convention": exported.calling_convention_version,
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
+    with atomic.open_file(path) as file:
         np.savez(file, about=json.dumps(about), function=np.frombuffer(content, np.uint8), **arrays)
-    os.replace(beside, path)

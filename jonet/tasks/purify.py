@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +34,7 @@ from jonet.evaluation.gallery import Gallery, Part, Row
 from jonet.evaluation.metrics import Scoring
 from jonet.evaluation.report import Table
 from jonet.model import Model, load
+from jonet.storage import atomic
 from jonet.tasks import onet, onet_points
 from jonet.tasks.attacks import NAMES, Attacks, Classifier, attacked, disturbed
 from jonet.tasks.onet import FRAME, VALIDATED, adjusted, inputs, model, observe, scored, usual_preset
@@ -163,8 +163,8 @@ def further(config: Config, trained: Model, store: Store, folder: Path) -> dict:
                 scores = dict(zip(("distance", "chamfer_l1"), map(float, values), strict=True))
                 shape.setdefault(way, {})[when] = scores | {"right": bool(good)}
             kept |= {f"{way}/{when}/{shape['name']}": points for shape, points in zip(shapes, those, strict=True)}
-    np.savez(folder / f"part.{CLOUDS}", **kept)
-    os.replace(folder / f"part.{CLOUDS}", folder / CLOUDS)
+    with atomic.open_file(folder / CLOUDS) as file:
+        np.savez(file, **kept)
     return {NAME: {"classes": classes, "points": count, "attacks": ways, "shapes": shapes}}
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from jonet import parallel
+from jonet.storage import atomic
 
 
 class Log:
@@ -18,10 +18,10 @@ class Log:
     def read(self) -> list[dict]:
         """The entries so far; a line that was cut off by a kill is left out."""
         entries = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+        for line in self.path.read_bytes().split(b"\n") if self.path.exists() else ():
             try:
                 entries.append(json.loads(line))
-            except json.JSONDecodeError:
+            except ValueError:
                 break
         return entries
 
@@ -29,12 +29,9 @@ class Log:
         """Forgets what came after `step`."""
         if parallel.is_main() and self.path.exists():
             kept = [entry for entry in self.read() if entry["step"] <= step]
-            beside = self.path.with_name(self.path.name + ".part")
-            beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-            os.replace(beside, self.path)
+            atomic.write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def write(self, entry: dict) -> None:
         """Appends an entry."""
         if parallel.is_main():
-            with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            atomic.append(self.path, (json.dumps(entry) + "\n").encode())

@@ -1,0 +1,47 @@
+"""What tells a file: size and times show cheaply that nothing changed; where they differ, the content decides."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+BLOCK = 1 << 22  # bytes read at once
+
+
+def digest(path: str | Path) -> str:
+    """32 hex digits of the SHA-256 of a file's bytes."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()[:32]
+
+
+def stamp(path: str | Path) -> dict[str, Any]:
+    """What a file is known by, as JSON: {"bytes", "modified", "changed", "sha256"}; {} where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        return {}
+    return _status(path) | {"sha256": digest(path)}
+
+
+def unchanged(path: str | Path, stamped: dict[str, Any]) -> bool:
+    """Whether a file holds what it held when it was stamped, wherever it lies now and whatever its times are.
+
+    A file whose size and times are as they were is not read again.
+    """
+    path = Path(path)
+    if not path.is_file() or not stamped:
+        return not stamped and not path.exists()
+    now = _status(path)
+    if now["bytes"] != stamped.get("bytes"):
+        return False
+    if all(now[time] == stamped.get(time) for time in ("modified", "changed")):
+        return True
+    return digest(path) == stamped.get("sha256")
+
+
+def _status(path: Path) -> dict[str, int]:
+    found = path.stat()
+    return {"bytes": found.st_size, "modified": found.st_mtime_ns, "changed": found.st_ctime_ns}
