@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -19,14 +21,15 @@ from jonet.data import store as stores
 from jonet.data.meshes import Mesh
 from jonet.evaluation import baseline, figures, report
 from jonet.evaluation.report import Chart, Gallery, Map, Part, Report, Row, Slice, Table
-from jonet.learn import Record
+from jonet.run.state import RunState
+from jonet.storage import names
 from jonet.training.log import Log
 
 SLICES = 12  # shapes whose signs are shown
 THUMBNAILS = 120  # training shapes on the map of codes
 
 
-def write(record: Record) -> None:
+def write(record: RunState) -> None:
     """Writes report.html."""
     folder, task = record.folder, record.task
     store, trained = stores.open(folder / "store"), model.load(folder)
@@ -36,9 +39,8 @@ def write(record: Record) -> None:
     train = store.select("train")
     near = baseline.nearest(store, store.select("test"), train, count=3)
 
-    def row(entry: dict, group: str) -> Row:
+    def row(entry: dict, group: str, made: Mesh) -> Row:
         i = index[entry["name"]]
-        made = read_made(folder / "meshes" / group, entry["name"])
         parts = [
             *task.inputs(record.config, store, i),
             Part("truth", "truth", store.truth(i)),
@@ -52,8 +54,12 @@ def write(record: Record) -> None:
             note += "; the fit had not converged" if entry.get("converged") is False else ""
         return Row(entry["name"], parts, {k: v for k, v in entry.items() if isinstance(v, float)}, note)
 
-    unseen = [row(entry, "test") for entry in values["shapes"] if entry["name"] in index and codes is not None]
-    known = [row(entry, "known") for entry in values["known"]["shapes"]]
+    def rows(entries: list[dict], group: str) -> list[Row]:
+        made = read_all(folder / "meshes" / group, [entry["name"] for entry in entries])
+        return [row(entry, group, mesh) for entry, mesh in zip(entries, made, strict=True)]
+
+    unseen = [] if codes is None else rows(values["shapes"], "test")
+    known = rows(values["known"]["shapes"], "known")
     count = len(values["shapes"])
     scores = {"unseen shapes": values["summary"]} if unseen else {}
     if unseen and values["nearest"]["shapes"]:
@@ -100,7 +106,7 @@ def generated(folder: Path, store, train, count: int) -> list[Gallery]:
     count: how many of each were asked for; what has no surface was not written.
     """
     made = {
-        kind: [read_made(folder / kind, f"{kind}_{i}") for i in range(count)]
+        kind: read_all(folder / kind, [f"{kind}_{i}" for i in range(count)])
         for kind in ("sample", "between")
         if any((folder / kind).glob("*.ply"))
     }
@@ -120,10 +126,14 @@ def generated(folder: Path, store, train, count: int) -> list[Gallery]:
     return found
 
 
-def read_made(folder: Path, name: str) -> Mesh:
-    """A mesh that `write_all` wrote; without faces where there was no surface."""
-    path = folder / f"{name}.ply"
-    return meshes.read(path) if path.exists() else Mesh(np.zeros((0, 3)), np.zeros((0, 3)), name=name)
+def read_all(folder: Path, called: Sequence[str]) -> list[Mesh]:
+    """The meshes that `stages.write_all` wrote, by their names; without faces where there was no surface."""
+    found = []
+    for name, file in zip(called, names.unique(called), strict=True):
+        path = folder / f"{file}.ply"
+        mesh = meshes.read(path) if path.exists() else Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
+        found.append(dataclasses.replace(mesh, name=name))
+    return found
 
 
 def evenly(length: int, count: int) -> list[int]:
@@ -179,7 +189,7 @@ def slices(store) -> list[Slice]:
     return found
 
 
-def details(record: Record, values: dict) -> dict:
+def details(record: RunState, values: dict) -> dict:
     """Settings and versions, flat."""
     flat = {}
 

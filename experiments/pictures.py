@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.pages import evenly, read_made
+from experiments.pages import evenly, read_all
 from jonet.data import store as stores
 from jonet.data import views
 
@@ -16,15 +16,14 @@ from jonet.data import views
 def banner(folder: Path, count: int, size: int) -> Image.Image:
     """Unseen shapes of a run, spread evenly from best to worst: the truth above, what the network made below."""
     store = stores.open(folder / "store")
-    rows = json.loads((folder / "metrics.json").read_text())["shapes"]
+    rows = json.loads((folder / "metrics.json").read_text("utf-8"))["shapes"]
+    called = [row["name"] for row in rows]
     rows.sort(key=lambda row: -row["iou"])
     names = [rows[i]["name"] for i in evenly(len(rows), count)]
     index = [store.names.index(name) for name in names]
     true = [store.mesh(i) for i in index]
-    made = [
-        store.similarities[i].apply(read_made(folder / "meshes" / "test", name))
-        for i, name in zip(index, names, strict=True)
-    ]
+    made = dict(zip(called, read_all(folder / "meshes" / "test", called), strict=True))
+    made = [store.similarities[i].apply(made[store.names[i]]) for i in index]
     return Image.fromarray(views.banner({"truth": true, "rebuilt": made}, size))
 
 

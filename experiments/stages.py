@@ -1,13 +1,13 @@
 """The stages of a run: prepare → train → reconstruct → evaluate → report, the same for every task.
 
-A stage is skipped when its result is there and nothing that it reads has changed (`learn.Record`).
+A stage is skipped when its result is there and nothing that it reads has changed (`run.state`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from experiments import pages
-from experiments.pages import evenly, read_made
+from experiments.pages import evenly, read_all
 from jonet import learn, model, parallel
 from jonet.codes import Codes
 from jonet.data import meshes
@@ -24,104 +24,116 @@ from jonet.data import store as stores
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError
 from jonet.evaluation import baseline, metrics
-from jonet.learn import Record
-from jonet.storage import atomic
+from jonet.run import state
+from jonet.run.state import RunState
+from jonet.storage import atomic, names
 
 STAGES = ("prepare", "train", "reconstruct", "evaluate", "report")
 
 
-def run(task, config, workdir: Path, stages=STAGES, command: str = "") -> None:
-    """Runs the stages that are named and not done, then prints the table and where things lie."""
-    record = Record(workdir, task, config)
-    print(f"{task.TITLE} · {parallel.describe()} · {record.folder}", file=sys.stderr, flush=True)
-    for stage in STAGES:
-        if stage not in stages:
-            continue
-        if record.is_done(stage):
-            print(f"{stage}: done before", file=sys.stderr)
-            continue
-        missing = [name for name in STAGES[: STAGES.index(stage)] if not record.is_done(name)]
-        if missing:
-            raise ConfigError(f"stage {stage} needs {', '.join(missing)} first; add them to --stages")
-        print(f"{stage} …", file=sys.stderr, flush=True)
-        with record.doing(stage):
-            DO[stage](record)
-    if record.is_done("evaluate"):
-        print_table(record)
+def run(task, config, workdir: Path, stages=STAGES) -> None:
+    """Runs the stages that are named and not done, then prints the table and where the results are.
+
+    Of several processes all prepare and train; what comes after is the first one's work, and the others wait for it.
+    """
+    with state.opened(workdir, task, config) as run:
+        print(f"{task.TITLE} · {parallel.describe()} · {run.folder}", file=sys.stderr, flush=True)
+        run.announce = lambda stage: print(f"{stage} …", file=sys.stderr, flush=True)
+        for stage in [stage for stage in state.EXPENSIVE if stage in stages]:
+            do(run, stage)
+        if parallel.is_main():
+            with parallel.alone() if parallel.together() else contextlib.nullcontext():
+                for stage in [stage for stage in STAGES if stage in stages and stage not in state.EXPENSIVE]:
+                    do(run, stage)
+                if run.is_done("evaluate"):
+                    print_table(run)
+    if not parallel.is_main():
+        state.wait_for_end(run.folder)
 
 
-def prepare(record: Record) -> None:
-    learn.prepare(record)
+def do(run: RunState, stage: str) -> None:
+    """Does a stage, or says that it was done before.  ConfigError where one before it is not done."""
+    missing = [name for name in STAGES[: STAGES.index(stage)] if not run.is_done(name)]
+    if missing:
+        raise ConfigError(f"stage {stage} needs {', '.join(missing)} first; add them to --stages")
+    before = run.done.get(stage)
+    if stage == "prepare":
+        learn.prepare(run)
+    elif stage == "train":
+        learn.train_network(run, stores.open(run.folder / "store"))
+    elif not run.is_done(stage):
+        run.do(stage, lambda: state.stamps(WORK[stage](run)))
+    if before is not None and run.done.get(stage) is before:
+        print(f"{stage}: done before", file=sys.stderr)
 
 
-def train(record: Record) -> None:
-    learn.fit_network(record, stores.open(record.folder / "store"))
-
-
-def reconstruct(record: Record) -> None:
+def reconstruct(run: RunState) -> list[Path]:
     """Codes and meshes of the unseen shapes, and of some training shapes from their own codes."""
-    store, trained = stores.open(record.folder / "store"), model.load(record.folder)
-    trained = record.task.adjusted(record.config, trained)
-    folder = record.folder / "meshes"
-    shutil.rmtree(folder, ignore_errors=True)
+    store, trained = stores.open(run.folder / "store"), model.load(run.folder)
+    trained = run.task.adjusted(run.config, trained)
+    folder, made = run.folder / "meshes", []
     rows = store.select("test")
     if len(rows):
-        codes = record.task.observe(record.config, trained, store, rows)
-        codes.save(record.folder / "codes.npz")
-        write_all(trained.extract(codes), folder / "test")
-    known = known_codes(record, store, trained)
+        codes = run.task.observe(run.config, trained, store, rows)
+        run.claim("reconstruct", [run.folder / "codes.npz"])
+        codes.save(run.folder / "codes.npz")
+        made += [run.folder / "codes.npz", *write_all(run, trained.extract(codes), folder / "test")]
+    known = known_codes(run, store, trained)
     if len(known):
-        write_all(trained.extract(known), folder / "known")
-    generate(record, trained, codes if len(rows) else known)
+        made += write_all(run, trained.extract(known), folder / "known")
+    for kind, found in generated(run, trained, codes if len(rows) else known).items():
+        named = [dataclasses.replace(mesh, name=f"{kind}_{i}") for i, mesh in enumerate(found)]
+        made += write_all(run, named, folder / kind)
+    return made
 
 
-def generate(record: Record, trained: model.Model, codes: Codes) -> None:
+def generated(run: RunState, trained: model.Model, codes: Codes) -> dict[str, list[Mesh]]:
     """Meshes of samples of the network's prior, where it has one, and between the first two codes."""
-    count, folder = record.config.generated, record.folder / "meshes"
-    made = {}
+    count, found = run.config.generated, {}
     if count and trained.prior is not None:
-        made["sample"] = trained.sample(count, record.config.seed)
+        found["sample"] = trained.sample(count, run.config.seed)
     if count > 1 and len(codes) > 1:
-        made["between"] = trained.interpolate(codes[0], codes[1], count)
-    for kind, found in made.items():
-        write_all([dataclasses.replace(mesh, name=f"{kind}_{i}") for i, mesh in enumerate(found)], folder / kind)
+        found["between"] = trained.interpolate(codes[0], codes[1], count)
+    return found
 
 
-def write_all(made: list[Mesh], folder: Path) -> None:
-    for mesh in made:
-        if len(mesh.faces):
-            meshes.write(mesh, folder / f"{mesh.name}.ply")
+def write_all(run: RunState, made: list[Mesh], folder: Path) -> list[Path]:
+    """Writes the meshes that have a surface, under safe names (`pages.read_all`); returns their files."""
+    called = names.unique([mesh.name for mesh in made])
+    paths = {folder / f"{name}.ply": mesh for name, mesh in zip(called, made, strict=True) if len(mesh.faces)}
+    run.claim("reconstruct", paths)
+    return [meshes.write(mesh, path) for path, mesh in paths.items()]
 
 
-def known_codes(record: Record, store: stores.Store, trained: model.Model) -> Codes:
+def known_codes(run: RunState, store: stores.Store, trained: model.Model) -> Codes:
     """The training codes that are rebuilt for comparison, of shapes that the store holds."""
-    names = set(store.names)
-    present = [i for i, name in enumerate(trained.codes.names) if name in names]
-    return trained.codes[[present[i] for i in evenly(len(present), record.config.known)]]
+    held = set(store.names)
+    present = [i for i, name in enumerate(trained.codes.names) if name in held]
+    return trained.codes[[present[i] for i in evenly(len(present), run.config.known)]]
 
 
-def evaluate(record: Record) -> None:
+def evaluate(run: RunState) -> list[Path]:
     """metrics.json: scores of the unseen shapes, of known ones, and of the nearest training shapes as a baseline."""
-    store, trained = stores.open(record.folder / "store"), model.load(record.folder)
-    codes_file = record.folder / "codes.npz"
+    store, trained = stores.open(run.folder / "store"), model.load(run.folder)
+    codes_file = run.folder / "codes.npz"
     codes = Codes.load(codes_file) if codes_file.exists() else None
     index = {name: i for i, name in enumerate(store.names)}
-    scoring = record.config.scores
+    scoring = run.config.scores
     groups = {}
-    for group, chosen in (("test", codes), ("known", known_codes(record, store, trained))):
-        names = () if chosen is None else chosen.names
-        folder = record.folder / "meshes" / group
-        ways = [store.similarities[index[name]] for name in names]
-        made = [way.apply(read_made(folder, name)) for way, name in zip(ways, names, strict=True)]
-        truths = [store.truth(index[name]) for name in names]
-        labelled = [store.labelled(index[name]) for name in names]
+    for group, chosen in (("test", codes), ("known", known_codes(run, store, trained))):
+        called = () if chosen is None else chosen.names
+        folder = run.folder / "meshes" / group
+        ways = [store.similarities[index[name]] for name in called]
+        made = [way.apply(mesh) for way, mesh in zip(ways, read_all(folder, called), strict=True)]
+        truths = [store.truth(index[name]) for name in called]
+        labelled = [store.labelled(index[name]) for name in called]
         scores = metrics.evaluate_all(list(zip(made, truths, strict=True)), scoring, labelled)
         groups[group] = [
             {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-            for name, row, mesh in zip(names, scores, made, strict=True)
+            for name, row, mesh in zip(called, scores, made, strict=True)
         ]
     if codes is not None:
-        about = dict(zip(codes.names, record.task.scored(record.config, trained, store, codes), strict=True))
+        about = dict(zip(codes.names, run.task.scored(run.config, trained, store, codes), strict=True))
         groups["test"] = [row | about[row["name"]] for row in groups["test"]]
     near = baseline.nearest(store, store.select("test"), store.select("train"))
     near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}
@@ -133,7 +145,7 @@ def evaluate(record: Record) -> None:
     shapes = groups["test"] or groups["known"]
     parameters = jax.tree.leaves(trained.shared)
     values = {
-        "task": record.task.NAME,
+        "task": run.task.NAME,
         "device": parallel.describe(),
         "summary": metrics.summary(shapes),
         "shapes": shapes,
@@ -146,32 +158,37 @@ def evaluate(record: Record) -> None:
         },
         "parameters": int(sum(leaf.size for leaf in parameters)),
         "skipped": store.skipped,
-        "seconds": {name: done["seconds"] for name, done in record.done.items()},
+        "seconds": {name: done["seconds"] for name, done in run.done.items()},
     }
-    if further := getattr(record.task, "further", None):  # of tasks that do more than rebuild shapes
-        values |= further(record.config, trained, store, record.folder)
-    atomic.write_json(record.folder / "metrics.json", values)
+    made = [run.folder / "metrics.json"]
+    if further := getattr(run.task, "further", None):  # of tasks that do more than rebuild shapes
+        found, files = further(run.config, trained, store, run.folder)
+        values, made = values | found, made + files
+    run.claim("evaluate", made)
+    atomic.write_json(run.folder / "metrics.json", values)
+    return made
 
 
-def report(record: Record) -> None:
-    pages.write(record)
+def report(run: RunState) -> list[Path]:
+    """report.html."""
+    run.claim("report", [run.folder / "report.html"])
+    pages.write(run)
+    return [run.folder / "report.html"]
 
 
-def print_table(record: Record) -> None:
+def print_table(run: RunState) -> None:
     """The scores in plain units and in the papers', and where things lie."""
-    values = json.loads((record.folder / "metrics.json").read_text())
+    values = json.loads((run.folder / "metrics.json").read_text("utf-8"))
     print(metrics.table(values["summary"], len(values["shapes"])))
-    seconds = {name: done["seconds"] for name, done in record.done.items()}
+    seconds = {name: done["seconds"] for name, done in run.done.items()}
     print(" · ".join(f"{name} {value:.0f} s" for name, value in {**seconds, "together": sum(seconds.values())}.items()))
     size = values["bytes"]
     print(f"network {size['network'] / 1e6:.2f} MB · code {size['code']} B · mesh {size['mesh'] / 1e3:.0f} kB (median)")
     for name in ("report.html", "meshes", "model"):
-        print(f"{name:12s} {record.folder / name}")
+        print(f"{name:12s} {run.folder / name}")
 
 
-DO: dict[str, Callable[[Record], None]] = {
-    "prepare": prepare,
-    "train": train,
+WORK: dict[str, Callable[[RunState], list[Path]]] = {
     "reconstruct": reconstruct,
     "evaluate": evaluate,
     "report": report,

@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import json
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import jax
 
 from jonet import config as configs
+from jonet import model as models
 from jonet import parallel
 from jonet.data import store as stores
+from jonet.data.families import FAMILIES
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.model import Model
+from jonet.run import state
+from jonet.run.state import RunState
 from jonet.storage import atomic
 from jonet.tasks.problem import Problem
 from jonet.training.checkpoints import Checkpoints
@@ -63,7 +65,9 @@ def train(
     if preset not in module.PRESETS:
         raise ConfigError(f"preset is {preset!r}, but {task} has {', '.join(module.PRESETS)}")
     changes = {"seed": seed, **options} | ({} if minutes is None else {"minutes": minutes})
-    if not isinstance(data, Store):
+    if isinstance(data, Store):
+        changes |= {"data": str(data.folder), "samples": data.recipe}
+    else:
         changes["data"] = str(data)
     known = {field.name for field in dataclasses.fields(module.Config)}
     if unknown := [name for name in changes if name not in known]:
@@ -71,38 +75,78 @@ def train(
     config = dataclasses.replace(module.PRESETS[preset], **changes)
     with contextlib.ExitStack() as stack:
         folder = Path(workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jonet-")))
-        record = Record(folder, module, config)
-        store = data if isinstance(data, Store) else prepare(record)
-        return fit_network(record, store)
+        run = stack.enter_context(state.opened(folder, module, config))
+        return train_network(run, data if isinstance(data, Store) else prepare(run))
 
 
-def prepare(record: Record, executor=None) -> Store:
-    """The store of a run's shapes, built or opened."""
-    config = record.config
-    sources = config.shapes.sources(config.data, config.seed)
-    return stores.build(
-        record.folder / "store",
-        sources,
-        config.samples,
-        seed=config.seed,
-        frame=record.task.FRAME,
-        sign=config.shapes.sign,
-        executor=executor,
-    )
+def prepare(run: RunState) -> Store:
+    """The store of a run's shapes: the one that is there if it is whole and made of these shapes, else built."""
+    config, folder = run.config, run.folder / "store"
+    done = run.is_done("prepare")
+    if done and not _is_there(config.data):
+        warnings.warn(f"{config.data} is not there any more: going on with the store that was made of it", stacklevel=2)
+        return stores.open(folder)
+
+    def build() -> Store:
+        return stores.build(
+            folder,
+            config.shapes.sources(config.data, config.seed),
+            config.samples,
+            seed=config.seed,
+            frame=run.task.FRAME,
+            sign=config.shapes.sign,
+            wait=parallel.together(),  # the first process builds it, the others open it
+        )
+
+    if done:
+        return build()  # opens it, and says where the shapes are others now
+
+    def work():
+        if (folder / "index.json").exists() and not stores.is_whole(folder):
+            warnings.warn(f"{folder} is damaged: it now lies at {atomic.move_aside(folder, 'damaged')}", stacklevel=2)
+        return state.stamps(path for path in sorted(build().folder.iterdir()) if path.is_file())
+
+    run.do("prepare", work)
+    return stores.open(folder)
 
 
-def fit_network(record: Record, store: Store) -> Model:
-    """Trains a run's network on the training shapes of a store, from its newest checkpoint, and saves the model.
+def _is_there(data: str) -> bool:
+    return Path(data).exists() or all(name.strip() in FAMILIES for name in data.split(","))
 
-    Where the task hands over a model that was trained before, that is saved as the run's own.
+
+def train_network(run: RunState, store: Store) -> Model:
+    """The network of a run, trained on the training shapes of a store: the one that is there if it was, else trained.
+
+    Training goes on from its newest checkpoint.  Where the task hands over a model that was trained before, that is
+    saved as the run's own.
     """
-    config, folder = record.config, record.folder
+    if store.frame != run.task.FRAME:
+        raise ConfigError(
+            f"{store.folder} is a store of the frame {store.frame!r}, but {run.task.NAME} learns in "
+            f"{run.task.FRAME!r}; build it with frame={run.task.FRAME!r}"
+        )
+    inputs, folder = run.inputs("train", store), run.folder / "model"
+    if parallel.from_main(run.is_done("train", inputs)):
+        return models.load(folder)
+    models.check_replaceable(folder)
+
+    def work():
+        trained = _trained(run, store, configs.digest(run.key("train"), inputs))
+        if parallel.is_main():
+            trained.save(folder)
+        return state.stamps(sorted(folder.iterdir())) if parallel.is_main() else {}
+
+    run.do("train", work, inputs)
+    return models.load(folder)
+
+
+def _trained(run: RunState, store: Store, identity: str) -> Model:
+    """identity: of the training, which its checkpoints carry."""
+    config = run.config
     rows = store.select("train")
     key = parallel.fold(jax.random.key(config.seed), "train")
-    problem: Problem | Model = record.task.problem(config, store, rows, key, dict(record.chosen))
+    problem: Problem | Model = run.task.problem(config, store, rows, key, dict(run.chosen))
     if isinstance(problem, Model):
-        if parallel.is_main():
-            problem.save(folder / "model")
         return problem
     loop = Loop(problem.loss, problem.optimizer.build(), problem.batches, key, lookup=problem.lookup)
 
@@ -113,26 +157,23 @@ def fit_network(record: Record, store: Store) -> Model:
     if "steps" not in chosen:
         minutes = getattr(config, "minutes", 0)
         chosen["steps"] = planned_steps(loop, start(), minutes) if minutes else problem.steps
-    record.choose(chosen)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = run_loop(
+    run.choose(chosen)
+    with Checkpoints(run.folder / "checkpoints", identity) as checkpoints:
+        found = run_loop(
             loop,
             start(),
             chosen["steps"],
             checkpoints=checkpoints,
-            log=Log(folder / "log.jsonl"),
+            log=Log(run.folder / "log.jsonl"),
             validate=problem.validate,
             validate_every=problem.validate_every,
             patience=problem.patience,
-            names=[store.names[i] for i in rows],
+            names=store.names,
         )
         if problem.validate:
-            state, _ = checkpoints.restore(state, best=True)
-    shared, statistics = parallel.host((state.shared, state.statistics))
-    model = record.task.model(config, store, rows, shared, loop.own(state), statistics)
-    if parallel.is_main():
-        model.save(folder / "model")
-    return model
+            found, _ = checkpoints.restore(found, best=True)
+    shared, statistics = parallel.host((found.shared, found.statistics))
+    return run.task.model(config, store, rows, shared, loop.own(found), statistics)
 
 
 def planned_steps(loop: Loop, state, minutes: float) -> int:
@@ -149,80 +190,3 @@ def planned_steps(loop: Loop, state, minutes: float) -> int:
         if count < steps:
             break
     return max(1, int(minutes * 60 * count / seconds))
-
-
-class Record:
-    """`config.json` of a run folder: the config, what was chosen by measuring, and which stages are done.
-
-    Each stage reads the parts of the config that the task's PARTS names; its key is the digest of those and of the
-    stages before.  A stage whose key is recorded is done.  Options of what is dear to make (store, network) cannot
-    change in an old folder: ConfigError names them.
-    """
-
-    DEAR = ("prepare", "train")
-
-    def __init__(self, folder: str | Path, task: ModuleType, config):
-        self.folder, self.task, self.config = Path(folder), task, config
-        self.chosen: dict[str, Any] = {}
-        self.done: dict[str, dict] = {}
-        path = self.folder / "config.json"
-        if path.exists():
-            self._go_on(path)
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise ConfigError(f"{self.folder} is not empty and holds no run (no config.json); choose another --workdir")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write()
-
-    def _go_on(self, path: Path):
-        try:
-            before = json.loads(path.read_text())
-            name, values, self.chosen, self.done = (before[k] for k in ("task", "config", "chosen", "done"))
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}); choose another --workdir") from error
-        if name != self.task.NAME:
-            raise ConfigError(f"{self.folder} holds a run of {name}, not of {self.task.NAME}; choose another --workdir")
-        dear = [part for stage in self.DEAR for part in self.task.PARTS[stage]]
-        ours = configs.to_dict(self.config)
-        changed = configs.difference({k: ours.get(k) for k in dear}, {k: values.get(k) for k in dear})
-        if changed:
-            raise ConfigError(
-                f"{self.folder} was started with other options ({'; '.join(changed)}; started with → asked); "
-                "go back to them, or choose another --workdir"
-            )
-
-    def _write(self):
-        if parallel.is_main():
-            values = {
-                "task": self.task.NAME,
-                "config": configs.to_dict(self.config),
-                "chosen": self.chosen,
-                "done": self.done,
-            }
-            atomic.write_json(self.folder / "config.json", values)
-
-    def choose(self, chosen: dict[str, Any]) -> None:
-        """Keeps what was measured once, for every later start."""
-        self.chosen = {**self.chosen, **chosen}
-        self._write()
-
-    def key(self, stage: str) -> str:
-        """The key of a stage: the parts of the config that it and every stage before it reads."""
-        names = list(self.task.PARTS)
-        parts = [part for name in names[: names.index(stage) + 1] for part in self.task.PARTS[name]]
-        values = configs.to_dict(self.config)
-        return configs.digest(stage, {part: values[part] for part in parts})
-
-    def is_done(self, stage: str) -> bool:
-        """Whether a stage was finished with the same options."""
-        return self.done.get(stage, {}).get("key") == self.key(stage)
-
-    @contextlib.contextmanager
-    def doing(self, stage: str) -> Iterator[None]:
-        """Times a stage and notes that it is done; those after it are to be done again."""
-        begun = time.monotonic()
-        yield
-        names = list(self.task.PARTS)
-        seconds = time.monotonic() - begun
-        self.done = {name: value for name, value in self.done.items() if names.index(name) < names.index(stage)}
-        self.done[stage] = {"key": self.key(stage), "seconds": round(seconds, 2)}
-        self._write()

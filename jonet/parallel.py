@@ -11,6 +11,7 @@ with it on, gradients of replicated arguments arrive already summed, and a secon
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -94,6 +96,17 @@ def describe() -> str:
 def is_main() -> bool:
     """Whether this process writes what is not sharded."""
     return jax.process_index() == 0
+
+
+def from_main(value):
+    """A JSON-able value as the first process has it, in every process."""
+    if jax.process_count() == 1:
+        return value
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(data))))
+    padded = np.zeros(size, np.uint8)
+    padded[: min(size, len(data))] = data[:size]
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
 
 
 def join(where: str = "") -> None:

@@ -20,6 +20,7 @@ ORDER = [
     "jonet.model",
     "jonet.bulk",
     "jonet.tasks",
+    "jonet.run",
     "jonet.learn",
     "jonet.commands",
     "jonet.__main__",

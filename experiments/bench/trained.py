@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 import jonet
 from jonet import learn, model
 from jonet.data import store as stores
-from jonet.learn import Record
+from jonet.run import state
 from jonet.tasks import deepsdf
 from jonet.tasks.shapes import Shapes
 
@@ -41,13 +41,15 @@ class Trained:
     def store(self) -> stores.Store:
         if self.run:
             return stores.open(self.run / "store")
-        return learn.prepare(Record(self.folder, deepsdf, self.config))
+        with state.opened(self.folder, deepsdf, self.config) as run:
+            return learn.prepare(run)
 
     @functools.cached_property
     def model(self) -> model.Model:
         if self.run:
             return jonet.load(self.run)
-        return learn.fit_network(Record(self.folder, deepsdf, self.config), self.store)
+        with state.opened(self.folder, deepsdf, self.config) as run:
+            return learn.train_network(run, self.store)
 
     @property
     def said(self) -> str:

@@ -193,6 +193,15 @@ def _open_array(folder: Path, index: dict, name: str) -> Packed:
     return Packed(values, np.cumsum(counts.sum(1)) - counts.sum(1), counts)
 
 
+def is_whole(folder) -> bool:
+    """Whether a finished store lies there and every byte of it is as it was written; reads everything."""
+    try:
+        open(folder).verify()
+    except StoreError:
+        return False
+    return True
+
+
 def build(
     folder,
     sources: Iterable[Source],
@@ -203,6 +212,7 @@ def build(
     sign: str = "auto",
     executor: concurrent.futures.Executor | None = None,
     progress: bool = True,
+    wait: bool = False,
 ) -> Store:
     """Samples shapes into a store, or goes on where that was cut short, or opens the store that is there.
 

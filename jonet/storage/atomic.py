@@ -8,6 +8,7 @@ inputs, and known as ours where a killed process left one.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -159,10 +160,20 @@ def remove_known(folder: str | Path, known: Callable[[str], bool]) -> list[str]:
 def move_aside(path: str | Path, word: str) -> Path:
     """Renames what is there to `<name>.<word>`, with a number where that is taken; returns the new name."""
     path = Path(path)
-    names = (f"{path.name}.{word}{'' if i == 1 else f'-{i}'}" for i in range(1, 1_000_000))
-    aside = next(place for name in names if not os.path.lexists(place := path.with_name(name)))
-    os.rename(path, aside)
-    return aside
+    return _renamed(path, path.with_name(f"{path.name}.{word}"))
+
+
+def move_to(path: str | Path, folder: str | Path) -> Path:
+    """Moves a file or folder into another folder of the same file system, with a number where its name is taken."""
+    path = Path(path)
+    return _renamed(path, Path(folder) / path.name)
+
+
+def _renamed(path: Path, wanted: Path) -> Path:
+    names = (wanted if i == 1 else wanted.with_name(f"{wanted.name}-{i}") for i in itertools.count(1))
+    free = next(place for place in names if not os.path.lexists(place))
+    os.rename(path, free)
+    return free
 
 
 def sweep(folder: str | Path) -> None:

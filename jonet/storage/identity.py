@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,22 @@ def unchanged(path: str | Path, stamped: dict[str, Any]) -> bool:
 
     A file whose size and times are as they were is not read again.
     """
+    return renewed(path, stamped) is not None
+
+
+def renewed(path: str | Path, stamped: dict[str, Any]) -> dict[str, Any] | None:
+    """The stamp with the file's times as they are now, or None where the file holds something else."""
     path = Path(path)
     if not path.is_file() or not stamped:
-        return not stamped and not path.exists()
+        return stamped if not stamped and not path.exists() else None
     now = _status(path)
     if now["bytes"] != stamped.get("bytes"):
-        return False
+        return None
     if all(now[time] == stamped.get(time) for time in ("modified", "changed")):
-        return True
-    return digest(path) == stamped.get("sha256")
+        return stamped
+    known = "sha256" if "sha256" in stamped else "crc32"  # version 0.1.0 kept the latter
+    found = digest(path) if known == "sha256" else zlib.crc32(path.read_bytes())
+    return {**stamped, **now} if found == stamped.get(known) else None
 
 
 def _status(path: Path) -> dict[str, int]:

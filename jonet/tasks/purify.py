@@ -122,8 +122,8 @@ def families(store: Store, rows) -> tuple[list[str], np.ndarray]:
     return classes, np.array([classes.index(named[i]) for i in rows], np.int32)
 
 
-def further(config: Config, trained: Model, store: Store, folder: Path) -> dict:
-    """What attacks do to clouds of the unseen shapes, and purifying to these: a part of metrics.json, and a file.
+def further(config: Config, trained: Model, store: Store, folder: Path) -> tuple[dict, list[Path]]:
+    """What attacks do to clouds of the unseen shapes, and purifying to these: a part of metrics.json, and files.
 
     {"purify": {"classes", "attacks": {way: {"distance", "chamfer_l1", "accuracy"}: {"before", "after"}}, "shapes":
     [...]}}, with the way "none" for clouds that nobody touched: medians of the mean distance from the points to
@@ -165,7 +165,7 @@ def further(config: Config, trained: Model, store: Store, folder: Path) -> dict:
             kept |= {f"{way}/{when}/{shape['name']}": points for shape, points in zip(shapes, those, strict=True)}
     with atomic.open_file(folder / CLOUDS) as file:
         np.savez(file, **kept)
-    return {NAME: {"classes": classes, "points": count, "attacks": ways, "shapes": shapes}}
+    return {NAME: {"classes": classes, "points": count, "attacks": ways, "shapes": shapes}}, [folder / CLOUDS]
 
 
 def apart(points, surface) -> tuple[float, float]:

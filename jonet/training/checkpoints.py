@@ -12,19 +12,24 @@ import orbax.checkpoint as ocp
 
 from jonet import parallel
 from jonet.errors import CheckpointError
+from jonet.storage import atomic
 
 _log = logging.getLogger(__name__)
+
+
+class OtherTraining(CheckpointError):
+    """Checkpoints that are whole, but of another training."""
 
 
 class Checkpoints:
     """The checkpoints in a folder: the latest ones, and by itself the best by validation.
 
-    folder: local, shared by all processes, or on cloud storage that Orbax knows.  keep: latest checkpoints that stay;
-    the one before the last is what is left if the last is damaged.
+    folder: local, shared by all processes.  identity: of the training, so that none goes on from another's state.
+    keep: latest checkpoints that stay; the one before the last is what is left if the last is damaged.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2):
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: str | Path, identity: str = "", keep: int = 2):
+        self.folder, self.identity = Path(folder).absolute(), identity
         self._latest = self._manager("latest", keep)
         self._best = self._manager("best", 1)
 
@@ -37,15 +42,16 @@ class Checkpoints:
         manager = self._best if best else self._latest
         if step in manager.all_steps():
             return  # a resumed run passes where it has been: the same bits
-        meta = {"meta": meta, "checksums": _checksums(tree)}
+        meta = {"meta": meta, "checksums": _checksums(tree), "identity": self.identity}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_named(tree)), meta=ocp.args.JsonSave(meta))
         manager.save(step, args=arguments)
 
     def restore(self, like, best: bool = False):
         """The newest intact checkpoint → (tree, meta), or None where there is none.
 
-        like: a tree of arrays, or of shapes with shardings, of the same structure.  A damaged checkpoint is reported
-        and passed over for the one before.  Raises CheckpointError if there are checkpoints and none is intact.
+        like: a tree of arrays, or of shapes with shardings, of the same structure.  A checkpoint that cannot be read is
+        reported, passed over for the one before, and moved aside to `unread` in the folder.
+        Raises CheckpointError if there are checkpoints and none is intact, or if they are of another training.
         """
         manager = self._best if best else self._latest
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -53,12 +59,14 @@ class Checkpoints:
         for step in sorted(manager.all_steps(), reverse=True):
             try:
                 found = self._read(manager, step, like)
+            except OtherTraining:
+                raise
             except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
                 damaged.append((step, " ".join(str(error).split())[:200] or type(error).__name__))
                 continue
             for bad, reason in damaged:
                 _log.warning("checkpoint %d in %s is damaged (%s); going on from %d", bad, self.folder, reason, step)
-                manager.delete(bad)
+            self._set_aside(manager, [bad for bad, _ in damaged])
             return found
         if damaged:
             step, reason = damaged[0]
@@ -68,9 +76,24 @@ class Checkpoints:
             )
         return None
 
+    def _set_aside(self, manager, steps: list[int]) -> None:
+        """Moves checkpoints out of the way, since their steps are to be saved again; perhaps the disk was just busy."""
+        for step in steps if parallel.is_main() else ():
+            aside = self.folder / "unread"
+            aside.mkdir(exist_ok=True)
+            moved = atomic.move_to(manager.directory / str(step), aside)
+            _log.warning("what could not be read now lies at %s", moved)
+        parallel.from_main(None)  # the others look when it is done
+        manager.reload()
+
     def _read(self, manager, step: int, like):
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_named(like)), meta=ocp.args.JsonRestore())
-        found = manager.restore(step, args=arguments)
+        about = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        if about.get("identity", self.identity) != self.identity:
+            raise OtherTraining(
+                f"{self.folder}: its checkpoints are of other shapes or options; go back to these, or remove the "
+                "folder to train anew"
+            )
+        found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_named(like))))
 
         def leaf_of(path, leaf):
             if _size(leaf):
@@ -78,9 +101,9 @@ class Checkpoints:
             return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
 
         tree = jax.tree_util.tree_map_with_path(leaf_of, like)
-        if _checksums(tree) != found.meta["checksums"]:
+        if _checksums(tree) != about["checksums"]:
             raise CheckpointError("its arrays do not give the checksums that were written with them")
-        return tree, found.meta["meta"]
+        return tree, about["meta"]
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk."""

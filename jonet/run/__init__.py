@@ -1,0 +1,1 @@
+"""Runs: what a run folder holds, and which of it is done."""
