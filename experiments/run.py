@@ -62,11 +62,13 @@ def _data(rest: list[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs a task; the exit status: 0 done, 1 an error in one sentence, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jonet" / "compiled"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jonet" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    from jonet import interrupt
     from jonet.errors import JonetError
 
+    stopped = "stopped; the same command goes on where it was"
     try:
         task, config, options = parse(arguments)
         from experiments import stages
@@ -74,12 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         if options.distributed is not None:
             parallel.join(options.distributed)
-        stages.run(task, config, options.workdir, options.stages)
+        with interrupt.prompt(stopped):
+            stages.run(task, config, options.workdir, options.stages)
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stopped:
-        print(f"\n{stopped or 'stopped; the same command goes on where it was'}", file=sys.stderr)
+    except KeyboardInterrupt as interrupted:
+        print(f"\n{interrupted if str(interrupted) else stopped}", file=sys.stderr)
         return 130
     return 0
 

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "jonet.errors",
+    "jonet.interrupt",
     "jonet.storage",
     "jonet.config",
     "jonet.parallel",

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 LONGEST = 160  # bytes of one part of a path: what file systems allow, less endings and temporary names
-_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+_FORBIDDEN = re.compile('[<>:"|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')  # the last stand for no bytes
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
@@ -26,10 +26,12 @@ def _part(part: str) -> str:
     made = _FORBIDDEN.sub("_", part).strip(" ").rstrip(".") or "_"
     if _RESERVED.fullmatch(made):
         made = f"_{made}"
-    data = made.encode("utf-8", "surrogateescape")
-    if len(data) <= LONGEST:
-        return made
-    return f"{data[: LONGEST - 13].decode('utf-8', 'ignore')}-{_digest(part, 12)}"
+    return made if len(made.encode("utf-8", "surrogateescape")) <= LONGEST else f"{_cut(made)}-{_digest(part, 12)}"
+
+
+def _cut(part: str) -> str:
+    """The beginning of a part, so that a digest has room behind it."""
+    return part.encode("utf-8", "surrogateescape")[: LONGEST - 13].decode("utf-8", "ignore").rstrip(" .")
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -47,8 +49,7 @@ def unique(names: Sequence[str]) -> list[str]:
     while clashing := _clashing(made):
         for i in clashing:
             *above, last = safe(names[i]).split("/")
-            kept = last.encode("utf-8", "surrogateescape")[: LONGEST - 13].decode("utf-8", "ignore")
-            made[i] = "/".join([*above, f"{kept}-{_digest(own[i] + rounds * chr(0), 12)}"])
+            made[i] = "/".join([*above, f"{_cut(last)}-{_digest(own[i] + rounds * chr(0), 12)}"])
         rounds += 1
     return made
 
@@ -62,4 +63,4 @@ def _clashing(names: Sequence[str]) -> list[int]:
 
 
 def _digest(name: str, digits: int) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:digits]
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
