@@ -1,30 +1,32 @@
 """A disk that stops, or fails, at the n-th change that is made below a folder: for tests of what is left behind.
 
-The interpreter's audit events of opening for writing, making, renaming, cutting and removing are counted; at the chosen
-one either everything ends (`Stopped`, after which no change succeeds any more, as in a process that was killed) or the
-one change fails with an error of the operating system.
+Opening for writing, making, renaming, cutting and removing are counted; at the chosen change either everything ends
+(`Stopped`, after which no change succeeds any more, as in a process that was killed) or the one change fails with an
+error of the operating system.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import functools
+import io
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
-_EVENTS = {  # which arguments of an event are paths that it changes
-    "os.rename": (0, 1),
-    "os.remove": (0,),
-    "os.rmdir": (0,),
-    "os.mkdir": (0,),
-    "os.truncate": (0,),
-    "os.link": (1,),
-    "os.symlink": (1,),
-    "shutil.rmtree": (0,),
-    "shutil.move": (0, 1),
+CHANGES = {  # how many of a function's first arguments are paths that it changes
+    "rename": 2,
+    "replace": 2,
+    "remove": 1,
+    "unlink": 1,
+    "rmdir": 1,
+    "mkdir": 1,
+    "truncate": 1,
+    "ftruncate": 0,
 }
-_disk: Disk | None = None
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Stopped(BaseException):
@@ -37,44 +39,50 @@ class Disk:
     def __init__(self, root: Path, at: int | None, error: int | None = None):
         self.root, self.at, self.error, self.count = os.path.realpath(root), at, error, 0
 
-    def event(self, name: str, arguments) -> None:
-        if name == "open":
-            path, _, flags = arguments
-            if isinstance(path, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND):
-                return
-            paths = [path]
-        elif name in _EVENTS:
-            paths = [arguments[i] for i in _EVENTS[name]]
-        else:
-            return
-        if not any(os.path.abspath(os.fsdecode(path)).startswith(self.root + os.sep) for path in paths):
+    def change(self, name: str, paths, *, folder: int | None = None) -> None:
+        above = "" if folder is None else os.readlink(f"/proc/self/fd/{folder}")
+        found = [os.path.join(above, os.fsdecode(path)) for path in paths if not isinstance(path, int)]
+        if not any(os.path.abspath(path).startswith(self.root + os.sep) for path in found):
             return
         now, self.count = self.count, self.count + 1
         if self.at is None or now < self.at:
             return
         if self.error is None:
-            raise Stopped(f"{name} {arguments}")
+            raise Stopped(f"{name} {found}")
         if now == self.at:
-            raise OSError(self.error, os.strerror(self.error), os.fsdecode(paths[0]))
-
-
-def _hook(name: str, arguments) -> None:
-    if _disk is not None:
-        _disk.event(name, arguments)
-
-
-sys.addaudithook(_hook)
+            raise OSError(self.error, os.strerror(self.error), found[0])
 
 
 @contextlib.contextmanager
 def disk(root: Path, at: int | None = None, error: int | None = None) -> Iterator[Disk]:
     """Within this context changes below `root` are counted, and the `at`-th does not happen."""
-    global _disk
-    _disk = Disk(root, at, error)
-    try:
-        yield _disk
-    finally:
-        _disk = None
+    seen = Disk(root, at, error)
+
+    def changing(name: str, real: Callable):
+        @functools.wraps(real)
+        def call(*arguments, **named):
+            seen.change(name, arguments[: CHANGES[name]], folder=named.get("dir_fd"))
+            return real(*arguments, **named)
+
+        return call
+
+    def opening(path, flags, *arguments, real=os.open, **named):
+        if flags & WRITING:
+            seen.change("open", [path], folder=named.get("dir_fd"))
+        return real(path, flags, *arguments, **named)
+
+    def opening_files(path, mode="r", *arguments, real=io.open, **named):
+        if set(mode) & set("wax+"):
+            seen.change("open", [path])
+        return real(path, mode, *arguments, **named)
+
+    with contextlib.ExitStack() as stack:
+        for name in CHANGES:
+            stack.enter_context(mock.patch.object(os, name, changing(name, getattr(os, name))))
+        stack.enter_context(mock.patch.object(os, "open", opening))
+        for module in (builtins, io):
+            stack.enter_context(mock.patch.object(module, "open", opening_files))
+        yield seen
 
 
 def each(root: Path, prepare: Callable[[], None], work: Callable[[], None], error: int | None = None) -> Iterator[int]:
