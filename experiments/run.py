@@ -88,4 +88,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from jonet.interrupt import leave
+
+    leave(main())

@@ -8,8 +8,19 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 GRACE = 4.0  # seconds for what is under way; whatever is written is whole or not there, so nothing is lost by an end
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; after an interrupt at once, since devices may still compute, which their tear-down forbids."""
+    if status != 130:
+        sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 @contextlib.contextmanager

@@ -128,6 +128,8 @@ def train_network(run: RunState, store: Store) -> Model:
     inputs, folder = run.inputs("train", store), run.folder / "model"
     if parallel.from_main(run.is_done("train", inputs)):
         return models.load(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.json").exists():
+        warnings.warn(f"{folder} holds no model: it now lies at {atomic.move_aside(folder, 'damaged')}", stacklevel=2)
     models.check_replaceable(folder)
 
     def work():

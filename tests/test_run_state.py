@@ -4,11 +4,16 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import crash
 import jax
+import numpy as np
 import pytest
 import tiny_run
 from hypothesis import HealthCheck, settings
@@ -21,6 +26,14 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+
+import jonet
+from experiments import stages
+from jonet import learn
+from jonet.data import sampling
+from jonet.data import store as stores
+from jonet.data.sources import Procedural
+from jonet.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 CHEAP = {"surfaces__resolution": (8, 9), "scores__seed": (0, 1), "known": (1, 2), "generated": (0, 2)}
@@ -186,3 +199,212 @@ def test_sequences_of_changes_and_stops(tmp_path):
 @pytest.mark.slow
 def test_many_sequences_of_changes_and_stops(tmp_path):
     sequences(300, 8, tmp_path)
+
+
+def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, capfd):
+    os.rename(folder, tmp_path / "moved")
+    tiny_run.copy(data, tmp_path / "data")
+    assert tiny_run.start(tmp_path / "moved", tmp_path / "data") == 0
+    assert len(stages_done(capfd)) == 4
+    shutil.rmtree(tmp_path / "data")
+    with pytest.warns(UserWarning, match="not there any more"):
+        assert tiny_run.start(tmp_path / "moved", tmp_path / "data", scores__seed=1) == 0
+    assert stages_done(capfd) == {"prepare", "train", "reconstruct"}
+
+
+def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, monkeypatch):
+    """A to the end, B stopped inside a stage, A again: nothing of B is taken for A's."""
+    wanted = tiny_run.results(folder)
+    write, left = stages.meshes.write, [1]
+
+    def stop_after_one(mesh, path):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return write(mesh, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages.meshes, "write", stop_after_one)
+        assert tiny_run.start(folder, data, surfaces__resolution=9, known=2) == 130
+    capfd.readouterr()
+    assert tiny_run.start(folder, data) == 0
+    assert stages_done(capfd) == {"prepare", "train"} and tiny_run.results(folder) == wanted
+
+
+@pytest.mark.parametrize(
+    "harm, again",
+    [
+        ("store", {"prepare", "train", "reconstruct", "evaluate"}),
+        ("store/sdf.npy", {"prepare", "train", "reconstruct", "evaluate"}),
+        ("model", {"train", "reconstruct", "evaluate"}),
+        ("model/model.json", {"train", "reconstruct", "evaluate"}),
+        ("codes.npz", {"reconstruct", "evaluate"}),
+        ("meshes/test", {"reconstruct", "evaluate"}),
+        ("metrics.json", {"evaluate"}),
+    ],
+)
+def test_results_that_are_gone_are_made_again(folder, data, capfd, harm, again):
+    wanted, path = tiny_run.results(folder), folder / harm
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert tiny_run.start(folder, data) == 0
+    assert stages_done(capfd) == set(tiny_run.STAGES.split(",")) - again
+    assert tiny_run.results(folder) == wanted
+
+
+def test_a_damaged_store_is_moved_aside(folder, data):
+    path = folder / "store" / "sdf.npy"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    wanted = tiny_run.results(folder)
+    with pytest.warns(UserWarning, match="damaged: it now lies at .*store.damaged"):
+        assert tiny_run.start(folder, data) == 0
+    assert (folder / "store.damaged" / "sdf.npy").read_bytes() == content and tiny_run.results(folder) == wanted
+
+
+def test_other_shapes_are_refused_and_nothing_is_lost(folder, data, tmp_path, capfd):
+    tiny_run.copy(data, tmp_path / "data")
+    before = (data / "m1.ply").stat()
+    tiny_run.write_meshes(tmp_path / "data", (0, 1, 0, 0))
+    os.utime(tmp_path / "data" / "m1.ply", ns=(before.st_mtime_ns, before.st_mtime_ns))  # as old as the one it replaces
+    assert tiny_run.start(folder, tmp_path / "data") == 1
+    assert "made from other shapes, 1 changed (first 'm1')" in capfd.readouterr().err
+    tiny_run.write_meshes(tmp_path / "data")
+    assert tiny_run.start(folder, tmp_path / "data") == 0 and len(stages_done(capfd)) == 4
+    meshes = tmp_path / "data" / "m9.ply"
+    shutil.copy(data / "m0.ply", meshes)
+    assert tiny_run.start(folder, tmp_path / "data") == 1 and "1 new (first 'm9')" in capfd.readouterr().err
+
+
+def test_a_typing_error_locks_no_folder(tmp_path, data, capfd):
+    assert tiny_run.start(tmp_path / "run", "mgu") == 1
+    assert "neither a file or folder" in capfd.readouterr().err
+    assert tiny_run.start(tmp_path / "run", data, draw="windows", place="resident", stages="prepare") == 0
+    assert tiny_run.start(tmp_path / "run", data, steps=4, network__dims="9 9", stages="prepare,train") == 0
+    assert tiny_run.start(tmp_path / "run", data, steps=5, stages="prepare,train") == 1
+    assert "steps: 4 → 5" in capfd.readouterr().err
+
+
+def test_options_that_a_folder_lacks_have_their_defaults(folder, data, capfd):
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    for options in (values["config"], values["made"]["train"]["options"], values["made"]["prepare"]["options"]):
+        del options["place"], options["samples"]["voxels"]
+    path.write_text(json.dumps(values))
+    assert tiny_run.start(folder, data) == 0 and len(stages_done(capfd)) == 4
+
+
+def test_a_folder_of_the_first_version_goes_on(folder, data, capfd):
+    path, wanted = folder / "config.json", tiny_run.results(folder)
+    values = json.loads(path.read_text())
+    values["done"] = {stage: {"key": "0123456789abcdef", "seconds": 1.0} for stage in values["done"]}
+    del values["made"], values["config"]["place"]
+    path.write_text(json.dumps(values))
+    assert tiny_run.start(folder, data) == 0 and tiny_run.results(folder) == wanted
+    assert tiny_run.start(folder, data) == 0 and len(stages_done(capfd)) == 4
+
+
+def test_another_process_at_work_is_named(folder, data, capfd):
+    hold = (
+        f"from jonet.storage import locks\nwith locks.locked({str(folder / '.lock')!r}): print(1, flush=True); input()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as other:
+        other.stdout.readline()
+        assert tiny_run.start(folder, data) == 1
+        assert f"process {other.pid} on" in capfd.readouterr().err
+        other.communicate(b"\n")
+    assert tiny_run.start(folder, data) == 0
+
+
+def a_store(folder: Path, family: str, frame: str = "sphere", count: int = 4) -> stores.Store:
+    recipe = sampling.Recipe(near=100, uniform=20, surface=50, occupancies=64)
+    return stores.build(folder, [Procedural(family, 0, i) for i in range(count)], recipe, frame=frame, progress=False)
+
+
+def test_another_store_in_the_same_folder_is_refused(tmp_path):
+    options = {"workdir": tmp_path / "run", "minutes": 0, "steps": 2, "batch_shapes": 2, "batch_points": 8}
+    options["network"] = learn.task("deepsdf").small(8, 2, 2)
+    mugs, lamps = a_store(tmp_path / "mugs", "mug"), a_store(tmp_path / "lamps", "lamp")
+    model = jonet.train(mugs, **options)
+    assert model.history["data"] == str(tmp_path / "mugs") and model.history["recipe"]["near"] == 100
+    with pytest.raises(ConfigError, match="trained on other shapes"):
+        jonet.train(lamps, **options)
+    again = jonet.train(mugs, **options)
+    assert again.codes.names == model.codes.names and again.digest == model.digest
+    np.testing.assert_array_equal(again.codes.values, model.codes.values)
+    with pytest.raises(ConfigError, match="a store of the frame 'cube'"):
+        jonet.train(a_store(tmp_path / "cubes", "mug", "cube"), minutes=0, steps=2, network=options["network"])
+
+
+def test_a_model_from_elsewhere_is_known_by_its_numbers(folder, data, tmp_path, capfd):
+    """`--model`: moved, it is the same; trained anew, the run is not done."""
+    options = {"task": "deepsdf_completion", "view__pixels": 24}
+    work = tmp_path / "completion"
+    assert tiny_run.start(work, data, model=folder, **options) == 0
+    capfd.readouterr()
+    os.rename(folder / "model", tmp_path / "elsewhere")
+    assert tiny_run.start(work, data, model=tmp_path / "elsewhere", **options) == 0
+    assert len(stages_done(capfd)) == 4
+    other = tmp_path / "other"
+    assert tiny_run.start(other, data, steps=5, stages="prepare,train") == 0
+    shutil.rmtree(tmp_path / "elsewhere")
+    shutil.copytree(other / "model", tmp_path / "elsewhere")
+    capfd.readouterr()
+    assert tiny_run.start(work, data, model=tmp_path / "elsewhere", **options) == 0
+    assert stages_done(capfd) == {"prepare"}
+    assert jonet.load(work).digest == jonet.load(other).digest
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "reconstruct", "evaluate"])
+def test_an_interrupt_ends_everything_within_seconds(tmp_path, stage):
+    """Ctrl-C to the process group, as a terminal sends it: the exit status, the sentence, and no process left."""
+    slow = {"prepare": {"samples__near": 3_000_000}, "train": {"steps": 10_000_000}}.get(stage, {})
+    program = f"""
+import sys, time
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import tiny_run
+from experiments import stages
+from jonet import interrupt
+if {stage!r} in stages.WORK:
+    stages.WORK[{stage!r}] = lambda run: time.sleep(1000)
+if __name__ == "__main__":
+    interrupt.leave(tiny_run.start({str(tmp_path / "run")!r}, {str(tmp_path / "data")!r}, **{slow!r}))
+"""
+    (tmp_path / "program.py").write_text(program)
+    tiny_run.write_meshes(tmp_path / "data")
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        said = ""
+        while f"{stage} …" not in said:
+            said += process.stderr.readline()
+        time.sleep(3 if stage in ("prepare", "train") else 0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        begun = time.monotonic()
+        said += process.communicate(timeout=60)[1]
+        took = time.monotonic() - begun
+        assert process.returncode == 130 and "goes on" in said, said[-2000:]
+        assert took < 30  # seconds on a loaded machine; two on a quiet one
+        deadline = time.monotonic() + 30
+        while group(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not group(process.pid)
+    finally:
+        process.kill()
+
+
+def group(number: int) -> list[str]:
+    """The processes of a group that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(words[2]) == number and words[0] != "Z":
+            found.append(path.parent.name)
+    return found

@@ -45,10 +45,10 @@ def write_meshes(folder: Path, versions=(0, 0, 0, 0)) -> None:
         meshes.write(make("mug", version, i), folder / f"m{i}.ply")
 
 
-def start(workdir: Path, data: Path | str, stages: str = STAGES, **changed) -> int:
+def start(workdir: Path, data: Path | str, stages: str = STAGES, task: str = "deepsdf", **changed) -> int:
     """Runs the stages; the exit status.  changed: options, `__` for a dot and `_` for a dash."""
     changed = {name.replace("__", ".").replace("_", "-"): value for name, value in changed.items()}
-    words = ["--task", "deepsdf", "--data", str(data), "--workdir", str(workdir), "--stages", stages]
+    words = ["--task", task, "--data", str(data), "--workdir", str(workdir), "--stages", stages]
     for name, value in {**OPTIONS, **changed}.items():
         words += [f"--{name}", *str(value).split()]
     return run.main(words)

@@ -1,0 +1,146 @@
+"""Models and codes on disk: what they replace, what is there when the disk stops, which codes they take."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+
+import crash
+import jax
+import numpy as np
+import pytest
+
+import jonet
+from jonet.codes import Codes
+from jonet.errors import CheckpointError, InputError
+from jonet.inference import export
+from jonet.inference.prior import Prior
+from jonet.model import Model
+from jonet.networks.deepsdf import Decoder, Specs
+from jonet.training import autodecoder
+
+ERRORS = [None, errno.ENOSPC, errno.EACCES]
+
+
+def small(seed: int) -> Model:
+    """A network of a few numbers, with three codes."""
+    network = Decoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
+    shared, codes = jax.device_get(autodecoder.initial(network, 3, jax.random.key(seed)))
+    names = tuple(f"{seed} {i}" for i in range(3))
+    return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, names), Prior.of(codes))
+
+
+@pytest.fixture(scope="module")
+def models():
+    return small(0), small(1)
+
+
+def same(a: Model, b: Model) -> bool:
+    return a.digest == b.digest and a.codes.names == b.codes.names and (a.codes.values == b.codes.values).all()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_model_is_old_or_new_at_every_change(models, tmp_path, error):
+    old, new = models
+    (tmp_path / "mine").write_text("mine")
+    seen = set()
+
+    def prepare():
+        if not seen:
+            old.save(tmp_path / "model")
+
+    for _ in crash.each(tmp_path, prepare, lambda: new.save(tmp_path / "model"), error):
+        found = jonet.load(tmp_path / "model")
+        seen.add("old" if same(found, old) else "new")
+        assert same(found, old) or same(found, new)
+        assert (tmp_path / "mine").read_text() == "mine"
+        if same(found, new):
+            old.save(tmp_path / "model")
+    assert seen == {"old", "new"} and same(jonet.load(tmp_path / "model"), new)
+    new.save(tmp_path / "model")
+    assert len(list((tmp_path / "model").iterdir())) == 3  # what stops left behind has gone
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_new_model_is_there_whole_or_not_at_all(models, tmp_path, error):
+    def prepare():
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+
+    for _ in crash.each(tmp_path, prepare, lambda: models[0].save(tmp_path / "model"), error):
+        if (tmp_path / "model").exists():  # what failed did not matter: to make a folder that is there
+            assert error and same(jonet.load(tmp_path / "model"), models[0])
+    assert same(jonet.load(tmp_path / "model"), models[0])
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_codes_and_exports_are_old_or_new_at_every_change(models, tmp_path, error):
+    old, new = models[0].codes, models[1].codes
+    for _ in crash.each(tmp_path, lambda: old.save(tmp_path / "c.npz"), lambda: new.save(tmp_path / "c.npz"), error):
+        assert Codes.load(tmp_path / "c.npz").names in (old.names, new.names)
+    assert Codes.load(tmp_path / "c.npz").names == new.names
+    field = models[0].field(models[0].codes)[0]
+    path = tmp_path / "f.npz"
+    for _ in crash.each(tmp_path, lambda: path.unlink(True), lambda: export.write_field(path, field), error):
+        assert not path.exists() or error
+    assert path.exists()
+
+
+@pytest.mark.parametrize("content", [{"thesis.tex": "x"}, {"model.json": "{}", "thesis.tex": "x"}, {"codes.npz": "x"}])
+def test_a_folder_of_something_else_is_never_replaced(models, tmp_path, content):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    (tmp_path / "thesis.part").mkdir()
+    (tmp_path / "thesis.part" / "chapter").write_text("x")
+    with pytest.raises(CheckpointError, match="is not replaced; name a new folder"):
+        models[0].save(folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == content
+    assert (tmp_path / "thesis.part" / "chapter").read_text() == "x"
+    os.chdir(folder)
+    for place in (".", ".."):
+        with pytest.raises(CheckpointError):
+            models[0].save(place)
+
+
+def test_a_run_is_no_place_for_a_model(models, tmp_path):
+    models[0].save(tmp_path / "run" / "model")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds 'config.json'"):
+        jonet.load(tmp_path / "run").save(tmp_path / "run")
+
+
+def test_a_link_to_a_model_stays_a_link(models, tmp_path):
+    models[0].save(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    models[1].save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and same(jonet.load(tmp_path / "real"), models[1])
+
+
+def test_models_of_the_first_version_are_read(models, tmp_path):
+    models[0].save(tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    del about["files"]
+    about["checksums"] = {n: hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in about["checksums"]}
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    assert same(jonet.load(tmp_path), models[0])
+
+
+def test_codes_of_another_network_are_refused(models, tmp_path):
+    one, other = models
+    one.save(tmp_path / "one")
+    codes = jonet.load(tmp_path / "one").codes
+    codes.save(tmp_path / "codes.npz")
+    codes = Codes.load(tmp_path / "codes.npz")
+    assert codes.network == one.digest == codes[:2].network == Codes.joined([codes[:1], codes[1:]]).network
+    points = np.random.default_rng(0).uniform(-1, 1, (3, 5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(one.field(codes)(points), one.field(codes.values)(points))
+    for ask in (other.field, other.extract, lambda codes: other.interpolate(codes[0], codes[1], 2)):
+        with pytest.raises(InputError, match="of another network"):
+            ask(codes)
+    with pytest.raises(InputError, match="several networks"):
+        Codes.joined([codes, dataclasses.replace(codes, network="other")])
+    wider = dataclasses.replace(one, network=Decoder(dataclasses.replace(one.config, use_tanh=True)))
+    assert wider.digest != one.digest  # the same numbers, asked in another way
