@@ -79,6 +79,42 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
         assert int(checkpoints.restore(example())[0].step) == 20
 
 
+@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError(16, "Device or resource busy")])
+def test_what_cannot_be_read_is_moved_aside_and_never_deleted(tmp_path, monkeypatch, caplog, error):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, example(step), {})
+    before = {p.name: p.read_bytes() for p in (tmp_path / "latest" / "20").rglob("*") if p.is_file()}
+    read = Checkpoints._read
+
+    def fails_at_20(self, manager, step, like):
+        if step == 20:
+            raise error
+        return read(self, manager, step, like)
+
+    with monkeypatch.context() as patched, Checkpoints(tmp_path) as checkpoints:
+        patched.setattr(Checkpoints, "_read", fails_at_20)
+        assert int(checkpoints.restore(example())[0].step) == 10
+    aside = tmp_path / "unread" / "20"
+    assert str(aside) in caplog.text
+    assert {p.name: p.read_bytes() for p in aside.rglob("*") if p.is_file()} == before
+    aside.rename(tmp_path / "latest" / "20")  # nothing was lost
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(example())[0].step) == 20
+
+
+def test_checkpoints_know_their_training(tmp_path):
+    with Checkpoints(tmp_path, "one") as checkpoints:
+        checkpoints.save(1, example(1), {})
+    with (
+        Checkpoints(tmp_path, "another") as checkpoints,
+        pytest.raises(CheckpointError, match="of other shapes or opt"),
+    ):
+        checkpoints.restore(example())
+    with Checkpoints(tmp_path, "one") as checkpoints:
+        assert int(checkpoints.restore(example())[0].step) == 1
+
+
 def test_damage_that_reads_well_is_seen_by_its_checksum(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, example(1), {})

@@ -1,5 +1,6 @@
 """Run folders: whatever was changed, removed, damaged or cut short, a run ends with its own results or says why not."""
 
+import contextlib
 import errno
 import json
 import os
@@ -199,6 +200,31 @@ def test_sequences_of_changes_and_stops(tmp_path):
 @pytest.mark.slow
 def test_many_sequences_of_changes_and_stops(tmp_path):
     sequences(300, 8, tmp_path)
+
+
+def stop_everywhere(tmp_path, data, wanted, error, every: int):
+    """Whole runs, each stopped at another change of the disk, and started again."""
+    with crash.disk(tmp_path / "whole") as seen:
+        assert tiny_run.start(tmp_path / "whole", data) == 0
+    assert seen.count > 30
+    for at in range(every // 2, seen.count, every):
+        folder = tmp_path / f"run{at}"
+        with contextlib.suppress(crash.Stopped, OSError), crash.disk(folder, at, error):
+            tiny_run.start(folder, data)
+        assert tiny_run.start(folder, data) == 0, at
+        assert tiny_run.results(folder) == wanted, at
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("error", [None, errno.ENOSPC])
+def test_a_run_that_was_stopped_ends_as_it_would_have(tmp_path, data, finished, error):
+    stop_everywhere(tmp_path, data, tiny_run.results(finished), error, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [None, errno.ENOSPC, errno.EACCES])
+def test_a_run_that_was_stopped_anywhere_ends_as_it_would_have(tmp_path, data, finished, error):
+    stop_everywhere(tmp_path, data, tiny_run.results(finished), error, 1)
 
 
 def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, capfd):
