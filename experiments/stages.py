@@ -70,7 +70,10 @@ def do(run: RunState, stage: str) -> None:
 def reconstruct(run: RunState) -> list[Path]:
     """Codes and meshes of the unseen shapes, and of some training shapes from their own codes."""
     store, trained = stores.open(run.folder / "store"), model.load(run.folder)
-    trained = run.task.adjusted(run.config, trained)
+    before, trained = trained, run.task.adjusted(run.config, trained)
+    if (trained.fitting, trained.surfaces) != (before.fitting, before.surfaces):  # so that `extract RUN` has them, too
+        trained.save(run.folder / "model")
+        run.renew("train", state.stamps(sorted((run.folder / "model").iterdir())))
     folder, made = run.folder / "meshes", []
     rows = store.select("test")
     if len(rows):

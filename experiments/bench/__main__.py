@@ -23,6 +23,7 @@ from experiments.bench.rows import TARGETS, Bench
 from experiments.bench.trained import Trained
 from jonet import parallel
 from jonet.errors import ConfigError, JonetError
+from jonet.storage import atomic
 
 ROWS = {
     function.__name__: function
@@ -88,7 +89,7 @@ def keep(file: Path, row: dict) -> None:
     """The row into the list of a file, in the order of ROWS, in place of what was measured before."""
     before = json.loads(file.read_text()) if file.exists() else []
     rows = {old["row"]: old for old in before} | {row["row"]: row}
-    file.write_text(json.dumps([rows[name] for name in ROWS if name in rows], indent=1) + "\n")
+    atomic.write_text(file, json.dumps([rows[name] for name in ROWS if name in rows], indent=1) + "\n")
 
 
 def line(row: dict) -> str:

@@ -13,6 +13,7 @@ import jonet
 from jonet import learn, model
 from jonet.data import store as stores
 from jonet.run import state
+from jonet.storage import atomic
 from jonet.tasks import deepsdf
 from jonet.tasks.shapes import Shapes
 
@@ -62,5 +63,6 @@ class Trained:
 def save_weights(path: Path, tree, **more: np.ndarray) -> str:
     """Parameters as an .npz under their names, for a peer; more: arrays beside them."""
     arrays = {"/".join(names): np.asarray(leaf) for names, leaf in flatten_dict(tree).items()}
-    np.savez(path, **arrays, **more)
+    with atomic.open_file(path, sync=False) as file:
+        np.savez(file, **arrays, **more)
     return str(path)

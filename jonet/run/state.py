@@ -179,12 +179,20 @@ class RunState:
         """Notes that a stage is done, with what it made, and removes what it made before and not now."""
         if not parallel.is_main():
             return
-        stamps = {path.relative_to(self.folder).as_posix(): stamped for path, stamped in results.items()}
+        stamps = self._below(results)
         for name in set(self.made[stage]["files"]) - stamps.keys():
             atomic.remove_file(self.folder / name)
         self.made[stage]["files"] = [name for name in self.made[stage]["files"] if name in stamps]
         self.done[stage] = {"key": self.key(stage), "seconds": round(seconds, 2), "results": stamps}
         self._write()
+
+    def renew(self, stage: str, results: Mapping[Path, dict]) -> None:
+        """Notes that results of a finished stage were written anew with the same meaning."""
+        self.done[stage]["results"] = self._below(results)
+        self._write()
+
+    def _below(self, results: Mapping[Path, dict]) -> dict[str, dict]:
+        return {path.relative_to(self.folder).as_posix(): stamped for path, stamped in results.items()}
 
     def do(self, stage: str, work: Callable[[], Mapping[Path, dict]], inputs: dict[str, str] | None = None) -> None:
         """Begins a stage, does its work, which returns the stamps of what it made, and notes that it is done."""
