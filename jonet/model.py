@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from jonet.inference.prior import Prior
 from jonet.networks import deepsdf, occupancy
 from jonet.networks import field as fields_
 from jonet.networks.field import Field
-from jonet.storage import atomic, identity
+from jonet.storage import atomic, identity, locks
 
 NETWORKS = {  # kind of network: its config and its module
     "deepsdf": (deepsdf.Specs, deepsdf.Decoder),
@@ -34,7 +34,8 @@ NETWORKS = {  # kind of network: its config and its module
     "classifier": (occupancy.ClassifierSpecs, occupancy.Classifier),
 }
 VERSION = 1  # of the model folder
-_OWN = re.compile(r"model\.json|(arrays|codes)(-[0-9a-f]{8})?\.npz")  # files of a model folder
+LOCK = ".lock"
+_OWN = re.compile(r"model\.json|\.lock|(arrays|codes)(-[0-9a-f]{8})?\.npz")  # files of a model folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,15 +318,15 @@ class Model:
                 self._write(beside)
             return
         check_replaceable(folder)
-        self._write(folder)
-        named = json.loads((folder / "model.json").read_text("utf-8"))["checksums"]
-        for path in folder.glob("*.npz"):
-            if path.name not in named:
-                atomic.remove_file(path)
-        atomic.sweep(folder)
+        with locks.locked(folder / LOCK, wait=True):
+            named = self._write(folder)
+            for path in folder.glob("*.npz"):
+                if path.name not in named:
+                    atomic.remove_file(path)
+            atomic.sweep(folder)
 
-    def _write(self, folder: Path) -> None:
-        """Arrays under names that nothing in the folder has, then model.json, which names them."""
+    def _write(self, folder: Path) -> Collection[str]:
+        """Arrays under names that nothing in the folder has, which are returned, then model.json, which names them."""
         arrays = {**_flat("shared", self.shared), **_flat("statistics", self.statistics)}
         if self.prior is not None:
             arrays |= {f"prior/{name}": np.asarray(value) for name, value in self.prior._asdict().items()}
@@ -347,6 +348,7 @@ class Model:
             "checksums": {name: identity.digest(folder / name) for name in files.values()},
         }
         atomic.write_json(folder / "model.json", about)
+        return files.values()
 
 
 def network_digest(model: Model) -> str:

@@ -2,6 +2,10 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +18,7 @@ from experiments.bench.trained import save_weights
 from jonet.errors import ConfigError
 from jonet.networks import deepsdf
 
+ROOT = Path(__file__).parents[1]
 PUBLISHED = {"row", "workload", "ours", "theirs", "unit", "ratio", "of_peak", "device"}
 
 needs_torch = pytest.mark.skipif(
@@ -35,6 +40,28 @@ def test_operations_are_those_of_the_matrices():
 def test_units():
     assert Unit("points a second", 100, rate=True).figure(0.5) == 200
     assert Unit("seconds a step").figure(0.5) == 0.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by a call that Linux has")
+def test_a_stopped_peer_ends_with_a_killed_bench():
+    """Peers that are not asked are stopped; the bench is killed, and cannot wake them."""
+    peer = (
+        "from experiments.bench.peer.lifetime import end_with_parent; end_with_parent(); print(1, flush=True); input()"
+    )
+    bench = f"""
+import os, signal, subprocess, sys
+peer = subprocess.Popen([sys.executable, "-c", {peer!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+peer.stdout.readline()
+peer.send_signal(signal.SIGSTOP)
+print(peer.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    found = subprocess.run([sys.executable, "-c", bench], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    state = Path(f"/proc/{int(found.stdout)}/stat")
+    deadline = time.monotonic() + 60
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_peak_of_memory_is_seen_and_forgotten():

@@ -1,5 +1,6 @@
 """Models and codes on disk: what they replace, what is there when the disk stops, which codes they take."""
 
+import concurrent.futures
 import dataclasses
 import errno
 import hashlib
@@ -85,6 +86,16 @@ def test_codes_and_exports_are_old_or_new_at_every_change(models, tmp_path, erro
     for _ in crash.each(tmp_path, lambda: path.unlink(True), lambda: export.write_field(path, field), error):
         assert not path.exists() or error
     assert path.exists()
+
+
+def test_models_saved_at_once_leave_one_of_them(models, tmp_path):
+    models[0].save(tmp_path / "model")
+    for _ in range(5):
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda i: models[i % 2].save(tmp_path / "model"), range(6)))
+        found = jonet.load(tmp_path / "model")
+        assert same(found, models[0]) or same(found, models[1])
+    assert len(list((tmp_path / "model").iterdir())) == 3
 
 
 @pytest.mark.parametrize("content", [{"thesis.tex": "x"}, {"model.json": "{}", "thesis.tex": "x"}, {"codes.npz": "x"}])

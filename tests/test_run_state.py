@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -434,3 +435,59 @@ def group(number: int) -> list[str]:
         if int(words[2]) == number and words[0] != "Z":
             found.append(path.parent.name)
     return found
+
+
+def test_processes_of_one_job_share_a_run(tmp_path, data, finished):
+    """Two processes, all stages: one builds the store, both train, the first does the rest, both end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    program = "import sys, tiny_run; sys.exit(tiny_run.start(*sys.argv[1:3], distributed=sys.argv[3]))"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": paths, "NPROC": "16", "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, tmp_path / "run", data, f"{address},2,{i}"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=500)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], "\n\n".join(said)[-5000:]
+    finally:
+        for process in processes:
+            process.kill()
+    made = {path.relative_to(finished) for path in finished.rglob("*") if "checkpoints" not in path.parts}
+    assert made == {
+        p.relative_to(tmp_path / "run") for p in (tmp_path / "run").rglob("*") if "checkpoints" not in p.parts
+    }
+    assert len(jonet.load(tmp_path / "run").codes) == 3
+
+
+def test_any_name_goes_through_a_run(tmp_path, capfd):
+    """To the page: names that are no UTF-8, that hold separators of lines, markup, formulas, what Windows forbids."""
+    names = ["a:b", "a_b", "x\ny", "caf\udce9", "<img src=x>", "=1+1", "u\u2028v", "con", "CON ", "tab\t\r", "ü" * 100]
+    for i, name in enumerate(names):
+        tiny_run.write_meshes(tmp_path / "made")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "made" / f"m{i % 4}.ply", tmp_path / "data" / f"{name}.ply")
+        with (tmp_path / "data" / f"{name}.ply").open("ab") as file:
+            file.write(bytes(i))  # no two alike
+    assert (
+        tiny_run.start(
+            tmp_path / "run", tmp_path / "data", f"{tiny_run.STAGES},report", known=8, shapes__test_share=0.3
+        )
+        == 0
+    )
+    values = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
+    made = {row["name"] for row in values["shapes"]} | {row["name"] for row in values["known"]["shapes"]}
+    assert made == set(names) and not values["skipped"]
+    page = (tmp_path / "run" / "report.html").read_text("utf-8", "surrogateescape")
+    assert "<img src=x>" not in page and "&lt;img" in page
+    capfd.readouterr()
+    assert tiny_run.start(tmp_path / "run", tmp_path / "data", known=8, shapes__test_share=0.3) == 0
+    assert len(stages_done(capfd)) == 4

@@ -15,6 +15,7 @@ import torch
 
 from experiments.bench.machine import peak
 from experiments.bench.peer import evaluation, meshing, training
+from experiments.bench.peer.lifetime import end_with_parent
 
 PROGRAMS = {
     "deepsdf_step": training.DeepSDFStep,
@@ -29,6 +30,7 @@ PROGRAMS = {
 
 
 def main() -> None:
+    end_with_parent()
     torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
     torch.set_float32_matmul_precision("high")  # as jax's default: TF32 where there is any
     answers, sys.stdout = sys.stdout, sys.stderr
