@@ -36,7 +36,8 @@ from jonet.data import parts, sampling, voxels
 from jonet.data.meshes import Mesh, Similarity, Verdict
 from jonet.data.parts import TWO_SIDED, Job, columns
 from jonet.data.sampling import Recipe
-from jonet.data.sources import SPLITS, MeshFile, Procedural, Shape, Source, content, discover
+from jonet.data.sources import MeshFile, Procedural, Shape, Source, content, discover
+from jonet.data.splits import SPLITS
 from jonet.errors import ConfigError, StoreError
 from jonet.storage import atomic
 

@@ -13,6 +13,14 @@ _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
+def encoded(name: str) -> bytes:
+    """The bytes of a name: UTF-8, where a file has others its own (surrogateescape); of any text, to be hashed."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, which JSON and Windows can have
+        return name.encode("utf-8", "surrogatepass")
+
+
 def safe(name: str) -> str:
     """A name as a path that stays below its folder and that any system can have.
 
@@ -26,7 +34,7 @@ def _part(part: str) -> str:
     made = _FORBIDDEN.sub("_", part).strip(" ").rstrip(".") or "_"
     if _RESERVED.fullmatch(made):
         made = f"_{made}"
-    data = made.encode("utf-8", "surrogateescape")
+    data = encoded(made)
     if len(data) <= LONGEST:
         return made
     return f"{data[: LONGEST - 13].decode('utf-8', 'ignore')}-{_digest(part, 12)}"
@@ -47,7 +55,7 @@ def unique(names: Sequence[str]) -> list[str]:
     while clashing := _clashing(made):
         for i in clashing:
             *above, last = safe(names[i]).split("/")
-            kept = last.encode("utf-8", "surrogateescape")[: LONGEST - 13].decode("utf-8", "ignore")
+            kept = encoded(last)[: LONGEST - 13].decode("utf-8", "ignore")
             made[i] = "/".join([*above, f"{kept}-{_digest(own[i] + rounds * chr(0), 12)}"])
         rounds += 1
     return made
@@ -62,4 +70,4 @@ def _clashing(names: Sequence[str]) -> list[int]:
 
 
 def _digest(name: str, digits: int) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:digits]
+    return hashlib.sha256(encoded(name)).hexdigest()[:digits]
