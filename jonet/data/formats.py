@@ -46,7 +46,10 @@ def _look(root: Path) -> _Found:
     beside = _meshes(root, models)
     if (models or lists) and len(beside) <= len(models):
         return _Found("onet", {"mesh files": beside})
-    left = {"folders of Occupancy Networks' samples": sorted(models), "lists beside meshes": lists}
+    left = {
+        "folders of Occupancy Networks' samples": sorted(models),
+        "lists (of samples; for meshes give split files)": lists,
+    }
     others = [place for place in beside if "/".join(place.split("/")[2:]) not in SHAPENET]
     numbered = [place for place in beside if re.fullmatch("[0-9]{8}", place.split("/")[0])]
     raw = len(others) < len(beside) and not _split_folders(root)
@@ -61,15 +64,14 @@ def _meshes(root: Path, without: Container[str]) -> list[str]:
     for above, folders, files in os.walk(root):
         place = Path(above).relative_to(root)
         folders[:] = [name for name in folders if name[0] != "." and (place / name).as_posix() not in without]
-        found += [
-            (place / name).as_posix() for name in files if name[0] != "." and Path(name).suffix.lower() in SUFFIXES
-        ]
-    return sorted(found)
+        found += [place / name for name in files if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES]
+    return sorted(path.as_posix() for path in found)
 
 
 def _split_folders(root: Path) -> list[Path]:
-    """Folders train, test and val, in any case."""
-    return sorted(path for path in root.iterdir() if path.name.lower() in splits.SPLITS and path.is_dir())
+    """Folders train, test and val, in any case, that hold something."""
+    named = (path for path in root.glob("*") if path.name.lower() in splits.SPLITS and path.is_dir())
+    return sorted(path for path in named if any(path.iterdir()))
 
 
 def discover(
@@ -112,10 +114,9 @@ def discover(
 def _in_parts(root: Path, parts: list[Path], category: str | None) -> list[Source]:
     """The sources of folders train, test and val that have a layout of their own each."""
     if beside := sorted(path.name for path in root.iterdir() if path.is_dir() and path not in parts):
+        words = ", ".join(part.name for part in parts)
         warnings.warn(
-            f"{root}: {len(beside)} folders lie beside its {', '.join(part.name for part in parts)} (first {beside[0]}) "
-            "and are left out",
-            stacklevel=3,
+            f"{root}: {len(beside)} folders lie beside its {words} (first {beside[0]}) and are left out", stacklevel=3
         )
     found = []
     for part in parts:

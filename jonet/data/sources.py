@@ -173,8 +173,9 @@ def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
     """The mesh files of a folder as sources, sorted by name; one file is one source, to train on.
 
     Folders `train`, `test` and `val`, in any case, are taken at their word (`splits.of_folders`; what lies beside them
-    is left out, with a warning).  Without them the seed picks the share `test_share` for testing, at least one file of two, and neither the order nor
-    the place of files matters. Names are file names without suffix, or, where two are alike, paths.
+    is left out, with a warning). Without them the seed picks the share `test_share` for testing, at least one file of
+    two, and neither the order nor the place of files matters. Names are file names without suffix, or, where two are
+    alike, paths.
     Raises MeshError if there are no mesh files.
     """
     folder = Path(folder)
