@@ -64,7 +64,7 @@ class Source:
         raise NotImplementedError
 
     def mark(self) -> dict:
-        """What tells this source from another of the same name, as JSON."""
+        """What tells what this source holds, as JSON: those of equal marks are the same shape; {} tells nothing."""
         return {}
 
     def unchanged(self, mark: dict) -> bool:
