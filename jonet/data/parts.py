@@ -45,11 +45,11 @@ TWO_SIDED = ("sdf", "occupancy", "occupancy_near")
 PATIENCE = 4.0  # seconds of work for which no processes are started
 SETTINGS, LOCK = "settings.json", ".lock"
 FILES = re.compile(  # of the folder, as this version and 0.1.0 have them
-    r"settings\.json|parts/[0-9a-f]{24}(-[0-9a-f]{16}\.npz|\.npz|\.[0-9a-f]{8})|packed/(index\.json|[a-z_]+\.npy)"
+    r"settings\.json(\.part)?|parts/[0-9a-f]{24}(-[0-9a-f]{16}\.npz|\.npz|\.[0-9a-f]{8})|packed/(index\.json|[a-z_]+\.npy)"
 )
 UNREADABLE = {  # what the system may say of a file that could be read another time
     getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "ESTALE", "ETIMEDOUT")
+    for name in ("EACCES", "EPERM", "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "ENOSPC", "ESTALE", "ETIMEDOUT")
     if hasattr(errno, name)
 }
 
