@@ -123,3 +123,19 @@ def test_hidden_files_are_left_out(tmp_path):
     np.save(tmp_path / "a.npy", ball(10)[0])
     np.save(tmp_path / ".b.npy", ball(10)[0])
     assert observed.find(tmp_path) == [tmp_path / "a.npy"]
+
+
+def test_normals_belong_to_their_points(tmp_path):
+    points, normals = ball(3000)
+    np.savez(tmp_path / "scan.npz", points=points, normals=normals[:2000])
+    for limit in (500, 10_000):
+        with pytest.raises(FormatError, match="scan.npz: holds 2000 normals for 3000 points"):
+            clouds.read(tmp_path / "scan.npz", limit)
+
+
+def test_a_mark_of_byte_order_is_no_number(tmp_path):
+    points, _ = ball(20)
+    np.savetxt(tmp_path / "scan.xyz", points)
+    plain = clouds.read(tmp_path / "scan.xyz")
+    (tmp_path / "scan.xyz").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "scan.xyz").read_bytes())
+    np.testing.assert_array_equal(clouds.read(tmp_path / "scan.xyz"), plain)

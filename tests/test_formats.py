@@ -216,7 +216,8 @@ def test_export_as_the_programs_read_it(tmp_path):
 def shapenet(root, version):
     for place in ("02691156/x1", "02691156/x2", "03001627/y1", "03001627/x2"):
         file = root / place / ("model.obj" if version == 1 else "models/model_normalized.obj")
-        meshes.write(meshes.Mesh(*_box()), file)
+        vertices, faces = _box()
+        meshes.write(meshes.Mesh(vertices * [1, 1, 1 + len(list(root.rglob("*.obj")))], faces), file)
         (file.parent / "model_normalized.json").write_text("{}")
     return root
 

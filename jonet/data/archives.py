@@ -11,17 +11,22 @@ from typing import IO, Any
 import numpy as np
 
 from jonet.errors import FormatError
+from jonet.storage import atomic
 
 TEXT = 1 << 26  # bytes of a list of names or of options, at most
 SLACK, GROWTH = 1 << 26, 20  # bytes that an archive may unpack to: SLACK, and GROWTH times its own size
 
 
-def text(path: Path, limit: int = TEXT) -> str:
-    """A text file; FormatError where it is missing, larger than `limit` bytes, or no text."""
+def text(path: Path, limit: int = TEXT, errors: str = "strict") -> str:
+    """A text file of UTF-8, a mark of byte order at its beginning left out, ends of lines as they stand.
+
+    errors: of decoding; "surrogateescape" keeps the bytes of names that are no UTF-8.  FormatError where it is missing,
+    larger than `limit` bytes, or no text.
+    """
     try:
         if (size := path.stat().st_size) > limit:
             raise FormatError(f"{path}: is {size} bytes long, but such files have at most {limit}")
-        return path.read_text("utf-8")
+        return path.read_bytes().decode("utf-8-sig", errors)
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path}: cannot be read as text ({error})") from error
 
@@ -60,6 +65,12 @@ def arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> di
         raise FormatError(f"{path}: there is no such file") from error
     except Exception as error:  # zipfile, zlib and numpy each have their own for damaged files
         raise FormatError(f"{path}: cannot be read as .npz, it is damaged or cut off ({error})") from error
+
+
+def write(path: Path, **named: np.ndarray) -> None:
+    """Arrays as an .npz, whole or not at all; it need not survive a power cut, since readers look at its checksums."""
+    with atomic.open_file(path, sync=False) as file:
+        np.savez(file, **named)
 
 
 def check_size(path: Path, claimed: int) -> None:

@@ -6,6 +6,7 @@ becomes an even spread.  Which rows depends on N, limit and seed alone, not on t
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import zipfile
 import zlib
@@ -65,8 +66,15 @@ def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
         held = [name.removesuffix(".npy") for name in archive.namelist()]
         if "points" not in held:
             raise FormatError(f"holds {', '.join(held)}, but a cloud is named 'points'")
+        names = ("points", "normals")[: 1 + ("normals" in held)]
+        counts = []
+        for name in names:
+            with archive.open(f"{name}.npy") as file:
+                counts.append(_header(file)[0][0])
+        if len(set(counts)) > 1:  # each would be thinned by its own count
+            raise FormatError(f"holds {counts[1]} normals for {counts[0]} points; give one normal a point, or none")
         columns = []
-        for name in ("points", "normals")[: 1 + ("normals" in held)]:
+        for name in names:
             with archive.open(f"{name}.npy") as file:
                 columns.append(_array(file, limit, seed))
     return np.column_stack(columns)
@@ -74,12 +82,17 @@ def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
 
 def _array(file: BinaryIO, limit: int, seed: int) -> np.ndarray:
     """Rows of an array in numpy's format, from a stream that is read once, forwards."""
+    shape, dtype = _header(file)
+    return np.concatenate([*_picked(file, dtype, shape[1:], chosen(shape[0], limit, seed), shape[0])])
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, by_columns, dtype = header(file)
     if dtype.kind not in "fiu" or by_columns or shape[1:] not in ((3,), (6,)):
         raise FormatError(f"a cloud is an array of numbers, 3 or 6 in a row, but this is {dtype} {list(shape)}")
-    return np.concatenate([*_picked(file, dtype, shape[1:], chosen(shape[0], limit, seed), shape[0])])
+    return shape, dtype
 
 
 def _picked(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], rows: np.ndarray, count: int) -> Iterator:
@@ -105,8 +118,10 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 def _xyz(path: Path, limit: int, seed: int) -> np.ndarray:
     """Twice through the file: rows are counted, then the chosen ones parsed."""
     with path.open("rb") as file:
+        start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+        file.seek(start)
         count = sum(1 for _ in _lines(file))
-        file.seek(0)
+        file.seek(start)
         return _text(_lines(file), chosen(count, limit, seed))
 
 

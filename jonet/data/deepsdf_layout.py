@@ -24,6 +24,7 @@ from jonet.data.sampling import Recipe
 from jonet.data.sources import Shape
 from jonet.data.store import Store
 from jonet.errors import ConfigError, FormatError, MeshError
+from jonet.storage import atomic
 
 SAMPLES, SURFACES, SCALES = "SdfSamples", "SurfaceSamples", "NormalizationParameters"
 
@@ -49,19 +50,19 @@ class SdfSamples(Sampled):
     """
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        kinds = ((SAMPLES, "npz"), (SCALES, "npz"), (SURFACES, "ply"))
-        return tuple(self.root / folder / f"{self.place}.{suffix}" for folder, suffix in kinds)
+    def paths(self) -> dict[str, Path]:
+        kinds = {SAMPLES: "npz", SCALES: "npz", SURFACES: "ply"}
+        return {folder: self.root / folder / f"{self.place}.{suffix}" for folder, suffix in kinds.items()}
 
     def mark(self) -> dict:
         mark = super().mark()
         with contextlib.suppress(FormatError):
-            mark["dropped"] = read_samples(self.paths[0]).dropped
+            mark["dropped"] = read_samples(self.paths[SAMPLES]).dropped
         return mark
 
     def shape(self, recipe: Recipe, *, seed: int, frame: str, sign: str) -> Shape:
         self.in_frame(frame, "sphere")
-        samples, scales, surfaces = self.paths
+        samples, scales, surfaces = self.paths.values()
         found = read_samples(samples)
         sides = found.outside, found.inside
         shape = {"sdf": tuple(self.shuffled(side, seed) for side in sides) if found.ordered else sides}
@@ -78,18 +79,20 @@ class SdfSamples(Sampled):
 def discover(folder: str | Path, split=None, category: str | None = None, test_share: float = 0.1, seed: int = 0):
     """The shapes of a data folder as sources, sorted by name.
 
-    split: split files, as `splits.chosen` takes them; without, train.json, test.json and val.json in the folder, or
-    else all there are, of which the seed picks the share `test_share` for testing.  category: classes to take.
+    split: split files, as `splits.chosen` takes them; without, train.json, test.json and val.json in the folder (a
+    warning tells what they do not name), or folders train, test and val below SdfSamples (`splits.of_folders`), or else
+    all there are, of which the seed picks the share `test_share` for testing.  category: classes to take.
     A shape that a split file names is a source, there or not: `store.build` lists what it cannot use.
     """
     root = Path(folder)
-    split = split or [path for word in splits.SPLITS if (path := root / f"{word}.json").is_file()]
-    if split:
-        listed = splits.chosen(split)
+    own = sorted(path for path in root.glob("*.json") if path.stem.lower() in splits.SPLITS)
+    found = [] if split else sorted((root / SAMPLES).glob("*/*/*.npz"))
+    places = [path.relative_to(root / SAMPLES).as_posix().removesuffix(path.suffix) for path in found]
+    if split or own:
+        listed = splits.chosen(split or own)
+        splits.warn_unlisted(places, listed, root)
     else:
-        found = sorted((root / SAMPLES).glob("*/*/*.npz"))
-        places = [path.relative_to(root / SAMPLES).with_suffix("").as_posix() for path in found]
-        listed = splits.drawn(places, test_share, seed)
+        listed = splits.of_folders(places, root, "shapes") or splits.drawn(places, test_share, seed)
     if not listed:
         raise FormatError(
             f"{root}: there is nothing in {SAMPLES}/<dataset>/<class>/, and no split file names any shape"
@@ -138,26 +141,26 @@ def write(store: Store, folder: str | Path, dataset: str = "jonet") -> None:
     """A store of distances in this layout, so that the program trains on it.
 
     The samples carry the word `shuffled`, which the program does not read; the surface's points carry normals.
-    Raises ConfigError where the store is in another frame, has no distances, or turned its shapes.
+    The folder is there when all is written, or not at all.  Raises ConfigError where the store is in another frame, has
+    no distances, or turned its shapes, and StorageError where the folder is not empty.
     """
     if store.frame != "sphere" or not len(store.sdf):
         raise ConfigError(f"{store.folder}: this layout holds distances in the frame 'sphere', which the store lacks")
     if any(not np.array_equal(way.rotation, np.eye(3)) for way in store.similarities):
         raise ConfigError(f"{store.folder}: its shapes were turned to be normalised, which this layout cannot say")
-    folder, places = Path(folder), shape_places(store, dataset)
-    for i, (place, way) in enumerate(zip(places, store.similarities, strict=True)):
-        samples, scales, surfaces = SdfSamples(place, root=folder, place=place).paths
-        for path in (samples, scales, surfaces):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        rows, outside = store.samples(i), store.counts[i, 0]
-        np.savez(samples, pos=rows[:outside], neg=rows[outside:], shuffled=np.array(True))
-        np.savez(scales, offset=way.translation, scale=np.array([way.scale]))
-        points, normals = store.surface(i)
-        if len(points):
-            surfaces.write_bytes(_ply(way.inverse()(points), normals))
-    for word in splits.SPLITS:
-        if chosen := [places[i] for i in store.select(word)]:
-            splits.write(folder / f"{word}.json", chosen)
+    places = shape_places(store, dataset)
+    with atomic.new_folder(folder) as made:
+        for i, (place, way) in enumerate(zip(places, store.similarities, strict=True)):
+            samples, scales, surfaces = SdfSamples(place, root=made, place=place).paths.values()
+            rows, outside = store.samples(i), store.counts[i, 0]
+            archives.write(samples, pos=rows[:outside], neg=rows[outside:], shuffled=np.array(True))
+            archives.write(scales, offset=way.translation, scale=np.array([way.scale]))
+            points, normals = store.surface(i)
+            if len(points):
+                atomic.write_bytes(surfaces, _ply(way.inverse()(points), normals), sync=False)
+        for word in splits.SPLITS:
+            if chosen := [places[i] for i in store.select(word)]:
+                splits.write(made / f"{word}.json", chosen)
 
 
 def _ply(points: np.ndarray, normals: np.ndarray) -> bytes:

@@ -6,7 +6,6 @@ camera, and free space before them (DeepSDF, section 5 on shape completion).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from jonet.data import archives
 from jonet.data.meshes import Mesh
 from jonet.data.rays import Camera, Scene
 from jonet.errors import FormatError, InputError, require
@@ -177,18 +177,17 @@ def _intrinsics(path: Path, given, shape) -> tuple[tuple[float, float], tuple[fl
         values, source = {"fx": given, "fy": given, "cx": shape[1] / 2, "cy": shape[0] / 2}, path
     else:
         source = path.with_suffix(".json") if given is None else Path(given)
+        if not source.is_file():
+            raise FormatError(f"{path}: there is no {source} with the camera; give it, or a focal length")
+        values = archives.options(source)
     try:
-        if source != path:
-            values = json.loads(source.read_text())
         if "intrinsic_matrix" in values:
             fx, _, _, _, fy, _, cx, cy, _ = map(float, np.ravel(values["intrinsic_matrix"]))
         elif "camera_matrix" in values:
             fx, _, cx, _, fy, cy, *_ = map(float, np.ravel(values["camera_matrix"]))
         else:
             fx, fy, cx, cy = (float(values[name]) for name in ("fx", "fy", "cx", "cy"))
-    except FileNotFoundError as error:
-        raise FormatError(f"{path}: there is no {source} with the camera; give it, or a focal length") from error
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise FormatError(f"{source}: holds no fx, fy, cx, cy, intrinsic_matrix or camera_matrix ({error})") from error
     if not (min(fx, fy) > 0 and np.isfinite([fx, fy, cx, cy]).all()):
         raise FormatError(f"{source}: fx {fx}, fy {fy}, cx {cx}, cy {cy} are no camera")

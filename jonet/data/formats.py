@@ -2,25 +2,76 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import re
+import warnings
+from collections.abc import Container
 from pathlib import Path
+from typing import NamedTuple
 
 from jonet.data import deepsdf_layout, onet_layout, sources, splits
+from jonet.data.files import SUFFIXES
 from jonet.data.sources import MeshFile, Source
 from jonet.data.store import Store
 from jonet.errors import ConfigError
+from jonet.storage import atomic
 
 SHAPENET = ("model.obj", "models/model_normalized.obj")  # below <synset>/<id>/: version 1, version 2
 WRITERS = {"deepsdf": deepsdf_layout.write, "onet": onet_layout.write}
 
 
 def layout(folder: str | Path) -> str:
-    """What a folder is: "deepsdf" or "onet" (samples in these programs' layouts), "shapenet" (raw) or "meshes"."""
-    folder = Path(folder)
-    if (folder / deepsdf_layout.SAMPLES).is_dir():
-        return "deepsdf"
-    if any(any(folder.glob(pattern)) for pattern in ("*/*.lst", f"*/*/{onet_layout.POINTS}")):
-        return "onet"
-    return "shapenet" if any(any(folder.glob(f"*/*/{file}")) for file in SHAPENET) else "meshes"
+    """What a folder is: "deepsdf" or "onet" (samples in these programs' layouts), "shapenet" (raw) or "meshes".
+
+    One file among many never decides: `onet` has more models with points than mesh files beside them; of `shapenet`
+    either all mesh files lie as there, or most in its folders, which are called by eight digits.
+    """
+    return _look(Path(folder)).layout
+
+
+class _Found(NamedTuple):
+    """What a folder is; left: what reading it so leaves out, in words, with their paths."""
+
+    layout: str
+    left: dict[str, list[str]]
+
+
+def _look(root: Path) -> _Found:
+    if (root / deepsdf_layout.SAMPLES).is_dir():
+        own = {deepsdf_layout.SAMPLES, deepsdf_layout.SURFACES}
+        return _Found("deepsdf", {"mesh files": _meshes(root, own)})
+    models = {path.parent.relative_to(root).as_posix() for path in root.glob(f"*/*/{onet_layout.POINTS}")}
+    lists = [path.relative_to(root).as_posix() for word in splits.SPLITS for path in onet_layout.find_lists(root, word)]
+    beside = _meshes(root, models)
+    if (models or lists) and len(beside) <= len(models):
+        return _Found("onet", {"mesh files": beside})
+    left = {
+        "folders of Occupancy Networks' samples": sorted(models),
+        "lists (of samples; for meshes give split files)": lists,
+    }
+    others = [place for place in beside if "/".join(place.split("/")[2:]) not in SHAPENET]
+    numbered = [place for place in beside if re.fullmatch("[0-9]{8}", place.split("/")[0])]
+    raw = len(others) < len(beside) and not _split_folders(root)
+    if raw and (not others or 2 * len(numbered) > len(beside)):
+        return _Found("shapenet", left | {"mesh files": others})
+    return _Found("meshes", left)
+
+
+def _meshes(root: Path, without: Container[str]) -> list[str]:
+    """The mesh files below a folder as `meshes.find` has them, but for what lies in folders `without`; sorted paths."""
+    found = []
+    for above, folders, files in os.walk(root):
+        place = Path(above).relative_to(root)
+        folders[:] = [name for name in folders if name[0] != "." and (place / name).as_posix() not in without]
+        found += [place / name for name in files if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES]
+    return sorted(path.as_posix() for path in found)
+
+
+def _split_folders(root: Path) -> list[Path]:
+    """Folders train, test and val, in any case, that hold something."""
+    named = (path for path in root.glob("*") if path.name.lower() in splits.SPLITS and path.is_dir())
+    return sorted(path for path in named if any(path.iterdir()))
 
 
 def discover(
@@ -32,30 +83,53 @@ def discover(
 ) -> list[Source]:
     """The shapes of a folder of any layout as sources for `store.build`, sorted by name.
 
-    split: split files (`splits.chosen`): DeepSDF's JSON or lists, several with commas between; the word train, test or
-    val in a file's name says which.  category: of ShapeNet, as folder or name, several with commas between.  Without
-    split files, what the layout says, or else the share `test_share` for testing, drawn by the seed.
-    Stores of DeepSDF's samples are of the frame `sphere`, of Occupancy Networks' of `cube`.
+    split: split files (`splits.chosen`): DeepSDF's JSON or lists, several with commas between; the first word train,
+    test or val in a file's name says which.  category: of ShapeNet, as folder or name, several with commas between.
+    Without split files, folders train, test and val, in any case, are taken at their word, whatever the layout in them,
+    then what the layout says, or else the share `test_share` for testing is drawn by the seed.
+    What is left out is told by warnings.  Stores of DeepSDF's samples are of the frame `sphere`, of Occupancy Networks'
+    of `cube`.
     """
-    kind = layout(folder)
+    root = Path(folder)
+    parts = [] if split else _split_folders(root)
+    if any(_look(part).layout in WRITERS for part in parts):
+        return _in_parts(root, parts, category)
+    kind, left = _look(root)
+    for what, places in left.items():
+        if places:
+            warnings.warn(
+                f"{root}: is read as {kind}, so {len(places)} {what} (first {places[0]}) are left out", stacklevel=2
+            )
     if kind == "meshes":
         if category:
             raise ConfigError(f"{folder}: a plain folder of meshes has no category {category!r}; leave it out")
-        found = sources.discover(folder, test_share, seed)
         if split is None:
-            return found
-        paths = {shape.name: shape.path for shape in found}
-        return _listed(Path(folder), paths, splits.placed(splits.chosen(split), paths))
+            return sources.discover(folder, test_share, seed)
+        paths = {name: root / path for path, name in sources.named(list(map(Path, _meshes(root, ())))).items()}
+        return _listed(root, paths, splits.placed(splits.chosen(split), paths))
     read = {"deepsdf": deepsdf_layout.discover, "onet": onet_layout.discover, "shapenet": _shapenet}[kind]
     return read(folder, split, category, test_share, seed)
 
 
+def _in_parts(root: Path, parts: list[Path], category: str | None) -> list[Source]:
+    """The sources of folders train, test and val that have a layout of their own each."""
+    if beside := sorted(path.name for path in root.iterdir() if path.is_dir() and path not in parts):
+        words = ", ".join(part.name for part in parts)
+        warnings.warn(
+            f"{root}: {len(beside)} folders lie beside its {words} (first {beside[0]}) and are left out", stacklevel=3
+        )
+    found = []
+    for part in parts:
+        for source in discover(part, None, category, test_share=0.0):
+            found.append(dataclasses.replace(source, name=f"{part.name}/{source.name}", split=part.name.lower()))
+    return sorted(found, key=lambda source: source.name)
+
+
 def export(store: Store, folder: str | Path, layout: str) -> None:
     """A store in the layout "deepsdf" or "onet", into a folder that is new or empty."""
-    folder = Path(folder)
     if layout not in WRITERS:
         raise ConfigError(f"layout is {layout!r}; stores are written as {', '.join(WRITERS)}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not atomic.is_free(folder):
         raise ConfigError(f"{folder}: is there and not empty; name another folder")
     WRITERS[layout](store, folder)
 

@@ -14,7 +14,6 @@ Points are in the frame `cube`: (x - loc) / scale of a model in its own units.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +23,14 @@ from PIL import Image
 
 from jonet.data import archives, images, splits
 from jonet.data.meshes import Similarity
-from jonet.data.sampled import Sampled, places, rows
+from jonet.data.sampled import Sampled, rows
+from jonet.data.sampled import places as shape_places
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Shape
 from jonet.data.store import Store
 from jonet.data.voxels import SIDE, packed, voxelize
 from jonet.errors import ConfigError, FormatError, MeshError
+from jonet.storage import atomic
 
 POINTS, CLOUD, VOXELS, VIEWS = "points.npz", "pointcloud.npz", "model.binvox", "img_choy2016"
 CAMERAS = "cameras.npz"
@@ -51,12 +52,12 @@ class Occupancies(Sampled):
         return self.root / self.place
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        return tuple(self.folder / name for name in (POINTS, CLOUD, VOXELS, f"{VIEWS}/{CAMERAS}"))
+    def paths(self) -> dict[str, Path]:
+        return {name: self.folder / name for name in (POINTS, CLOUD, VOXELS, f"{VIEWS}/{CAMERAS}")}
 
     def shape(self, recipe: Recipe, *, seed: int, frame: str, sign: str) -> Shape:
         self.in_frame(frame, "cube")
-        points, cloud, voxels, _ = self.paths
+        points, cloud, voxels, _ = self.paths.values()
         found, similarity, ordered = read_points(points)
         shape = {"occupancy": tuple(self.shuffled(side, seed) for side in found) if ordered else found}
         if cloud.is_file():
@@ -86,8 +87,9 @@ def discover(folder: str | Path, split=None, category: str | None = None, test_s
     """The shapes of a data folder as sources, sorted by name.
 
     split: split files, as `splits.chosen` takes them (names of models, or `<category>/<model>`); without, the lists in
-    each category, or else all there are, of which the seed picks the share `test_share` for testing.  category:
-    folders to take, or names that metadata.yaml or the papers have for them.
+    each category (a warning tells what they do not name), or categories called train, test and val, or else all there
+    are, of which the seed picks the share `test_share` for testing.  category: folders to take, or names that
+    metadata.yaml or the papers have for them.
     A shape that a list names is a source, there or not: `store.build` lists what it cannot use.
     """
     root = Path(folder)
@@ -96,23 +98,27 @@ def discover(folder: str | Path, split=None, category: str | None = None, test_s
     }
     kept = splits.categories(category, models, read_metadata(root / "metadata.yaml"))
     there = sorted(f"{kind}/{name}" for kind in kept for name in models[kind])
-    lists = {
-        word: sorted(path for kind in kept for path in (root / kind).glob(f"{word}.lst")) for word in splits.SPLITS
-    }
+    lists = {word: [path for path in find_lists(root, word) if path.parent.name in kept] for word in splits.SPLITS}
     if split:
         listed = splits.placed(splits.chosen(split), there)
         listed = {place: word for place, word in listed.items() if place.split("/")[0] in kept or "/" not in place}
     elif any(lists.values()):
         named = {word: [f"{p.parent.name}/{n}" for p in paths for n in splits.read(p)] for word, paths in lists.items()}
         listed = splits.joined(named)
+        splits.warn_unlisted([place for place in there if (root / place / POINTS).is_file()], listed, root)
     else:
-        listed = splits.drawn(there, test_share, seed)
+        listed = splits.of_folders(there, root, "models") or splits.drawn(there, test_share, seed)
     if not listed:
         raise FormatError(f"{root}: there are no <category>/<model>/ folders, and no list names any model")
     names = splits.short(list(listed))
     return sorted(
         (Occupancies(names[place], word, root, place) for place, word in listed.items()), key=lambda one: one.name
     )
+
+
+def find_lists(root: Path, word: str) -> list[Path]:
+    """The lists of a split in the categories of a data folder, sorted."""
+    return sorted(path for path in root.glob("*/*.lst") if path.stem.lower() == word)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -185,7 +191,7 @@ def write_voxels(voxels: np.ndarray, path: Path) -> None:
     order = np.concatenate([np.repeat(starts, whole), starts])
     runs = np.concatenate([runs, np.column_stack([values, lengths % 255])])[np.argsort(order, kind="stable")]
     header = f"#binvox 1\ndim {' '.join(map(str, voxels.shape))}\ntranslate -0.5 -0.5 -0.5\nscale 1\ndata\n"
-    path.write_bytes(header.encode() + runs[runs[:, 1] > 0].astype(np.uint8).tobytes())
+    atomic.write_bytes(path, header.encode() + runs[runs[:, 1] > 0].astype(np.uint8).tobytes(), sync=False)
 
 
 def read_views(folder: str | Path) -> Views:
@@ -217,15 +223,15 @@ def _seen(views: Views, recipe: Recipe, way: Similarity, folder: Path) -> tuple[
 
 def write_views(seen: np.ndarray, cameras: np.ndarray, way: Similarity, folder: Path) -> None:
     """A store's images [V, H, W, 1 or 3] and cameras [V, 3, 4] as views of a model; way: to the frame `cube`."""
-    folder.mkdir(exist_ok=True)
     matrices = {}
     for i, (image, camera) in enumerate(zip(seen, cameras.astype(np.float64), strict=True)):
         picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
-        picture.save(folder / f"{i:03}.jpg", quality=95)
+        with atomic.open_file(folder / f"{i:03}.jpg", sync=False) as file:
+            picture.save(file, "JPEG", quality=95)
         turn, move = np.split(camera, [3], axis=1)
         matrices[f"world_mat_{i}"] = np.hstack([turn, move / way.scale + turn @ way.translation[:, None]])
         matrices[f"camera_mat_{i}"] = images.intrinsics(137)  # the published pixels, whatever the size
-    np.savez(folder / CAMERAS, **matrices)
+    archives.write(folder / CAMERAS, **matrices)
 
 
 def _of_side(voxels: np.ndarray, path: Path) -> np.ndarray:
@@ -248,33 +254,33 @@ def write(store: Store, folder: str | Path) -> None:
     """A store of occupancies in this layout, so that the program trains on it (with `points_unpackbits`, as published).
 
     Surfaces are written in float32, voxels of 32³ where there are any, or meshes to make them of, and views where there
-    are any; the points carry the word `shuffled`, which the program does not read.  Raises ConfigError where the store
-    is in another frame, has no occupancies, or turned its shapes.
+    are any; the points carry the word `shuffled`, which the program does not read.  The folder is there when all is
+    written, or not at all.  Raises ConfigError where the store is in another frame, has no occupancies, or turned its
+    shapes, and StorageError where the folder is not empty.
     """
     if store.frame != "cube" or not len(store.arrays["occupancy"].values):
         raise ConfigError(f"{store.folder}: this layout holds occupancies in the frame 'cube', which the store lacks")
     if any(not np.array_equal(way.rotation, np.eye(3)) for way in store.similarities):
         raise ConfigError(f"{store.folder}: its shapes were turned to be normalised, which this layout cannot say")
-    folder, found = Path(folder), [place.partition("/")[2] for place in places(store, "")]
-    for i, (place, way) in enumerate(zip(found, store.similarities, strict=True)):
-        model = folder / place
-        model.mkdir(parents=True, exist_ok=True)
-        placed = {"loc": -way.translation, "scale": np.array(1 / way.scale)}
-        points, inside = store.occupancy(i)
-        np.savez(model / POINTS, points=points, occupancies=np.packbits(inside), shuffled=np.array(True), **placed)
-        points, normals = store.surface(i)
-        np.savez(model / CLOUD, points=points, normals=normals, **placed)
-        if "images" in store.arrays:
-            write_views(store.rows("images", i), store.rows("cameras", i), way, model / VIEWS)
-        if "voxels" in store.arrays:
-            write_voxels(store.voxels(i), model / VOXELS)
-        elif len(store.rows("faces", i)):
-            write_voxels(voxelize(store.mesh(i), 32), model / VOXELS)
-    kinds = {place.split("/")[0] for place in found}
-    for kind in kinds:
-        for word in splits.SPLITS:
-            models = [found[i].split("/")[1] for i in store.select(word) if found[i].startswith(f"{kind}/")]
-            if models:
-                splits.write(folder / kind / f"{word}.lst", models)
-    about = {kind: {"id": kind, "name": kind} for kind in sorted(kinds)}
-    (folder / "metadata.yaml").write_text(json.dumps(about, indent=2))
+    places = shape_places(store, "")
+    with atomic.new_folder(folder) as made:
+        for i, (place, way) in enumerate(zip(places, store.similarities, strict=True)):
+            model = made / place
+            placed = {"loc": -way.translation, "scale": np.array(1 / way.scale)}
+            points, inside = store.occupancy(i)
+            occupancies = np.packbits(inside)
+            archives.write(model / POINTS, points=points, occupancies=occupancies, shuffled=np.array(True), **placed)
+            points, normals = store.surface(i)
+            archives.write(model / CLOUD, points=points, normals=normals, **placed)
+            if "images" in store.arrays:
+                write_views(store.rows("images", i), store.rows("cameras", i), way, model / VIEWS)
+            if "voxels" in store.arrays:
+                write_voxels(store.voxels(i), model / VOXELS)
+            elif len(store.rows("faces", i)):
+                write_voxels(voxelize(store.mesh(i), 32), model / VOXELS)
+        kinds = sorted({place.split("/")[0] for place in places})
+        for kind in kinds:
+            for word in splits.SPLITS:
+                if models := [places[i].split("/")[1] for i in store.select(word) if places[i].startswith(f"{kind}/")]:
+                    splits.write(made / kind / f"{word}.lst", models)
+        atomic.write_json(made / "metadata.yaml", {kind: {"id": kind, "name": kind} for kind in kinds})

@@ -1,29 +1,37 @@
-"""Parts of a store that is being built: one file a shape, made by any process, found again after an interruption."""
+"""Parts of a store that is being built: one file a shape, made by any process, found again after an interruption.
+
+They lie in a folder of their own, with the settings and a lock.  A part is known by the settings in its name, by the
+source's mark in it, and by its checksums: what is of other settings, of another content or damaged is made again.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
-import multiprocessing
 import os
-import secrets
+import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from jonet import config
+from jonet.data import workers
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Shape, Source
 from jonet.data.voxels import SIDE
-from jonet.errors import JonetError, MeshError, StoreError
+from jonet.errors import ConfigError, JonetError, MeshError, StoreError
+from jonet.storage import atomic
+from jonet.storage.names import encoded
 
 COLUMNS = {  # arrays of every store, maybe without rows: type, shape of a row
     "sdf": ("float32", (4,)),
@@ -35,6 +43,23 @@ COLUMNS = {  # arrays of every store, maybe without rows: type, shape of a row
 }
 TWO_SIDED = ("sdf", "occupancy", "occupancy_near")
 PATIENCE = 4.0  # seconds of work for which no processes are started
+SETTINGS, LOCK = "settings.json", ".lock"
+FILES = re.compile(  # of the folder, as this version and 0.1.0 have them
+    r"settings\.json(\.part)?|parts/[0-9a-f]{24}(-[0-9a-f]{16}\.npz|\.npz|\.[0-9a-f]{8})|packed/(index\.json|[a-z_]+\.npy)"
+)
+UNREADABLE = {  # what the system may say of a file that could be read another time
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "ENOSPC", "ESTALE", "ETIMEDOUT")
+    if hasattr(errno, name)
+}
+
+
+class Damaged(StoreError):
+    """A part that is not whole, or no longer its source's.  source: whose."""
+
+    def __init__(self, source: Source, said: str):
+        super().__init__(said)
+        self.source = source
 
 
 def columns(recipe: Recipe) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -64,17 +89,57 @@ class Job:
         return dict(recipe=config.to_dict(self.recipe), seed=self.seed, frame=self.frame, sign=self.sign)
 
     def part(self, source: Source) -> Path:
-        return self.folder / "parts" / f"{hashlib.sha256(source.name.encode()).hexdigest()[:24]}.npz"
+        """Its file: of other settings it has another name, so that whatever process is still at work on those writes
+        beside it."""
+        name = hashlib.sha256(encoded(source.name)).hexdigest()[:24]
+        return self.folder / "parts" / f"{name}-{config.digest('part', self.settings())}.npz"
+
+
+def settings(folder: Path) -> dict | None:
+    """The settings that an unfinished store is made with; None where there are none, or damaged ones."""
+    try:
+        found = json.loads((folder / SETTINGS).read_text("utf-8"))
+        config.from_dict(Recipe, found["recipe"])
+        return found if {"version", "seed", "frame", "sign"} <= found.keys() else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ConfigError):
+        return None
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is an unfinished store's, or not there: by its settings, or since nothing else is in it."""
+    if not folder.is_dir():
+        return not os.path.lexists(folder)
+    if settings(folder):
+        return True
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+    if files == [SETTINGS]:  # anybody may have a file of that name: ours, if it was cut off
+        with contextlib.suppress(OSError, ValueError):
+            json.loads((folder / SETTINGS).read_text("utf-8"))
+            return False
+    return all(FILES.fullmatch(f) or f == LOCK or any(map(atomic.is_temporary, f.split("/"))) for f in files)
+
+
+def remove(folder: Path) -> None:
+    """Removes what an unfinished store has, but for the lock; to be called by who has that."""
+    sweep(folder)
+    atomic.remove_known(folder, lambda path: bool(FILES.fullmatch(path)))
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half written."""
+    atomic.sweep(folder)
+    atomic.sweep(folder / "parts")
 
 
 def prepare(sources: Sequence[Source], job: Job, executor, progress: bool) -> dict[str, str]:
-    """Makes the parts that are missing; returns why sources cannot be used, by name.
+    """Makes the parts that are missing or damaged; returns why sources cannot be used, by name.
 
     executor: see `store.build`; without one the work is done here while less than `PATIENCE` is left.
+    Raises StoreError where a part cannot be written, or, when all others are made, where files cannot be read now.
     """
-    (job.folder / "parts").mkdir(parents=True, exist_ok=True)
     todo = [source for source in sources if not _is_made(source, job)]
     skipped: dict[str, str] = {}
+    unread: dict[str, OSError] = {}
     bar = tqdm(
         total=len(sources),
         initial=len(sources) - len(todo),
@@ -85,8 +150,15 @@ def prepare(sources: Sequence[Source], job: Job, executor, progress: bool) -> di
         mininterval=0.1 if sys.stderr.isatty() else 10,
     )
 
-    def note(source: Source, reason: str | None):
+    def note(source: Source, made: Callable[[], str | None]):
         bar.update()
+        try:
+            reason = made()
+        except StoreError:
+            raise
+        except OSError as error:
+            unread[source.file] = error
+            return
         if reason:
             skipped[source.name] = reason
             warnings.warn(f"skipped {source.file}: {reason}", stacklevel=4)
@@ -94,48 +166,51 @@ def prepare(sources: Sequence[Source], job: Job, executor, progress: bool) -> di
     begun, done = time.monotonic(), 0
     with bar:
         while todo and not executor and (not done or (time.monotonic() - begun) / done * len(todo) < PATIENCE):
-            note(todo[0], make(todo.pop(0), job))
+            source = todo.pop(0)
+            note(source, lambda: make(source, job))  # noqa: B023 (called at once)
             done += 1
-        if not todo:
-            return skipped
-        with contextlib.nullcontext(executor) if executor else _processes(len(todo)) as pool:
-            futures = {pool.submit(make, source, job): source for source in todo}
-            try:
-                for future in concurrent.futures.as_completed(futures):
-                    note(futures[future], future.result())
-            except concurrent.futures.BrokenExecutor as error:
-                raise StoreError(
-                    f"{job.folder}: a process that samples shapes ended; either memory ran out, or your script does "
-                    "this outside of `if __name__ == '__main__':`. Run again to go on"
-                ) from error
-            finally:
-                for future in futures:
-                    future.cancel()
+        if todo:
+            with contextlib.nullcontext(executor) if executor else workers.processes(len(todo)) as pool:
+                _together(todo, job, pool, note)
+    if unread:
+        name, error = next(iter(unread.items()))
+        raise StoreError(
+            f"{job.folder}: {len(unread)} files cannot be read now (first {name}: {error}); put that right, or take "
+            "them away, and run again; what was made is kept"
+        ) from error
     return skipped
 
 
-def _processes(count: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Spawned processes, one a core: forked ones hang once JAX has started its threads."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(min(cores, count), context, initializer=_one_thread)
-
-
-def _one_thread():
-    for name in ("LIBIGL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
+def _together(todo: Sequence[Source], job: Job, pool: concurrent.futures.Executor, note: Callable) -> None:
+    futures = {}
+    try:
+        for source in todo:
+            futures[pool.submit(make, source, job)] = source
+        for future in concurrent.futures.as_completed(futures):
+            note(futures[future], future.result)
+    except concurrent.futures.BrokenExecutor as error:
+        raise StoreError(
+            f"{job.folder}: a process that samples shapes ended; either memory ran out, or your script does "
+            "this outside of `if __name__ == '__main__':`. Run again to go on"
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def make(source: Source, job: Job) -> str | None:
-    """Makes the part of one source, in any process; returns why the source cannot be used, if so."""
+    """Makes the part of one source, in any process; returns why the source cannot be used, if so.
+
+    Raises OSError where it could be used another time (`UNREADABLE`), and StoreError where its part cannot be written.
+    """
     try:
         mark = source.mark()
         shape = source.shape(job.recipe, seed=job.seed, frame=job.frame, sign=job.sign)
         rows = {name: _checked(shape, name, *column) for name, column in columns(job.recipe).items()}
-    except JonetError as error:
-        return str(error)
     except Exception as error:  # one file of thousands must not end the work; it is named, and listed
-        return f"{type(error).__name__}: {error}"
+        if unreadable := _unreadable(error):
+            raise unreadable from error
+        return str(error) if isinstance(error, JonetError) else f"{type(error).__name__}: {error}"
     facts = {
         "mark": mark,
         "similarity": shape.similarity.as_array().tolist(),
@@ -144,11 +219,19 @@ def make(source: Source, job: Job) -> str | None:
     }
     arrays = {f"{name}.{i}": side for name, sides in rows.items() for i, side in enumerate(sides)}
     path = job.part(source)
-    beside = path.with_suffix("." + secrets.token_hex(4))
-    with beside.open("wb") as file:
-        np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
-    os.replace(beside, path)
+    try:
+        with atomic.open_file(path, sync=False) as file:  # after a power cut it is looked at again
+            np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error}); put that right, and run again to go on") from error
     return None
+
+
+def _unreadable(error: BaseException | None) -> OSError | None:
+    """The error of the system behind another one, if it says nothing of what the file holds."""
+    while error and not (isinstance(error, OSError) and error.errno in UNREADABLE):
+        error = error.__cause__
+    return error
 
 
 def _checked(shape: Shape, name: str, kind: str, row: tuple[int, ...]) -> list[np.ndarray]:
@@ -165,21 +248,40 @@ def _checked(shape: Shape, name: str, kind: str, row: tuple[int, ...]) -> list[n
 
 
 def facts(source: Source, job: Job) -> dict:
-    """What a part says of itself: mark, similarity, verdict, and rows (their numbers by array and side)."""
-    with np.load(job.part(source), allow_pickle=False) as part:
-        return json.loads(part["facts"].tobytes())
+    """What a part says of itself: mark, similarity, verdict, and rows (their numbers by array and side).
 
-
-def _is_made(source: Source, job: Job) -> bool:
-    try:
-        return source.unchanged(facts(source, job)["mark"])
-    except Exception:  # missing, or whatever a damaged file makes numpy raise: then it is made again
-        return False
+    Raises Damaged where it cannot be read, or is of what the source was before.
+    """
+    found = json.loads(_member(source, job, "facts").tobytes())
+    if not source.unchanged(found["mark"]):
+        raise Damaged(source, f"{source.file}: was changed while its samples were made; run again")
+    return found
 
 
 def rows(sources: Sequence[Source], job: Job, name: str) -> Iterator[np.ndarray]:
-    """The rows of one array of all sources, side by side and one after another."""
+    """The rows of one array of all sources, side by side and one after another; Damaged where a part is not whole."""
     for source in sources:
-        with np.load(job.part(source), allow_pickle=False) as part:
-            for i in range(2 if name in TWO_SIDED else 1):
-                yield part[f"{name}.{i}"]
+        for i in range(2 if name in TWO_SIDED else 1):
+            yield _member(source, job, f"{name}.{i}")
+
+
+def _member(source: Source, job: Job, name: str) -> np.ndarray:
+    path = job.part(source)
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            return part[name]
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged file makes zipfile and numpy raise
+        raise Damaged(source, f"{path}: damaged ({error}); run again to make it anew") from error
+
+
+def _is_made(source: Source, job: Job) -> bool:
+    """Whether a part is there, whole, and of what the source holds; all of it is read."""
+    try:
+        with zipfile.ZipFile(job.part(source)) as part:
+            return part.testzip() is None and bool(facts(source, job))
+    except MemoryError:
+        raise
+    except Exception:  # as above
+        return False

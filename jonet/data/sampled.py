@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import zlib
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +12,8 @@ import numpy as np
 from jonet.data.sources import Source
 from jonet.data.store import Store
 from jonet.errors import FormatError
+from jonet.storage import identity
+from jonet.storage.names import encoded, safe, unique
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,28 +28,29 @@ class Sampled(Source):
 
     @property
     def file(self) -> str:
-        return self.paths[0].relative_to(self.root).as_posix()
+        return self._below(next(iter(self.paths.values())))
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The shape's files; the first must be there."""
+    def paths(self) -> dict[str, Path]:
+        """The shape's files, by what they hold; the first must be there."""
         raise NotImplementedError
 
     def mark(self) -> dict:
-        return {key: [*_stat(path), zlib.crc32(path.read_bytes())] for key, path in self._there().items()}
+        """Stamps of the files that are there, by what they hold: their places do not matter."""
+        stamps = {kind: identity.stamp(path) for kind, path in self.paths.items()}
+        return {kind: stamp for kind, stamp in stamps.items() if stamp}
 
     def unchanged(self, mark: dict) -> bool:
-        """Whether each file is as long as it was, and as old, or else has the same bytes."""
-        found = self._there()
-        if found.keys() != {key for key in mark if key != "dropped"}:
-            return False
-        for key, path in found.items():
-            size, modified = _stat(path)
-            if size != mark[key][0]:
-                return False
-            if modified != mark[key][1] and zlib.crc32(path.read_bytes()) != mark[key][2]:
-                return False
-        return True
+        return all(identity.unchanged(path, self._stamped(mark, kind, path)) for kind, path in self.paths.items())
+
+    def _stamped(self, mark: dict, kind: str, path: Path) -> dict:
+        """A file's stamp in a mark; version 0.1.0 has [bytes, modified, crc32] by its path."""
+        if (old := mark.get(self._below(path))) is not None and kind not in mark:
+            return dict(zip(("bytes", "modified", "crc32"), old, strict=True))
+        return mark.get(kind, {})
+
+    def _below(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def in_frame(self, frame: str, wanted: str) -> None:
         """FormatError where samples are asked for in another frame than they are in."""
@@ -55,24 +59,19 @@ class Sampled(Source):
 
     def shuffled(self, rows: np.ndarray, seed: int) -> np.ndarray:
         """Rows in random order, as stores keep them."""
-        return np.random.default_rng([seed, zlib.crc32(b"rows"), zlib.crc32(self.name.encode())]).permutation(rows)
-
-    def _there(self) -> dict[str, Path]:
-        return {path.relative_to(self.root).as_posix(): path for path in self.paths if path.is_file()}
+        return np.random.default_rng([seed, zlib.crc32(b"rows"), zlib.crc32(encoded(self.name))]).permutation(rows)
 
 
 def places(store: Store, dataset: str) -> list[str]:
-    """A place `<dataset>/<class>/<instance>` for each shape of a store, its name's parts where it has several."""
+    """A place for each shape of a store, no two alike, that any system can have: `<dataset>/<class>/<instance>`, of its
+    name's parts where it has several; without a dataset `<class>/<instance>`."""
     found = []
     for name in store.names:
-        *above, kind, instance = ["shapes", *PurePosixPath(name).parts][-max(2, name.count("/") + 1) :]
-        found.append(f"{'_'.join(above) or dataset}/{kind}/{instance}")
-    return found
-
-
-def _stat(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+        parts = PurePosixPath(name).parts
+        *above, kind, instance = parts if len(parts) > 1 else ("shapes", name)
+        kinds = ("_".join(above) or dataset, kind) if dataset else ("_".join([*above, kind]),)
+        found.append("/".join(safe(re.sub(r"[/\\]", "_", part)) for part in (*kinds, instance)))
+    return unique(found)
 
 
 def rows(array: np.ndarray, path: Path, name: str, width: int) -> np.ndarray:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -21,9 +20,10 @@ from jonet.data import families, fusion, images, meshes, sampling, voxels
 from jonet.data.files import SUFFIXES
 from jonet.data.meshes import Mesh, Similarity, Verdict, examine, orient
 from jonet.data.sampling import Recipe, Solid
-from jonet.data.splits import SPLITS, drawn
+from jonet.data.splits import drawn, of_folders
 from jonet.errors import MeshError
 from jonet.storage import identity
+from jonet.storage.names import encoded
 
 
 class Shape(NamedTuple):
@@ -64,7 +64,7 @@ class Source:
         raise NotImplementedError
 
     def mark(self) -> dict:
-        """What tells this source from another of the same name, as JSON."""
+        """What tells what this source holds, as JSON: those of equal marks are the same shape; {} tells nothing."""
         return {}
 
     def unchanged(self, mark: dict) -> bool:
@@ -90,7 +90,7 @@ class Source:
         rows: dict[str, tuple[np.ndarray, ...]] = {"vertices": (mesh.vertices,), "faces": (mesh.faces,)}
 
         def rng(kind: str) -> np.random.Generator:
-            return np.random.default_rng([seed, zlib.crc32(kind.encode()), zlib.crc32(self.name.encode())])
+            return np.random.default_rng([seed, zlib.crc32(kind.encode()), zlib.crc32(encoded(self.name))])
 
         if recipe.near + recipe.uniform:
             rows["sdf"] = sampling.sdf_samples(solid, recipe, rng("sdf"), frame=frame)
@@ -172,9 +172,10 @@ class Procedural(Source):
 def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
     """The mesh files of a folder as sources, sorted by name; one file is one source, to train on.
 
-    Folders `train`, `test` and `val` in it are taken at their word (what lies beside them is left out, with a warning).
-    Without them the seed picks the share `test_share` for testing, at least one file of two, and neither the order nor
-    the place of files matters. Names are file names without suffix, or, where two are alike, paths.
+    Folders `train`, `test` and `val`, in any case, are taken at their word (`splits.of_folders`; what lies beside them
+    is left out, with a warning). Without them the seed picks the share `test_share` for testing, at least one file of
+    two, and neither the order nor the place of files matters. Names are file names without suffix, or, where two are
+    alike, paths.
     Raises MeshError if there are no mesh files.
     """
     folder = Path(folder)
@@ -183,15 +184,9 @@ def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
         raise MeshError(f"{folder}: no mesh files below it; looked for {', '.join(SUFFIXES)}")
     if folder.is_file():
         return [MeshFile(folder.stem, "train", folder)]
-    paths = [path.relative_to(folder) for path in found]
-    splits = {path: path.parts[0] for path in paths if len(path.parts) > 1 and path.parts[0] in SPLITS}
-    if splits and (stray := [path for path in paths if path not in splits]):
-        warnings.warn(
-            f"{folder}: {len(stray)} mesh files lie beside its folders {', '.join(sorted(set(splits.values())))} "
-            f"(first {stray[0]}) and are left out",
-            stacklevel=2,
-        )
-    names = _names(list(splits) or paths)
+    paths = {path.relative_to(folder).as_posix(): path.relative_to(folder) for path in found}
+    splits = {paths[place]: split for place, split in of_folders(list(paths), folder, "mesh files").items()}
+    names = named(list(splits or paths.values()))
     if not splits:
         lots = drawn(names.values(), test_share, seed)
         splits = {path: lots[name] for path, name in names.items()}
@@ -199,7 +194,7 @@ def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
     return sorted(sources, key=lambda source: source.name)
 
 
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
+def named(paths: Sequence[Path]) -> dict[Path, str]:
     """The shortest of file name without suffix, path without suffix and path that no other file shares."""
     forms = [[path.stem for path in paths], [path.with_suffix("").as_posix() for path in paths]]
     counts = [Counter(form) for form in forms]

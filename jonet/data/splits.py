@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from jonet.data import archives
 from jonet.errors import ConfigError, FormatError
+from jonet.storage import atomic
+from jonet.storage.names import encoded
 
 SPLITS = ("train", "test", "val")
 CATEGORIES = {  # of ShapeNet, as the papers call them
@@ -32,7 +34,7 @@ CATEGORIES = {  # of ShapeNet, as the papers call them
 
 def read(path: str | Path) -> list[str]:
     """The shapes that a split file names, in its order: DeepSDF's JSON, {dataset: {class: [instance, …]}}, as
-    `dataset/class/instance`; any other file one a line, as it stands.
+    `dataset/class/instance`; any other file one a line, as it stands (lines end in \\n or \\r\\n, and nowhere else).
 
     Raises FormatError where it is damaged, names none, or names one outside of its folder.
     """
@@ -40,7 +42,8 @@ def read(path: str | Path) -> list[str]:
     if path.suffix.lower() == ".json":
         found = _json(path)
     else:
-        found = [line.strip() for line in archives.text(path).splitlines() if line.strip()]
+        lines = archives.text(path, errors="surrogateescape").split("\n")
+        found = [name for line in lines if (name := line.removesuffix("\r").strip(" \t"))]
     for name in found:
         parts = PurePosixPath(name).parts
         if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
@@ -65,15 +68,54 @@ def _json(path: Path) -> list[str]:
 def chosen(files: str | Path | Sequence[str | Path]) -> dict[str, str]:
     """Shapes of several split files (a list, or text with commas between them), each with its split.
 
-    A file's split is the word train, test or val in its name, else train.  A shape in several is for the first of
-    these, with a warning.
+    A file's split is the word train, test or val in its name, the first of them (`chairs_test_from_train.json` is for
+    testing, and a warning says so), else train.  A shape in several is for the first of SPLITS, with a warning.
     """
     files = files.split(",") if isinstance(files, str) else [files] if isinstance(files, Path) else files
     paths = [Path(str(file).strip()) for file in files]
-    words = [next((w for w in SPLITS if w in re.split("[^a-z]+", path.stem.lower())), "train") for path in paths]
+    words = [_word(path) for path in paths]
     return joined(
         {word: [n for w, p in zip(words, paths, strict=True) if w == word for n in read(p)] for word in SPLITS}
     )
+
+
+def _word(path: Path) -> str:
+    """The split that a file's name says."""
+    words = [word for word in re.split("[^a-z]+", path.stem.lower()) if word in SPLITS] or ["train"]
+    if len(set(words)) > 1:
+        warnings.warn(
+            f"{path}: its name has the words {', '.join(dict.fromkeys(words))}; it is taken for {words[0]}, the first "
+            "of them",
+            stacklevel=4,
+        )
+    return words[0]
+
+
+def of_folders(places: Sequence[str], where: str | Path, what: str) -> dict[str, str]:
+    """The splits that folders named train, test and val, in any case, give to places `…/name`; {} where they give none.
+
+    Such folders come first in a place, or, where there are several splits, anywhere (`chair/train/name`).  What lies
+    beside them is left out, with a warning; where, what: how that calls the folder and the places.
+    """
+    above = {place: [part.lower() for part in place.split("/")[:-1]] for place in places}
+    words = {place: [word for word in folders if word in SPLITS] for place, folders in above.items()}
+    deep = {place: found[0] for place, found in words.items() if found}
+    found = {place: word for place, word in deep.items() if above[place][0] in SPLITS}
+    found = found or (deep if len(set(deep.values())) > 1 else {})
+    inside = found or deep
+    if inside and (beside := [place for place in places if place not in inside]):
+        called = f"{where}: {len(beside)} {what} lie beside its folders {', '.join(sorted(set(inside.values())))}"
+        end = "and are left out" if found else "and are split at random with those in them"
+        warnings.warn(f"{called} (first {beside[0]}) {end}", stacklevel=4)
+    return found
+
+
+def warn_unlisted(places: Sequence[str], listed: dict[str, str], where: str | Path) -> None:
+    """A warning where lists in a folder name some of its shapes only."""
+    if left := [place for place in places if place not in listed]:
+        warnings.warn(
+            f"{where}: {len(left)} shapes stand in none of its lists (first {left[0]}) and are left out", stacklevel=4
+        )
 
 
 def joined(lists: dict[str, list[str]]) -> dict[str, str]:
@@ -117,7 +159,7 @@ def drawn(names: Iterable[str], share: float, seed: int, kept: str = "test") -> 
 
     The order of names does not matter.
     """
-    lots = sorted(names, key=lambda name: (zlib.crc32(f"{seed} {name}".encode()), name))
+    lots = sorted(names, key=lambda name: (zlib.crc32(encoded(f"{seed} {name}")), name))
     count = min(max(round(share * len(lots)), 1), len(lots) - 1) if share else 0
     return {name: kept if i < count else "train" for i, name in enumerate(lots)}
 
@@ -154,6 +196,6 @@ def write(path: Path, names: Sequence[str]) -> None:
         for name in names:
             first, kind, instance = name.split("/")
             sets.setdefault(first, {}).setdefault(kind, []).append(instance)
-        path.write_text(json.dumps(sets, indent=2))
+        atomic.write_text(path, json.dumps(sets, indent=2))
     else:
-        path.write_text("\n".join(names))
+        atomic.write_text(path, "\n".join(names))

@@ -14,15 +14,17 @@ and, where the recipe asks for them,
     cameras.npy               [T, 3, 4] float32 (`images.matrices`)
 
 Rows are in random order within a side, so that any window of them is a sample. A build leaves one part a shape in
-`<folder>.partial` until all are there; then the arrays are packed beside it and renamed into place.
+`<folder>.partial` (`parts`), which one process has at a time, until all are there; then the arrays are packed in it and
+renamed into place.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
-import shutil
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -36,9 +38,10 @@ from jonet.data import parts, sampling, voxels
 from jonet.data.meshes import Mesh, Similarity, Verdict
 from jonet.data.parts import TWO_SIDED, Job, columns
 from jonet.data.sampling import Recipe
-from jonet.data.sources import SPLITS, MeshFile, Procedural, Shape, Source, content, discover
-from jonet.errors import ConfigError, StoreError
-from jonet.storage import atomic
+from jonet.data.sources import MeshFile, Procedural, Shape, Source, content, discover
+from jonet.data.splits import SPLITS
+from jonet.errors import BusyError, ConfigError, StoreError
+from jonet.storage import atomic, locks
 
 __all__ = ["MeshFile", "Packed", "Procedural", "Shape", "Source", "Store", "build", "discover", "open"]
 
@@ -163,20 +166,36 @@ def open(folder) -> Store:
     """
     folder = Path(folder)
     try:
-        index = json.loads((folder / "index.json").read_text())
+        index = json.loads((folder / "index.json").read_text("utf-8"))
         checksum, settings = index.pop("checksum"), index["settings"]
         version = settings["version"]
     except FileNotFoundError as error:
-        begun = folder.with_name(folder.name + ".partial").exists()
+        unfinished = _unfinished(folder)
+        begun = unfinished.exists() and parts.is_ours(unfinished)
         hint = "it was cut short while it was made; build it again to go on" if begun else "build one first"
         raise StoreError(f"{folder}: there is no store; {hint}") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{folder}/index.json: damaged, or not the index of a store ({error}); {AGAIN}") from error
     if version != VERSION:
         raise StoreError(f"{folder}: a store of version {version}, but this program reads {VERSION}; {AGAIN}")
     if checksum != _index_checksum(index):
         raise StoreError(f"{folder}/index.json: damaged, its checksum differs; {AGAIN}")
     return Store(folder, index, {name: _open_array(folder, index, name) for name in index["arrays"]})
+
+
+def is_whole(folder) -> bool:
+    """Whether a folder holds a store of which no byte was changed; everything is read."""
+    try:
+        open(folder).verify()
+    except StoreError:
+        return False
+    return True
+
+
+def _unfinished(folder: Path) -> Path:
+    """Where a store is made."""
+    place = Path(os.path.realpath(folder))
+    return place.with_name(place.name + ".partial")
 
 
 def _open_array(folder: Path, index: dict, name: str) -> Packed:
@@ -191,15 +210,6 @@ def _open_array(folder: Path, index: dict, name: str) -> Packed:
     sides = 2 if name in TWO_SIDED else 1
     counts = np.array([shape["rows"][name] for shape in index["shapes"]], np.int64).reshape(-1, sides)
     return Packed(values, np.cumsum(counts.sum(1)) - counts.sum(1), counts)
-
-
-def is_whole(folder) -> bool:
-    """Whether a finished store lies there and every byte of it is as it was written; reads everything."""
-    try:
-        open(folder).verify()
-    except StoreError:
-        return False
-    return True
 
 
 def build(
@@ -219,9 +229,12 @@ def build(
     sign: `auto` follows each mesh's verdict, a method of `sampling.METHODS` overrides it, `fusion` first closes each
     mesh (`fusion.fuse`). executor: any of concurrent.futures whose workers see the folder; else processes are spawned
     where that saves time. The result does not depend on it. A mesh that cannot be used is a warning and an entry in
-    `skipped`. While it is made, a store takes its place on the disk twice.
-    Raises StoreError where the folder holds something else, or a store of other settings or shapes (remove it to make
-    it anew), or if no shape is left.
+    `skipped`, and so is a shape for testing or validation that is one to train on, told by the mark. While it is made,
+    a store takes its place on the disk twice. wait: for another process that makes this store, which is then opened
+    (processes of one job).
+    Raises StoreError where the folder or `<folder>.partial` holds something else, or a store of other settings or
+    shapes (remove it to make it anew), if no shape is left, or if files cannot be read now; BusyError where another
+    process makes this store.
     """
     folder, sources = Path(folder), list(sources)
     if frame not in sampling.FRAMES:
@@ -232,27 +245,67 @@ def build(
         raise ConfigError(f"voxels fill the cube of the frame 'cube', but the frame is {frame!r}")
     if twice := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
         raise ConfigError(f"{len(twice)} names belong to several sources (first {twice[0]!r}); give each its own")
-    job = Job(folder.with_name(folder.name + ".partial"), recipe, seed, frame, sign)
+    job = Job(_unfinished(folder), recipe, seed, frame, sign)
     settings = {"version": VERSION, **job.settings()}
     if (folder / "index.json").exists():
-        store = open(folder)
-        _same_settings(folder, settings, store.index["settings"])
-        _same_sources(folder, sources, store.index["sources"])
-        shutil.rmtree(job.folder, ignore_errors=True)
+        store = _opened(folder, sources, settings)
+        if job.folder.is_dir() and parts.is_ours(job.folder):  # its maker was stopped before it removed this
+            with contextlib.suppress(BusyError, OSError):
+                with locks.locked(job.folder / parts.LOCK):
+                    parts.remove(job.folder)
+                atomic.remove_known(job.folder, _nothing)
         return store
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not atomic.is_free(os.path.realpath(folder)):
         raise StoreError(f"{folder}: is there, but is no store; name another folder")
-    if (job.folder / "settings.json").exists():
-        _same_settings(job.folder, settings, json.loads((job.folder / "settings.json").read_text()))
-    job.folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(job.folder / "settings.json", settings)
-    skipped = parts.prepare(sources, job, executor, progress)
-    packed = _pack(sources, skipped, job, settings)
-    if folder.exists():
-        folder.rmdir()
-    os.rename(packed, folder)
-    shutil.rmtree(job.folder)
-    return open(folder)
+    if not parts.is_ours(job.folder):
+        raise StoreError(f"{job.folder}: is there, but is no unfinished store; move it away, or name another folder")
+    with locks.locked(job.folder / parts.LOCK, wait=wait):
+        if made := not (folder / "index.json").exists():  # else another process made it while this one waited
+            _make(Path(os.path.realpath(folder)), sources, job, settings, executor, progress)
+        parts.remove(job.folder)
+    atomic.remove_known(job.folder, _nothing)  # the folder itself, now that its lock is gone
+    return open(folder) if made else _opened(folder, sources, settings)
+
+
+def _nothing(path: str) -> bool:
+    """No file: what `atomic.remove_known` then removes are empty folders."""
+    return False
+
+
+def _opened(folder: Path, sources: list[Source], settings: dict) -> Store:
+    """A store that was made before, of the same settings and sources."""
+    store = open(folder)
+    _same_settings(folder, settings, store.index["settings"])
+    _same_sources(folder, sources, store.index["sources"])
+    held = [(s["name"], s["split"], s["mark"]) for s in store.index["sources"] if s["name"] in set(store.names)]
+    if seen := _seen(held):
+        warnings.warn(
+            f"{folder}: {len(seen)} shapes for testing or validation are some to train on (first "
+            f"{next(iter(seen))}, which is {next(iter(seen.values()))}); remove the folder to make it without them",
+            stacklevel=3,
+        )
+    return store
+
+
+def _make(place: Path, sources: list[Source], job: Job, settings: dict, executor, progress: bool) -> None:
+    """Makes the store, or goes on with it; whoever calls has the lock."""
+    parts.sweep(job.folder)
+    if before := parts.settings(job.folder):
+        _same_settings(job.folder, settings, before)
+    else:
+        atomic.write_json(job.folder / parts.SETTINGS, settings)
+    damaged = set()
+    while True:
+        skipped = parts.prepare(sources, job, executor, progress)
+        try:
+            packed = _pack(sources, skipped, job, settings)
+        except parts.Damaged as error:  # is made again, once
+            if error.source.name in damaged:
+                raise
+            damaged.add(error.source.name)
+            atomic.remove_file(job.part(error.source))
+        else:
+            return atomic.place_folder(packed, place)
 
 
 def _same_settings(where: Path, ours: dict, theirs: dict):
@@ -279,21 +332,30 @@ def _same_sources(where: Path, sources: list[Source], recorded: list[dict]):
         )
 
 
+def _seen(shapes: Iterable[tuple[str, str, dict]]) -> dict[str, str]:
+    """Of shapes (name, split, mark) those that are not to train on, but are one that is, each with that one's name."""
+    shapes = [(name, split, content(mark)) for name, split, mark in shapes if mark]
+    trained = {held: name for name, split, held in reversed(shapes) if split == "train"}
+    return {name: trained[held] for name, split, held in shapes if split != "train" and held in trained}
+
+
 def _pack(sources: Sequence[Source], skipped: dict[str, str], job: Job, settings: dict) -> Path:
     """All parts as the arrays and index of a store, in a folder of the unfinished one."""
+    facts = {source.name: parts.facts(source, job) for source in sources if source.name not in skipped}
+    marks = {name: fact.pop("mark") for name, fact in facts.items()}
+    held = [(source.name, source.split, marks[source.name]) for source in sources if source.name in marks]
+    for name, trained in _seen(held).items():
+        skipped[name] = f"is the same as {trained}, which is trained on"
+        warnings.warn(f"left out {name}: {skipped[name]}", stacklevel=4)
     kept = [source for source in sources if source.name not in skipped]
     if not kept:
         first = f"; the first: {next(iter(skipped.values()))}" if skipped else ""
         raise StoreError(f"{job.folder}: of {len(sources)} shapes none is left, so there is no store to make{first}")
-    facts = [parts.facts(source, job) for source in kept]
-    marks = {source.name: fact.pop("mark") for source, fact in zip(kept, facts, strict=True)}
-    packed = job.folder / "packed"
-    shutil.rmtree(packed, ignore_errors=True)
-    packed.mkdir()
+    packed = atomic.temporary(job.folder)
     arrays = {}
     for name, (kind, row) in columns(job.recipe).items():
-        shape = (sum(sum(fact["rows"][name]) for fact in facts), *row)
-        with (packed / f"{name}.npy").open("wb") as file:
+        shape = (sum(sum(facts[source.name]["rows"][name]) for source in kept), *row)
+        with atomic.open_file(packed / f"{name}.npy", sync=False) as file:  # all are synced before they are renamed
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             arrays[name] = {"type": kind, "shape": list(shape), "header": file.tell()}
@@ -301,11 +363,11 @@ def _pack(sources: Sequence[Source], skipped: dict[str, str], job: Job, settings
     index = {
         "settings": settings,
         "sources": [dict(name=s.name, split=s.split, mark=marks.get(s.name) or s.mark()) for s in sources],
-        "shapes": [dict(name=s.name, split=s.split, **fact) for s, fact in zip(kept, facts, strict=True)],
+        "shapes": [dict(name=s.name, split=s.split, **facts[s.name]) for s in kept],
         "skipped": [dict(file=s.file, reason=skipped[s.name]) for s in sources if s.name in skipped],
         "arrays": arrays,
     }
-    (packed / "index.json").write_text(json.dumps({**index, "checksum": _index_checksum(index)}))
+    atomic.write_text(packed / "index.json", json.dumps({**index, "checksum": _index_checksum(index)}))
     return packed
 
 

@@ -102,6 +102,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises StorageError where something is there already that is no empty folder.
     """
     path = Path(os.path.realpath(path))
+    _check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = temporary(path.parent)
     beside.mkdir()
@@ -115,8 +116,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 def place_folder(beside: Path, path: Path) -> None:
     """Renames a finished folder of ours to `path`, where nothing is, or an empty folder."""
-    if not is_free(path):
-        raise StorageError(f"{path}: is there and not empty, so nothing is put in its place; name another folder")
+    _check_free(path)
     for folder, _, files in os.walk(beside):
         for name in files:
             _sync_file(Path(folder, name))
@@ -125,6 +125,11 @@ def place_folder(beside: Path, path: Path) -> None:
         path.rmdir()  # elsewhere a rename replaces an empty folder
     os.rename(beside, path)
     _sync_folder(path.parent)
+
+
+def _check_free(path: Path) -> None:
+    if not is_free(path):
+        raise StorageError(f"{path}: is there and not empty, so nothing is put in its place; name another folder")
 
 
 def remove_file(path: str | Path) -> None:

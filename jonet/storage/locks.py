@@ -34,7 +34,6 @@ def locked(path: str | Path, *, shared: bool = False, wait: bool = False) -> Ite
     knows no locks, a warning says so and the work goes on.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _acquire(path, shared, wait)
     try:
         yield
@@ -45,7 +44,13 @@ def locked(path: str | Path, *, shared: bool = False, wait: bool = False) -> Ite
 
 def _acquire(path: Path, shared: bool, wait: bool) -> int | None:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            if os.path.lexists(path):  # a link that leads nowhere
+                raise
+            continue  # its last holder has just removed the folder, too
         try:
             if not _lock(descriptor, shared, wait):
                 raise BusyError(f"{path.parent}: {_holder(path)}; wait until that has ended, or stop it first")

@@ -13,6 +13,14 @@ _FORBIDDEN = re.compile('[<>:"|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')  # t
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
+def encoded(name: str) -> bytes:
+    """The bytes of a name: UTF-8, where a file has others its own (surrogateescape); of any text, to be hashed."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, which JSON and Windows can have
+        return name.encode("utf-8", "surrogatepass")
+
+
 def safe(name: str) -> str:
     """A name as a path that stays below its folder and that any system can have.
 
@@ -26,12 +34,12 @@ def _part(part: str) -> str:
     made = _FORBIDDEN.sub("_", part).strip(" ").rstrip(".") or "_"
     if _RESERVED.fullmatch(made):
         made = f"_{made}"
-    return made if len(made.encode("utf-8", "surrogateescape")) <= LONGEST else f"{_cut(made)}-{_digest(part, 12)}"
+    return made if len(encoded(made)) <= LONGEST else f"{_cut(made)}-{_digest(part, 12)}"
 
 
 def _cut(part: str) -> str:
     """The beginning of a part, so that a digest has room behind it."""
-    return part.encode("utf-8", "surrogateescape")[: LONGEST - 13].decode("utf-8", "ignore").rstrip(" .")
+    return encoded(part)[: LONGEST - 13].decode("utf-8", "ignore").rstrip(" .")
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -63,4 +71,4 @@ def _clashing(names: Sequence[str]) -> list[int]:
 
 
 def _digest(name: str, digits: int) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
+    return hashlib.sha256(encoded(name)).hexdigest()[:digits]
