@@ -326,6 +326,25 @@ def test_who_waits_opens_what_was_made(tmp_path, sources, monkeypatch):
     assert content(tmp_path / "s") == content(tmp_path / "whole") and not (tmp_path / "s.partial").exists()
 
 
+UNGUARDED = """
+import sys
+from jonet.data import parts, store
+from jonet.data.sources import Procedural
+from jonet.data.sampling import Recipe
+parts.PATIENCE = 0.0
+sources = [Procedural("mug", 0, i) for i in range(3)]
+store.build(sys.argv[1], sources, Recipe(20, 20, surface=0), progress=False, wait=True)
+"""
+
+
+def test_a_script_that_runs_again_in_its_workers_does_not_wait_for_itself(tmp_path):
+    (tmp_path / "program.py").write_text(UNGUARDED)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, tmp_path / "program.py", tmp_path / "s"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "outside of `if __name__ == '__main__':`" in done.stderr
+
+
 # Workers
 
 PROGRAM = """

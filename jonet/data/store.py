@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jonet import config
-from jonet.data import parts, sampling, voxels
+from jonet.data import parts, sampling, voxels, workers
 from jonet.data.meshes import Mesh, Similarity, Verdict
 from jonet.data.parts import TWO_SIDED, Job, columns
 from jonet.data.sampling import Recipe
@@ -259,6 +259,7 @@ def build(
         raise StoreError(f"{folder}: is there, but is no store; name another folder")
     if not parts.is_ours(job.folder):
         raise StoreError(f"{job.folder}: is there, but is no unfinished store; move it away, or name another folder")
+    wait = wait and not workers.is_beginning()  # or it would wait for the process that waits for it
     with locks.locked(job.folder / parts.LOCK, wait=wait):
         if made := not (folder / "index.json").exists():  # else another process made it while this one waited
             _make(Path(os.path.realpath(folder)), sources, job, settings, executor, progress)

@@ -31,6 +31,12 @@ def processes(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     executor.shutdown()
 
 
+def is_beginning() -> bool:
+    """Whether this is a spawned process that is still running the script which started it: what a script does outside
+    of `if __name__ == "__main__":` it does once more there."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
+
+
 class _Process(multiprocessing.context.SpawnProcess):
     """Spawned, since forked processes hang once JAX has started its threads."""
 
