@@ -102,12 +102,17 @@ def prepare(run: RunState) -> Store:
         return build()  # opens it, and says where the shapes are others now
 
     def work():
-        if (folder / "index.json").exists() and not stores.is_whole(folder):
-            warnings.warn(f"{folder} is damaged: it now lies at {atomic.move_aside(folder, 'damaged')}", stacklevel=2)
+        if parallel.is_main() and (folder / "index.json").exists() and not stores.is_whole(folder):
+            _set_aside(folder)
+        parallel.from_main(None)  # the other processes go on when that is done
         return state.stamps(path for path in sorted(build().folder.iterdir()) if path.is_file())
 
     run.do("prepare", work)
     return stores.open(folder)
+
+
+def _set_aside(folder: Path) -> None:
+    warnings.warn(f"{folder} is damaged: it now lies at {atomic.move_aside(folder, 'damaged')}", stacklevel=3)
 
 
 def _is_there(data: str) -> bool:
@@ -126,16 +131,18 @@ def train_network(run: RunState, store: Store) -> Model:
             f"{run.task.FRAME!r}; build it with frame={run.task.FRAME!r}"
         )
     inputs, folder = run.inputs("train", store), run.folder / "model"
-    if parallel.from_main(run.is_done("train", inputs)):
+    if run.is_done("train", inputs):
         return models.load(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.json").exists():
-        warnings.warn(f"{folder} holds no model: it now lies at {atomic.move_aside(folder, 'damaged')}", stacklevel=2)
-    models.check_replaceable(folder)
+    if parallel.is_main():
+        if not atomic.is_free(folder) and not (folder / "model.json").exists():
+            _set_aside(folder)
+        models.check_replaceable(folder)
 
     def work():
         trained = _trained(run, store, configs.digest(run.key("train"), inputs))
         if parallel.is_main():
             trained.save(folder)
+        parallel.from_main(None)  # the other processes read it when it is there
         return state.stamps(sorted(folder.iterdir())) if parallel.is_main() else {}
 
     run.do("train", work, inputs)

@@ -32,8 +32,9 @@ from hypothesis.stateful import (
 import jonet
 from experiments import stages
 from jonet import learn
-from jonet.data import sampling
+from jonet.data import meshes, sampling
 from jonet.data import store as stores
+from jonet.data.families import make
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
 
@@ -298,8 +299,7 @@ def test_other_shapes_are_refused_and_nothing_is_lost(folder, data, tmp_path, ca
     assert "made from other shapes, 1 changed (first 'm1')" in capfd.readouterr().err
     tiny_run.write_meshes(tmp_path / "data")
     assert tiny_run.start(folder, tmp_path / "data") == 0 and len(stages_done(capfd)) == 4
-    meshes = tmp_path / "data" / "m9.ply"
-    shutil.copy(data / "m0.ply", meshes)
+    shutil.copy(data / "m0.ply", tmp_path / "data" / "m9.ply")
     assert tiny_run.start(folder, tmp_path / "data") == 1 and "1 new (first 'm9')" in capfd.readouterr().err
 
 
@@ -472,22 +472,14 @@ def test_any_name_goes_through_a_run(tmp_path, capfd):
     """To the page: names that are no UTF-8, that hold separators of lines, markup, formulas, what Windows forbids."""
     names = ["a:b", "a_b", "x\ny", "caf\udce9", "<img src=x>", "=1+1", "u\u2028v", "con", "CON ", "tab\t\r", "ü" * 100]
     for i, name in enumerate(names):
-        tiny_run.write_meshes(tmp_path / "made")
-        (tmp_path / "data").mkdir(exist_ok=True)
-        shutil.copy(tmp_path / "made" / f"m{i % 4}.ply", tmp_path / "data" / f"{name}.ply")
-        with (tmp_path / "data" / f"{name}.ply").open("ab") as file:
-            file.write(bytes(i))  # no two alike
-    assert (
-        tiny_run.start(
-            tmp_path / "run", tmp_path / "data", f"{tiny_run.STAGES},report", known=8, shapes__test_share=0.3
-        )
-        == 0
-    )
+        meshes.write(make("mug", 0, i), tmp_path / "data" / f"{name}.ply")
+    options = {"known": 8, "shapes__test_share": 0.3}
+    assert tiny_run.start(tmp_path / "run", tmp_path / "data", f"{tiny_run.STAGES},report", **options) == 0
     values = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
     made = {row["name"] for row in values["shapes"]} | {row["name"] for row in values["known"]["shapes"]}
     assert made == set(names) and not values["skipped"]
     page = (tmp_path / "run" / "report.html").read_text("utf-8", "surrogateescape")
     assert "<img src=x>" not in page and "&lt;img" in page
     capfd.readouterr()
-    assert tiny_run.start(tmp_path / "run", tmp_path / "data", known=8, shapes__test_share=0.3) == 0
+    assert tiny_run.start(tmp_path / "run", tmp_path / "data", **options) == 0
     assert len(stages_done(capfd)) == 4

@@ -135,8 +135,11 @@ class RunState:
     def is_done(self, stage: str, inputs: dict[str, str] | None = None) -> bool:
         """Whether a stage was finished with these options and inputs, and what it made is there and whole.
 
-        inputs: as of `inputs`.  Of the stages before it nothing is asked.
+        inputs: as of `inputs`.  Of the stages before it nothing is asked.  Of several processes the first one decides.
         """
+        return parallel.from_main(parallel.is_main() and self._is_done(stage, inputs))
+
+    def _is_done(self, stage: str, inputs: dict[str, str] | None) -> bool:
         entry = self.done.get(stage)
         if entry is None or entry["key"] != self.key(stage):
             return False
@@ -177,10 +180,8 @@ class RunState:
 
     def finish(self, stage: str, results: Mapping[Path, dict], seconds: float) -> None:
         """Notes that a stage is done, with what it made, and removes what it made before and not now."""
-        if not parallel.is_main():
-            return
         stamps = self._below(results)
-        for name in set(self.made[stage]["files"]) - stamps.keys():
+        for name in set(self.made[stage]["files"]) - stamps.keys() if parallel.is_main() else ():
             atomic.remove_file(self.folder / name)
         self.made[stage]["files"] = [name for name in self.made[stage]["files"] if name in stamps]
         self.done[stage] = {"key": self.key(stage), "seconds": round(seconds, 2), "results": stamps}
