@@ -124,10 +124,10 @@ def fit_network(record: Record, store: Store) -> Model:
             validate=problem.validate,
             validate_every=problem.validate_every,
             patience=problem.patience,
-            names=[store.names[i] for i in rows],
+            names=store.names,
         )
         if problem.validate:
-            state, _ = checkpoints.restore(state, best=True)
+            state, _ = loop.restore(checkpoints, state, best=True)
     shared, statistics = parallel.host((state.shared, state.statistics))
     model = record.task.model(config, store, rows, shared, loop.own(state), statistics)
     if parallel.is_main():

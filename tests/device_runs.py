@@ -67,7 +67,7 @@ def twenty_steps(loop: Loop, folder: Path | None = None):
         train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, save_every=0.0, bar=False)
     loop.batches.segment = segment
     with Checkpoints(folder) as checkpoints:
-        assert int(checkpoints.restore(miniature.fresh(loop))[0].step) >= 5
+        assert int(loop.restore(checkpoints, miniature.fresh(loop))[0].step) >= 5
         return result(loop, train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, bar=False))
 
 
