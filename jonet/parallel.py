@@ -11,14 +11,17 @@ with it on, gradients of replicated arguments arrive already summed, and a secon
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -111,6 +114,21 @@ def join(where: str = "") -> None:
     except ValueError as error:
         raise ConfigError(f"processes are given as ADDRESS:PORT,N,I, but this is {where!r}") from error
     jax.distributed.initialize(address, **place)
+
+
+def from_main(value: Any) -> Any:
+    """What the first process found, in every process, so that all decide alike; all must ask, in the same order.
+
+    value: anything that JSON holds; that of the other processes does not matter.
+    """
+    if not together():
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    (size,) = multihost_utils.broadcast_one_to_all(np.array([len(text)], np.int32))
+    sent = np.zeros(size, np.uint8)
+    if is_main():
+        sent[:] = text
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes())
 
 
 def pmap(fn: Callable, in_specs, out_specs, donate: Sequence[int] = ()) -> Callable:
