@@ -36,8 +36,8 @@ class Batch(NamedTuple):
 
     points [S, N, 3]; values [S, N]: signed distances, or occupancies 0 and 1; row [S]: where the shape's row lies
     in this device's share of `own`; index [S]: its number in the store; mask [S]: 0 where a lane is empty; epoch []:
-    from 1; inputs: what the network is conditioned on, if the plan says so: rows [S, M, ...]; images [S, H, W, 3] in [0, 1];
-    voxels [S, 32, 32, 32] of 0 and 1.  weights [S, N]: how many points each counts for, if the plan says so.
+    from 1; inputs: what the network is conditioned on, if the plan says so: rows [S, M, ...]; images [S, H, W, 3] in
+    [0, 1]; voxels [S, 32, 32, 32] of 0 and 1.  weights [S, N]: how many points each counts for, if the plan says so.
     """
 
     points: jax.Array

@@ -172,8 +172,8 @@ class Loop:
         return ordered
 
     def advance(self, state: State, data, steps: int, total: int):
-        """Dispatches `steps` training steps of `total` → (state, metrics [CAPACITY] each, index [S, CAPACITY]: -1 for empty
-        lanes).
+        """Dispatches `steps` training steps of `total` → (state, metrics [CAPACITY] each, index [S, CAPACITY], -1 for
+        empty lanes).
 
         Returns at once; the memory of `state` is taken.  One program serves any number of steps, so that how steps
         are cut into dispatches cannot change a bit.
@@ -236,9 +236,9 @@ def train(
 
     save_every: seconds between checkpoints; a checkpoint is written only after its losses were seen finite.
     validate(shared, own, statistics) → a score, higher is better: asked every `validate_every` steps and at the end,
-    with own rows as `Loop.own` gives them; the best state stays beside the latest (`loop.restore(…, best=True)`).  patience: validations without a
-    better score after which training stops; 0 for never.  names: of the
-    store's shapes by index, for errors.
+    with own rows as `Loop.own` gives them; the best state stays beside the latest (`Loop.restore`, best).
+    patience: validations without a better score after which training stops; 0 for never.  names: of the store's
+    shapes by index, for errors.
     Raises TrainingError where a loss is not finite, or no gradient reaches the network.  Ctrl-C finishes the dispatch,
     writes a checkpoint and raises KeyboardInterrupt with a sentence that says how to go on.
     """
