@@ -26,12 +26,15 @@ from jonet.errors import ConfigError
 from jonet.evaluation import baseline, metrics
 from jonet.learn import Record
 from jonet.storage import atomic
+from jonet.tasks import unseen
 
 STAGES = ("prepare", "train", "reconstruct", "evaluate", "report")
 
 
 def run(task, config, workdir: Path, stages=STAGES, command: str = "") -> None:
     """Runs the stages that are named and not done, then prints the table and where things lie."""
+    if check := getattr(task, "check", None):  # of tasks that take a model trained before
+        check(config)
     record = Record(workdir, task, config)
     print(f"{task.TITLE} · {parallel.describe()} · {record.folder}", file=sys.stderr, flush=True)
     for stage in STAGES:
@@ -64,24 +67,24 @@ def reconstruct(record: Record) -> None:
     trained = record.task.adjusted(record.config, trained)
     folder = record.folder / "meshes"
     shutil.rmtree(folder, ignore_errors=True)
-    rows = store.select("test")
+    rows, codes = unseen.unseen(store, trained), None
     if len(rows):
         codes = record.task.observe(record.config, trained, store, rows)
         codes.save(record.folder / "codes.npz")
         write_all(trained.extract(codes), folder / "test")
     known = known_codes(record, store, trained)
-    if len(known):
+    if known is not None:
         write_all(trained.extract(known), folder / "known")
-    generate(record, trained, codes if len(rows) else known)
+    generate(record, trained, known if codes is None else codes)
 
 
-def generate(record: Record, trained: model.Model, codes: Codes) -> None:
+def generate(record: Record, trained: model.Model, codes: Codes | None) -> None:
     """Meshes of samples of the network's prior, where it has one, and between the first two codes."""
     count, folder = record.config.generated, record.folder / "meshes"
     made = {}
     if count and trained.prior is not None:
         made["sample"] = trained.sample(count, record.config.seed)
-    if count > 1 and len(codes) > 1:
+    if count > 1 and codes is not None and len(codes) > 1:
         made["between"] = trained.interpolate(codes[0], codes[1], count)
     for kind, found in made.items():
         write_all([dataclasses.replace(mesh, name=f"{kind}_{i}") for i, mesh in enumerate(found)], folder / kind)
@@ -93,11 +96,11 @@ def write_all(made: list[Mesh], folder: Path) -> None:
             meshes.write(mesh, folder / f"{mesh.name}.ply")
 
 
-def known_codes(record: Record, store: stores.Store, trained: model.Model) -> Codes:
-    """The training codes that are rebuilt for comparison, of shapes that the store holds."""
-    names = set(store.names)
-    present = [i for i, name in enumerate(trained.codes.names) if name in names]
-    return trained.codes[[present[i] for i in evenly(len(present), record.config.known)]]
+def known_codes(record: Record, store: stores.Store, trained: model.Model) -> Codes | None:
+    """The training codes that are rebuilt for comparison, of shapes that the store holds; None where there are none."""
+    found = unseen.known_codes(store, trained)
+    chosen = [] if found is None else evenly(len(found), record.config.known)
+    return found[chosen] if chosen else None
 
 
 def evaluate(record: Record) -> None:
@@ -123,7 +126,8 @@ def evaluate(record: Record) -> None:
     if codes is not None:
         about = dict(zip(codes.names, record.task.scored(record.config, trained, store, codes), strict=True))
         groups["test"] = [row | about[row["name"]] for row in groups["test"]]
-    near = baseline.nearest(store, store.select("test"), store.select("train"))
+    tested = [] if codes is None else [index[name] for name in codes.names]
+    near = baseline.nearest(store, tested, unseen.training(store, trained))
     near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}
     by_near = metrics.evaluate_all([(store.mesh(j), store.truth(i)) for i, j in near.items()], scoring)
     nearest = [
@@ -141,8 +145,8 @@ def evaluate(record: Record) -> None:
         "nearest": {"summary": metrics.summary(nearest), "shapes": nearest},
         "bytes": {
             "network": int(sum(leaf.nbytes for leaf in parameters)),
-            "code": int(4 * trained.codes.values.shape[1]),
-            "mesh": int(np.median([24 * row["vertices"] + 13 * row["faces"] for row in shapes])),
+            "code": int(4 * trained.config.latent_size),
+            "mesh": int(np.median([24 * row["vertices"] + 13 * row["faces"] for row in shapes] or [0])),
         },
         "parameters": int(sum(leaf.size for leaf in parameters)),
         "skipped": store.skipped,

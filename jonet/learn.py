@@ -99,7 +99,7 @@ def fit_network(record: Record, store: Store) -> Model:
     config, folder = record.config, record.folder
     rows = store.select("train")
     key = parallel.fold(jax.random.key(config.seed), "train")
-    problem: Problem | Model = record.task.problem(config, store, rows, key, dict(record.chosen))
+    problem: Problem | Model = record.task.problem(config, store, rows, key, parallel.from_main(dict(record.chosen)))
     if isinstance(problem, Model):
         if parallel.is_main():
             problem.save(folder / "model")

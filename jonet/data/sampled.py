@@ -28,6 +28,10 @@ class Sampled(Source):
         return self.paths[0].relative_to(self.root).as_posix()
 
     @property
+    def category(self) -> str:
+        return "/".join(self.place.split("/")[-2:-1])
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The shape's files; the first must be there."""
         raise NotImplementedError

@@ -53,6 +53,11 @@ class Source:
         """What to call it where it cannot be used."""
         return self.name
 
+    @property
+    def category(self) -> str:
+        """What kind of shape it is: its family, or the folder that it lies in; "" where nothing tells."""
+        return ""
+
     def into(self, split: str) -> Source:
         """The same source in another split."""
         other = copy.copy(self)
@@ -120,9 +125,15 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class MeshFile(Source):
-    """A mesh file."""
+    """A mesh file.  root: of its data, if the first folder below it (but train, test, val) tells its kind."""
 
     path: Path = Path()
+    root: Path | None = None
+
+    @property
+    def category(self) -> str:
+        above = self.path.relative_to(self.root).parts[:-1] if self.root else ()
+        return next((part for part in above if part.lower() not in SPLITS), "")
 
     @property
     def file(self) -> str:
@@ -162,6 +173,10 @@ class Procedural(Source):
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
+    @property
+    def category(self) -> str:
+        return self.family
+
     def load(self) -> Mesh:
         return families.make(self.family, self.seed, self.index)
 
@@ -195,7 +210,7 @@ def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
     if not splits:
         lots = drawn(names.values(), test_share, seed)
         splits = {path: lots[name] for path, name in names.items()}
-    sources = [MeshFile(names[path], split, folder / path) for path, split in splits.items()]
+    sources = [MeshFile(names[path], split, folder / path, folder) for path, split in splits.items()]
     return sorted(sources, key=lambda source: source.name)
 
 
