@@ -101,6 +101,14 @@ def test_fewer_shapes_than_a_batch_leave_lanes_empty():
     assert sorted(now.index[:3].tolist()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("shapes", "batch", "devices"), [(5, 5, 2), (5, 5, 8), (1, 1, 4), (3, 16, 2), (4, 4, 2)])
+def test_shapes_that_have_a_lane_each_go_on_any_number_of_devices(shapes, batch, devices):
+    one, many = lanes(shapes, batch), lanes(shapes, batch, devices=devices)
+    assert len(many.dealt) % devices == 0 and len(many.dealt) < shapes + devices
+    np.testing.assert_array_equal(many.dealt[:shapes], one.dealt)
+    assert (many.dealt[shapes:] == -1).all() and many.steps == one.steps == 1 and many.shapes == shapes
+
+
 @pytest.mark.parametrize(
     ("shapes", "batch", "devices", "match"),
     [

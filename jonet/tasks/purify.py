@@ -134,7 +134,7 @@ def families(store: Store, shapes) -> tuple[list[str], np.ndarray]:
     first = [next((part for part in re.split("[_/]", name) if part not in SPLITS), name) for name in store.names]
     named = [category or part for category, part in zip(store.categories, first, strict=True)]
     classes = sorted(set(named))
-    if len(classes) < 2 or len(classes) == len(store):
+    if len(classes) < 2 or len(classes) == len(named):
         found = f"{classes[0]!r} alone" if len(classes) < 2 else f"{len(classes)} of one shape each"
         raise ConfigError(
             f"purify needs several classes, but data has {found}; name several families (--data=chair,mug), or a "
