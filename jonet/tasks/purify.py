@@ -58,7 +58,7 @@ class Config(onet_points.Config):
     """Options of the task; the comment beside each is its help."""
 
     NAME: ClassVar[str] = NAME
-    data: str = "car,chair,guitar"  # families joined by commas: the classes of the classifier
+    data: str = "car,chair,guitar"  # the classifier's classes: families, or a folder with a folder of meshes for each
     model: str = ""  # run or model folder of a network from points trained before; without it one is trained
     disturbed: bool = True  # training sees noise, missing parts and outliers, up to the strengths of `attacks`
     attacks: Attacks = Attacks()
