@@ -148,6 +148,6 @@ def test_a_checkpoint_of_rows_in_lanes_goes_on(tmp_path):
         checkpoints.save(1, loop.held(state), {})
         found, _ = loop.restore(checkpoints, miniature.fresh(loop))
         assert miniature.bits(found) == miniature.bits(state)
-        other = miniature.make(miniature.batches(shapes=7))
+        other = miniature.make(miniature.batches(shapes=9))
         with pytest.raises(CheckpointError, match="no checkpoint fits this run"):
             other.restore(checkpoints, miniature.fresh(other))
