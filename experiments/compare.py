@@ -2,13 +2,15 @@
 
 A network with an encoder sees noisy points of each surface, in one pass.  One whose codes are fitted is fitted to
 signed distances all around the shape, as it was trained, and once more to the same points, without normals.  Shapes
-of families are drawn by a seed of their own: choose one that neither network was trained with.
+of families are drawn by a seed of their own; of a folder they are those that the runs kept for testing.  What one of
+the networks learned from, or was validated by, is left out, whatever it is called.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +18,15 @@ from typing import NamedTuple
 import numpy as np
 
 from jonet import model
+from jonet.data import store as stores
 from jonet.data.meshes import Mesh
 from jonet.data.sampling import RECIPES
-from jonet.data.sources import Source
+from jonet.data.sources import Source, content
+from jonet.errors import ConfigError, JonetError
 from jonet.evaluation import metrics
 from jonet.model import Model
 from jonet.storage import atomic
+from jonet.tasks import unseen as told
 from jonet.tasks.shapes import Shapes
 
 RECIPE = dataclasses.replace(RECIPES["default"], surface=4_096)
@@ -34,6 +39,37 @@ class Seen(NamedTuple):
     truth: Mesh
     samples: np.ndarray
     points: np.ndarray
+
+
+def unseen(data: str, networks: dict[Path, Model], count: int, seed: int) -> list[Source]:
+    """At most `count` shapes that none of the networks learned from, or was validated by, told by their contents.
+
+    data: a family, of which shapes are drawn by the seed, or a folder of meshes.  Of a run whose network does not say
+    what it learned from, the names in its store are left out.  Raises ConfigError where no shape is left.
+    """
+    found = Shapes(train=1, test=count).sources(data, seed)
+    if not Path(data).exists():
+        found = [source for source in found if source.split == "test"]
+    contents, names = set(), set()
+    for folder, trained in networks.items():
+        learned = told.learned(trained)
+        contents |= learned or set()
+        if (folder / "store" / "index.json").exists():  # of a run, which also says what validated its network
+            store = stores.open(folder / "store")
+            kept = [i for i in range(len(store)) if store.splits[i] != "test"]
+            contents |= {store.contents[i] for i in kept}
+            names |= {store.names[i] for i in kept} if learned is None else set()
+        elif learned is None:
+            print(f"{folder} does not say which shapes its network learned from: none is left out", file=sys.stderr)
+    left = [s for s in found if content(s.mark()) not in contents and s.name not in names]
+    if not left:
+        raise ConfigError(
+            f"{data}: of {len(found)} shapes there is none that no network learned from; take other shapes, of a "
+            "family another --seed"
+        )
+    if len(left) < len(found):
+        print(f"{data}: {len(found) - len(left)} of {len(found)} shapes are left out as known", file=sys.stderr)
+    return left[:count]
 
 
 def seen(source: Source, trained: Model, points: int, noise: float, seed: int) -> Seen:
@@ -67,11 +103,10 @@ def timed(do, *arguments):
 
 def compare(folders: list[Path], data: str, count: int, points: int, noise: float, seed: int) -> list[dict]:
     """One row for each category, network and way: medians of the scores, and seconds a shape for code and mesh."""
-    rows = []
+    rows, networks = [], {folder: model.load(folder) for folder in folders}
     for category in data.split(","):
-        sources = [s for s in Shapes(train=1, test=count).sources(category, seed) if s.split == "test"][:count]
-        for folder in folders:
-            trained = model.load(folder)
+        sources = unseen(category, networks, count, seed)
+        for folder, trained in networks.items():
             found = [seen(source, trained, points, noise, seed) for source in sources]
             for way, codes_of in ways(trained, points).items():
                 codes, coding = timed(codes_of, found)
@@ -94,7 +129,8 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """The table, printed; the exit status: 0 done, 1 an error in one sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run or model folders")
     parser.add_argument("--data", default="chair,lamp", help="families or folders of meshes, joined by commas")
@@ -103,12 +139,17 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.005, help="of the points; 1 is the longest side")
     parser.add_argument("--seed", type=int, default=1, help="that families are drawn by")
     parser.add_argument("--json", type=Path, help="file for the rows")
-    options = parser.parse_args()
-    rows = compare(options.runs, options.data, options.count, options.points, options.noise, options.seed)
+    options = parser.parse_args(arguments)
+    try:
+        rows = compare(options.runs, options.data, options.count, options.points, options.noise, options.seed)
+    except JonetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if options.json:
         atomic.write_json(options.json, {"rows": rows})
     print(table(rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

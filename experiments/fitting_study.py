@@ -22,6 +22,7 @@ from jonet.inference import latents
 from jonet.inference.first_order import LBFGS, Adam
 from jonet.inference.gauss_newton import GaussNewton
 from jonet.inference.latents import FitConfig
+from jonet.tasks.unseen import unseen
 
 PUBLISHED = "Adam, 800 steps"
 GIVEN = 8000  # samples of a shape
@@ -143,14 +144,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of Gauss-Newton; the others run once")
     options = parser.parse_args()
     model, store = jonet.load(options.run), stores.open(options.run / "store")
-    unseen = store.select("test")[: options.shapes]
-    given, held = map(list, zip(*(divided(store.samples(i), GIVEN) for i in unseen), strict=True))
+    tested = unseen(store, model)[: options.shapes]
+    given, held = map(list, zip(*(divided(store.samples(i), GIVEN) for i in tested), strict=True))
     wanted = {name: config for settings in (*curves().values(), ablation()) for name, config in settings.items()}
 
     def row(config):
         return measure(model, given, held, config, options.repeats)
 
-    rows = study.measured(options, "fitting.json", wanted, row, shapes=len(unseen), given=GIVEN)
+    rows = study.measured(options, "fitting.json", wanted, row, shapes=len(tested), given=GIVEN)
     if PUBLISHED in rows:
         print(table(rows))
         picture(rows).quantize(64).save(options.folder / "codes_error_time.png", optimize=True)

@@ -21,8 +21,10 @@ from jonet.data import store as stores
 from jonet.data.meshes import Mesh
 from jonet.evaluation import baseline, figures, report
 from jonet.evaluation.report import Chart, Gallery, Map, Part, Report, Row, Slice, Table
+from jonet.model import Model
 from jonet.run.state import RunState
 from jonet.storage import names
+from jonet.tasks import unseen
 from jonet.training.log import Log
 
 SLICES = 12  # shapes whose signs are shown
@@ -36,8 +38,8 @@ def write(record: RunState) -> None:
     values = json.loads((folder / "metrics.json").read_text())
     index = {name: i for i, name in enumerate(store.names)}
     codes = Codes.load(folder / "codes.npz") if (folder / "codes.npz").exists() else None
-    train = store.select("train")
-    near = baseline.nearest(store, store.select("test"), train, count=3)
+    train = unseen.training(store, trained)
+    near = baseline.nearest(store, [index[name] for name in codes.names] if codes else [], train, count=3)
 
     def row(entry: dict, group: str, made: Mesh) -> Row:
         i = index[entry["name"]]
@@ -47,37 +49,42 @@ def write(record: RunState) -> None:
             Part("made", "rebuilt", store.similarities[i].apply(made)),
         ]
         note = ""
-        if i in near and group == "test":
-            parts.append(Part("known", f"nearest training shape, {store.names[near[i][0]]}", store.truth(near[i][0])))
-            note = "three nearest training shapes: " + ", ".join(store.names[j] for j in near[i])
-            note += "; a stranger to the space" if entry.get("stranger") else ""
-            note += "; the fit had not converged" if entry.get("converged") is False else ""
+        if group == "test":
+            said = []
+            if near.get(i):
+                nearest = near[i][0]
+                parts.append(Part("known", f"nearest training shape, {store.names[nearest]}", store.truth(nearest)))
+                said.append("three nearest training shapes: " + ", ".join(store.names[j] for j in near[i]))
+            said += ["a stranger to the space"] if entry.get("stranger") else []
+            said += ["the fit had not converged"] if entry.get("converged") is False else []
+            note = "; ".join(said)
         return Row(entry["name"], parts, {k: v for k, v in entry.items() if isinstance(v, float)}, note)
 
     def rows(entries: list[dict], group: str) -> list[Row]:
         made = read_all(folder / "meshes" / group, [entry["name"] for entry in entries])
         return [row(entry, group, mesh) for entry, mesh in zip(entries, made, strict=True)]
 
-    unseen = [] if codes is None else rows(values["shapes"], "test")
+    tested = [] if codes is None else rows(values["shapes"], "test")
     known = rows(values["known"]["shapes"], "known")
     count = len(values["shapes"])
-    scores = {"unseen shapes": values["summary"]} if unseen else {}
-    if unseen and values["nearest"]["shapes"]:
+    scores = {"unseen shapes": values["summary"]} if tested else {}
+    if tested and values["nearest"]["shapes"]:
         scores["the nearest training shape instead"] = values["nearest"]["summary"]
-    scores["known shapes, from their own codes"] = values["known"]["summary"]
+    if known:
+        scores["known shapes, from their own codes"] = values["known"]["summary"]
     seconds = {name: done["seconds"] for name, done in record.done.items()}
     size = values["bytes"]
     shown = getattr(task, "shown", None)  # of tasks that do more than rebuild shapes
     galleries, tables = shown(record.config, trained, store, folder, values) if shown else ((), ())
     page = Report(
         title=f"{task.TITLE} on {Path(record.config.data).name}",
-        summary=task.summary(count if unseen else 0, len(train)),
+        summary=task.summary(count if tested else 0, unseen.count(trained)),
         command=shlex.join(["python", *sys.argv]),
         device=values["device"],
         scores=scores,
         galleries=[
             *galleries,
-            Gallery("Unseen shapes", unseen),
+            Gallery("Unseen shapes", tested),
             Gallery("Known shapes", known, pictures=6),
             *generated(folder / "meshes", store, train, record.config.generated),
         ],
@@ -91,7 +98,7 @@ def write(record: RunState) -> None:
                 note="The published decoder takes 7.37 MB." if trained.kind == "deepsdf" else "",
             ),
         ],
-        codes=code_map(store, trained.codes, codes, index),
+        codes=code_map(store, trained, codes),
         slices=slices(store),
         skipped=store.skipped,
         seconds=seconds,
@@ -103,7 +110,8 @@ def write(record: RunState) -> None:
 def generated(folder: Path, store, train, count: int) -> list[Gallery]:
     """Samples of the prior beside the nearest training shape of each, and the way between two shapes in one row.
 
-    count: how many of each were asked for; what has no surface was not written.
+    train: indices of the shapes that the network learned from, none where they are not all here.  count: how many of
+    each were asked for; what has no surface was not written.
     """
     made = {
         kind: read_all(folder / kind, [f"{kind}_{i}" for i in range(count)])
@@ -113,11 +121,12 @@ def generated(folder: Path, store, train, count: int) -> list[Gallery]:
     found = []
     if samples := [mesh for mesh in made.get("sample", ()) if len(mesh.faces)]:
         clouds = {mesh.name: sampling.surface(mesh, baseline.POINTS, np.random.default_rng(0))[0] for mesh in samples}
-        near = {name: store.truth(known[0]) for name, known in baseline.nearest_to(clouds, store, train).items()}
-        rows = [
-            Row(mesh.name, [Part("made", "sample", mesh), Part("known", "nearest training shape", near[mesh.name])])
-            for mesh in samples
-        ]
+        near = baseline.nearest_to(clouds, store, train)
+        known = {
+            name: [Part("known", "nearest training shape", store.truth(i)) for i in found]
+            for name, found in near.items()
+        }
+        rows = [Row(mesh.name, [Part("made", "sample", mesh), *known[mesh.name]]) for mesh in samples]
         found.append(Gallery("Samples of the prior", rows, rank=None))
     if "between" in made:
         parts = [Part("made", f"{i / (count - 1):.0%}", mesh) for i, mesh in enumerate(made["between"])]
@@ -156,18 +165,22 @@ def charts(task: ModuleType, entries: list[dict]) -> list[Chart]:
     return found
 
 
-def code_map(store, known: Codes | None, unseen: Codes | None, index) -> Map | None:
-    """Training and unseen codes on their plane of principal axes, with thumbnails."""
+def code_map(store, trained: Model, tested: Codes | None) -> Map | None:
+    """Training codes and those of unseen shapes on their plane of principal axes, with thumbnails."""
+    known = trained.codes
     if known is None or len(known) < 3 or known.values.shape[1] < 2:
         return None
-    values = np.concatenate([known.values, *([] if unseen is None else [unseen.values])])
-    names = [*known.names, *(() if unseen is None else unseen.names)]
+    values = np.concatenate([known.values, *([] if tested is None else [tested.values])])
+    names = [*known.names, *(() if tested is None else tested.names)]
+    pictured = dict(unseen.known(store, trained))  # place on the map: number in the store
+    if tested is not None:
+        pictured |= {len(known) + row: store.names.index(name) for row, name in enumerate(tested.names)}
     groups = ["known"] * len(known) + ["unseen"] * (len(names) - len(known))
     points, share = figures.plane(values)
     chosen = set(evenly(len(names), THUMBNAILS))
     images = [None] * len(names)
-    for i, name in enumerate(names):
-        if i in chosen and name in index and len((mesh := store.mesh(index[name])).faces):
+    for i, index in pictured.items():
+        if i in chosen and len((mesh := store.mesh(index)).faces):
             images[i] = views.shade(mesh, size=72, supersample=1)
     note = f"Two principal axes, which hold {share:.0%} of the codes' variance."
     return Map(points, names, groups, images, note)

@@ -18,6 +18,7 @@ from jonet.data import sampling
 from jonet.data import store as stores
 from jonet.data.meshes import Similarity
 from jonet.inference.pose import PoseConfig
+from jonet.tasks.unseen import unseen
 
 
 def scan(mesh, number: int, count: int, tilt: float) -> tuple[np.ndarray, np.ndarray, Similarity]:
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--no-normals", action="store_true", help="give points alone")
     options = parser.parse_args()
     model, store = jonet.load(options.run), stores.open(options.run / "store")
-    meshes = [store.mesh(i) for i in store.select("test")[: options.shapes]]
+    meshes = [store.mesh(i) for i in unseen(store, model)[: options.shapes]]
     scans = [scan(mesh, i, options.points, options.tilt) for i, mesh in enumerate(meshes)]
     points, normals, truth = map(list, zip(*scans, strict=True))
     begun = time.perf_counter()

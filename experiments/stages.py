@@ -27,6 +27,7 @@ from jonet.evaluation import baseline, metrics
 from jonet.run import state
 from jonet.run.state import RunState
 from jonet.storage import atomic, names
+from jonet.tasks import unseen
 
 STAGES = ("prepare", "train", "reconstruct", "evaluate", "report")
 
@@ -75,27 +76,27 @@ def reconstruct(run: RunState) -> list[Path]:
         trained.save(run.folder / "model")
         run.renew("train", state.stamps(sorted((run.folder / "model").iterdir())))
     folder, made = run.folder / "meshes", []
-    rows = store.select("test")
+    rows, codes = unseen.unseen(store, trained), None
     if len(rows):
         codes = run.task.observe(run.config, trained, store, rows)
         run.claim("reconstruct", [run.folder / "codes.npz"])
         codes.save(run.folder / "codes.npz")
         made += [run.folder / "codes.npz", *write_all(run, trained.extract(codes), folder / "test")]
     known = known_codes(run, store, trained)
-    if len(known):
+    if known is not None:
         made += write_all(run, trained.extract(known), folder / "known")
-    for kind, found in generated(run, trained, codes if len(rows) else known).items():
+    for kind, found in generated(run, trained, known if codes is None else codes).items():
         named = [dataclasses.replace(mesh, name=f"{kind}_{i}") for i, mesh in enumerate(found)]
         made += write_all(run, named, folder / kind)
     return made
 
 
-def generated(run: RunState, trained: model.Model, codes: Codes) -> dict[str, list[Mesh]]:
+def generated(run: RunState, trained: model.Model, codes: Codes | None) -> dict[str, list[Mesh]]:
     """Meshes of samples of the network's prior, where it has one, and between the first two codes."""
     count, found = run.config.generated, {}
     if count and trained.prior is not None:
         found["sample"] = trained.sample(count, run.config.seed)
-    if count > 1 and len(codes) > 1:
+    if count > 1 and codes is not None and len(codes) > 1:
         found["between"] = trained.interpolate(codes[0], codes[1], count)
     return found
 
@@ -108,11 +109,11 @@ def write_all(run: RunState, made: list[Mesh], folder: Path) -> list[Path]:
     return [meshes.write(mesh, path) for path, mesh in paths.items()]
 
 
-def known_codes(run: RunState, store: stores.Store, trained: model.Model) -> Codes:
-    """The training codes that are rebuilt for comparison, of shapes that the store holds."""
-    held = set(store.names)
-    present = [i for i, name in enumerate(trained.codes.names) if name in held]
-    return trained.codes[[present[i] for i in evenly(len(present), run.config.known)]]
+def known_codes(run: RunState, store: stores.Store, trained: model.Model) -> Codes | None:
+    """The training codes that are rebuilt for comparison, of shapes that the store holds; None where there are none."""
+    found = unseen.known_codes(store, trained)
+    chosen = [] if found is None else evenly(len(found), run.config.known)
+    return found[chosen] if chosen else None
 
 
 def evaluate(run: RunState) -> list[Path]:
@@ -138,7 +139,8 @@ def evaluate(run: RunState) -> list[Path]:
     if codes is not None:
         about = dict(zip(codes.names, run.task.scored(run.config, trained, store, codes), strict=True))
         groups["test"] = [row | about[row["name"]] for row in groups["test"]]
-    near = baseline.nearest(store, store.select("test"), store.select("train"))
+    tested = [] if codes is None else [index[name] for name in codes.names]
+    near = baseline.nearest(store, tested, unseen.training(store, trained))
     near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}
     by_near = metrics.evaluate_all([(store.mesh(j), store.truth(i)) for i, j in near.items()], scoring)
     nearest = [
@@ -156,8 +158,8 @@ def evaluate(run: RunState) -> list[Path]:
         "nearest": {"summary": metrics.summary(nearest), "shapes": nearest},
         "bytes": {
             "network": int(sum(leaf.nbytes for leaf in parameters)),
-            "code": int(4 * trained.codes.values.shape[1]),
-            "mesh": int(np.median([24 * row["vertices"] + 13 * row["faces"] for row in shapes])),
+            "code": int(4 * trained.config.latent_size),
+            "mesh": int(np.median([24 * row["vertices"] + 13 * row["faces"] for row in shapes] or [0])),
         },
         "parameters": int(sum(leaf.size for leaf in parameters)),
         "skipped": store.skipped,

@@ -125,11 +125,6 @@ def train_network(run: RunState, store: Store) -> Model:
     Training goes on from its newest checkpoint.  Where the task hands over a model that was trained before, that is
     saved as the run's own.
     """
-    if store.frame != run.task.FRAME:
-        raise ConfigError(
-            f"{store.folder} is a store of the frame {store.frame!r}, but {run.task.NAME} learns in "
-            f"{run.task.FRAME!r}; build it with frame={run.task.FRAME!r}"
-        )
     inputs, folder = run.inputs("train", store), run.folder / "model"
     if run.is_done("train", inputs):
         return models.load(folder)
@@ -180,7 +175,7 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             names=store.names,
         )
         if problem.validate:
-            found, _ = checkpoints.restore(found, best=True)
+            found, _ = loop.restore(checkpoints, found, best=True)
     shared, statistics = parallel.host((found.shared, found.statistics))
     return run.task.model(config, store, rows, shared, loop.own(found), statistics)
 

@@ -17,6 +17,7 @@ import platform
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -98,17 +99,6 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def from_main(value):
-    """A JSON-able value as the first process has it, in every process."""
-    if jax.process_count() == 1:
-        return value
-    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(data))))
-    padded = np.zeros(size, np.uint8)
-    padded[: min(size, len(data))] = data[:size]
-    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
-
-
 def join(where: str = "") -> None:
     """Makes this process one of many (`jax.distributed`), before anything is computed.
 
@@ -124,6 +114,21 @@ def join(where: str = "") -> None:
     except ValueError as error:
         raise ConfigError(f"processes are given as ADDRESS:PORT,N,I, but this is {where!r}") from error
     jax.distributed.initialize(address, **place)
+
+
+def from_main(value: Any) -> Any:
+    """What the first process found, in every process, so that all decide alike; all must ask, in the same order.
+
+    value: anything that JSON holds; that of the other processes does not matter.
+    """
+    if not together():
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    (size,) = multihost_utils.broadcast_one_to_all(np.array([len(text)], np.int32))
+    sent = np.zeros(size, np.uint8)
+    if is_main():
+        sent[:] = text
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes())
 
 
 def pmap(fn: Callable, in_specs, out_specs, donate: Sequence[int] = ()) -> Callable:

@@ -55,20 +55,38 @@ def twenty_steps(loop: Loop, folder: Path | None = None):
         state, metrics, _ = loop.advance(miniature.fresh(loop), data, 20, 20)
         norms = {name: parallel.host(metrics[name])[:20] for name in ("loss", "gradient")}  # Adam hides a factor
         return result(loop, state) | norms
+    with Checkpoints(folder) as checkpoints:
+        some_steps(loop, checkpoints, 10)
+    with Checkpoints(folder) as checkpoints:
+        assert int(loop.restore(checkpoints, miniature.fresh(loop))[0].step) >= 5
+        return result(loop, train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, bar=False))
+
+
+def some_steps(loop: Loop, checkpoints: Checkpoints, until: int):
+    """Trains on from a checkpoint, of twenty steps in all, and is stopped."""
     segment = loop.batches.segment
 
-    def halfway(first, limit):
-        if first >= 10:
+    def stopping(first, limit):
+        if first >= until:
             raise Stopped
-        return segment(first, min(limit, 5))
+        return segment(first, min(limit, 5, until - first))
 
-    loop.batches.segment = halfway
-    with contextlib.suppress(Stopped), Checkpoints(folder) as checkpoints:
+    loop.batches.segment = stopping
+    with contextlib.suppress(Stopped):
         train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, save_every=0.0, bar=False)
+    checkpoints.wait()
     loop.batches.segment = segment
-    with Checkpoints(folder) as checkpoints:
-        assert int(checkpoints.restore(miniature.fresh(loop))[0].step) >= 5
-        return result(loop, train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, bar=False))
+
+
+def moving_steps(few: dict[int, Loop], folder: Path):
+    """The same three shapes on one device, then on four, on two, and on one again."""
+    for until, devices in ((5, 1), (10, 4), (15, 2), (20, 1)):
+        with parallel.use(devices), Checkpoints(folder) as checkpoints:
+            some_steps(few[devices], checkpoints, until)
+            state, _ = few[devices].restore(checkpoints, miniature.fresh(few[devices]))
+            assert int(state.step) == until, (int(state.step), until)
+            learned = result(few[devices], state)
+    return learned
 
 
 def five_hundred_steps():
@@ -100,7 +118,10 @@ def collectives():
     mapped = parallel.pmap(share, specs, specs)
     x = np.linspace(-1, 2, 8).astype(np.float32)
     same, index = mapped(parallel.replicate(np.array([2.0, 3.0], np.float32)), parallel.split(x))
-    return parallel.host(same) | {"index": parallel.host(index), "agreed": agreed(2.5)}
+    chosen = parallel.from_main({"place": "here" if parallel.is_main() else "elsewhere"})  # of all processes
+    taken = parallel.split_by((parallel.count(),), lambda device: np.array([chosen == {"place": "here"}]))
+    seen = {"index": parallel.host(index), "agreed": agreed(2.5), "taken": parallel.host(taken)}
+    return parallel.host(same) | seen
 
 
 def main(folder: Path):
@@ -110,14 +131,16 @@ def main(folder: Path):
             np.savez(folder / "processes.npz", **learned)
             np.savez(folder / "collectives_processes.npz", **seen)
         return
+    few = {}
     for devices in (1, 2, 4):
         with parallel.use(devices):
             np.savez(folder / f"collectives_{devices}.npz", **collectives())
             loop = miniature.make()
             np.savez(folder / f"float32_{devices}.npz", **twenty_steps(loop))
             np.savez(folder / f"float64_{devices}.npz", **five_hundred_steps())
-            few = miniature.make(miniature.batches(shapes=3))
-            np.savez(folder / f"few_{devices}.npz", **twenty_steps(few))
+            few[devices] = miniature.make(miniature.batches(shapes=3, batch=3 if devices == 2 else 4))
+            np.savez(folder / f"few_{devices}.npz", **twenty_steps(few[devices]))
+    np.savez(folder / "moved.npz", **moving_steps(few, folder / "moved"))
 
 
 if __name__ == "__main__":

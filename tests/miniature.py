@@ -56,7 +56,7 @@ def shared_loop() -> Loop:
 
 def fresh(loop: Loop, decoder: Decoder = DECODER):
     """A state before the first step."""
-    return loop.start(*start(decoder, 1 + int(loop.batches.rows.max())))
+    return loop.start(*start(decoder, 1 + int(loop.batches.positions.max())))
 
 
 def once(function, *arguments):

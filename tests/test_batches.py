@@ -71,7 +71,7 @@ SDF = Plan(Draw("sdf", 12))
 @given(shapes=st.integers(1, 23), batch=st.integers(1, 8), seed=st.integers(0, 5))
 def test_an_epoch_has_every_shape_at_most_once(shapes, batch, seed):
     dealt = lanes(shapes, batch, seed)
-    assert sorted(dealt.rows[dealt.rows >= 0]) == list(range(shapes))
+    assert sorted(dealt.positions[dealt.positions >= 0]) == list(range(shapes))
     assert dealt.steps == max(1, shapes // batch)
     deal = jax.tree.map(np.asarray, dealt.deal_of())
     take = jax.jit(lambda step: batches.turn(deal, dealt.steps, step, KEY))
@@ -80,7 +80,7 @@ def test_an_epoch_has_every_shape_at_most_once(shapes, batch, seed):
     assert len(index) == len(set(index.tolist())) == shapes - shapes % min(batch, shapes)
     assert all(now.mask.all() and now.epoch == 1 for now in seen)
     for now in seen:
-        np.testing.assert_array_equal(dealt.rows[now.row], now.index)
+        np.testing.assert_array_equal(dealt.positions[now.row], now.index)
 
 
 def test_epochs_differ_and_leave_out_other_shapes():
@@ -89,16 +89,24 @@ def test_epochs_differ_and_leave_out_other_shapes():
     epochs = [[take(2 * epoch + step).index.tolist() for step in range(2)] for epoch in range(30)]
     assert len({str(epoch) for epoch in epochs}) > 20
     assert {i for epoch in epochs for step in epoch for i in step} == set(range(11))
-    lane_of = {int(i): lane for lane, row in enumerate(dealt.places) for i in row if i >= 0}
+    lane_of = {int(i): lane for lane, row in enumerate(dealt.dealt) for i in row if i >= 0}
     assert all([lane_of[i] for i in step] == [0, 1, 2, 3] for epoch in epochs for step in epoch)
 
 
 def test_fewer_shapes_than_a_batch_leave_lanes_empty():
     dealt = lanes(shapes=3, batch=16, devices=2)
-    assert dealt.places.shape == (4, 1) and dealt.steps == 1 and dealt.shapes == 3
+    assert dealt.dealt.shape == (4, 1) and dealt.steps == 1 and dealt.shapes == 3
     now = batches.turn(dealt.deal_of(), 1, 5, KEY)
     assert now.mask.tolist() == [1, 1, 1, 0] and now.epoch == 6
     assert sorted(now.index[:3].tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("shapes", "batch", "devices"), [(5, 5, 2), (5, 5, 8), (1, 1, 4), (3, 16, 2), (4, 4, 2)])
+def test_shapes_that_have_a_lane_each_go_on_any_number_of_devices(shapes, batch, devices):
+    one, many = lanes(shapes, batch), lanes(shapes, batch, devices=devices)
+    assert len(many.dealt) % devices == 0 and len(many.dealt) < shapes + devices
+    np.testing.assert_array_equal(many.dealt[:shapes], one.dealt)
+    assert (many.dealt[shapes:] == -1).all() and many.steps == one.steps == 1 and many.shapes == shapes
 
 
 @pytest.mark.parametrize(
@@ -183,7 +191,7 @@ def test_what_is_drawn_of_a_shape_depends_on_epoch_and_shape_alone():
 def test_indices_are_numbers_in_the_store_and_rows_those_of_the_selection():
     dealt = Lanes.deal([6, 1, 4], 2, 0, 1)
     batch = run(Resident(arrays(), dealt, SDF, KEY), [0])[0]
-    np.testing.assert_array_equal(np.array([6, 1, 4])[dealt.rows[batch.row]], batch.index)
+    np.testing.assert_array_equal(np.array([6, 1, 4])[dealt.positions[batch.row]], batch.index)
     np.testing.assert_array_equal(batch.points[:, 0, 0], batch.index)
 
 

@@ -171,3 +171,19 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, kills):
     assert (tmp_path / "end").read_bytes() == b"".join(miniature.bits(whole))
     numbers = [entry["step"] for entry in log.read()]
     assert numbers == sorted(set(numbers)) and numbers[-1] == steps
+
+
+def test_a_checkpoint_of_rows_in_lanes_goes_on(tmp_path):
+    """As version 0.1.0 wrote them; no order is taken for the other."""
+    loop = miniature.shared_loop()
+    state = miniature.fresh(loop)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, state, {"best": None})
+        found, meta = loop.restore(checkpoints, miniature.fresh(loop))
+        assert meta == {"best": None} and miniature.bits(found) == miniature.bits(state)
+        checkpoints.save(1, loop.held(state), {})
+        found, _ = loop.restore(checkpoints, miniature.fresh(loop))
+        assert miniature.bits(found) == miniature.bits(state)
+        other = miniature.make(miniature.batches(shapes=9))
+        with pytest.raises(CheckpointError, match="no checkpoint fits this run"):
+            other.restore(checkpoints, miniature.fresh(other))

@@ -23,6 +23,7 @@ from jonet.errors import ConfigError, InputError
 from jonet.inference.first_order import LBFGS, Adam
 from jonet.inference.pose import PoseConfig
 from jonet.model import Model, Surfaces
+from jonet.networks import occupancy
 from jonet.networks.field import fold
 from jonet.tasks import deepsdf_completion as task
 from jonet.tasks.deepsdf_completion import View
@@ -73,6 +74,45 @@ def test_a_space_trained_before_and_a_pose_not_known(completed, tmp_path, pose):
     assert all(0 <= row["turned_by"] <= 180 for row in values["shapes"])
     ours, theirs = jonet.load(tmp_path / "again"), jonet.load(completed)
     np.testing.assert_array_equal(ours.codes.values, theirs.codes.values)
+
+
+def test_test_shapes_that_the_space_learned_from_are_left_out(completed, tmp_path, capsys):
+    """Of the family shape i is the same whatever it is to be: two of four test shapes were trained on."""
+    more = [*OPTIONS, f"--model={completed}", "--generated=0"]
+    given = arguments(tmp_path / "some", *more, "--shapes.train=4", "--shapes.test=4", "--known=9")
+    with pytest.warns(UserWarning, match="2 of 4 test shapes are left out.* mug_0004, mug_0005"):
+        assert run.main(given) == 0
+    values = json.loads((tmp_path / "some" / "metrics.json").read_text())
+    assert [row["name"] for row in values["shapes"]] == ["mug_0006", "mug_0007"]
+    assert [row["name"] for row in values["known"]["shapes"]] == [f"mug_000{i}" for i in range(6)]
+    assert "learned from 6 others" in (tmp_path / "some" / "report.html").read_text()
+    given = arguments(tmp_path / "none", *more, "--shapes.train=3", "--shapes.test=3", "--stages=prepare,train")
+    assert run.main(given) == 1
+    assert "all 3 test shapes are among those" in capsys.readouterr().err
+
+
+def test_a_space_without_codes_and_shapes_of_the_same_names(completed, tmp_path):
+    """Nothing is known: no shape is rebuilt from its own code, none is called the nearest training shape."""
+    imported = dataclasses.replace(jonet.load(completed), codes=None, history={})
+    imported.save(tmp_path / "imported")
+    more = [*OPTIONS, "--seed=5", "--generated=2"]
+    with pytest.warns(UserWarning, match="does not say which shapes it learned from"):
+        assert run.main(arguments(tmp_path / "a", *more, f"--model={tmp_path / 'imported'}")) == 0
+    assert run.main(arguments(tmp_path / "b", *more, f"--model={completed}")) == 0  # mug_0000 is another mug here
+    for name, learned in (("a", False), ("b", True)):
+        values = json.loads((tmp_path / name / "metrics.json").read_text())
+        assert len(values["shapes"]) == 2 and not values["known"]["shapes"] and not values["nearest"]["shapes"]
+        page = (tmp_path / name / "report.html").read_text()
+        assert "nearest training shape" not in page and ("learned from 6 others" in page) == learned
+
+
+def test_a_model_of_another_kind_is_refused_before_any_work(tmp_path, capsys):
+    network = occupancy.Classifier(occupancy.ClassifierSpecs(dims=(4, 4)))
+    Model("classifier", network, {}, {}, "cube").save(tmp_path / "model")
+    for name in ("deepsdf_completion", "purify"):
+        folder = tmp_path / name
+        assert run.main([f"--task={name}", "--model", str(tmp_path / "model"), "--workdir", str(folder)]) == 1
+        assert "give a run of" in capsys.readouterr().err and not folder.exists()
 
 
 def test_views_are_the_same_whenever_they_are_asked_for(completed):

@@ -69,4 +69,9 @@ def test_collectives(device_runs, kind):
         np.testing.assert_array_equal(got["gather"], x)
         np.testing.assert_array_equal(got["index"], np.arange({"processes": 2}.get(kind) or int(kind)))
         np.testing.assert_allclose(got["gradient"], jax.grad(whole)(jnp.array([2.0, 3.0])), rtol=1e-5)
-        assert got["agreed"] == 2.5
+        assert got["agreed"] == 2.5 and got["taken"].all()
+
+
+def test_a_single_process_takes_what_it_found():
+    value = {"steps": 3}
+    assert parallel.from_main(value) is value

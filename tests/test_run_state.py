@@ -362,7 +362,7 @@ def test_another_store_in_the_same_folder_is_refused(tmp_path):
     again = jonet.train(mugs, **options)
     assert again.codes.names == model.codes.names and again.digest == model.digest
     np.testing.assert_array_equal(again.codes.values, model.codes.values)
-    with pytest.raises(ConfigError, match="a store of the frame 'cube'"):
+    with pytest.raises(ConfigError, match="is of the frame 'cube'"):
         jonet.train(a_store(tmp_path / "cubes", "mug", "cube"), minutes=0, steps=2, network=options["network"])
 
 

@@ -208,7 +208,7 @@ def test_one_shape_trains():
 def test_own_rows_keep_the_order_of_the_store(loop, state):
     codes = miniature.start(miniature.DECODER, 6)[1]
     np.testing.assert_array_equal(loop.own(state), codes)
-    assert (np.asarray(state.own)[loop.batches.rows >= 0] != codes).any()  # they lie in lanes
+    assert (np.asarray(state.own)[loop.batches.positions >= 0] != codes).any()  # they lie in lanes
 
 
 def test_networks_without_own_rows_and_with_statistics():
@@ -281,7 +281,7 @@ def test_a_loss_that_is_not_finite_names_step_and_shape(loop, state, tmp_path, m
         with pytest.raises(TrainingError, match=r"(loss|gradient) of step \d .*nan.*sphere_4"):
             train(loop, state, 50, checkpoints=checkpoints, save_every=0, names=names, bar=False)
     with Checkpoints(tmp_path) as checkpoints:
-        kept = checkpoints.restore(miniature.fresh(loop))
+        kept = loop.restore(checkpoints, miniature.fresh(loop))
     assert kept is None or all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.host(kept[0])))
 
 
@@ -334,7 +334,7 @@ def test_best_state_is_kept_and_patience_ends_training(loop, state, tmp_path):
             0.4,
             0.3,
         ]
-        best, history = checkpoints.restore(end, best=True)
+        best, history = loop.restore(checkpoints, end, best=True)
         assert (history["best"], history["best_step"], int(best.step)) == (0.5, 10, 10)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(best.shared), seen[1])
         again = train(loop, miniature.fresh(loop), 40, **arguments)  # has stopped, and stays so

@@ -31,7 +31,7 @@ def deepsdf_train_step(bench: Bench) -> dict:
     )
     rows = np.random.default_rng(0).uniform(-1, 1, (shapes, 4 * points, 4)).astype(np.float32)
     rows[:, :, 3] = np.where(np.arange(4 * points) < 2 * points, 1, -1) * np.abs(rows[:, :, 3])
-    store = SimpleNamespace(arrays={"sdf": packed(rows, sides=2)})
+    store = SimpleNamespace(frame=deepsdf.FRAME, arrays={"sdf": packed(rows, sides=2)})
     key = parallel.fold(jax.random.key(0), "bench")
     problem = deepsdf.problem(config, store, np.arange(shapes), key, {})
     loop = Loop(problem.loss, problem.optimizer.build(), problem.batches, key, lookup=problem.lookup)

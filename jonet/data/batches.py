@@ -5,7 +5,7 @@ epoch, less the remainder of the division. What is drawn of a shape is a functio
 number alone, whatever the devices and whatever else is in the batch; and of integers only, so that rows can be picked
 on one processor and gathered on another.
 
-`S` shapes of a device in a step, `N` points; `W`, `b` and `R` as in `lanes.py`.
+`S` shapes of a device in a step, `N` points; `W`, `b` and `R`, index and position as in `lanes.py`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ CHUNK = 1 << 28  # bytes that are streamed ahead at once
 class Batch(NamedTuple):
     """One device's share of a step: S of its shapes.
 
-    points [S, N, 3]; values [S, N]: signed distances, or occupancies 0 and 1; row [S]: the shape's place in this
-    device's share of `own`; index [S]: its number in the store; mask [S]: 0 where a lane is empty; epoch []: from 1;
-    inputs: what the network is conditioned on, if the plan says so: rows [S, M, ...]; images [S, H, W, 3] in [0, 1];
-    voxels [S, 32, 32, 32] of 0 and 1.  weights [S, N]: how many points each counts for, if the plan says so.
+    points [S, N, 3]; values [S, N]: signed distances, or occupancies 0 and 1; row [S]: where the shape's row lies
+    in this device's share of `own`; index [S]: its number in the store; mask [S]: 0 where a lane is empty; epoch []:
+    from 1; inputs: what the network is conditioned on, if the plan says so: rows [S, M, ...]; images [S, H, W, 3] in
+    [0, 1]; voxels [S, 32, 32, 32] of 0 and 1.  weights [S, N]: how many points each counts for, if the plan says so.
     """
 
     points: jax.Array
@@ -253,7 +253,8 @@ class Resident:
 
     def __init__(self, arrays: Mapping[str, Packed], lanes: Lanes, plan: Plan, key):
         _check(arrays, lanes, plan)
-        self.lanes, self.plan, self.rows, self.points = lanes, plan, lanes.rows, lanes.shapes * plan.points.count
+        self.lanes, self.plan, self.positions = lanes, plan, lanes.positions
+        self.points = lanes.shapes * plan.points.count
         self.specs = {"deal": parallel.SPLIT, "key": parallel.REPLICATED, "arrays": parallel.SPLIT}
         packed = {name: _on_devices(arrays[name], lanes) for name in plan.arrays()}
         self._data = {"deal": parallel.split(lanes.deal_of()), "key": parallel.replicate(key), "arrays": packed}
@@ -288,11 +289,12 @@ class Streamed:
         for draw in plan.draws().values():
             if draw.how == "rows" and draw.count > 1:
                 raise ConfigError(f"{draw.array} is streamed, so draw 'windows' of it, not {draw.count} single 'rows'")
-        self.lanes, self.plan, self.rows, self.points = lanes, plan, lanes.rows, lanes.shapes * plan.points.count
+        self.lanes, self.plan, self.positions = lanes, plan, lanes.positions
+        self.points = lanes.shapes * plan.points.count
         self.specs = {"deal": parallel.SPLIT, "key": parallel.REPLICATED, "first": parallel.REPLICATED}
         self.specs |= {name: parallel.SPLIT for name in ("counts", "rows", "inside")}
         size = sum(arrays[draw.array].values[:1].nbytes * draw.count for draw in plan.draws().values())
-        self.chunk = chunk or int(np.clip(CHUNK // (size * len(lanes.places)), 1, 256))  # steps
+        self.chunk = chunk or int(np.clip(CHUNK // (size * len(lanes.dealt)), 1, 256))  # steps
         self.waited = 0.0
         self._arrays, self._still = arrays, {"deal": parallel.split(lanes.deal_of()), "key": parallel.replicate(key)}
         self._still["counts"] = _counts_on_devices(arrays[plan.points.array], lanes)
@@ -319,7 +321,7 @@ class Streamed:
     def _gather(self, first: int) -> dict:
         """The rows of a chunk of steps, [W, chunk, count, ...] on the devices, each gathered for its own lanes."""
         share = functools.cache(lambda device: self._gather_share(first, device))
-        rows, width = {}, len(self.lanes.places)
+        rows, width = {}, len(self.lanes.dealt)
         for name, draw in self.plan.draws().items():
             shape = (width, self.chunk, draw.count, *self._arrays[draw.array].values.shape[1:])
             rows[name] = parallel.split_by(shape, lambda device, name=name: share(device)[0][name])
@@ -395,7 +397,7 @@ def _host():
 
 
 def _counts(packed: Packed, index) -> np.ndarray:
-    """The counts of shapes by place [b, R] → [b · R, sides], 0 for padding."""
+    """The counts of shapes by their indices [b, R] → [b · R, sides], 0 for padding."""
     index = np.asarray(index).ravel()
     return np.where(index[:, None] >= 0, packed.counts[index], 0)
 
@@ -427,7 +429,7 @@ def _on_devices(packed: Packed, lanes: Lanes) -> Packed:
 
     return Packed(
         parallel.split_by((lanes.devices * longest, *packed.values.shape[1:]), values),
-        parallel.split_by((lanes.rows.size,), offsets),
+        parallel.split_by((lanes.positions.size,), offsets),
         _counts_on_devices(packed, lanes),
     )
 
@@ -438,4 +440,4 @@ def _counts_on_devices(packed: Packed, lanes: Lanes):
     def counts(device: int):
         return _counts(packed, lanes.deal_of(device).index).astype(np.int32)
 
-    return parallel.split_by((lanes.rows.size, packed.counts.shape[1]), counts)
+    return parallel.split_by((lanes.positions.size, packed.counts.shape[1]), counts)

@@ -158,5 +158,5 @@ def _listed(root: Path, found: dict[str, Path], listed: dict[str, str]) -> list[
     """The mesh files that are listed, sorted by name; those that are not there, too: a store lists them in turn."""
     names = splits.short(list(listed))
     gone = {place: root / f"{place}.obj" for place in listed.keys() - found.keys()}
-    shapes = [MeshFile(names[place], word, (found | gone)[place]) for place, word in listed.items()]
+    shapes = [MeshFile(names[place], word, (found | gone)[place], root) for place, word in listed.items()]
     return sorted(shapes, key=lambda shape: shape.name)

@@ -1,6 +1,10 @@
 """Shapes in lanes: dealt once, so that a device keeps its shapes and a batch does not depend on the number of devices.
 
-`S` shapes, `W` lanes, `b` lanes of one device, `R` places (rows) of a lane.
+`S` shapes, `W` lanes, `b` lanes of one device, `R` places of a lane.
+
+Two numberings meet here, and each has its own word.  A shape's *index* is its number in the store; its *position* is
+its place among the training shapes, in whose order codes stand outside of training.  Rows of `own` lie as lanes do: in
+neither order.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from jonet.errors import ConfigError
 
 
 class Deal(NamedTuple):
-    """Some lanes, for `batches.turn`: their numbers [b], and those of their shapes in the store [b, R], -1 for none."""
+    """Some lanes, for `batches.turn`: their numbers [b], and the indices of their shapes [b, R], -1 for none."""
 
     lane: Any
     index: Any
@@ -26,20 +30,22 @@ class Deal(NamedTuple):
 class Lanes:
     """Shapes in lanes.
 
-    indices [S]: numbers of the shapes in the store. places [W, R]: which of them lies where, -1 for none; lanes without
-    a shape stand at the end. steps: of an epoch. devices: each has W / devices whole lanes.
+    indices [S]: numbers of the training shapes in the store, in the order of their positions. dealt [W, R]: positions
+    of the shapes of each lane, -1 for none; lanes without a shape stand at the end. steps: of an epoch. devices: each
+    has W / devices whole lanes.
     """
 
     indices: np.ndarray
-    places: np.ndarray
+    dealt: np.ndarray
     steps: int
     devices: int
 
     @classmethod
     def deal(cls, indices: Sequence[int], batch: int, seed: int, devices: int) -> Lanes:
-        """Deals shapes by the seed into `batch` lanes, or, where they are fewer, into one lane each.
+        """Deals shapes by the seed into `batch` lanes, or, where they are no more than these, into one lane each.
 
-        Only then are lanes added that stay empty, up to a multiple of the devices.
+        Only then are lanes added that stay empty, up to a multiple of the devices: shapes that take turns in a lane
+        would take other turns, and steps see other shapes.
         Raises ConfigError where the devices do not divide the batch, or there is no shape.
         """
         indices = np.asarray(indices, np.int32)
@@ -49,33 +55,33 @@ class Lanes:
                 f"{shapes} shapes in batches of {batch} on {devices} devices: at least one of each is needed"
             )
         width = -(-lanes // devices) * devices
-        if lanes == batch and lanes < width:
+        if lanes < shapes and lanes < width:
             fitting = [size for size in (batch // devices * devices, width) if size]
             raise ConfigError(
                 f"a batch of {batch} shapes does not divide over {devices} devices; a batch of "
                 f"{' or '.join(map(str, fitting))} does"
             )
         order = np.random.default_rng([seed, zlib.crc32(b"lanes")]).permutation(shapes)
-        places = np.full((width, -(-shapes // lanes)), -1, np.int32)
+        positions = np.full((width, -(-shapes // lanes)), -1, np.int32)
         for lane in range(lanes):
             dealt = order[lane::lanes]
-            places[lane, : len(dealt)] = dealt
-        return cls(indices, places, shapes // lanes, devices)
+            positions[lane, : len(dealt)] = dealt
+        return cls(indices, positions, shapes // lanes, devices)
 
     @property
     def shapes(self) -> int:
         """How many shapes a step sees."""
-        return int((self.places[:, 0] >= 0).sum())
+        return int((self.dealt[:, 0] >= 0).sum())
 
     @property
-    def rows(self) -> np.ndarray:
-        """Which of `indices` each row of `own` belongs to, over all devices [W · R], -1 for padding."""
-        return self.places.ravel()
+    def positions(self) -> np.ndarray:
+        """Positions of the shapes of all rows of `own`, over all devices [W · R], -1 for padding."""
+        return self.dealt.ravel()
 
     def deal_of(self, device: int | None = None) -> Deal:
         """The lanes of a device, or all."""
-        each = len(self.places) // self.devices
+        each = len(self.dealt) // self.devices
         lanes = slice(None) if device is None else slice(device * each, (device + 1) * each)
-        places = self.places[lanes]
-        index = np.where(places >= 0, self.indices[places], -1).astype(np.int32)
-        return Deal(np.arange(len(self.places), dtype=np.int32)[lanes], index)
+        positions = self.dealt[lanes]
+        index = np.where(positions >= 0, self.indices[positions], -1).astype(np.int32)
+        return Deal(np.arange(len(self.dealt), dtype=np.int32)[lanes], index)

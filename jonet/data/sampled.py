@@ -31,6 +31,10 @@ class Sampled(Source):
         return self._below(next(iter(self.paths.values())))
 
     @property
+    def category(self) -> str:
+        return "/".join(self.place.split("/")[-2:-1])
+
+    @property
     def paths(self) -> dict[str, Path]:
         """The shape's files, by what they hold; the first must be there."""
         raise NotImplementedError

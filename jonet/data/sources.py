@@ -20,7 +20,7 @@ from jonet.data import families, fusion, images, meshes, sampling, voxels
 from jonet.data.files import SUFFIXES
 from jonet.data.meshes import Mesh, Similarity, Verdict, examine, orient
 from jonet.data.sampling import Recipe, Solid
-from jonet.data.splits import drawn, of_folders
+from jonet.data.splits import SPLITS, drawn, of_folders
 from jonet.errors import MeshError
 from jonet.storage import identity
 from jonet.storage.names import encoded
@@ -52,6 +52,11 @@ class Source:
     def file(self) -> str:
         """What to call it where it cannot be used."""
         return self.name
+
+    @property
+    def category(self) -> str:
+        """What kind of shape it is: its family, or the folder that it lies in; "" where nothing tells."""
+        return ""
 
     def into(self, split: str) -> Source:
         """The same source in another split."""
@@ -120,9 +125,15 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class MeshFile(Source):
-    """A mesh file."""
+    """A mesh file.  root: of its data, if the first folder below it (but train, test, val) tells its kind."""
 
     path: Path = Path()
+    root: Path | None = None
+
+    @property
+    def category(self) -> str:
+        above = self.path.relative_to(self.root).parts[:-1] if self.root else ()
+        return next((part for part in above if part.lower() not in SPLITS), "")
 
     @property
     def file(self) -> str:
@@ -162,6 +173,10 @@ class Procedural(Source):
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
+    @property
+    def category(self) -> str:
+        return self.family
+
     def load(self) -> Mesh:
         return families.make(self.family, self.seed, self.index)
 
@@ -190,7 +205,7 @@ def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
     if not splits:
         lots = drawn(names.values(), test_share, seed)
         splits = {path: lots[name] for path, name in names.items()}
-    sources = [MeshFile(names[path], split, folder / path) for path, split in splits.items()]
+    sources = [MeshFile(names[path], split, folder / path, folder) for path, split in splits.items()]
     return sorted(sources, key=lambda source: source.name)
 
 

@@ -63,7 +63,8 @@ class Store:
     """A packed store, opened; shapes are numbered as in `names`.
 
     names, splits [S]; similarities and verdicts (None where samples came without a mesh); contents: what tells the
-    content of each shape's source (`sources.content`); skipped: what could not be used, {"file", "reason"}; recipe,
+    content of each shape's source (`sources.content`); categories: families, or folders that shapes lie in, "" where
+    nothing tells; skipped: what could not be used, {"file", "reason"}; recipe,
     seed, frame, sign; arrays: `Packed` by name (`parts.columns`), memory-mapped.
     """
 
@@ -77,6 +78,8 @@ class Store:
         self.skipped = index["skipped"]
         marks = {source["name"]: source["mark"] for source in index["sources"]}
         self.contents = [content(marks[name]) for name in self.names]
+        categories = {source["name"]: source.get("category", "") for source in index["sources"]}
+        self.categories = [categories[name] for name in self.names]
         self.recipe = config.from_dict(Recipe, settings["recipe"])
         self.seed, self.frame, self.sign = settings["seed"], settings["frame"], settings["sign"]
 
@@ -363,7 +366,9 @@ def _pack(sources: Sequence[Source], skipped: dict[str, str], job: Job, settings
             arrays[name]["crc32"] = _checksum(parts.rows(kept, job, name), file)
     index = {
         "settings": settings,
-        "sources": [dict(name=s.name, split=s.split, mark=marks.get(s.name) or s.mark()) for s in sources],
+        "sources": [
+            dict(name=s.name, split=s.split, category=s.category, mark=marks.get(s.name) or s.mark()) for s in sources
+        ],
         "shapes": [dict(name=s.name, split=s.split, **facts[s.name]) for s in kept],
         "skipped": [dict(file=s.file, reason=skipped[s.name]) for s in sources if s.name in skipped],
         "arrays": arrays,

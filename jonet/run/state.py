@@ -213,6 +213,8 @@ def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; choose another --workdir")
+    if check := getattr(task, "check", None):  # of tasks that take a model trained before
+        check(config)
     with locks.locked(folder / LOCK) if parallel.is_main() else contextlib.nullcontext():
         if parallel.is_main():
             atomic.sweep(folder)

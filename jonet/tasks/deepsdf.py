@@ -33,7 +33,7 @@ from jonet.inference.latents import FitConfig
 from jonet.inference.prior import Prior
 from jonet.model import Model, Surfaces
 from jonet.networks.deepsdf import Decoder, Specs
-from jonet.tasks.problem import Problem
+from jonet.tasks.problem import Problem, check_frame, history, settled, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
@@ -153,29 +153,33 @@ def usual_preset(data: str) -> str:
     return "single" if Path(data).is_file() else "quick"
 
 
-def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
-    """What the loop needs: decoder, one code a training shape, batches of samples.  rows: the training shapes' numbers.
+def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
+    """What the loop needs: decoder, one code a training shape, batches of samples.
 
-    chosen: what an earlier start settled for; what is missing is measured now.
+    shapes: the training shapes' numbers in the store.  chosen: what an earlier start settled for; what is missing is
+    measured now.
     """
+    check_frame(store, FRAME)
     network = Decoder(config.network, jnp.dtype(config.compute_dtype))
     learning = config.learning
-    shared, codes = autodecoder.initial(network, len(rows), key, std=learning.code_std, start=learning.start)
-    lanes = Lanes.deal(rows, config.batch_shapes, config.seed, parallel.count())
+    shared, codes = autodecoder.initial(network, len(shapes), key, std=learning.code_std, start=learning.start)
+    lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
     plan = batches.Plan(batches.Draw("sdf", config.batch_points, config.draw))
-    if "place" not in chosen:
+
+    def place() -> str:
         fits = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
-        chosen["place"] = "resident" if fits or config.place == "resident" else "streamed"
-    source = batches.load(store.arrays, lanes, plan, key, chosen["place"] == "resident")
+        return "resident" if fits or config.place == "resident" else "streamed"
+
+    def micro_batch() -> int:
+        each = min(config.batch_shapes, len(shapes))
+        return autodecoder.measure_micro_batch(network, shared, each, config.batch_points, learning)
+
+    source = batches.load(store.arrays, lanes, plan, key, settled(chosen, "place", place) == "resident")
+    settings = learning
     if not learning.micro_batch:
-        if "micro_batch" not in chosen:
-            each = min(config.batch_shapes, len(rows))
-            chosen["micro_batch"] = autodecoder.measure_micro_batch(
-                network, shared, each, config.batch_points, learning
-            )
-        learning = dataclasses.replace(learning, micro_batch=chosen["micro_batch"])
+        settings = dataclasses.replace(learning, micro_batch=settled(chosen, "micro_batch", micro_batch))
     return Problem(
-        loss=functools.partial(autodecoder.loss, decoder=network, settings=learning),
+        loss=functools.partial(autodecoder.loss, decoder=network, settings=settings),
         lookup=functools.partial(autodecoder.lookup, bound=learning.code_bound),
         optimizer=config.optimizer,
         batches=source,
@@ -186,18 +190,18 @@ def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> 
     )
 
 
-def model(config: Config, store: Store, rows, shared, own, statistics) -> Model:
-    """The trained model: its training codes with what they leave unexplained, and their prior."""
+def model(config: Config, store: Store, shapes, shared, own, statistics) -> Model:
+    """The trained model: its training codes with what they leave unexplained, and their prior.
+
+    shapes: the training shapes' numbers in the store, in the order of the rows of `own`.
+    """
     network = Decoder(config.network)
-    names = tuple(store.names[i] for i in rows)
-    similarities = tuple(store.similarities[i] for i in rows)
-    codes, prior = Codes(own, names, similarities), None
+    codes, prior = training_codes(store, shapes, own), None
     if config.network.latent_size:
-        samples = [thinned(store.samples(i)) for i in rows]
+        samples = [thinned(store.samples(i)) for i in shapes]
         residual, explained = latents.errors(network, shared, statistics, own, samples, config.fitting)
         codes = dataclasses.replace(codes, residual=residual, explained=explained)
         prior = Prior.of(own, residual)
-    history = {"task": NAME, "data": config.data, "shapes": len(rows), "recipe": dataclasses.asdict(config.samples)}
     return Model(
         kind="deepsdf",
         network=network,
@@ -208,7 +212,7 @@ def model(config: Config, store: Store, rows, shared, own, statistics) -> Model:
         prior=prior,
         fitting=config.fitting,
         surfaces=config.surfaces,
-        history=history,
+        history=history(NAME, config.data, store, shapes),
     )
 
 
@@ -222,11 +226,11 @@ def adjusted(config: Config, trained: Model) -> Model:
     return dataclasses.replace(trained, fitting=config.fitting, surfaces=config.surfaces)
 
 
-def observe(config: Config, trained: Model, store: Store, rows) -> Codes:
+def observe(config: Config, trained: Model, store: Store, shapes) -> Codes:
     """Codes of shapes of the store that training never saw, fitted to their distances."""
-    names = [store.names[i] for i in rows]
-    codes = trained.fit([np.asarray(store.samples(i)) for i in rows], names=names)
-    return codes.placed([store.similarities[i] for i in rows])
+    names = [store.names[i] for i in shapes]
+    codes = trained.fit([np.asarray(store.samples(i)) for i in shapes], names=names)
+    return codes.placed([store.similarities[i] for i in shapes])
 
 
 def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:

@@ -28,6 +28,7 @@ from jonet.model import Model, load
 from jonet.tasks import deepsdf
 from jonet.tasks.deepsdf import FRAME, adjusted, model
 from jonet.tasks.problem import Problem
+from jonet.tasks.unseen import unseen
 
 __all__ = ["FRAME", "adjusted", "model"]
 
@@ -85,9 +86,25 @@ def usual_preset(data: str) -> str:
     return "quick"
 
 
-def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem | Model:
-    """Training of the space, or the model that was trained before."""
-    return load(config.model) if config.model else deepsdf.problem(config, store, rows, key, chosen)
+def check(config: Config) -> Model | None:
+    """The model that was trained before, if one is named; ConfigError where it is no space that codes are fitted in."""
+    if not config.model:
+        return None
+    trained = load(config.model)
+    if trained.kind != "deepsdf" or trained.frame != FRAME or not trained.config.latent_size:
+        raise ConfigError(
+            f"model {config.model} is no space of shapes in which codes are fitted; give a run of deepsdf or "
+            "deepsdf_completion"
+        )
+    return trained
+
+
+def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem | Model:
+    """Training of the space, or the model that was trained before, which must not have seen all test shapes."""
+    if trained := check(config):
+        unseen(store, trained)
+        return trained
+    return deepsdf.problem(config, store, shapes, key, chosen)
 
 
 class Scan(NamedTuple):
@@ -127,10 +144,10 @@ def _rng(config: Config, what: str, name: str) -> np.random.Generator:
     return np.random.default_rng([config.seed, zlib.crc32(what.encode()), zlib.crc32(name.encode())])
 
 
-def observe(config: Config, trained: Model, store: Store, rows) -> Codes:
+def observe(config: Config, trained: Model, store: Store, shapes) -> Codes:
     """Codes of shapes of the store that training never saw, each fitted to one view, and with them the poses."""
-    names, own = [store.names[i] for i in rows], [store.similarities[i] for i in rows]
-    points, normals, free, ways = zip(*(scan(config, store, i) for i in rows), strict=True)
+    names, own = [store.names[i] for i in shapes], [store.similarities[i] for i in shapes]
+    points, normals, free, ways = zip(*(scan(config, store, i) for i in shapes), strict=True)
     if config.view.pose == "known":
         return trained.fit(points=points, normals=normals, free=free, names=names).placed(own)
     pose = config.pose
@@ -161,9 +178,10 @@ def inputs(config: Config, store: Store, shape: int) -> list:
     return [Part("input", "the view", seen.picture()), Part("input", f"{len(points):,} points seen", points)]
 
 
-def summary(unseen: int, known: int) -> str:
-    """The report's first sentence."""
+def summary(unseen: int, known: int | None) -> str:
+    """The report's first sentence.  known: how many shapes the space was learned from, None where it does not say."""
+    learned = "" if known is None else f" The space was learned from {known} others."
     return (
         f"{unseen} shapes that the network never saw, each completed from one depth view; scores are of the whole "
-        f"shape, hidden parts included. The space was learned from {known} others."
+        f"shape, hidden parts included.{learned}"
     )

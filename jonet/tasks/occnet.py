@@ -30,7 +30,7 @@ from jonet.evaluation.metrics import Scoring
 from jonet.model import Model, Surfaces
 from jonet.networks.field import fold
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
-from jonet.tasks.problem import Problem
+from jonet.tasks.problem import Problem, check_frame, history, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
 from jonet.training.optimizers import Optimizer, Schedule
@@ -100,16 +100,17 @@ def usual_preset(data: str) -> str:
     return "quick"
 
 
-def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
+def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
     """What the loop needs: one network a shape, batches of the points to train on, and the loss on those held out.
 
-    rows: the shapes' numbers; all of them are in every step.
+    shapes: their numbers in the store; all of them are in every step.
     """
+    check_frame(store, FRAME)
     network = Classifier(config.network)
-    shared, codes, statistics = conditional.initial(network, len(rows), key)
+    shared, codes, statistics = conditional.initial(network, len(shapes), key)
     train, held = divided(store.arrays["occupancy"], config.held_out, config.seed)
-    epoch = -(-int(train.counts[rows].sum(1).max()) // config.batch_points)  # steps
-    lanes = Lanes.deal(rows, len(rows), config.seed, parallel.count())
+    epoch = -(-int(train.counts[shapes].sum(1).max()) // config.batch_points)  # steps
+    lanes = Lanes.deal(shapes, len(shapes), config.seed, parallel.count())
     plan = batches.Plan(batches.Draw("train", config.batch_points, sides="any"), "occupancies")
     return Problem(
         loss=functools.partial(conditional.classifier_loss, network=network),
@@ -118,7 +119,7 @@ def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> 
         shared=shared,
         own=codes,
         statistics=statistics,
-        validate=validation(network, lanes.rows, held),
+        validate=validation(network, held, shapes),
         steps=config.epochs * epoch,
         validate_every=config.validate_every * epoch,
         patience=config.patience,
@@ -144,28 +145,26 @@ def divided(points: Packed, share: float, seed: int) -> tuple[Packed, Packed]:
     return packed[0], packed[1]
 
 
-def validation(network: Classifier, places: np.ndarray, held: Packed) -> Callable:
+def validation(network: Classifier, held: Packed, shapes) -> Callable:
     """(shared, own, statistics) → minus the mean cross-entropy of the points held out, the mean over shapes.
 
-    places: which shape each row of `own` is, -1 for none.
+    shapes: numbers in the store of the rows of `own`.
     """
-    rows = np.flatnonzero(places >= 0)
-    shapes = places[rows]
     counts = held.counts[shapes].sum(1)
-    points = np.zeros((len(rows), counts.max(), 3), np.float32)
+    points = np.zeros((len(shapes), counts.max(), 3), np.float32)
     inside, weight = np.zeros((2, *points.shape[:2]), np.float32)
     for i, (shape, count) in enumerate(zip(shapes, counts, strict=True)):
         points[i, :count] = held.values[held.offsets[shape] :][:count]
         inside[i, held.counts[shape, 0] : count], weight[i, :count] = 1, 1 / count
 
     def validate(shared, own, statistics) -> float:
-        logits = fold(network, {}, {}, parallel.host(own)[rows])(points)
+        logits = fold(network, {}, {}, own)(points)
         return -float((weight * conditional.cross_entropy(logits, inside)).sum(1).mean())
 
     return validate
 
 
-def model(config: Config, store: Store, rows, shared, own, statistics) -> Model:
+def model(config: Config, store: Store, shapes, shared, own, statistics) -> Model:
     """The trained networks: as many codes, each all of a network's parameters."""
     return Model(
         kind="classifier",
@@ -173,14 +172,9 @@ def model(config: Config, store: Store, rows, shared, own, statistics) -> Model:
         shared={},
         statistics={},
         frame=FRAME,
-        codes=Codes(own, tuple(store.names[i] for i in rows), tuple(store.similarities[i] for i in rows)),
+        codes=training_codes(store, shapes, own),
         surfaces=config.surfaces,
-        history={
-            "task": NAME,
-            "data": config.data,
-            "shapes": len(rows),
-            "recipe": dataclasses.asdict(config.samples),
-        },
+        history=history(NAME, config.data, store, shapes),
     )
 
 

@@ -23,7 +23,7 @@ from jonet.model import Model, Surfaces
 from jonet.networks import field as fields_
 from jonet.networks.encoders import ENCODERS
 from jonet.networks.occupancy import OccupancyNetwork, Specs
-from jonet.tasks.problem import Problem
+from jonet.tasks.problem import Problem, check_frame, history, settled, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
 from jonet.training.optimizers import Optimizer, Schedule
@@ -136,14 +136,16 @@ def usual_preset(data: str) -> str:
     return "quick"
 
 
-def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
+def problem(config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
     """What the loop needs: network, batches of points and inputs, and the IoU on validation shapes.
 
-    rows: the training shapes' numbers.  chosen: what an earlier start settled for; what is missing is measured now.
+    shapes: the training shapes' numbers in the store.  chosen: what an earlier start settled for; what is missing is
+    measured now.
     """
+    check_frame(store, FRAME)
     network = OccupancyNetwork(config.network, jnp.dtype(config.compute_dtype))
-    shared, own, statistics = conditional.initial(network, len(rows), key)
-    lanes = Lanes.deal(rows, config.batch_shapes, config.seed, parallel.count())
+    shared, own, statistics = conditional.initial(network, len(shapes), key)
+    lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
     array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
     sides = "half" if config.points_sampling in ("equal", "stratified") else "any"
     points = batches.Draw(array, config.batch_points, config.draw, sides)
@@ -157,18 +159,20 @@ def problem(config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
     noise, stretch = (0.0 if embedded else getattr(config.inputs, name, 0.0) for name in ("noise", "stretch"))
     weighed = config.points_sampling == "stratified"
     plan = batches.Plan(points, "occupancies", seen, noise, stretch, weighed)
-    if "place" not in chosen:
+
+    def place() -> str:
         room = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
-        chosen["place"] = "resident" if room or config.place == "resident" else "streamed"
+        return "resident" if room or config.place == "resident" else "streamed"
+
     return Problem(
         loss=functools.partial(conditional.loss, network=network),
         optimizer=config.optimizer,
-        batches=batches.load(store.arrays, lanes, plan, key, chosen["place"] == "resident"),
+        batches=batches.load(store.arrays, lanes, plan, key, settled(chosen, "place", place) == "resident"),
         shared=shared,
         own=own,
         steps=config.steps,
         statistics=statistics,
-        validate=validation_of_rows(config, store, lanes.rows) if embedded else validation(config, store),
+        validate=validation_of_rows(config, store, shapes) if embedded else validation(config, store),
         validate_every=config.validate_every,
         patience=config.patience,
         chosen=chosen,
@@ -194,14 +198,18 @@ def validation(config, store: Store) -> Callable | None:
     return validate
 
 
-def validation_of_rows(config, store: Store, places: np.ndarray) -> Callable:
-    """The same of training shapes, `ROWS` at most, under the encoder `idx`.  places: which shape a row of `own` is."""
+def validation_of_rows(config, store: Store, shapes) -> Callable:
+    """The same of training shapes, `ROWS` at most, under the encoder `idx`.
+
+    shapes: numbers in the store of the rows of `own`, over which those that are asked are spread evenly.
+    """
     network = OccupancyNetwork(config.network)
-    rows = np.flatnonzero(places >= 0)[:ROWS]
-    points, inside = (np.stack(part) for part in zip(*(evenly(*store.occupancy(i)) for i in places[rows]), strict=True))
+    rows = np.unique(np.linspace(0, len(shapes) - 1, min(ROWS, len(shapes))).round().astype(int))
+    asked = [evenly(*store.occupancy(shapes[row])) for row in rows]
+    points, inside = (np.stack(part) for part in zip(*asked, strict=True))
 
     def validate(shared, own, statistics) -> float:
-        shared, own, statistics = parallel.host((shared, own, statistics))
+        shared, statistics = parallel.host((shared, statistics))
         logits = fields_.fold(network, shared, statistics, own[rows])(points.astype(np.float32))
         return float(conditional.iou(logits, inside, config.network.threshold).mean())
 
@@ -214,8 +222,11 @@ def evenly(points: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return points[chosen], inside[chosen]
 
 
-def model(config, store: Store, rows, shared, own, statistics) -> Model:
-    """The trained model, with the codes of its training shapes: what the encoder makes of their inputs, or its rows."""
+def model(config, store: Store, shapes, shared, own, statistics) -> Model:
+    """The trained model, with the codes of its training shapes: what the encoder makes of their inputs, or its rows.
+
+    shapes: the training shapes' numbers in the store, in the order of the rows of `own`.
+    """
     embedded = config.network.encoder == "idx"
     trained = Model(
         kind="occupancy",
@@ -225,17 +236,10 @@ def model(config, store: Store, rows, shared, own, statistics) -> Model:
         frame=FRAME,
         surfaces=config.surfaces,
         inputs=None if embedded else config.inputs.form,
-        history={
-            "task": config.NAME,
-            "data": config.data,
-            "shapes": len(rows),
-            "recipe": dataclasses.asdict(config.samples),
-        },
+        history=history(config.NAME, config.data, store, shapes),
     )
-    if embedded:
-        places = tuple(store.similarities[i] for i in rows)
-        return dataclasses.replace(trained, codes=Codes(own, tuple(store.names[i] for i in rows), places))
-    return dataclasses.replace(trained, codes=observe(config, trained, store, rows))
+    values = own if embedded else observe(config, trained, store, shapes).values
+    return dataclasses.replace(trained, codes=training_codes(store, shapes, values))
 
 
 def adjusted(config, trained: Model) -> Model:
@@ -243,12 +247,12 @@ def adjusted(config, trained: Model) -> Model:
     return dataclasses.replace(trained, surfaces=config.surfaces)
 
 
-def observe(config, trained: Model, store: Store, rows) -> Codes:
+def observe(config, trained: Model, store: Store, shapes) -> Codes:
     """Codes of shapes of the store, encoded from what the network is given of them."""
-    names = [store.names[i] for i in rows]
-    seen = [config.inputs.of(store, i, config.seed) for i in rows]
+    names = [store.names[i] for i in shapes]
+    seen = [config.inputs.of(store, i, config.seed) for i in shapes]
     codes = trained.encode(**{config.inputs.form.kind: seen}, names=names)
-    return codes.placed([store.similarities[i] for i in rows])
+    return codes.placed([store.similarities[i] for i in shapes])
 
 
 def inputs(config, store: Store, shape: int) -> list:

@@ -75,9 +75,9 @@ PRESETS = {
 }
 
 
-def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
+def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
     """As of all conditional tasks, from ImageNet's weights where a file is named."""
-    found = onet.problem(config, store, rows, key, chosen)
+    found = onet.problem(config, store, shapes, key, chosen)
     if not config.weights:
         return found
     shared, statistics = found.shared["params"], found.statistics

@@ -64,9 +64,9 @@ PRESETS = {
 }
 
 
-def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem:
+def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
     """As of all conditional tasks; validated by the evidence bound."""
-    return dataclasses.replace(onet.problem(config, store, rows, key, chosen), validate=validation(config, store))
+    return dataclasses.replace(onet.problem(config, store, shapes, key, chosen), validate=validation(config, store))
 
 
 def validation(config: Config, store: Store) -> Callable | None:
@@ -103,10 +103,10 @@ def _bounds(network: OccupancyNetwork, shared, statistics, samples, index):
     return conditional.cross_entropy(logits, occupancies).sum(-1), divergence
 
 
-def model(config: Config, store: Store, rows, shared, own, statistics) -> Model:
+def model(config: Config, store: Store, shapes, shared, own, statistics) -> Model:
     """The trained model, which samples from N(0, I)."""
     prior = Prior.plain(config.network.z_dim, 1.0)
-    return dataclasses.replace(onet.model(config, store, rows, shared, own, statistics), prior=prior)
+    return dataclasses.replace(onet.model(config, store, shapes, shared, own, statistics), prior=prior)
 
 
 def scored(config: Config, trained: Model, store: Store, codes) -> list[dict]:

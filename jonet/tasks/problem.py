@@ -6,6 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jonet import parallel
+from jonet.codes import Codes
+from jonet.data.store import Store
+from jonet.errors import ConfigError
 from jonet.training.loop import Batches
 from jonet.training.optimizers import Optimizer
 
@@ -36,3 +40,34 @@ class Problem:
     validate_every: int = 0
     patience: int = 0
     chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def settled(chosen: dict[str, Any], name: str, measure: Callable[[], Any]) -> Any:
+    """What an earlier start settled for under this name; or else what the first process measures now, for all."""
+    if name not in chosen:
+        chosen[name] = parallel.from_main(measure() if parallel.is_main() else None)
+    return chosen[name]
+
+
+def check_frame(store: Store, frame: str) -> None:
+    """ConfigError where a store is not in the frame that a task works in."""
+    if store.frame != frame:
+        raise ConfigError(
+            f"the store {store.folder} is of the frame {store.frame!r}, but this task works in {frame!r}; "
+            f"build one with frame={frame!r}, or choose another task"
+        )
+
+
+def training_codes(store: Store, shapes, own) -> Codes:
+    """The codes that training leaves: rows `own` of the shapes with these numbers in the store, in their order."""
+    return Codes(
+        own,
+        names=tuple(store.names[i] for i in shapes),
+        similarities=tuple(store.similarities[i] for i in shapes),
+        sources=tuple(store.contents[i] for i in shapes),
+    )
+
+
+def history(task: str, data: str, store: Store, shapes) -> dict[str, Any]:
+    """Where a model came from, for `info`."""
+    return {"task": task, "data": data, "shapes": len(shapes), "recipe": dataclasses.asdict(store.recipe)}

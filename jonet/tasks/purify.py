@@ -8,8 +8,8 @@ Wu, Duan, Wang, Pan, Zhu, Wang: IF-Defense, 3D adversarial point cloud defense v
     python experiments/run.py --task=purify --model=RUN     with a network of onet_points (or purify) trained before
 
 Training disturbs what the network sees by noise, missing parts and outliers, each from none to the strength that is
-tested; of the adversary it sees nothing.  `--no-disturbed` trains on clean clouds.  A network trained before must not
-have seen the test shapes: of families it has not where data, seed and shapes are the same.
+tested; of the adversary it sees nothing.  `--no-disturbed` trains on clean clouds.  Test shapes that a network trained
+before has learned from are left out.
 
 Of 30 unseen shapes, after noise, missing parts, outliers and the adversary alike: purified clouds lie nearer to the
 clean surface than attacked ones, and the classifier is right again (outliers 0.33 to 1.0, adversary 0.57 to 1.0).
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from scipy.spatial import cKDTree
 
 from jonet import parallel
 from jonet.data import sampling, strays
+from jonet.data.splits import SPLITS
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.evaluation.gallery import Gallery, Part, Row
@@ -40,6 +42,7 @@ from jonet.tasks.attacks import NAMES, Attacks, Classifier, attacked, disturbed
 from jonet.tasks.onet import FRAME, VALIDATED, adjusted, inputs, model, observe, scored, usual_preset
 from jonet.tasks.problem import Problem
 from jonet.tasks.shapes import Shapes
+from jonet.tasks.unseen import unseen
 
 __all__ = ["FRAME", "VALIDATED", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
 
@@ -55,7 +58,7 @@ class Config(onet_points.Config):
     """Options of the task; the comment beside each is its help."""
 
     NAME: ClassVar[str] = NAME
-    data: str = "car,chair,guitar"  # families joined by commas: the classes of the classifier
+    data: str = "car,chair,guitar"  # the classifier's classes: families, or a folder with a folder of meshes for each
     model: str = ""  # run or model folder of a network from points trained before; without it one is trained
     disturbed: bool = True  # training sees noise, missing parts and outliers, up to the strengths of `attacks`
     attacks: Attacks = Attacks()
@@ -93,14 +96,23 @@ PARTS = {
 }
 
 
-def problem(config: Config, store: Store, rows, key, chosen: dict[str, Any]) -> Problem | Model:
-    """Training on disturbed clouds, or the model that was trained before."""
-    if config.model:
-        trained = load(config.model)
-        if trained.inputs is None or trained.inputs.kind != "points":
-            raise ConfigError(f"model {config.model} does not take points; give a run of onet_points or purify")
+def check(config: Config) -> Model | None:
+    """The model that was trained before, if one is named; ConfigError where it does not rebuild shapes from points."""
+    if not config.model:
+        return None
+    trained = load(config.model)
+    if trained.inputs is None or trained.inputs.kind != "points" or trained.frame != FRAME:
+        raise ConfigError(f"model {config.model} does not take points; give a run of onet_points or purify")
+    return trained
+
+
+def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem | Model:
+    """Training on disturbed clouds, or the model that was trained before, which must not have seen all test shapes."""
+    families(store, shapes)
+    if trained := check(config):
+        unseen(store, trained)
         return trained
-    found = onet.problem(config, store, rows, key, chosen)
+    found = onet.problem(config, store, shapes, key, chosen)
     if not config.disturbed:
         return found
     return dataclasses.replace(found, loss=functools.partial(loss, loss=found.loss, attacks=config.attacks))
@@ -113,13 +125,22 @@ def loss(shared, own, statistics, batch, key, *, loss, attacks: Attacks):
     return loss(shared, own, statistics, batch._replace(inputs=seen), key)
 
 
-def families(store: Store, rows) -> tuple[list[str], np.ndarray]:
-    """The classes, and that of each shape: its name's first part (`chair_0007`, `chair/a.ply`)."""
-    named = [store.names[i].replace("/", "_").split("_")[0] for i in range(len(store))]
+def families(store: Store, shapes) -> tuple[list[str], np.ndarray]:
+    """The classes, and that of each of these shapes (numbers in the store): its family, or the folder that it lies in.
+
+    In a folder without folders the first part of a name tells its class (`chair_0007`).  Raises ConfigError where there
+    are not several classes of several shapes.
+    """
+    first = [next((part for part in re.split("[_/]", name) if part not in SPLITS), name) for name in store.names]
+    named = [category or part for category, part in zip(store.categories, first, strict=True)]
     classes = sorted(set(named))
-    if len(classes) < 2:
-        raise ConfigError(f"purify needs several classes, but data has {classes[0]!r} alone: --data=chair,mug")
-    return classes, np.array([classes.index(named[i]) for i in rows], np.int32)
+    if len(classes) < 2 or len(classes) == len(named):
+        found = f"{classes[0]!r} alone" if len(classes) < 2 else f"{len(classes)} of one shape each"
+        raise ConfigError(
+            f"purify needs several classes, but data has {found}; name several families (--data=chair,mug), or a "
+            "folder with a folder of meshes for each class"
+        )
+    return classes, np.array([classes.index(named[i]) for i in shapes], np.int32)
 
 
 def further(config: Config, trained: Model, store: Store, folder: Path) -> tuple[dict, list[Path]]:
@@ -129,7 +150,7 @@ def further(config: Config, trained: Model, store: Store, folder: Path) -> tuple
     [...]}}, with the way "none" for clouds that nobody touched: medians of the mean distance from the points to
     the clean surface and of both ways, and the share classified rightly.
     """
-    known, unseen = store.select("train"), store.select("test")
+    known, tested = store.select("train"), unseen(store, trained)
     key = parallel.fold(jax.random.key(config.seed), NAME)
     count = config.inputs.points
     classes, labels = families(store, known)
@@ -143,12 +164,12 @@ def further(config: Config, trained: Model, store: Store, folder: Path) -> tuple
         steps=config.learning,
         key=parallel.fold(key, "classifier"),
     )
-    labels = families(store, unseen)[1]
-    clean = np.stack([config.inputs.of(store, i, config.seed) for i in unseen])
+    labels = families(store, tested)[1]
+    clean = np.stack([config.inputs.of(store, i, config.seed) for i in tested])
     rng = np.random.default_rng(config.seed)
-    true = [sampling.surface(store.mesh(i), TRUE, rng)[0] for i in unseen]
+    true = [sampling.surface(store.mesh(i), TRUE, rng)[0] for i in tested]
     clouds = {"none": list(clean)} | attacked(config.attacks, classifier, clean, labels, key)
-    shapes = [{"name": store.names[i], "family": classes[label]} for i, label in zip(unseen, labels, strict=True)]
+    shapes = [{"name": store.names[i], "family": classes[label]} for i, label in zip(tested, labels, strict=True)]
     ways, kept = {}, {}
     for way, before in clouds.items():
         after = trained.purify(before, count, spread=config.spread, resolution=config.cells, seed=config.seed)
@@ -219,9 +240,10 @@ def shown(
     return [Gallery("Purified", rows, rank=None)], [Table("Attacked and purified", header, table, note)]
 
 
-def summary(unseen: int, known: int) -> str:
-    """The report's first sentence."""
+def summary(unseen: int, known: int | None) -> str:
+    """The report's first sentence.  known: how many shapes the network learned from, None where it does not say."""
+    learned = "" if known is None else f"; learned from {known} others"
     return (
-        f"Clouds of {unseen} shapes never seen, perturbed in four ways and cleaned by rebuilding the shape; learned "
-        f"from {known} others. Below, first, the shapes rebuilt from clouds that nobody touched."
+        f"Clouds of {unseen} shapes never seen, perturbed in four ways and cleaned by rebuilding the shape{learned}. "
+        f"Below, first, the shapes rebuilt from clouds that nobody touched."
     )

@@ -142,7 +142,7 @@ def dropout(keys, block):
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="start")
 def initial(decoder: Decoder, shapes: int, key, *, std: float = 1.0, start: str = "published"):
-    """The start: the decoder's variables, and codes [shapes, L] from N(0, (std / √L)²), each drawn by its index.
+    """The start: the decoder's variables, and codes [shapes, L] from N(0, (std / √L)²), each drawn by its position.
 
     start: see `AutoDecoder`; the start of a narrow network is nearly constant in space, and as likely as not beyond the
     clamp, where no gradient reaches it.

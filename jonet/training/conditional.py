@@ -81,7 +81,7 @@ def iou(logits, occupancies, threshold: float):
 
 
 def initial(network: OccupancyNetwork | Classifier, shapes: int, key):
-    """The start: shared parameters, own rows [shapes, L] each drawn by its index, and statistics.
+    """The start: shared parameters, own rows [shapes, L] each drawn by its position, and statistics.
 
     A row is c from N(0, 1) under the encoder `idx` (PyTorch's embedding), a classifier's parameters, or empty.
     """

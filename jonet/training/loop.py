@@ -10,6 +10,7 @@ with `own` handed in already gathered, one row a shape of the batch, and metrics
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import sys
 import time
@@ -25,19 +26,22 @@ from flax import struct
 from tqdm import tqdm
 
 from jonet import parallel
+from jonet.errors import CheckpointError
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.watch import Interrupt, Watch, agreed
 
 CAPACITY = 1024  # steps a dispatch at most: their metrics wait on the device
+BY_POSITION = "own_by_position"  # what checkpoints call own rows, so that no other order is taken for it
 
 
 @struct.dataclass
 class State:
     """Everything that training changes, and all that a checkpoint holds.
 
-    shared: replicated.  own: leading axis of rows, each on the device whose lane it belongs to.  statistics:
-    replicated, running ones of batch norm.  slots: the optimiser's, which lie as what they belong to.  step [].
+    shared: replicated.  own: leading axis of rows, each on the device whose lane it belongs to; in a checkpoint by
+    position among the training shapes, whatever the devices.  statistics: replicated, running ones of batch norm.
+    slots: the optimiser's, which lie as what they belong to.  step [].
     """
 
     shared: Any
@@ -50,7 +54,7 @@ class State:
 class Batches(Protocol):
     """Where batches come from: resident on the devices or streamed to them."""
 
-    rows: np.ndarray  # [R] the shape of each row of `own`, over all devices; -1 for padding
+    positions: np.ndarray  # [R] among the training shapes, of each row of `own` over all devices; -1 for padding
     points: int  # points a step, over all devices
     specs: Any  # how the data of `segment` lie: parallel.SPLIT, REPLICATED, or a tree of them
 
@@ -110,10 +114,8 @@ class Loop:
         self._slots = self.dispatch = None  # compiled at their first use
 
     def start(self, shared, own, statistics=None) -> State:
-        """The state before the first step, on the devices.  own: one row a shape, in the order of the store."""
-        rows = np.maximum(self.batches.rows, 0)  # padding repeats a row: harmless numbers that no gradient reaches
-        own = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], own)
-        learned = {"shared": parallel.replicate(shared), "own": parallel.split(own)}
+        """The state before the first step, on the devices.  own: one row a training shape, by position."""
+        learned = {"shared": parallel.replicate(shared), "own": jax.tree.map(self._in_lanes, own)}
         if self._slots is None:
             specs = self._specs(learned)
             arguments = ({"shared": specs.shared, "own": specs.own},)
@@ -123,19 +125,55 @@ class Loop:
         return State(**learned, statistics=statistics, slots=slots, step=parallel.replicate(np.int32(0)))
 
     def own(self, state: State):
-        """The state's own rows as host arrays in the order of the store."""
-        held = self.batches.rows >= 0
-        shapes = self.batches.rows[held]
+        """The state's own rows as host arrays, by position among the training shapes."""
+        return jax.tree.map(self._by_position, state.own)
 
-        def ordered(leaf):
-            out = np.empty((len(shapes), *leaf.shape[1:]), leaf.dtype)
-            out[shapes] = leaf[held]
-            return out
+    def held(self, state: State) -> dict[str, Any]:
+        """A state as checkpoints hold it: own rows and their slots by position, without padding, on every device."""
+        state = self._moved(state, lambda rows: parallel.replicate(self._by_position(rows)))
+        parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        return {BY_POSITION if name == "own" else name: part for name, part in parts.items()}
 
-        return jax.tree.map(ordered, parallel.host(state.own))
+    def placed(self, held: dict[str, Any]) -> State:
+        """The state of a checkpoint, its own rows in the lanes of the devices that there are."""
+        state = State(**{"own" if name == BY_POSITION else name: part for name, part in held.items()})
+        return self._moved(state, lambda rows: self._in_lanes(parallel.host(rows)))
+
+    def restore(self, checkpoints: Checkpoints, state: State, best: bool = False) -> tuple[State, dict] | None:
+        """`Checkpoints.restore` of a state like this one, of a run on any number of devices."""
+        try:
+            found = checkpoints.restore(self.held(state), best)
+        except CheckpointError as error:
+            try:  # version 0.1.0 left rows in lanes: it goes on with as many devices
+                return checkpoints.restore(state, best)
+            except CheckpointError:
+                raise error from None
+        return found and (self.placed(found[0]), found[1])
+
+    def _moved(self, state: State, move: Callable) -> State:
+        """A state with its own rows and their slots moved."""
+        places = self._specs({"shared": state.shared, "own": state.own}).slots
+        slots = jax.tree.map(lambda at, leaf: move(leaf) if at == parallel.SPLIT else leaf, places, state.slots)
+        return state.replace(own=jax.tree.map(move, state.own), slots=slots)
+
+    def _in_lanes(self, rows) -> jax.Array:
+        """Rows by position, as they lie on the devices; padding is zeros, which no gradient reaches."""
+        rows, positions = np.asarray(rows), self.batches.positions
+        laid = np.zeros((len(positions), *rows.shape[1:]), rows.dtype)
+        laid[positions >= 0] = rows[positions[positions >= 0]]
+        return parallel.split(laid)
+
+    def _by_position(self, rows) -> np.ndarray:
+        """The reverse, on the host."""
+        rows, positions = parallel.host(rows), self.batches.positions
+        real = positions >= 0
+        ordered = np.empty((real.sum(), *rows.shape[1:]), rows.dtype)
+        ordered[positions[real]] = rows[real]
+        return ordered
 
     def advance(self, state: State, data, steps: int, total: int):
-        """Dispatches `steps` training steps of `total` → (state, metrics [CAPACITY] each, index [S, CAPACITY]).
+        """Dispatches `steps` training steps of `total` → (state, metrics [CAPACITY] each, index [S, CAPACITY], -1 for
+        empty lanes).
 
         Returns at once; the memory of `state` is taken.  One program serves any number of steps, so that how steps
         are cut into dispatches cannot change a bit.
@@ -153,7 +191,7 @@ class Loop:
             key_now = parallel.fold(key, "step", state.step)
             progress = state.step / total
             state, metrics = train_step(self.loss, self.lookup, self.optimizer, state, batch, key_now, progress)
-            return state, metrics, batch.index
+            return state, metrics, jnp.where(batch.mask > 0, batch.index, -1)
 
         def body(i, carry):
             state, metrics, index = carry
@@ -197,15 +235,16 @@ def train(
     """Trains until `steps` steps are done, going on from the newest checkpoint where there is one → the state.
 
     save_every: seconds between checkpoints; a checkpoint is written only after its losses were seen finite.
-    validate(shared, own, statistics) → a score, higher is better: asked every `validate_every` steps and at the end;
-    the best state stays beside the latest (`checkpoints.restore(state, best=True)`).  patience: validations without a
-    better score after which training stops; 0 for never.  names: of the store's shapes, for errors.
+    validate(shared, own, statistics) → a score, higher is better: asked every `validate_every` steps and at the end,
+    with own rows as `Loop.own` gives them; the best state stays beside the latest (`Loop.restore`, best).
+    patience: validations without a better score after which training stops; 0 for never.  names: of the store's
+    shapes by index, for errors.
     Raises TrainingError where a loss is not finite, or no gradient reaches the network.  Ctrl-C finishes the dispatch,
     writes a checkpoint and raises KeyboardInterrupt with a sentence that says how to go on.
     """
     watch = Watch(loop.batches.points, CAPACITY, names)
     history = {"seconds": 0.0, "best": None, "best_step": None, "stale": 0}
-    if checkpoints and (found := checkpoints.restore(state)):
+    if checkpoints and (found := loop.restore(checkpoints, state)):
         state, history = found
     step = int(parallel.host(state.step))
     if log:
@@ -223,7 +262,7 @@ def train(
             if best is not None:
                 checkpoints.save(history["best_step"], best, meta, best=True)
                 checkpoints.wait()  # no checkpoint speaks of a best state that is not there
-            checkpoints.save(step, state, meta)
+            checkpoints.save(step, loop.held(state), meta)
 
     quiet = not bar or not parallel.is_main()
     with (
@@ -246,12 +285,12 @@ def train(
             if not due:
                 continue
             if step == stop and validate:
-                score = float(validate(state.shared, state.own, state.statistics))
+                score = float(validate(state.shared, loop.own(state), state.statistics))
                 note(step=step, validation=score)
                 better = score > (-math.inf if history["best"] is None else history["best"])  # a nan never is
                 history |= {"best": score, "best_step": step, "stale": 0} if better else {"stale": history["stale"] + 1}
                 if better and checkpoints:
-                    best = jax.tree.map(jnp.copy, state)  # the next dispatch takes the state's memory
+                    best = jax.tree.map(jnp.copy, loop.held(state))  # the next dispatch takes the state's memory
             stopping = step == steps or interrupt.asked or 0 < patience <= history["stale"]
             if old or stopping:
                 save()

@@ -24,14 +24,14 @@ class _Dispatch(NamedTuple):
     first: int  # its first step
     count: int  # its steps
     sent: float  # when it was dispatched
-    index: jax.Array  # [S, CAPACITY] the shapes of each step
+    index: jax.Array  # [S, CAPACITY] numbers in the store of each step's shapes, -1 for empty lanes
     outcome: concurrent.futures.Future  # of (when it was done, its metrics)
 
 
 class Watch:
     """Follows dispatches, at most `limit` steps each, while the next ones are already under way.
 
-    points: a step, over all devices.  names: of the store's shapes, by number, for errors.
+    points: a step, over all devices.  names: of all shapes of the store, by index, for errors.
     """
 
     def __init__(self, points: int, limit: int, names: Sequence[str] = ()):

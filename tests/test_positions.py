@@ -1,0 +1,152 @@
+"""A shape's number in the store and its position among the training shapes: nothing takes one for the other."""
+
+import dataclasses
+
+import jax
+import miniature
+import numpy as np
+import pytest
+
+import jonet
+from jonet import learn
+from jonet.data import batches
+from jonet.data import store as stores
+from jonet.data.lanes import Lanes
+from jonet.data.sampling import Recipe
+from jonet.errors import ConfigError, TrainingError
+from jonet.networks import deepsdf, occupancy
+from jonet.tasks import occnet, onet
+from jonet.tasks.inputs import Cloud
+from jonet.tasks.shapes import Shapes
+from jonet.training.log import Log
+from jonet.training.loop import Loop, train
+
+SAMPLES = Recipe(near=300, uniform=100, surface=200, occupancies=300)
+NETWORK = occupancy.Specs(encoder="idx", c_dim=8, hidden_size=8, n_blocks=1, encoder_width=8)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two families with shapes to validate and to test: the training shapes are not the first of the store."""
+    sources = Shapes(train=4, test=1, val_share=0.4).sources("mug,lamp", seed=3)
+    folder = tmp_path_factory.mktemp("stores")
+    made = stores.build(folder / "store", sources, SAMPLES, frame="cube", progress=False)
+    assert (made.select("train") != np.arange(len(made.select("train")))).any()
+    return made
+
+
+def right(store):
+    """In place of `fold`: of each code, whose first number is that of a shape in the store, that shape's labels."""
+    labels = []
+    for i in range(len(store)):
+        points, inside = store.occupancy(i)
+        labels.append({point.tobytes(): bool(label) for point, label in zip(points, inside, strict=True)})
+
+    def fold(network, shared, statistics, codes):
+        def ask(points):
+            found = [
+                [labels[round(float(code[0]))].get(point.tobytes(), False) for point in cloud.astype(np.float16)]
+                for code, cloud in zip(codes, points, strict=True)
+            ]
+            return np.where(found, np.float32(20), np.float32(-20))
+
+        return ask
+
+    return fold
+
+
+def validated(problem, shapes, log):
+    """What the log says of a network whose rows are right, after a step that hardly moves them."""
+    own = np.zeros_like(problem.own)
+    own[:, 0] = shapes
+    loop = Loop(problem.loss, problem.optimizer.build(), problem.batches, jax.random.key(0))
+    state = loop.start(problem.shared, own, problem.statistics)
+    train(loop, state, 1, log=Log(log), validate=problem.validate, validate_every=1, bar=False)
+    (entry,) = [entry for entry in Log(log).read() if "validation" in entry]
+    return entry["validation"]
+
+
+def test_rows_of_an_embedding_are_judged_by_their_own_shapes(store, tmp_path, monkeypatch):
+    config = onet.Config(network=NETWORK, batch_shapes=2, batch_points=8)
+    shapes = store.select("train")
+    monkeypatch.setattr(store, "select", lambda split: shapes if split == "train" else shapes[:0])
+    problem = onet.problem(config, store, shapes, jax.random.key(0), {})
+    monkeypatch.setattr(onet.fields_, "fold", right(store))
+    assert validated(problem, shapes, tmp_path / "log.jsonl") == 1
+
+
+def test_classifiers_are_judged_by_their_own_shapes(store, tmp_path, monkeypatch):
+    config = occnet.Config(network=occupancy.ClassifierSpecs(dims=(4, 4)), batch_points=8)
+    shapes = store.select("train")
+    problem = occnet.problem(config, store, shapes, jax.random.key(0), {})
+    monkeypatch.setattr(occnet, "fold", right(store))
+    assert validated(problem, shapes, tmp_path / "log.jsonl") == pytest.approx(0, abs=1e-6)
+
+
+SDF = {
+    "network": deepsdf.Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()),
+    "batch_shapes": 2,
+}
+CONDITIONAL = {
+    "network": dataclasses.replace(NETWORK, encoder="pointnet_simple"),
+    "inputs": Cloud(20),
+    "batch_shapes": 2,
+    "validate_every": 100,
+}
+
+
+@pytest.mark.parametrize("task", ["deepsdf", "onet_points"])
+def test_errors_of_training_name_the_right_shapes(store, tmp_path, monkeypatch, task):
+    """Every batch of two holds one of the shapes that have become NaN."""
+    name, options = {"deepsdf": ("sdf", SDF), "onet_points": ("surface_points", CONDITIONAL)}[task]
+    bad = store.select("train")[-1]
+    packed = store.arrays[name]
+    values = np.array(packed.values)
+    values[packed.offsets[bad] : packed.offsets[bad] + packed.counts[bad].sum()] = np.nan
+    monkeypatch.setitem(store.arrays, name, packed._replace(values=values))
+    monkeypatch.setattr(store, "frame", learn.task(task).FRAME)
+    with pytest.raises(TrainingError) as error:
+        jonet.train(store, task, batch_points=16, steps=20, minutes=0, **options)
+    named = str(error.value).split("its batch holds ")[1].split(";")[0].split(", ")
+    trained = {store.names[i] for i in store.select("train")}
+    assert store.names[bad] in named and set(named) <= trained and len(named) == 2
+
+
+def test_empty_lanes_are_not_named():
+    arrays = miniature.spheres(6)
+    arrays["sdf"].values[arrays["sdf"].offsets[4] :][:200] = np.nan
+    lanes = Lanes(np.array([5, 4]), np.array([[0], [1], [-1], [-1]]), steps=1, devices=1)
+    plan = batches.Plan(batches.Draw("sdf", 8))
+    loop = miniature.make(batches.load(arrays, lanes, plan, jax.random.key(0), True))
+    with pytest.raises(TrainingError, match="its batch holds sphere 4, sphere 5; look"):
+        train(loop, miniature.fresh(loop), 3, names=[f"sphere {i}" for i in range(6)], bar=False)
+
+
+def test_a_store_of_another_frame_is_refused(store, tmp_path):
+    with pytest.raises(ConfigError, match="frame 'cube', but this task works in 'sphere'"):
+        jonet.train(store, "deepsdf", workdir=tmp_path / "run", steps=1, minutes=0, **SDF)
+
+
+def test_a_model_says_what_its_store_was_made_by_and_of(store, monkeypatch):
+    monkeypatch.setattr(store, "frame", "sphere")
+    model = jonet.train(store, "deepsdf", batch_points=16, steps=2, minutes=0, **SDF)
+    shapes = store.select("train")
+    assert model.history["recipe"] == dataclasses.asdict(SAMPLES) and model.history["shapes"] == len(shapes)
+    assert model.codes.sources == tuple(store.contents[i] for i in shapes)
+    assert model.codes.names == tuple(store.names[i] for i in shapes)
+
+
+def test_rows_come_and_go_by_position():
+    """Through lanes of any number of devices, with padding that stays zero."""
+    arrays = miniature.spheres(6)
+    plan = batches.Plan(batches.Draw("sdf", 8))
+    shared, codes = miniature.start(miniature.DECODER, 5)
+    for dealt in ([[3, 0], [4, 2], [1, -1], [-1, -1]], [[4], [0], [1], [2], [3]]):
+        lanes = Lanes(np.array([1, 5, 0, 3, 2]), np.array(dealt), steps=1, devices=1)
+        loop = miniature.make(batches.load(arrays, lanes, plan, jax.random.key(0), True))
+        state = loop.start(shared, codes)
+        held = loop.held(state)
+        np.testing.assert_array_equal(loop.own(state), codes)
+        np.testing.assert_array_equal(held["own_by_position"], codes)
+        assert miniature.bits(loop.placed(held)) == miniature.bits(state)
+        assert not np.asarray(state.own)[lanes.positions < 0].any()
