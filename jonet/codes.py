@@ -63,6 +63,14 @@ class Codes:
             raise InputError(f"no code is named {name!r}; there are {some}")
         return self.names.index(name)
 
+    def check_network(self, network: str) -> None:
+        """InputError where these are known to be codes of another network than the one with this digest."""
+        if self.network is not None and self.network != network:
+            raise InputError(
+                f"these codes ({', '.join(self.names[:3])}{', …' if len(self) > 3 else ''}) are of another network; "
+                "fit or encode the shapes anew with this one"
+            )
+
     def placed(self, similarities: Sequence[Similarity]) -> Codes:
         """The same codes with the ways from their shapes' own units to the normalised frame."""
         return dataclasses.replace(self, similarities=tuple(similarities))
