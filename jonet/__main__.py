@@ -15,6 +15,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from jonet.commands.options import check
 from jonet.errors import JonetError
 
 COMMANDS = (  # files of jonet/commands/, in the order of the help; a new verb is a file there and a line here
@@ -48,8 +49,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal cannot show ends no command
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     try:
+        check(options)
         options.do(options)
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 
 from jonet import model
 from jonet.bulk import inputs
+from jonet.commands import written
 from jonet.commands.options import INPUTS, MODEL, RESOLUTION, SEED, option
 from jonet.data import meshes, observed
 from jonet.data.meshes import Mesh
+from jonet.storage.names import unique
 
 
 def declare(verb) -> None:
@@ -32,7 +35,9 @@ def declare(verb) -> None:
 def purify(options) -> None:
     """Each input as OUT/<its name>.ply; one that could not be rebuilt is said and left out."""
     trained = model.load(options.model)
-    files = inputs.find(options.inputs, trained)
+    files = inputs.find(options.inputs, trained, Path(options.out))
+    places = [f"{name}.ply" for name in unique(list(inputs.names(files).values()))]
+    written.check(options.out, places, files.values())
     seen = [observed.read(path, trained.frame, surface=True) for path in files.values()]
     given = {"points": [one.similarity.inverse()(one.points) for one in seen], "frame": "own"}
     if trained.inputs is None and all(one.normals is not None for one in seen):
@@ -40,8 +45,18 @@ def purify(options) -> None:
     found = trained.purify(
         **given, count=options.count, spread=options.spread, resolution=options.resolution, seed=options.seed
     )
-    for name, points in zip(inputs.names(files).values(), found, strict=True):
-        if not len(points):
+    made = dict(zip(places, found, strict=True))
+    written.keep(
+        options.out,
+        "purify",
+        {name: functools.partial(_write, points) if len(points) else None for name, points in made.items()},
+    )
+    for name, points in made.items():
+        if len(points):
+            print(Path(options.out) / name)
+        else:
             print(f"{name}: no surface was made of it, nothing is written", file=sys.stderr)
-            continue
-        print(meshes.write(Mesh(points, np.zeros((0, 3), int)), Path(options.out) / f"{name}.ply"))
+
+
+def _write(points: np.ndarray, path: Path) -> None:
+    meshes.write(Mesh(points, np.zeros((0, 3), int)), path)
