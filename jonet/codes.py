@@ -99,7 +99,7 @@ class Codes:
             if (value := getattr(self, field.name)) is not None and field.name != "similarities"
         }
         if self.similarities is not None:
-            arrays["similarities"] = np.stack([s.as_array() for s in self.similarities])
+            arrays["similarities"] = np.array([s.as_array() for s in self.similarities]).reshape(-1, 13)
         write_npz(Path(path), arrays)
 
     @staticmethod

@@ -147,7 +147,11 @@ def opened(
             stack.enter_context(locks.locked(own))
             settings = json.loads(json.dumps({"version": VERSION, **settings}))
             job = Job(folder, share, configs.digest(settings), inputs)
-            _agree(job, settings, former, alone=not any(_held(path) for path in others))
+            alone = not any(_held(path) for path in others)
+            if alone and is_job(folder):  # what a killed process left unfinished
+                for place in {(folder / one.output).parent for one in inputs.values()}:
+                    atomic.sweep(place)
+            _agree(job, settings, former, alone)
         yield job
 
 
