@@ -100,6 +100,10 @@ def test_clouds_are_not_overwritten_by_what_purifies_them(stub, tmp_path, capsys
     assert shell.main(["purify", "model", str(scans), f"--out={out}"]) == 0
     assert [path.name for path in out.glob("*.ply")] == ["a.ply"]
     assert "b.ply: no surface" in capsys.readouterr().err
+    stub.hollow = ()
+    (scans / "b.ply").write_bytes(b"ply broken")
+    assert shell.main(["purify", "model", str(scans), f"--out={out}"]) == 0
+    assert "scans/b.ply: " in capsys.readouterr().err and [path.name for path in out.glob("*.ply")] == ["a.ply"]
     (out / "a.ply").write_bytes(b"mine")
     assert shell.main(["purify", "model", str(scans), f"--out={out}"]) == 1
     assert (out / "a.ply").read_bytes() == b"mine"

@@ -149,7 +149,7 @@ def opened(
             job = Job(folder, share, configs.digest(settings), inputs)
             alone = not any(_held(path) for path in others)
             if alone and is_job(folder):  # what a killed process left unfinished
-                for place in {(folder / one.output).parent for one in inputs.values()}:
+                for place in {folder, *((folder / one.output).parent for one in inputs.values())}:
                     atomic.sweep(place)
             _agree(job, settings, former, alone)
         yield job

@@ -14,6 +14,7 @@ from jonet.commands import written
 from jonet.commands.options import INPUTS, MODEL, RESOLUTION, SEED, option
 from jonet.data import meshes, observed
 from jonet.data.meshes import Mesh
+from jonet.errors import ConfigError, JonetError
 from jonet.storage.names import unique
 
 
@@ -33,19 +34,26 @@ def declare(verb) -> None:
 
 
 def purify(options) -> None:
-    """Each input as OUT/<its name>.ply; one that could not be rebuilt is said and left out."""
+    """Each input as OUT/<its name>.ply; one that could not be read or rebuilt is said and left out."""
     trained = model.load(options.model)
     files = inputs.find(options.inputs, trained, Path(options.out))
     places = [f"{name}.ply" for name in unique(list(inputs.names(files).values()))]
     written.check(options.out, places, files.values())
-    seen = [observed.read(path, trained.frame, surface=True) for path in files.values()]
-    given = {"points": [one.similarity.inverse()(one.points) for one in seen], "frame": "own"}
-    if trained.inputs is None and all(one.normals is not None for one in seen):
-        given["normals"] = [one.normals for one in seen]
+    seen, causes = {}, {}
+    for place, path in zip(places, files.values(), strict=True):
+        try:
+            seen[place] = observed.read(path, trained.frame, surface=True)
+        except JonetError as error:
+            causes[place] = error
+    if not seen:
+        raise ConfigError(f"none of {len(files)} clouds could be read; {causes[places[0]]}")
+    given = {"points": [one.similarity.inverse()(one.points) for one in seen.values()], "frame": "own"}
+    if trained.inputs is None and all(one.normals is not None for one in seen.values()):
+        given["normals"] = [one.normals for one in seen.values()]
     found = trained.purify(
         **given, count=options.count, spread=options.spread, resolution=options.resolution, seed=options.seed
     )
-    made = dict(zip(places, found, strict=True))
+    made = dict.fromkeys(places, ()) | dict(zip(seen, found, strict=True))
     written.keep(
         options.out,
         "purify",
@@ -55,7 +63,7 @@ def purify(options) -> None:
         if len(points):
             print(Path(options.out) / name)
         else:
-            print(f"{name}: no surface was made of it, nothing is written", file=sys.stderr)
+            print(f"{name}: {causes.get(name, 'no surface was made of it')}, nothing is written", file=sys.stderr)
 
 
 def _write(points: np.ndarray, path: Path) -> None:
