@@ -15,7 +15,6 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from jonet.commands.options import check
 from jonet.errors import JonetError
 
 COMMANDS = (  # files of jonet/commands/, in the order of the help; a new verb is a file there and a line here
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     try:
-        check(options)
+        importlib.import_module("jonet.commands.options").check(options)  # with jax, which workers need not
         options.do(options)
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)

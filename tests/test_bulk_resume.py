@@ -12,6 +12,7 @@ from balls import Balls, write_clouds
 from test_bulk import BATCH, RADII, table
 
 from jonet import bulk
+from jonet.bulk.job import Job
 from jonet.bulk.manifest import Manifest
 from jonet.bulk.shapes import Settings
 from jonet.codes import Codes
@@ -246,6 +247,23 @@ def test_outputs_replace_neither_inputs_nor_what_others_made(inputs, tmp_path):
     with pytest.raises(ConfigError, match="there already"):
         bulk.fit(Balls(), inputs, own / "mine.npz")
     assert (own / "ball_00.ply").read_bytes() == before and len(list(own.iterdir())) == 3
+    (tmp_path / "made" / "late.ply").write_bytes(b"mine")  # beside what the job made
+    write_clouds(inputs, [1.0], ["late"])
+    with pytest.raises(ConfigError, match="late.ply is there already"):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert (tmp_path / "made" / "late.ply").read_bytes() == b"mine"
+
+
+def test_a_stop_between_an_output_and_its_row(inputs, tmp_path, monkeypatch):
+    def stop(job, row):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Job, "add", stop)
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert list((tmp_path / "made").glob("*.ply"))
+    assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH).complete
+    assert {row["status"] for row in table(tmp_path / "made").values()} == {"ok"}
 
 
 class Waiting(Balls):

@@ -3,7 +3,9 @@
 import io
 import json
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -284,6 +286,12 @@ def test_what_a_terminal_cannot_show_ends_no_command(tmp_path, monkeypatch):
     assert shell.main(["evaluate", str(tmp_path / "made"), str(tmp_path / "truth")]) == 0
     sys.stdout.flush()
     assert b"\\u65e5\\u672c\\udcff" in sys.stdout.buffer.getvalue()
+
+
+def test_workers_of_the_shell_need_no_jax():
+    """They import the module that was started."""
+    code = "import sys, jonet.__main__; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 
 def ball_file(folder):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from jonet import config as configs
-from jonet.bulk.manifest import Manifest, Row
+from jonet.bulk.manifest import BEGUN, Manifest, Row
 from jonet.errors import BusyError, ConfigError
 from jonet.storage import atomic, identity, locks
 
@@ -56,6 +57,7 @@ class Job:
         self.again: set[str] = set()  # inputs of which earlier failures do not count
         self._before = self.manifest.rows()
         self._done: dict[str, Row] = {}
+        self._named = {row.output for rows in self._before.values() for row in rows}
         self._makes = {one.output: file for file, one in inputs.items()}
         self._lock = threading.Lock()
 
@@ -80,6 +82,11 @@ class Job:
             return False
         made = row.output == given.output and row.made and identity.unchanged(self.folder / row.output, row.made)
         return bool(made or not row.output)
+
+    def begin(self, file: str) -> None:
+        """Notes that an output is about to be written, so that it is known as the job's own after a stop, too."""
+        if self.inputs[file].output not in self._named:
+            self.manifest.add(Row(file, BEGUN, output=self.inputs[file].output))
 
     def add(self, row: Row) -> Row:
         """Keeps what became of an input; what it made before under another name, or before it failed, is removed."""
@@ -158,21 +165,19 @@ def opened(
 def _agree(job: Job, settings: dict[str, Any], former: dict[str, Any], alone: bool) -> None:
     """Writes job.json, or refuses: settings are fixed by what was made with them."""
     before, folder = _settings(job.folder), job.folder
-    if before == settings:
-        return
-    rows = [row for found in job.manifest.rows().values() for row in found if row.output]
-    if before and before != json.loads(json.dumps(former)):
-        if not alone or any((folder / row.output).exists() for row in rows):
-            changed = configs.difference(settings, before)
-            raise ConfigError(f"{folder} holds results of other settings ({'; '.join(changed)}); choose another --out")
-    if not before:
-        made = {row.output for row in rows if row.made and identity.unchanged(folder / row.output, row.made)}
-        for one in job.inputs.values():
-            if one.output not in made and (folder / one.output).exists():
-                raise ConfigError(
-                    f"{folder / one.output} is there already, and no job in this folder made it; choose another --out"
-                )
-    atomic.write_json(folder / "job.json", settings)
+    named = {row.output for found in job.manifest.rows().values() for row in found if row.output}
+    if before == json.loads(json.dumps(former)):
+        named.update(one.output for one in job.inputs.values())
+    elif before and before != settings and (not alone or any((folder / place).exists() for place in named)):
+        changed = configs.difference(settings, before)
+        raise ConfigError(f"{folder} holds results of other settings ({'; '.join(changed)}); choose another --out")
+    for one in job.inputs.values():
+        if one.output not in named and os.path.lexists(folder / one.output):
+            raise ConfigError(
+                f"{folder / one.output} is there already, and no job in this folder made it; choose another --out"
+            )
+    if before != settings:
+        atomic.write_json(folder / "job.json", settings)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jonet.storage import atomic
 
 OK, EMPTY, DOUBTFUL, FAILED = "ok", "empty", "doubtful", "failed"
+BEGUN = "begun"
 _FORMULA = re.compile(r"[=+\-@\t\r]|\./")  # beginnings of a cell that a spreadsheet would compute, and our mark
 
 
@@ -21,7 +22,8 @@ class Row(NamedTuple):
     """One input.
 
     file: as it was found.  status: `ok`, `doubtful` (not converged, or a stranger to the space), `empty` (no surface in
-    the box) or `failed`, the last three with a colon and the cause.  residual, explained: of the code, where fitted.
+    the box) or `failed`, the last three with a colon and the cause; `begun` says that an output is about to be written,
+    and goes when the parts are joined.  residual, explained: of the code, where fitted.
     seconds: reading, its share of the batch's solving, and writing.  output: the file made, below the job's folder.
     settings: digest of those of the job.  input, made: what tells the contents of the input and of the output.
     """

@@ -193,9 +193,14 @@ def _run(
         todo = left
         if settings.limit is not None and settings.limit < len(left):
             todo = [left[i * len(left) // settings.limit] for i in range(settings.limit)]
+
+        def write(key: str, result) -> Row:
+            work.begin(key)
+            return stages.write(key, result)
+
         with parallel.alone():
             batch = batch_size(each) if settings.batch is None else settings.batch
-            pipeline = Pipeline(stages, work.add, batch, settings.executor)
+            pipeline = Pipeline(stages._replace(write=write), work.add, batch, settings.executor)
             try:
                 sources = {key: inputs[key].source for key in todo}
                 outcome = pipeline.run(sources, progress or (lambda outcome: None))
