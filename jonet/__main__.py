@@ -48,8 +48,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal cannot show ends no command
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     try:
+        importlib.import_module("jonet.commands.options").check(options)  # with jax, which workers need not
         options.do(options)
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jonet.data import archives
 from jonet.data.meshes import Similarity
-from jonet.errors import CheckpointError, InputError
+from jonet.errors import CheckpointError, FormatError, InputError, MeshError
 from jonet.storage import atomic
 
 TUPLES = ("names", "similarities", "sources")  # columns that are no arrays
@@ -63,6 +63,14 @@ class Codes:
             raise InputError(f"no code is named {name!r}; there are {some}")
         return self.names.index(name)
 
+    def check_network(self, network: str) -> None:
+        """InputError where these are known to be codes of another network than the one with this digest."""
+        if self.network is not None and self.network != network:
+            raise InputError(
+                f"these codes ({', '.join(self.names[:3])}{', …' if len(self) > 3 else ''}) are of another network; "
+                "fit or encode the shapes anew with this one"
+            )
+
     def placed(self, similarities: Sequence[Similarity]) -> Codes:
         """The same codes with the ways from their shapes' own units to the normalised frame."""
         return dataclasses.replace(self, similarities=tuple(similarities))
@@ -91,7 +99,7 @@ class Codes:
             if (value := getattr(self, field.name)) is not None and field.name != "similarities"
         }
         if self.similarities is not None:
-            arrays["similarities"] = np.stack([s.as_array() for s in self.similarities])
+            arrays["similarities"] = np.array([s.as_array() for s in self.similarities]).reshape(-1, 13)
         write_npz(Path(path), arrays)
 
     @staticmethod
@@ -100,8 +108,12 @@ class Codes:
         arrays = read_npz(Path(path))
         if "values" not in arrays or "names" not in arrays:
             raise CheckpointError(f"{path} holds {sorted(arrays)}, but codes have values and names")
+        _check(path, arrays)
         if "similarities" in arrays:
-            arrays["similarities"] = tuple(Similarity.from_array(a) for a in arrays["similarities"])
+            try:
+                arrays["similarities"] = tuple(Similarity.from_array(a) for a in arrays["similarities"])
+            except MeshError as error:
+                raise CheckpointError(f"{path}: {error}") from error
         for name in ("names", "sources"):
             if name in arrays:
                 arrays[name] = tuple(map(str, arrays[name]))
@@ -111,6 +123,22 @@ class Codes:
         return Codes(**{k: v for k, v in arrays.items() if k in known})
 
 
+def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """CheckpointError where an array is none that `Codes.save` writes."""
+    count = arrays["values"].shape[:1]
+    axes = {"values": 2, "similarities": 2, "network": 0}
+    kinds = {"names": "U", "sources": "U", "network": "U", "converged": "b", "stranger": "b"}
+    for name in [field.name for field in dataclasses.fields(Codes) if field.name in arrays]:
+        array, rows = arrays[name], axes.get(name, 1)
+        fits = array.ndim == rows and array.shape[:1] == count[:rows]
+        if not fits or (array.size and array.dtype.kind != kinds.get(name, "f")):
+            raise CheckpointError(f"{path}: {name} is {array.dtype} {list(array.shape)}, which is none of these codes")
+    if not np.isfinite(arrays["values"]).all():
+        raise CheckpointError(f"{path}: a code holds numbers that are not finite")
+    if "similarities" in arrays and arrays["similarities"].shape[1] != 13:
+        raise CheckpointError(f"{path}: similarities have 13 numbers each, not {arrays['similarities'].shape[1]}")
+
+
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """One file, written beside its place and renamed into it."""
     with atomic.open_file(path) as file:
@@ -118,9 +146,9 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """What `write_npz` wrote; CheckpointError if it is missing or damaged."""
+    """What `write_npz` wrote; CheckpointError if it is missing, damaged, or claims to be larger than it is."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        found = archives.arrays(path, (), None, archives.NUMBERS + archives.WORDS)
+    except FormatError as error:
+        raise CheckpointError(str(error)) from error
+    return {name: array.copy() for name, array in found.items()}  # that can be written to

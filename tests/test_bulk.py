@@ -59,7 +59,7 @@ def test_codes_of_a_folder(inputs, tmp_path):
     np.testing.assert_allclose(codes.values[:, 0], 2 / 1.03, rtol=1e-5)
     np.testing.assert_allclose([way.scale * 1.03 for way in codes.similarities], 1 / RADII, rtol=1e-5)
     rows = table(tmp_path / "codes")
-    assert list(rows["ball_03.npy"]) == ["file", "status", "residual", "explained", "seconds", "output"]
+    assert list(rows["ball_03.npy"]) == list(Row._fields)
     assert rows["ball_03.npy"]["status"] == "ok" and rows["ball_03.npy"]["output"] == "shapes/ball_03.npz"
     assert float(rows["ball_03.npy"]["residual"]) == pytest.approx(1 / 1030, rel=1e-4)
     assert float(rows["ball_03.npy"]["explained"]) == 0.5 and float(rows["ball_03.npy"]["seconds"]) > 0
@@ -152,10 +152,12 @@ def test_damaged_inputs_are_rows_and_the_rest_goes_on(inputs, tmp_path, capfd):
     assert rows["refused.npy"]["status"] == "failed: this shape is refused"
     assert sum(row["status"] == "ok" for row in rows.values()) == 9 == len(Codes.load(tmp_path / "codes.npz"))
     assert "ball_02.npy: failed" in capfd.readouterr().err
-    write_clouds(inputs, [2.0], ["ball_02"])
     assert not bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH).outcome.rows
     report = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(retry_failed=True))
     assert sorted(row.file for row in report.outcome.rows) == ["ball_02.npy", "refused.npy"]
+    write_clouds(inputs, [2.0], ["ball_02"])  # what is replaced is done without being asked for
+    report = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    assert [row.file for row in report.outcome.rows] == ["ball_02.npy"]
     assert len(Codes.load(tmp_path / "codes.npz")) == 10
 
 
@@ -188,17 +190,17 @@ def test_other_mistakes_stop_the_job(tmp_path):
     def solve(batch):
         raise RuntimeError("the device is lost")
 
-    manifest = Manifest(tmp_path / "job", (0, 1), {})
+    manifest = Manifest(tmp_path)
     stages = Stages(str, lambda held: None, solve, lambda key, result: Row(key, "ok"))
     with pytest.raises(RuntimeError, match="lost"):
-        Pipeline(stages, manifest, 2).run({"a": 1, "b": 2})
+        Pipeline(stages, manifest.add, 2).run({"a": 1, "b": 2})
     assert not manifest.rows()
 
     def write(key, result):
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space"):
-        Pipeline(Stages(str, lambda held: None, list, write), manifest, 2).run({"a": 1, "b": 2})
+        Pipeline(Stages(str, lambda held: None, list, write), manifest.add, 2).run({"a": 1, "b": 2})
     assert not manifest.rows()
 
 
@@ -212,7 +214,7 @@ def test_reading_goes_ahead_but_not_far(tmp_path):
     stages = Stages(
         lambda source: read.append(source) or source, lambda held: held % 2, solve, lambda k, r: Row(k, "ok")
     )
-    outcome = Pipeline(stages, Manifest(tmp_path, (0, 1), {}), 5).run({f"{i:03d}": i for i in range(100)})
+    outcome = Pipeline(stages, Manifest(tmp_path).add, 5).run({f"{i:03d}": i for i in range(100)})
     assert sorted(row.file for row in outcome.rows) == [f"{i:03d}" for i in range(100)]
     assert all(count <= 5 * solved + 2 * 5 + 6 for solved, count in enumerate(most))
 
@@ -250,10 +252,13 @@ def test_shares_are_joined_by_the_last(inputs, tmp_path):
         bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(2, 2)))
 
 
-def test_success_is_not_hidden_by_another_shares_failure(tmp_path):
-    Manifest(tmp_path, (0, 2), {}).add(Row("a", "ok", output="a.ply"))
-    Manifest(tmp_path, (1, 2), {}).add(Row("a", "failed: once"))
-    assert Manifest(tmp_path, (0, 1), {}).rows()["a"].status == "ok"
+def test_success_is_not_hidden_by_another_shares_failure(inputs, tmp_path):
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    made = Manifest(tmp_path / "codes").rows()["ball_04.npy"][0]
+    Manifest(tmp_path / "codes", (1, 2)).add(made._replace(status="failed: once", output="", made={}))
+    model = Balls()
+    assert bulk.fit(model, inputs, tmp_path / "codes.npz", BATCH).complete and not model.seen
+    assert table(tmp_path / "codes")["ball_04.npy"]["status"] == "ok"
 
 
 def test_names_of_what_is_made(tmp_path):

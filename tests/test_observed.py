@@ -76,3 +76,9 @@ def test_pickles_and_wrong_shapes_are_refused(tmp_path):
     for name, error in (("objects", FormatError), ("flat", FormatError), ("other", FormatError), ("one", MeshError)):
         with pytest.raises(error):
             observed.read(next(tmp_path.glob(f"{name}.*")))
+
+
+def test_folders_that_are_called_like_clouds_are_no_inputs(cloud, tmp_path):
+    (tmp_path / "d.npy").mkdir()
+    write("npy", tmp_path / "d.npy" / "a.npy", *cloud)
+    assert observed.find(tmp_path) == [tmp_path / "d.npy" / "a.npy"]

@@ -7,16 +7,21 @@ batch that is refused is halved, too, until the one input that is to blame stand
 from __future__ import annotations
 
 import collections
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from jonet.bulk.manifest import FAILED, Manifest, Row
+from jonet.bulk.manifest import FAILED, Row
 from jonet.errors import JonetError
 
 READERS, WRITERS = 4, 2  # threads
+
+
+def _nothing(source: Any) -> dict[str, Any]:
+    return {}
 
 
 class Stages(NamedTuple):
@@ -26,6 +31,7 @@ class Stages(NamedTuple):
     together: Callable[[Any], Hashable]  # inputs of one kind and size go together
     solve: Callable[[list[Any]], Sequence[Any]]  # the results of a batch; on this thread
     write: Callable[[str, Any], Row]  # the input's row; its seconds are filled in by the pipeline
+    stamp: Callable[[Any], dict[str, Any]] = _nothing  # what tells a source's content, for its row; where it is read
 
 
 class Outcome(NamedTuple):
@@ -42,14 +48,16 @@ class _Item(NamedTuple):
     key: str
     held: Any
     seconds: float
+    input: dict[str, Any]
 
 
 class Pipeline:
     """One job under way; `run` does it."""
 
-    def __init__(self, stages: Stages, manifest: Manifest, batch: int, executor: Executor | None = None):
-        """batch: inputs that are solved at once.  executor: reads; threads if None."""
-        self.stages, self.manifest, self.batch, self.executor = stages, manifest, batch, executor
+    def __init__(self, stages: Stages, keep: Callable[[Row], Row], batch: int, executor: Executor | None = None):
+        """keep: takes each row, and returns it as it is kept.  batch: inputs that are solved at once.  executor: reads;
+        threads if None."""
+        self.stages, self.keep, self.batch, self.executor = stages, keep, batch, executor
         self.rows: list[Row] = []
         self.solving, self.solved = 0.0, 0
         self._written: collections.deque[Future] = collections.deque()
@@ -67,13 +75,14 @@ class Pipeline:
 
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
             try:
-                for item in self._read(iter(sources.items()), self.executor or readers):
-                    group = groups[self.stages.together(item.held)]
-                    group.append(item)
-                    if len(group) >= self.batch:
-                        self._solve(group, writers)
-                        group.clear()
-                        progress(now())
+                with contextlib.closing(self._read(iter(sources.items()), self.executor or readers)) as items:
+                    for item in items:
+                        group = groups[self.stages.together(item.held)]
+                        group.append(item)
+                        if len(group) >= self.batch:
+                            self._solve(group, writers)
+                            group.clear()
+                            progress(now())
                 for group in filter(None, groups.values()):
                     self._solve(group, writers)
                     progress(now())
@@ -86,20 +95,22 @@ class Pipeline:
     def _read(self, sources: Iterator[tuple[str, Any]], executor: Executor) -> Iterator[_Item]:
         """What is read, in order, `batch` inputs ahead of what is asked for; what cannot be becomes a row."""
         waiting: collections.deque[tuple[str, Future]] = collections.deque()
-        while True:
-            while len(waiting) <= self.batch and (source := next(sources, None)) is not None:
-                waiting.append((source[0], executor.submit(_timed, self.stages.read, source[1])))
-            if not waiting:
-                return
-            key, future = waiting.popleft()
-            try:
-                held, seconds = future.result()
-            except BrokenExecutor:  # a worker was killed; that is no input's fault
-                raise
-            except Exception as error:  # whatever a reader makes of a damaged file
-                self._fail(key, error)
-            else:
-                yield _Item(key, held, seconds)
+        try:
+            while True:
+                while len(waiting) <= self.batch and (source := next(sources, None)) is not None:
+                    task = executor.submit(_attempt, self.stages.stamp, self.stages.read, source[1])
+                    waiting.append((source[0], task))
+                if not waiting:
+                    return
+                key, task = waiting.popleft()
+                stamp, held, cause, seconds = task.result()  # a worker that was killed is no input's fault
+                if cause:
+                    self._fail(key, cause, stamp)
+                else:
+                    yield _Item(key, held, seconds, stamp)
+        finally:
+            for _, task in waiting:
+                task.cancel()
 
     def _solve(self, items: list[_Item], writers: Executor) -> None:
         """Solves a list in pieces of at most `batch`, and has them written."""
@@ -116,7 +127,7 @@ class Pipeline:
                 if not (ran_out := out_of_memory(error)) and not isinstance(error, JonetError):
                     raise
                 if len(piece) == 1:
-                    self._fail(piece[0].key, error)
+                    self._fail(piece[0].key, reason(error), piece[0].input)
                     continue
                 half = -(-len(piece) // 2)
                 if ran_out:
@@ -130,36 +141,33 @@ class Pipeline:
             self.solved += len(piece)
             for item, result in zip(piece, results, strict=True):
                 seconds = item.seconds + took / len(piece)
-                self._written.append(writers.submit(self._write, item.key, result, seconds))
+                self._written.append(writers.submit(self._write, item, result, seconds))
             self._settle(2 * self.batch)
 
-    def _write(self, key: str, result, seconds: float) -> Row:
+    def _write(self, item: _Item, result, seconds: float) -> Row:
         try:
-            row, took = _timed(self.stages.write, key, result)
+            row, took = _timed(self.stages.write, item.key, result)
         except JonetError as error:
-            row, took = failure(key, error), 0.0
-        row = row._replace(seconds=seconds + took)
-        self.manifest.add(row)
-        return row
+            row, took = Row(item.key, reason(error)), 0.0
+        return self.keep(row._replace(seconds=seconds + took, input=item.input))
 
     def _settle(self, most: int) -> None:
         """Waits until at most so many results are still to be written, and raises what went wrong."""
         while len(self._written) > most or (self._written and self._written[0].done()):
             self.rows.append(self._written.popleft().result())
 
-    def _fail(self, key: str, error: Exception) -> None:
-        row = failure(key, error)
-        self.manifest.add(row)
+    def _fail(self, key: str, cause: str, stamp: dict[str, Any]) -> None:
+        row = self.keep(Row(key, cause, input=stamp))
         self.solved += 1
         self.rows.append(row)
         print(f"{key}: {row.status}", file=sys.stderr)
 
 
-def failure(key: str, error: Exception) -> Row:
-    """The row of an input that could not be used."""
+def reason(error: Exception) -> str:
+    """The status of an input that could not be used."""
     cause = " ".join(str(error).split()) or "no reason given"
     kind = "" if isinstance(error, JonetError) else f"{type(error).__name__}: "
-    return Row(key, f"{FAILED}: {kind}{cause[:500]}")
+    return f"{FAILED}: {kind}{cause[:500]}"
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -170,3 +178,13 @@ def out_of_memory(error: Exception) -> bool:
 def _timed(do: Callable, *arguments):
     begun = time.monotonic()
     return do(*arguments), time.monotonic() - begun
+
+
+def _attempt(stamp: Callable, read: Callable, source) -> tuple[dict[str, Any], Any, str, float]:
+    """What tells a source, what it holds, why it could not be read ("" if it could), and the seconds that took."""
+    begun, told = time.monotonic(), {}
+    try:
+        told = stamp(source)  # before it is read: what changes meanwhile is seen the next time
+        return told, read(source), "", time.monotonic() - begun
+    except Exception as error:  # whatever a reader makes of a damaged file
+        return told, None, reason(error), time.monotonic() - begun

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
+import json
 import time
 import warnings
 from collections import Counter
@@ -15,15 +18,18 @@ import numpy as np
 
 from jonet import config as configs
 from jonet import parallel
-from jonet.bulk.inputs import Held, encoded, find, kind, names, reader, rows_seen, safe
-from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Manifest, Row
+from jonet.bulk.inputs import Code, File, Held, encoded, find, kind, names, reader, rows_seen, stamp
+from jonet.bulk.job import Input, is_job, opened
+from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Row
 from jonet.bulk.pipeline import Outcome, Pipeline, Stages
 from jonet.codes import Codes
 from jonet.data import clouds, meshes
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError
 from jonet.inference.observations import COLUMNS
-from jonet.model import Model
+from jonet.model import Model, network_digest
+from jonet.storage import atomic, identity
+from jonet.storage.names import unique
 
 BATCHES = (256, 64, 16, 4)  # shapes a device at once: capacities that programs are compiled for
 ON_CPU = 16  # there, where larger batches are no faster, results come sooner
@@ -68,29 +74,29 @@ def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, pro
 
     out: codes.npz, which holds all of them when all are done; before, each lies in the folder of the same name without
     .npz (or out is that folder, and has a codes.npz), beside manifest.csv.  The same call goes on where it was stopped.
-    Raises ConfigError for a folder of other settings, or where no input could be used.
+    Raises ConfigError for a folder of other settings or of the inputs, for an output that is an input or none of this
+    job, or where no input could be used; BusyError where another process works in the folder.
     """
+    _check(settings)
     out = Path(out)
     folder, joined = (out.with_suffix(""), out) if out.suffix == ".npz" else (out, out / "codes.npz")
-    files = find(inputs, model)
-    named = names(files)
+    files = find(inputs, model, folder, [joined])
+    called = names(files)
+    places = _places(called, "shapes/{}.npz")
+    read = reader(model)
+    network = network_digest(model)
+    atomic.check_outputs([joined, *(folder / place for place in places.values())], files.values())
+    if joined.exists() and not is_job(folder):
+        raise ConfigError(f"{joined} is there already, and no job in {folder} made it; choose another --out")
 
     def write(key: str, code: Codes) -> Row:
-        place = f"shapes/{named[key]}.npz"
-        code.save(_below(folder, place))
-        return _judged(key, code, place)
+        dataclasses.replace(code, network=network).save(folder / places[key])
+        return _judged(key, code, places[key])
 
-    def join(rows: dict[str, Row]) -> None:
-        parts = {named[key]: folder / rows[key].output for key in sorted(files) if not rows[key].failed}
-        newest = max((path.stat().st_mtime_ns for path in parts.values()), default=0)
-        there = joined.exists() and joined.stat().st_mtime_ns >= newest and Codes.load(joined).names == (*parts,)
-        if parts and not there:
-            Codes.joined([Codes.load(path) for path in parts.values()]).save(joined)
-
-    sources = {key: (path, named[key]) for key, path in files.items()}
-    stages = Stages(reader(model), kind(model), lambda shapes: _each(encoded(model, shapes)), write)
-    job = {"verb": "fit", **_of(model)}
-    return _run(folder, job, files, sources, stages, settings, _bytes(model), progress, join)
+    stages = Stages(read, kind(model), lambda shapes: _each(encoded(model, shapes)), write, stamp)
+    given = {key: Input(File(path, called[key]), places[key]) for key, path in files.items()}
+    job = {"verb": "fit", **_of(model, network), "starts": _starts(model)}
+    return _run(model, folder, job, given, stages, settings, _bytes(model), progress, functools.partial(_join, joined))
 
 
 def reconstruct(
@@ -104,17 +110,23 @@ def reconstruct(
     form: str = "ply",
 ) -> Report:
     """Meshes of inputs, as `fit` takes them, into the folder `out`; else as `fit`."""
-    files, folder = find(inputs, model), Path(out)
-    named, cells = names(files), resolution or model.surfaces.resolution
+    _check(settings)
+    cells = _cells(model, resolution, form)
+    files, folder = find(inputs, model, Path(out)), Path(out)
+    called = names(files)
+    places = _places(called, f"{{}}.{form}")
+    read = reader(model)
+    atomic.check_outputs([folder / place for place in places.values()], files.values())
 
     def solve(shapes: list[Held]) -> list[tuple[Codes, Mesh]]:
         codes = encoded(model, shapes)
         return list(zip(_each(codes), _meshes(model, codes, cells), strict=True))
 
-    job = {"verb": "reconstruct", "resolution": cells, "format": form, **_of(model)}
-    sources = {key: (path, named[key]) for key, path in files.items()}
-    stages = Stages(reader(model), kind(model), solve, _writer(folder, named, form))
-    return _run(folder, job, files, sources, stages, settings, max(_bytes(model), PER_CELL * cells**2), progress)
+    stages = Stages(read, kind(model), solve, _writer(folder, places), stamp)
+    given = {key: Input(File(path, called[key]), places[key]) for key, path in files.items()}
+    job = {"verb": "reconstruct", "resolution": cells, "format": form}
+    job |= {**_of(model, network_digest(model)), "starts": _starts(model)}
+    return _run(model, folder, job, given, stages, settings, max(_bytes(model), PER_CELL * cells**2), progress)
 
 
 def extract(
@@ -127,23 +139,32 @@ def extract(
     resolution: int | None = None,
     form: str = "ply",
 ) -> Report:
-    """Meshes of codes (codes.npz, or the folder of a `fit`, finished or not) into the folder `out`; else as `fit`."""
+    """Meshes of codes (codes.npz, or the folder of a `fit`, finished or not) into the folder `out`; else as `fit`.
+
+    Raises InputError for codes of another network.
+    """
+    _check(settings)
+    cells = _cells(model, resolution, form)
     source, folder = Path(codes), Path(out)
-    cells = resolution or model.surfaces.resolution
+    network = network_digest(model)
     if source.is_dir():
         files = {path.relative_to(source).as_posix(): path for path in sorted((source / "shapes").rglob("*.npz"))}
-        sources, read = files, Codes.load
-        named = {key: key.removeprefix("shapes/").removesuffix(".npz") for key in files}
+        called = {key: key.removeprefix("shapes/").removesuffix(".npz") for key in files}
+        sources = {key: File(path, called[key]) for key, path in files.items()}
+        for path in list(files.values())[:1]:  # the others are of the same job; each is looked at when it is read
+            Codes.load(path).check_network(network)
     else:
         whole = Codes.load(source)
-        rows = {name: i for i, name in enumerate(whole.names)}
-        if len(rows) < len(whole):
+        whole.check_network(network)
+        called = {name: name for name in whole.names}
+        if len(called) < len(whole):
             raise ConfigError(f"{source}: two codes are named {Counter(whole.names).most_common(1)[0][0]!r}")
-        files = dict.fromkeys(rows, source)
-        sources, read = rows, whole.__getitem__
-        named = {key: safe(key) for key in rows}
+        files = {name: source for name in called}
+        sources = {name: Code(whole[i]) for i, name in enumerate(whole.names)}
     if not files:
         raise ConfigError(f"{source} holds no codes")
+    places = _places(called, f"{{}}.{form}")
+    atomic.check_outputs([folder / place for place in places.values()], set(files.values()))
 
     def solve(some: list[Codes]) -> list[tuple[Codes, Mesh]]:
         return list(zip(some, _meshes(model, Codes.joined(some), cells), strict=True))
@@ -151,47 +172,106 @@ def extract(
     def together(code: Codes):
         return code.similarities is None, code.residual is None
 
-    job = {"verb": "extract", "resolution": cells, "format": form, **_of(model)}
-    stages = Stages(read, together, solve, _writer(folder, named, form))
-    return _run(folder, job, files, sources, stages, settings, PER_CELL * cells**2, progress)
+    stages = Stages(functools.partial(_code, network), together, solve, _writer(folder, places), stamp)
+    job = {"verb": "extract", "resolution": cells, "format": form, **_of(model, network)}
+    given = {key: Input(sources[key], places[key]) for key in files}
+    return _run(model, folder, job, given, stages, settings, PER_CELL * cells**2, progress)
 
 
 def _run(
-    folder: Path, job, files, sources, stages: Stages, settings: Settings, each: int, progress, join=None
+    model, folder: Path, job, inputs, stages: Stages, settings: Settings, each: int, progress, finish=None
 ) -> Report:
-    """files: where each input lies, by name; sources: what `stages.read` takes of it; each: bytes a shape takes."""
-    with parallel.alone():
-        index, count = settings.share or (jax.process_index(), jax.process_count())
-        if not 0 <= index < count:
-            raise ConfigError(f"share is {index} of {count}; shares count from 0")
-        manifest = Manifest(folder, (index, count), job)
-        rows, keys = manifest.rows(), sorted(files)
-        mine = keys[index::count]
-        left = [key for key in mine if not _done(folder, rows.get(key), files[key], settings.retry_failed)]
+    """inputs: by name; each: bytes a shape takes; finish: what is made of the folder and all rows when all are done."""
+    index, count = settings.share or (jax.process_index(), jax.process_count())
+    former = {**job, "network": _former(model)}
+    former.pop("starts", None)
+    with opened(folder, (index, count), job, former, inputs) as work:
+        mine = sorted(inputs)[index::count]
+        if settings.retry_failed:
+            work.again.update(mine if settings.share else inputs)
+        left = [key for key in mine if work.done(key) is None]
         todo = left
         if settings.limit is not None and settings.limit < len(left):
             todo = [left[i * len(left) // settings.limit] for i in range(settings.limit)]
-        batch = settings.batch or batch_size(each)
-        pipeline = Pipeline(stages, manifest, batch, settings.executor)
-        outcome = pipeline.run({key: sources[key] for key in todo}, progress or (lambda outcome: None))
-    complete = manifest.join(keys)
-    while not complete and settings.share is None and count > 1 and len(todo) == len(left):
-        time.sleep(1)  # jax.distributed wants its processes to end together
-        complete = manifest.join(keys)
-    if complete and join:
-        join(manifest.rows())
-    if outcome.rows and all(row.failed for row in outcome.rows) and len(outcome.rows) == len(mine):
-        raise ConfigError(f"none of {len(mine)} inputs could be used; {manifest.path} says why")
-    size = sum((folder / row.output).stat().st_size for row in outcome.rows if row.output)
+
+        def write(key: str, result) -> Row:
+            work.begin(key)
+            return stages.write(key, result)
+
+        with parallel.alone():
+            batch = batch_size(each) if settings.batch is None else settings.batch
+            pipeline = Pipeline(stages._replace(write=write), work.add, batch, settings.executor)
+            try:
+                sources = {key: inputs[key].source for key in todo}
+                outcome = pipeline.run(sources, progress or (lambda outcome: None))
+            except KeyboardInterrupt as stopped:
+                raise KeyboardInterrupt(f"stopped; {folder} keeps what is done, the same command goes on") from stopped
+
+        def join() -> bool:
+            return work.join(lambda rows: finish(folder, rows) if finish else None)
+
+        complete = join()
+        while not complete and settings.share is None and count > 1 and len(todo) == len(left):
+            time.sleep(1)  # jax.distributed wants its processes to end together
+            complete = join()
+        known = [row for key in mine if (row := work.done(key))]
+        if known and not work.usable():
+            raise ConfigError(f"none of {len(known)} inputs could be used; {work.manifest.path} says why")
+    size = sum(row.made.get("bytes", 0) for row in outcome.rows)
     return Report(len(mine), len(mine) - len(left), outcome, size, complete)
 
 
-def _done(folder: Path, row: Row | None, source: Path, retry: bool) -> bool:
-    """Whether an input needs nothing: its row says so, and what was made of it is there and newer."""
-    if row is None or not row.output:
-        return row is not None and not (row.failed and retry)
-    made = folder / row.output
-    return made.is_file() and made.stat().st_mtime >= source.stat().st_mtime
+def _check(settings: Settings) -> None:
+    for name in ("limit", "batch"):
+        if (value := getattr(settings, name)) is not None and value < 1:
+            raise ConfigError(f"{name} is {value}, but must be 1 or more")
+    if settings.share is not None and not 0 <= settings.share[0] < settings.share[1]:
+        index, count = settings.share
+        raise ConfigError(f"share is {index} of {count}; shares count from 0")
+
+
+def _cells(model: Model, resolution: int | None, form: str) -> int:
+    """Cells a side; ConfigError where these or the format are impossible."""
+    if form not in FORMATS:
+        raise ConfigError(f"format is {form!r}; meshes are written as {', '.join(FORMATS)}")
+    if resolution is None:
+        return model.surfaces.resolution
+    return dataclasses.replace(model.surfaces, resolution=resolution).resolution
+
+
+def _places(called: dict[str, str], form: str) -> dict[str, str]:
+    """Where the result of each shape goes below the job's folder."""
+    return {key: form.format(name) for key, name in zip(called, unique(list(called.values())), strict=True)}
+
+
+def _code(network: str, source: File | Code) -> Codes:
+    """The code of a source, which must be of this network."""
+    code = source.code if isinstance(source, Code) else Codes.load(source.path)
+    code.check_network(network)
+    return code
+
+
+def _join(joined: Path, folder: Path, rows: dict[str, Row]) -> None:
+    """All codes of a job in one file; `joined.json` says of which parts it is made."""
+    record = folder / "joined.json"
+    before = _read_record(record)
+    parts = [[row.output, row.made["sha256"]] for row in rows.values() if row.output]
+    whole = bool(before) and identity.unchanged(joined, before["codes"])
+    if whole and before["parts"] == parts:
+        return
+    if parts:
+        Codes.joined([Codes.load(folder / place) for place, _ in parts]).save(joined)
+        atomic.write_json(record, {"codes": identity.stamp(joined), "parts": parts})
+    elif whole:
+        atomic.remove_file(joined)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return found if found["codes"] and found["parts"] else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def batch_size(each: int) -> int:
@@ -206,16 +286,29 @@ def _bytes(model: Model) -> int:
     return 4 * model.fitting.starts * (rows_seen(model) or clouds.LIMIT) * COLUMNS * 4
 
 
-def _of(model: Model) -> dict[str, Any]:
+def _of(model: Model, network: str) -> dict[str, Any]:
     """What results depend on: the network, by its numbers, and its settings."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((model.shared, model.statistics)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
     return {
-        "network": digest.hexdigest()[:16],
+        "network": network,
         "fitting": configs.to_dict(model.fitting),
         "surfaces": configs.to_dict(model.surfaces),
     }
+
+
+def _former(model: Model) -> str:
+    """What version 0.1.0 knew a network by."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves((model.shared, model.statistics)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _starts(model: Model) -> str:
+    """What tells the training codes and their prior, which codes are fitted by; encoders know them not."""
+    if model.inputs is not None:
+        return ""
+    known = [model.codes and model.codes.values, *(model.prior or ())]
+    return configs.digest([None if x is None else hashlib.sha256(np.ascontiguousarray(x)).hexdigest() for x in known])
 
 
 def _each(codes: Codes) -> list[Codes]:
@@ -228,26 +321,16 @@ def _meshes(model: Model, codes: Codes, resolution: int) -> list[Mesh]:
         return model.extract(codes, resolution)
 
 
-def _writer(folder: Path, named: dict[str, str], form: str):
-    if form not in FORMATS:
-        raise ConfigError(f"format is {form!r}; meshes are written as {', '.join(FORMATS)}")
-
+def _writer(folder: Path, places: dict[str, str]):
     def write(key: str, made: tuple[Codes, Mesh]) -> Row:
         code, mesh = made
-        place = f"{named[key]}.{form}"
-        row = _judged(key, code, place)
+        row = _judged(key, code, places[key])
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box", output="")
-        meshes.write(mesh, _below(folder, place))
+        meshes.write(mesh, folder / places[key])
         return row
 
     return write
-
-
-def _below(folder: Path, place: str) -> Path:
-    path = folder / place
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _judged(key: str, code: Codes, place: str) -> Row:

@@ -12,13 +12,14 @@ import numpy as np
 
 from jonet import model
 from jonet.codes import Codes
+from jonet.commands import written
 from jonet.commands.options import FORMAT, OUT, RESOLUTION, option
-from jonet.commands.written import write_all
 from jonet.data import depth, meshes, observed, sampling
 from jonet.data.meshes import SPHERE_RADIUS, Similarity
 from jonet.errors import ConfigError, MeshError
 from jonet.inference.pose import PoseConfig
 from jonet.model import Model
+from jonet.storage.names import safe
 
 LIMIT = 4096  # points of a scan that are fitted
 PRIOR = 1e-3  # what is hidden is left to the prior, so it weighs more than among distances all around
@@ -75,6 +76,8 @@ class Scan(NamedTuple):
 
 
 def complete(options) -> None:
+    name = f"{safe(Path(options.scan).stem)}.{options.format}"
+    written.check(options.out, [name], [options.scan])
     trained, picture = model.load(options.model), Path(options.scan).suffix.lower() == ".png"
     scan = of_picture(options) if picture else of_cloud(options)
     up = Similarity(rotation=UP[options.up or ("-y" if picture else "y")])
@@ -84,7 +87,7 @@ def complete(options) -> None:
     print(f"{len(scan.points)} points: residual {codes.residual[0]:.5f} · explained {codes.explained[0]:.1%}{doubts}")
     centre, angle = way.inverse()([0, 0, 0]), np.degrees(np.arccos(np.clip((np.trace(way.rotation) - 1) / 2, -1, 1)))
     print(f"centre {np.round(centre, 4).tolist()} · radius {SPHERE_RADIUS / way.scale:.4g} · turned by {angle:.0f}°")
-    write_all(trained.extract(codes, options.resolution), options)
+    written.write_meshes(options.out, "complete", {name: trained.extract(codes, options.resolution)[0]})
 
 
 def of_picture(options) -> Scan:

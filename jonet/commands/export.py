@@ -13,6 +13,7 @@ from jonet.data import formats
 from jonet.data import store as stores
 from jonet.errors import ConfigError
 from jonet.inference import export as exports
+from jonet.storage import atomic
 
 
 def declare(verb) -> None:
@@ -38,8 +39,13 @@ def export(options) -> None:
         formats.export(store, options.out, options.layout)
         print(f"{len(store.names)} shapes in the layout of {options.layout}: {options.out}")
         return
+    if options.codes is not None:
+        atomic.check_outputs([options.out], [options.codes])
+    exports.check_replaceable(options.out)
     trained = model.load(options.source)
     codes = trained.codes if options.codes is None else Codes.load(options.codes)
+    if codes is not None:
+        codes.check_network(trained.digest)
     if options.shape is not None:
         if codes is None or options.shape not in codes.names:
             raise ConfigError(f"no code is named {options.shape!r}; there are {_some(codes)}")

@@ -48,9 +48,6 @@ def _meshes(do, options, inputs) -> None:
 
 
 def _settings(options) -> Settings:
-    for name in ("limit", "batch"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise ConfigError(f"--{name} is {value}, but must be 1 or more")
     if options.distributed is not None:
         parallel.join(options.distributed)
     return Settings(_share(options.share), options.limit, options.retry_failed, options.batch)

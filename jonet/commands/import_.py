@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from jonet.codes import Codes
+from jonet.commands import written
 from jonet.commands.options import option
+from jonet.errors import ConfigError
 from jonet.inference.encode import Inputs
 from jonet.inference.latents import FitConfig
 from jonet.inference.prior import Prior
-from jonet.model import Model
+from jonet.model import Model, check_replaceable
 from jonet.networks import published
 
 
@@ -29,8 +32,13 @@ def declare(verb) -> None:
 
 
 def import_(options) -> None:
-    """OUT/model, and its codes."""
-    found, out = published.read(options.source, options.checkpoint, options.options), Path(options.out)
+    """OUT/model, and its codes; they replace what an import made there before, and no trained run."""
+    out = Path(options.out)
+    if (out / "config.json").exists():
+        raise ConfigError(f"{out} holds a run (config.json), whose model is not replaced; choose another --out")
+    check_replaceable(out / "model")
+    written.check(out, ["model/model.json"])
+    found = published.read(options.source, options.checkpoint, options.options)
     codes, prior = None, None
     if found.codes is not None:
         codes = Codes(found.codes, found.names, found.similarities)
@@ -40,13 +48,19 @@ def import_(options) -> None:
     if inputs is not None and inputs.kind == "samples":  # a generative network
         prior = Prior.plain(found.network.specs.z_dim, 1.0)
     fitting = FitConfig(starts=4)  # a space of few shapes has several valleys
-    Model(**parts, codes=codes, prior=prior, fitting=fitting, inputs=inputs).save(out / "model")
+    model = Model(**parts, codes=codes, prior=prior, fitting=fitting, inputs=inputs)
+    files = {"model/model.json": lambda path: model.save(path.parent)}
+    if codes is not None:
+        codes = dataclasses.replace(codes, network=model.digest)
+        files["codes.npz"] = codes.save
+    if found.fitted:
+        fitted = Codes(np.stack(list(found.fitted.values())), tuple(found.fitted), network=model.digest)
+        files["fitted.npz"] = fitted.save
+    written.keep(out, "import", files, alone=True)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"model: {out / 'model'}")
     if codes is not None:
-        codes.save(out / "codes.npz")
         print(f"{len(codes)} codes of training shapes: {out / 'codes.npz'}")
     if found.fitted:
-        Codes(np.stack(list(found.fitted.values())), tuple(found.fitted)).save(out / "fitted.npz")
         print(f"{len(found.fitted)} codes that were fitted to other shapes: {out / 'fitted.npz'}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from jonet.errors import ConfigError
+from jonet.model import Surfaces
+
 
 def option(*names: str, **settings):
     """One argument of a verb, as `ArgumentParser.add_argument` takes it."""
@@ -22,3 +25,12 @@ DISTRIBUTED = option(
     metavar="ADDRESS:PORT,N,I",
     help="one of N processes under jax.distributed; without a value as the cluster says",
 )
+
+
+def check(options) -> None:
+    """ConfigError for numbers that no verb can work with, before any work."""
+    for name in ("limit", "batch", "count"):
+        if (value := getattr(options, name, None)) is not None and value < 1:
+            raise ConfigError(f"--{name} is {value}, but must be 1 or more")
+    if (resolution := getattr(options, "resolution", None)) is not None:
+        Surfaces(resolution=resolution)

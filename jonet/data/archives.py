@@ -13,6 +13,7 @@ import numpy as np
 from jonet.errors import FormatError
 from jonet.storage import atomic
 
+NUMBERS, WORDS = "biuf", "U"  # kinds of numpy's types
 TEXT = 1 << 26  # bytes of a list of names or of options, at most
 SLACK, GROWTH = 1 << 26, 20  # bytes that an archive may unpack to: SLACK, and GROWTH times its own size
 
@@ -44,8 +45,12 @@ def options(path: Path, limit: int = 1 << 20) -> dict[str, Any]:
     return values
 
 
-def arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Arrays of numbers from an .npz, by name; those of `optional` may be missing.
+def arrays(
+    path: Path, names: Sequence[str], optional: Sequence[str] | None = (), kinds: str = NUMBERS
+) -> dict[str, np.ndarray]:
+    """Arrays of numbers from an .npz, by name; those of `optional` may be missing (None: whatever there is).
+
+    kinds: of numpy's types, as letters.
 
     Raises FormatError where the file is damaged, lacks one, holds objects, or claims more than it can hold.
     """
@@ -57,8 +62,8 @@ def arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> di
                 raise FormatError(
                     f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(held)) or 'nothing'}"
                 )
-            chosen = [name for name in (*names, *optional) if name in held]
-            return {name: _array(archive.open(held[name]), held[name].file_size) for name in chosen}
+            chosen = held if optional is None else [name for name in (*names, *optional) if name in held]
+            return {name: _array(archive.open(held[name]), held[name].file_size, kinds) for name in chosen}
     except FormatError:
         raise
     except FileNotFoundError as error:
@@ -80,14 +85,14 @@ def check_size(path: Path, claimed: int) -> None:
         raise FormatError(f"{path}: claims to unpack from {size} to {claimed} bytes; it was not unpacked")
 
 
-def _array(file: IO[bytes], size: int) -> np.ndarray:
+def _array(file: IO[bytes], size: int, kinds: str) -> np.ndarray:
     """One member of an .npz: header and rows must fill it, so that nothing is allocated that is not there."""
     with file:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, kind = read(file)
-        if kind.kind not in "biuf":
-            raise ValueError(f"an array is of type {kind}, but must be of numbers")
+        if kind.kind not in kinds:
+            raise ValueError(f"an array is of type {kind}, but must be of {'numbers' if kinds == NUMBERS else kinds}")
         count = int(np.prod(shape, dtype=object))
         if min(shape, default=0) < 0 or count * kind.itemsize != size - file.tell():
             raise ValueError(f"an array claims shape {list(shape)} of {kind}, but has {size - file.tell()} bytes")

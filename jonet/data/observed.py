@@ -39,7 +39,7 @@ def find(path, pictures: bool = False) -> list[Path]:
     found = set() if pictures and path.is_dir() else {*meshes.find(path)}
     for file in path.rglob("*") if path.is_dir() else ():
         wanted = file.suffix.lower() in (PICTURES if pictures else CLOUDS)
-        if wanted and not any(part.startswith(".") for part in file.relative_to(path).parts):
+        if wanted and file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts):
             found.add(file)
     return sorted(found)
 

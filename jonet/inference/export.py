@@ -17,6 +17,8 @@ The file is an .npz that numpy and JAX read (JAX's reader needs the small packag
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,19 @@ def write_network(path: str | Path, network, shared, statistics, *, arrays: dict
     _write(path, values, (codes, points), about, arrays, gradients)
 
 
+def check_replaceable(path: str | Path) -> None:
+    """ConfigError where something is there that is no exported file."""
+    if not os.path.lexists(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            held = set(file.namelist())
+    except (OSError, zipfile.BadZipFile):
+        held = set()
+    if not {"about.npy", "function.npy"} <= held:
+        raise ConfigError(f"{path} is there already and no exported file, so it is not replaced; name another file")
+
+
 def _values(field: Field) -> dict[str, Any]:
     """What a reader must know of a field's values."""
     return {
@@ -76,6 +91,7 @@ def _values(field: Field) -> dict[str, Any]:
 
 
 def _write(path, function: Callable, arguments, about, arrays, gradients: bool) -> None:
+    check_replaceable(path)
     with jax.default_matmul_precision("highest"):  # the same values on every platform
         exported = export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
         try:

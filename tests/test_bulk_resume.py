@@ -1,0 +1,323 @@
+"""What a bulk job takes for done: known by the contents of inputs, outputs and codes, by settings and network."""
+
+import dataclasses
+import json
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from balls import Balls, write_clouds
+from test_bulk import BATCH, RADII, table
+
+from jonet import bulk
+from jonet.bulk.job import Job
+from jonet.bulk.manifest import Manifest
+from jonet.bulk.shapes import Settings
+from jonet.codes import Codes
+from jonet.data import meshes
+from jonet.data.meshes import Similarity
+from jonet.errors import BusyError, ConfigError, InputError
+from jonet.model import network_digest
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    write_clouds(tmp_path / "scans", RADII[:4])
+    return tmp_path / "scans"
+
+
+def sizes(path) -> dict[str, float]:
+    """The radius of each shape in own units, by name."""
+    codes = Codes.load(path)
+    return {name: round(1 / way.scale / 1.03, 3) for name, way in zip(codes.names, codes.similarities, strict=True)}
+
+
+def aged(folder):
+    """As after unzip, rsync -a or cp -p: older than everything."""
+    for path in folder.rglob("*"):
+        os.utime(path, (10**9, 10**9))
+
+
+def test_other_inputs_of_the_same_names(inputs, tmp_path):
+    write_clouds(tmp_path / "others", RADII[:4] + 10)
+    aged(tmp_path / "others")
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    assert bulk.fit(Balls(), tmp_path / "others", tmp_path / "codes.npz", BATCH).before == 0
+    assert sizes(tmp_path / "codes.npz")["ball_01"] == pytest.approx(RADII[1] + 10, abs=0.01)
+
+
+def test_swapped_inputs(tmp_path):
+    for i, name in enumerate("PQ"):
+        write_clouds(tmp_path / name, [1.0 + i], ["x"])
+    p, q = tmp_path / "P", tmp_path / "Q"
+    for folders in ([p, q], [q, p]):
+        bulk.fit(Balls(), folders, tmp_path / "codes.npz")
+        assert sorted(sizes(tmp_path / "codes.npz").values()) == [1, 2]
+
+
+def test_a_replaced_input_whatever_its_age_and_size(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    write_clouds(tmp_path / "older", [9.0], ["ball_02"])
+    aged(tmp_path / "older")
+    os.replace(tmp_path / "older" / "ball_02.npy", inputs / "ball_02.npy")
+    report = bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert [row.file for row in report.outcome.rows] == ["ball_02.npy"]
+    assert np.ptp(meshes.read(tmp_path / "made" / "ball_02.ply").bounds[:, 0]) == pytest.approx(18, rel=1e-3)
+
+
+def test_moved_and_copied_folders_are_not_done_again(inputs, tmp_path):
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    (tmp_path / "place").mkdir()
+    shutil.copytree(tmp_path / "codes", tmp_path / "place" / "codes", copy_function=shutil.copy)
+    shutil.copy(tmp_path / "codes.npz", tmp_path / "place")
+    shutil.copytree(inputs, tmp_path / "copied", copy_function=shutil.copy)
+    for path in (tmp_path / "copied").iterdir():  # newer than what was made of them
+        os.utime(path, (2 * 10**9, 2 * 10**9))
+    before = (tmp_path / "place" / "codes.npz").stat().st_mtime_ns
+    model = Balls()
+    assert bulk.fit(model, tmp_path / "copied", tmp_path / "place" / "codes.npz").before == 4 and not model.seen
+    assert (tmp_path / "place" / "codes.npz").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]])
+def test_damaged_parts_are_made_again(inputs, tmp_path, damage):
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    whole = (tmp_path / "codes.npz").read_bytes()
+    part = tmp_path / "codes" / "shapes" / "ball_02.npz"
+    times = part.stat()
+    part.write_bytes(damage(part.read_bytes()))
+    os.utime(part, ns=(times.st_atime_ns, times.st_mtime_ns))
+    report = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    assert [row.file for row in report.outcome.rows] == ["ball_02.npy"] and report.complete
+    (tmp_path / "codes.npz").write_bytes(damage(whole))
+    assert not bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH).outcome.rows
+    assert (tmp_path / "codes.npz").read_bytes() == whole
+
+
+def test_joined_codes_are_those_of_the_inputs_and_name_their_network(inputs, tmp_path):
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    write_clouds(inputs, [7.0], ["ball_01"])
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    codes = Codes.load(tmp_path / "codes.npz")
+    assert sizes(tmp_path / "codes.npz")["ball_01"] == pytest.approx(7, abs=0.01)
+    assert codes.network == network_digest(Balls())
+    assert Codes.load(tmp_path / "codes" / "shapes" / "ball_01.npz").network == codes.network
+
+
+def test_what_an_input_made_goes_when_it_fails(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    (inputs / "ball_01.npy").write_bytes(b"broken")
+    write_clouds(inputs, [2.0], ["ball_03"])
+
+    class Hollow(Balls):
+        def extract(self, codes, resolution):
+            return [dataclasses.replace(mesh, faces=mesh.faces[:0]) for mesh in super().extract(codes, resolution)]
+
+    bulk.reconstruct(Hollow(), inputs, tmp_path / "made", BATCH)
+    assert sorted(path.stem for path in (tmp_path / "made").glob("*.ply")) == ["ball_00", "ball_02"]
+    write_clouds(inputs, [3.0, 4.0], ["ball_01", "ball_03"])  # neither failed nor empty inputs are given up
+    report = bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert [row.file for row in report.outcome.rows] == ["ball_01.npy", "ball_03.npy"]
+    assert len(list((tmp_path / "made").glob("*.ply"))) == 4
+    mine = (tmp_path / "made" / "ball_00.ply").read_bytes() + b" "
+    (tmp_path / "made" / "ball_00.ply").write_bytes(mine)  # somebody's work on it
+    (inputs / "ball_00.npy").write_bytes(b"broken")
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert (tmp_path / "made" / "ball_00.ply").read_bytes() == mine
+
+
+def test_codes_are_known_by_their_values(tmp_path):
+    values = np.array([[1.0], [2.0]], np.float32)
+    ways = (Similarity(), Similarity())
+    Codes(values, ("a", "b"), ways).save(tmp_path / "one.npz")
+    Codes(values + 1, ("a", "b"), ways).save(tmp_path / "two.npz")
+    Codes(values[::-1] + 1, ("b", "a"), ways).save(tmp_path / "three.npz")
+    aged(tmp_path)
+    bulk.extract(Balls(), tmp_path / "one.npz", tmp_path / "made")
+    assert bulk.extract(Balls(), tmp_path / "two.npz", tmp_path / "made").before == 0
+    assert np.ptp(meshes.read(tmp_path / "made" / "a.ply").bounds[:, 0]) == pytest.approx(2)
+    assert bulk.extract(Balls(), tmp_path / "three.npz", tmp_path / "made").before == 2
+
+
+def test_codes_without_a_name_and_with_one_that_leads_upwards(tmp_path):
+    Codes(np.ones((3, 1), np.float32), ("", "..", "a/../..")).save(tmp_path / "codes.npz")
+    bulk.extract(Balls(), tmp_path / "codes.npz", tmp_path / "made" / "deep")
+    assert len(list((tmp_path / "made" / "deep").rglob("*.ply"))) == 3 == len(list(tmp_path.rglob("*.ply")))
+
+
+def test_codes_of_another_network_are_refused_before_any_work(inputs, tmp_path):
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    for source in ("codes.npz", "codes"):
+        with pytest.raises(InputError, match="another network"):
+            bulk.extract(Balls(scale=2.0), tmp_path / source, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_rows_of_version_0_1_0_are_read_and_done_again(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    rows = [",".join(list(row.values())[:6]) for row in table(tmp_path / "made").values()]
+    header = "file,status,residual,explained,seconds,output"
+    (tmp_path / "made" / "manifest.csv").write_text("\n".join([header, *rows, "gone.npy,ok,0.1,0.5,1,gone.ply", ""]))
+    before = Balls()
+    report = bulk.reconstruct(before, inputs, tmp_path / "made", BATCH)
+    assert report.before == 0 and report.complete
+    assert Manifest(tmp_path / "made").rows()["gone.npy"][0].output == "gone.ply"
+    assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH).before == 4
+
+
+def test_failures_stay_failures(inputs, tmp_path):
+    for path in inputs.glob("*.npy"):
+        path.write_bytes(b"broken")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="none of 4 inputs could be used"):
+            bulk.fit(Balls(), inputs, tmp_path / "codes.npz")
+    with pytest.raises(ConfigError, match="none of 2 inputs could be used"):
+        bulk.fit(Balls(), inputs, tmp_path / "trial.npz", Settings(limit=2))
+
+
+@pytest.mark.parametrize("wrong", [{"resolution": 1}, {"resolution": 0}, {"form": "doc"}])
+def test_options_are_looked_at_before_the_work(inputs, tmp_path, wrong):
+    with pytest.raises(ConfigError):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", **wrong)
+    for settings in ({"batch": 0}, {"batch": -1}, {"limit": 0}, {"share": (2, 2)}, {"share": (-1, 2)}):
+        with pytest.raises(ConfigError, match="batch|limit|share"):
+            bulk.reconstruct(Balls(), inputs, tmp_path / "made", Settings(**settings))
+    assert not (tmp_path / "made").exists()
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made")
+
+
+def test_settings_are_fixed_by_what_was_made_with_them(inputs, tmp_path):
+    class Stopping(Balls):
+        def encode(self, **given):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="same command goes on"):
+        bulk.reconstruct(Stopping(), inputs, tmp_path / "made", resolution=17)
+    assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", resolution=16).complete
+    with pytest.raises(ConfigError, match="resolution: 16 → 17"):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", resolution=17)
+    (tmp_path / "made" / "job.json").unlink()  # rows know what they were made by
+    assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", resolution=17).before == 0
+
+
+def test_what_a_killed_process_left_is_removed(inputs, tmp_path):
+    left = ".jonet-0123456789ab.tmp"
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
+    for folder in ("codes", "codes/shapes"):
+        (tmp_path / folder / left).write_bytes(b"half")
+    (inputs / left).write_bytes(b"of another")
+    assert bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH).before == 4
+    assert [path.parent for path in tmp_path.rglob(left)] == [inputs]
+
+
+def test_a_share_with_other_settings_is_refused_whoever_came_first(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", Settings(share=(1, 2)), resolution=8)
+    with pytest.raises(ConfigError, match="resolution: 8 → 16"):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", Settings(share=(0, 2)), resolution=16)
+
+
+def test_results_are_no_inputs(inputs, tmp_path):
+    model = Balls()
+    for _ in range(2):
+        report = bulk.reconstruct(model, inputs, inputs / "made", BATCH)
+        report = bulk.fit(model, inputs, inputs / "codes.npz", BATCH)
+        assert report.inputs == 4 and len(Codes.load(inputs / "codes.npz")) == 4
+    for do, out in ((bulk.fit, tmp_path / "scans.npz"), (bulk.reconstruct, inputs)):
+        with pytest.raises(ConfigError, match="searched for inputs"):
+            do(model, inputs, out)
+    assert not (inputs / "job.json").exists() and not (inputs / "shapes").exists()
+
+
+def test_outputs_replace_neither_inputs_nor_what_others_made(inputs, tmp_path):
+    write_clouds(tmp_path / "scans", [1.0], ["ball_00"])
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    own = tmp_path / "own"
+    own.mkdir()
+    shutil.copy(tmp_path / "made" / "ball_00.ply", own)
+    before = (own / "ball_00.ply").read_bytes()
+    for given in (own / "ball_00.ply", own, inputs):
+        with pytest.raises(ConfigError, match="one of the inputs|searched for inputs|there already"):
+            bulk.reconstruct(Balls(), given, own, BATCH)
+    Codes(np.ones((1, 1), np.float32), ("x",)).save(own / "x.ply")  # whatever it is called
+    with pytest.raises(ConfigError, match="one of the inputs"):
+        bulk.extract(Balls(), own / "x.ply", own)
+    (own / "mine.npz").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="there already"):
+        bulk.fit(Balls(), inputs, own / "mine.npz")
+    assert (own / "ball_00.ply").read_bytes() == before and len(list(own.iterdir())) == 3
+    (tmp_path / "made" / "late.ply").write_bytes(b"mine")  # beside what the job made
+    write_clouds(inputs, [1.0], ["late"])
+    with pytest.raises(ConfigError, match="late.ply is there already"):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert (tmp_path / "made" / "late.ply").read_bytes() == b"mine"
+
+
+def test_a_stop_between_an_output_and_its_row(inputs, tmp_path, monkeypatch):
+    def stop(job, row):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Job, "add", stop)
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert list((tmp_path / "made").glob("*.ply"))
+    assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH).complete
+    assert {row["status"] for row in table(tmp_path / "made").values()} == {"ok"}
+
+
+class Waiting(Balls):
+    """Works until it is told to go on."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def encode(self, **given):
+        self.begun.set()
+        assert self.go.wait(60)
+        return super().encode(**given)
+
+
+@pytest.mark.parametrize("share, others", [(None, [None, (0, 2)]), ((0, 2), [None, (0, 2), (1, 3)])])
+def test_one_at_work(inputs, tmp_path, share, others):
+    first = Waiting()
+    thread = threading.Thread(
+        target=bulk.fit, args=(first, inputs, tmp_path / "codes.npz", Settings(share=share)), daemon=True
+    )
+    thread.start()
+    try:
+        assert first.begun.wait(60)
+        for other in others:
+            with pytest.raises(BusyError, match=f"process {os.getpid()} .*works here"):
+                bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=other))
+        if share:
+            assert not bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(1, 2))).complete
+    finally:
+        first.go.set()
+        thread.join(60)
+    assert len(Codes.load(tmp_path / "codes.npz")) == 4
+    assert not list((tmp_path / "codes").glob(".*"))
+    assert [path.name for path in (tmp_path / "codes").glob("manifest*")] == ["manifest.csv"]
+
+
+def test_many_join_at_once(inputs, tmp_path):
+    failures = []
+
+    def share(index):
+        try:
+            bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(index, 4)))
+        except BaseException as error:
+            failures.append(error)
+
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(0, 4)))
+    for i in (1, 2):
+        share(i)
+    threads = [threading.Thread(target=share, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures and len(Codes.load(tmp_path / "codes.npz")) == 4 == len(table(tmp_path / "codes"))
+    record = json.loads((tmp_path / "codes" / "joined.json").read_text())
+    assert [place for place, _ in record["parts"]] == [f"shapes/ball_{i:02d}.npz" for i in range(4)]
