@@ -15,6 +15,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from jonet import interrupt
 from jonet.errors import JonetError
 
 COMMANDS = (  # files of jonet/commands/, in the order of the help; a new verb is a file there and a line here
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         importlib.import_module("jonet.commands.options").check(options)  # with jax, which workers need not
-        options.do(options)
+        with interrupt.prompt("stopped; the same command goes on"):
+            options.do(options)
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -65,4 +67,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupt.leave(main())

@@ -298,11 +298,8 @@ class Model:
 
     def _values(self, codes) -> np.ndarray:
         length = self.network.specs.latent_size
-        if isinstance(codes, Codes) and codes.network is not None and codes.network != self.digest:
-            raise InputError(
-                f"these codes ({', '.join(codes.names[:3])}{', …' if len(codes) > 3 else ''}) are of another network; "
-                "fit or encode the shapes anew with this one"
-            )
+        if isinstance(codes, Codes):
+            codes.check_network(self.digest)
         values = codes.values if isinstance(codes, Codes) else codes
         return require(values, "codes", (None, length) if np.ndim(values) != 1 else (length,))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jonet
-from jonet import learn
+from jonet import config, learn
 from jonet.data import batches
 from jonet.data import store as stores
 from jonet.data.lanes import Lanes
@@ -131,7 +131,7 @@ def test_a_model_says_what_its_store_was_made_by_and_of(store, monkeypatch):
     monkeypatch.setattr(store, "frame", "sphere")
     model = jonet.train(store, "deepsdf", batch_points=16, steps=2, minutes=0, **SDF)
     shapes = store.select("train")
-    assert model.history["recipe"] == dataclasses.asdict(SAMPLES) and model.history["shapes"] == len(shapes)
+    assert model.history["recipe"] == config.to_dict(SAMPLES) and model.history["shapes"] == len(shapes)
     assert model.codes.sources == tuple(store.contents[i] for i in shapes)
     assert model.codes.names == tuple(store.names[i] for i in shapes)
 

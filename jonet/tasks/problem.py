@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jonet import config as configs
 from jonet import parallel
 from jonet.codes import Codes
 from jonet.data.store import Store
@@ -70,4 +71,4 @@ def training_codes(store: Store, shapes, own) -> Codes:
 
 def history(task: str, data: str, store: Store, shapes) -> dict[str, Any]:
     """Where a model came from, for `info`."""
-    return {"task": task, "data": data, "shapes": len(shapes), "recipe": dataclasses.asdict(store.recipe)}
+    return {"task": task, "data": data, "shapes": len(shapes), "recipe": configs.to_dict(store.recipe)}
