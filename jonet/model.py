@@ -344,7 +344,7 @@ class Model:
             "files": files,
             "checksums": {name: identity.digest(folder / name) for name in files.values()},
         }
-        atomic.write_json(folder / "model.json", about)
+        atomic.write_json(folder / "model.json", about | {"checksum": jonet.config.digest(about)})
         return files.values()
 
 
@@ -393,6 +393,8 @@ def load(folder: str | Path) -> Model:
             f"{folder} holds version {about.get('version')} of kind {about.get('kind')!r}, "
             f"but this jonet reads version {VERSION} of {', '.join(NETWORKS)}"
         )
+    if "checksum" in about and about.pop("checksum") != jonet.config.digest(about):  # version 0.1.0 had none
+        raise CheckpointError(f"{folder / 'model.json'} is damaged: its checksum is not the recorded one")
     files = about.get("files") or {name.removesuffix(".npz"): name for name in about["checksums"]}
     for name in files.values():
         if not _OWN.fullmatch(name) or not _intact(folder / name, about["checksums"].get(name)):

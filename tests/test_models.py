@@ -133,10 +133,18 @@ def test_a_link_to_a_model_stays_a_link(models, tmp_path):
 def test_models_of_the_first_version_are_read(models, tmp_path):
     models[0].save(tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
-    del about["files"]
+    del about["files"], about["checksum"]
     about["checksums"] = {n: hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in about["checksums"]}
     (tmp_path / "model.json").write_text(json.dumps(about))
     assert same(jonet.load(tmp_path), models[0])
+
+
+def test_a_changed_setting_of_a_model_is_damage(models, tmp_path):
+    models[0].save(tmp_path)
+    text = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(text.replace('"resolution": 128', '"resolution": 138'))
+    with pytest.raises(CheckpointError, match="model.json is damaged"):
+        jonet.load(tmp_path)
 
 
 def test_codes_of_another_network_are_refused(models, tmp_path):

@@ -303,6 +303,13 @@ def test_other_shapes_are_refused_and_nothing_is_lost(folder, data, tmp_path, ca
     assert tiny_run.start(folder, tmp_path / "data") == 1 and "1 new (first 'm9')" in capfd.readouterr().err
 
 
+def test_a_run_among_its_data_is_no_data(tmp_path, data, capfd):
+    tiny_run.copy(data, tmp_path / "data")
+    for _ in range(2):
+        assert tiny_run.start(tmp_path / "data" / "run", tmp_path / "data") == 0
+    assert len(stages_done(capfd)) == 4
+
+
 def test_a_typing_error_locks_no_folder(tmp_path, data, capfd):
     assert tiny_run.start(tmp_path / "run", "mgu") == 1
     assert "neither a file or folder" in capfd.readouterr().err

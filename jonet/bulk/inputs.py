@@ -15,7 +15,7 @@ import numpy as np
 
 from jonet.bulk.job import is_job
 from jonet.codes import Codes
-from jonet.data import clouds, observed
+from jonet.data import clouds, meshes, observed
 from jonet.data.meshes import Similarity
 from jonet.errors import ConfigError, InputError
 from jonet.inference import latents
@@ -123,12 +123,13 @@ def find(inputs, model: Model, out: Path | None = None, made: Iterable[Path] = (
 
 
 def searched(paths: Sequence[Path], root: Path, left_out: Iterable[str] = ()) -> list[Path]:
-    """Those of the files below a folder that no bulk job keeps; left_out: real paths of other files and folders."""
+    """Those of the files below a folder that are no results of jonet; left_out: real paths of others."""
     own = {root: True}
 
     def searchable(folder: Path) -> bool:
         if folder not in own:
-            own[folder] = searchable(folder.parent) and os.path.realpath(folder) not in left_out and not is_job(folder)
+            ours = is_job(folder) or meshes.is_output(folder)
+            own[folder] = searchable(folder.parent) and os.path.realpath(folder) not in left_out and not ours
         return own[folder]
 
     return [path for path in paths if searchable(path.parent) and os.path.realpath(path) not in left_out]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from jonet.data import deepsdf_layout, onet_layout, sources, splits
 from jonet.data.files import SUFFIXES
+from jonet.data.meshes import is_output
 from jonet.data.sources import MeshFile, Source
 from jonet.data.store import Store
 from jonet.errors import ConfigError
@@ -63,7 +64,11 @@ def _meshes(root: Path, without: Container[str]) -> list[str]:
     found = []
     for above, folders, files in os.walk(root):
         place = Path(above).relative_to(root)
-        folders[:] = [name for name in folders if name[0] != "." and (place / name).as_posix() not in without]
+        folders[:] = [
+            name
+            for name in folders
+            if name[0] != "." and (place / name).as_posix() not in without and not is_output(Path(above, name))
+        ]
         found += [place / name for name in files if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES]
     return sorted(path.as_posix() for path in found)
 

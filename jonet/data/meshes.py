@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -163,15 +164,24 @@ def read(path) -> Mesh:
     return dataclasses.replace(check(mesh), name=path.stem)
 
 
+def is_output(folder: Path) -> bool:
+    """Whether a run or a bulk job keeps its results in a folder; a search for inputs does not go into it."""
+    run = (folder / "config.json").is_file() and (folder / "store").is_dir()
+    return run or ((folder / "job.json").is_file() and (folder / "manifest.csv").is_file())
+
+
 def find(folder) -> list[Path]:
-    """Mesh files below a folder (or the file itself), sorted; hidden ones are left out."""
+    """Mesh files below a folder (or the file itself), sorted; hidden ones, and results of jonet, are left out."""
     folder = Path(folder)
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
         raise MeshError(f"{folder}: no such file or folder")
-    inside = (path for path in folder.rglob("*") if path.suffix.lower() in files.SUFFIXES and path.is_file())
-    return sorted(path for path in inside if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    found: list[Path] = []
+    for above, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and not is_output(Path(above, name))]
+        found += [Path(above, name) for name in names if name[0] != "."]
+    return sorted(path for path in found if path.suffix.lower() in files.SUFFIXES and path.is_file())
 
 
 def write(mesh: Mesh, path) -> Path:
