@@ -298,7 +298,7 @@ class Model:
 
     def _values(self, codes) -> np.ndarray:
         length = self.network.specs.latent_size
-        if isinstance(codes, Codes):
+        if isinstance(codes, Codes) and codes.network is not None:
             codes.check_network(self.digest)
         values = codes.values if isinstance(codes, Codes) else codes
         return require(values, "codes", (None, length) if np.ndim(values) != 1 else (length,))
@@ -331,7 +331,7 @@ class Model:
         write_npz(folder / files["arrays"], arrays)
         if self.codes is not None:
             files["codes"] = _free_name(folder, "codes")
-            dataclasses.replace(self.codes, network=self.digest).save(folder / files["codes"])
+            dataclasses.replace(self.codes, network=network_digest(self)).save(folder / files["codes"])
         about = {
             "version": VERSION,
             "kind": self.kind,

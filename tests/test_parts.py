@@ -349,6 +349,7 @@ def test_a_script_that_runs_again_in_its_workers_does_not_wait_for_itself(tmp_pa
 
 PROGRAM = """
 import sys, time
+from jonet import interrupt
 from jonet.data import workers
 def main(folder):
     with workers.processes(2) as pool:
@@ -361,7 +362,7 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:
-        sys.exit(130)
+        interrupt.leave(130)
 """
 
 

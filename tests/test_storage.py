@@ -206,8 +206,8 @@ def changes_the_disk(call: ast.Call) -> bool:
     if name in CHANGES and method:
         if owner in ("os", "shutil"):
             return True
-        if name == "replace":  # of texts, which takes two, and of dataclasses
-            return owner != "dataclasses" and len(call.args) < 2
+        if name == "replace":  # of texts, which takes two, and of dataclasses, which takes names
+            return len(call.args) == 1 and owner != "dataclasses"
         return name in ("rename", "unlink", "rmdir")
     if name in WRITES:  # arrays into an open file
         return not (name.startswith("save") and isinstance(first, ast.Name) and first.id in ("file", "out"))
@@ -229,6 +229,7 @@ def test_only_storage_changes_the_disk(path):
         ("path.replace(b)", True),
         ("text.replace('a', 'b')", False),
         ("dataclasses.replace(a, b=1)", False),
+        ("state.replace(b=1)", False),
         ("shutil.rmtree(a)", True),
         ("path.unlink()", True),
         ("path.open('wb')", True),

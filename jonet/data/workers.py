@@ -26,7 +26,7 @@ def processes(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
         for process in context.started:
             if process.pid is not None:
                 process.kill()
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)  # its thread may be at a pipe that nobody empties any more
         raise
     executor.shutdown()
 
