@@ -352,7 +352,9 @@ def network_digest(model: Model) -> str:
     """What tells a network from every other, as 16 hex digits: its kind, settings and numbers, not its codes."""
     found = hashlib.sha256(f"{model.kind} {model.frame}".encode())
     if (network := getattr(model, "network", None)) is not None:
-        found.update(json.dumps(jonet.config.to_dict(network.specs), sort_keys=True).encode())
+        specs = jonet.config.to_dict(network.specs)
+        specs = jonet.config.to_dict(jonet.config.from_dict(type(network.specs), specs))  # 1 where 1.0 is meant
+        found.update(json.dumps(specs, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path((model.shared, model.statistics)):
         found.update(jax.tree_util.keystr(path).encode())
         found.update(np.ascontiguousarray(leaf).tobytes())

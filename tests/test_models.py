@@ -161,5 +161,9 @@ def test_codes_of_another_network_are_refused(models, tmp_path):
             ask(codes)
     with pytest.raises(InputError, match="several networks"):
         Codes.joined([codes, dataclasses.replace(codes, network="other")])
+    for probability in (0, 0.0):
+        again = dataclasses.replace(one, network=Decoder(dataclasses.replace(one.config, dropout_prob=probability)))
+        again.save(tmp_path / f"again {probability}")
+        assert jonet.load(tmp_path / f"again {probability}").digest == again.digest
     wider = dataclasses.replace(one, network=Decoder(dataclasses.replace(one.config, use_tanh=True)))
     assert wider.digest != one.digest  # the same numbers, asked in another way

@@ -358,6 +358,16 @@ def a_store(folder: Path, family: str, frame: str = "sphere", count: int = 4) ->
     return stores.build(folder, [Procedural(family, 0, i) for i in range(count)], recipe, frame=frame, progress=False)
 
 
+def test_numbers_are_the_same_however_they_are_given(tmp_path, data):
+    options = {"workdir": tmp_path / "run", "steps": 2, "batch_shapes": 2, "batch_points": 8}
+    options["network"] = learn.task("deepsdf").small(8, 2, 2)
+    options["samples"] = sampling.Recipe(near=100, uniform=20, surface=50, occupancies=64)
+    first = jonet.train(data, minutes=0, **options)
+    written = (tmp_path / "run" / "model" / "model.json").stat().st_mtime_ns
+    assert jonet.train(data, minutes=0.0, **options).digest == first.digest
+    assert (tmp_path / "run" / "model" / "model.json").stat().st_mtime_ns == written  # it was not trained again
+
+
 def test_another_store_in_the_same_folder_is_refused(tmp_path):
     options = {"workdir": tmp_path / "run", "minutes": 0, "steps": 2, "batch_shapes": 2, "batch_points": 8}
     options["network"] = learn.task("deepsdf").small(8, 2, 2)

@@ -34,6 +34,7 @@ class RunState:
 
     def __init__(self, folder: Path, task: ModuleType, config):
         self.folder, self.task, self.config = folder, task, config
+        self.values = configs.to_dict(configs.from_dict(task.Config, configs.to_dict(config)))  # 1.0 where 1 was given
         self.chosen: dict[str, Any] = {}
         self.done: dict[str, dict] = {}
         self.made: dict[str, dict] = {}
@@ -92,7 +93,7 @@ class RunState:
 
     def _options(self, stage: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
         """The options that a stage reads (of a config, this run's if None), without those that name files."""
-        values = configs.to_dict(self.config) if values is None else values
+        values = self.values if values is None else values
         found = {part: values[part] for part in self.task.PARTS[stage] if part not in BY_CONTENT}
         if "shapes" in found:
             found["shapes"] = {name: value for name, value in found["shapes"].items() if name != "split"}
@@ -102,7 +103,7 @@ class RunState:
         if parallel.is_main():
             values = {
                 "task": self.task.NAME,
-                "config": configs.to_dict(self.config),
+                "config": self.values,
                 "chosen": self.chosen,
                 "done": self.done,
                 "made": self.made,
@@ -167,8 +168,7 @@ class RunState:
                     "folders model and checkpoints to train anew, or choose another --workdir"
                 )
             self.chosen = {}
-        options = configs.to_dict(self.config)
-        self.made[stage] = {"options": options, "inputs": inputs, "files": before.get("files", [])}
+        self.made[stage] = {"options": self.values, "inputs": inputs, "files": before.get("files", [])}
         self._write()
 
     def claim(self, stage: str, paths: Iterable[Path]) -> None:
