@@ -91,8 +91,8 @@ class Codes:
 
         return Codes(**{field.name: column(field.name) for field in dataclasses.fields(Codes)})
 
-    def save(self, path: str | Path) -> None:
-        """One .npz; see `load`."""
+    def save(self, path: str | Path, *, sync: bool = True) -> None:
+        """One .npz; see `load`.  sync: as of `atomic.open_file`."""
         arrays = {
             field.name: np.asarray(value)
             for field in dataclasses.fields(self)
@@ -100,7 +100,7 @@ class Codes:
         }
         if self.similarities is not None:
             arrays["similarities"] = np.array([s.as_array() for s in self.similarities]).reshape(-1, 13)
-        write_npz(Path(path), arrays)
+        write_npz(Path(path), arrays, sync)
 
     @staticmethod
     def load(path: str | Path) -> Codes:
@@ -139,9 +139,9 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         raise CheckpointError(f"{path}: similarities have 13 numbers each, not {arrays['similarities'].shape[1]}")
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_npz(path: Path, arrays: dict[str, np.ndarray], sync: bool = True) -> None:
     """One file, written beside its place and renamed into it."""
-    with atomic.open_file(path) as file:
+    with atomic.open_file(path, sync=sync) as file:
         np.savez(file, **arrays)
 
 

@@ -217,7 +217,8 @@ def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
         check(config)
     with locks.locked(folder / LOCK) if parallel.is_main() else contextlib.nullcontext():
         if parallel.is_main():
-            atomic.sweep(folder)
+            for place in (folder, folder / "model", *folder.glob("meshes/**/")):
+                atomic.sweep(place)
         yield RunState(folder, task, config)
 
 
