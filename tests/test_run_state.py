@@ -310,6 +310,15 @@ def test_a_run_among_its_data_is_no_data(tmp_path, data, capfd):
     assert len(stages_done(capfd)) == 4
 
 
+def test_files_that_a_folder_claims_lie_in_it(folder, data, tmp_path, capfd):
+    (tmp_path / "thesis").write_text("mine")
+    values = json.loads((folder / "config.json").read_text())
+    values["made"]["reconstruct"]["files"].append("../thesis")
+    (folder / "config.json").write_text(json.dumps(values))
+    assert tiny_run.start(folder, data, known=2) == 1
+    assert "outside of its folder" in capfd.readouterr().err and (tmp_path / "thesis").read_text() == "mine"
+
+
 def test_a_typing_error_locks_no_folder(tmp_path, data, capfd):
     assert tiny_run.start(tmp_path / "run", "mgu") == 1
     assert "neither a file or folder" in capfd.readouterr().err

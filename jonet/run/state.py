@@ -57,8 +57,11 @@ class RunState:
             before = json.loads(path.read_text("utf-8"))
             name, values, self.chosen, self.done = (before[k] for k in ("task", "config", "chosen", "done"))
             self.made = before.get("made", {})
+            files = [Path(file) for entry in self.made.values() for file in entry["files"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} cannot be read ({error}); choose another --workdir") from error
+        if any(file.is_absolute() or ".." in file.parts for file in files):
+            raise ConfigError(f"{path} names files outside of its folder, as no run does; choose another --workdir")
         if name != self.task.NAME:
             raise ConfigError(f"{self.folder} holds a run of {name}, not of {self.task.NAME}; choose another --workdir")
         if "made" not in before:  # as version 0.1.0 wrote it: what it made is looked at anew
@@ -126,7 +129,7 @@ class RunState:
             return {}
         found = {} if store is None else {"store": store_digest(store)}
         if folder := getattr(self.config, "model", ""):
-            found["model"] = model.load(folder).digest
+            found["model"] = model.content_digest(model.load(folder))
         if file := getattr(self.config, "weights", ""):
             if not Path(file).is_file():
                 raise ConfigError(f"weights: there is no file {file}; a run that began with it needs it to go on")
@@ -216,10 +219,11 @@ def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
     if check := getattr(task, "check", None):  # of tasks that take a model trained before
         check(config)
     with locks.locked(folder / LOCK) if parallel.is_main() else contextlib.nullcontext():
+        run = RunState(folder, task, config)
         if parallel.is_main():
             for place in (folder, folder / "model", *folder.glob("meshes/**/")):
                 atomic.sweep(place)
-        yield RunState(folder, task, config)
+        yield run
 
 
 def wait_for_end(folder: Path) -> None:
