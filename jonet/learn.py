@@ -83,7 +83,7 @@ def prepare(run: RunState) -> Store:
     """The store of a run's shapes: the one that is there if it is whole and made of these shapes, else built."""
     config, folder = run.config, run.folder / "store"
     done = run.is_done("prepare")
-    if done and not _is_there(config.data):
+    if done and config.data == run.made["prepare"]["options"]["data"] and not _is_there(config.data):
         warnings.warn(f"{config.data} is not there any more: going on with the store that was made of it", stacklevel=2)
         return stores.open(folder)
 
@@ -99,10 +99,12 @@ def prepare(run: RunState) -> Store:
         )
 
     if done:
-        return build()  # opens it, and says where the shapes are others now
+        store = build()  # opens it, and says where the shapes are others now, or nowhere
+        run.confirm("prepare")
+        return store
 
     def work():
-        if parallel.is_main() and (folder / "index.json").exists() and not stores.is_whole(folder):
+        if parallel.is_main() and not atomic.is_free(folder) and not stores.is_whole(folder):
             _set_aside(folder)
         parallel.from_main(None)  # the other processes go on when that is done
         return state.stamps(path for path in sorted(build().folder.iterdir()) if path.is_file())

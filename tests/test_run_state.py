@@ -240,6 +240,14 @@ def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, c
     assert stages_done(capfd) == {"prepare", "train", "reconstruct"}
 
 
+@pytest.mark.parametrize("typed", ["mgu", "no/such/folder"])
+def test_a_typing_error_is_no_folder_that_has_gone(folder, data, capfd, typed):
+    """A finished run goes on without its shapes, but not with other words for them."""
+    assert tiny_run.start(folder, typed, scores__seed=1) == 1
+    assert "neither a file or folder" in capfd.readouterr().err
+    assert tiny_run.start(folder, data) == 0 and len(stages_done(capfd)) == 4
+
+
 def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, monkeypatch):
     """A to the end, B stopped inside a stage, A again: nothing of B is taken for A's."""
     wanted = tiny_run.results(folder)
@@ -264,6 +272,7 @@ def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, 
     [
         ("store", {"prepare", "train", "reconstruct", "evaluate"}),
         ("store/sdf.npy", {"prepare", "train", "reconstruct", "evaluate"}),
+        ("store/index.json", {"prepare", "train", "reconstruct", "evaluate"}),
         ("model", {"train", "reconstruct", "evaluate"}),
         ("model/model.json", {"train", "reconstruct", "evaluate"}),
         ("codes.npz", {"reconstruct", "evaluate"}),

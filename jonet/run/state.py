@@ -187,6 +187,13 @@ class RunState:
         self.done[stage] = {"key": self.key(stage), "seconds": round(seconds, 2), "results": stamps}
         self._write()
 
+    def confirm(self, stage: str) -> None:
+        """Notes that the inputs of a finished stage, as the options name them now, are those that it was made of."""
+        options = configs.to_dict(self.config)
+        if options != self.made[stage]["options"]:
+            self.made[stage]["options"] = options
+            self._write()
+
     def renew(self, stage: str, results: Mapping[Path, dict]) -> None:
         """Notes that results of a finished stage were written anew with the same meaning."""
         self.done[stage]["results"] = self._below(results)
