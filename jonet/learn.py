@@ -177,7 +177,10 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             names=store.names,
         )
         if problem.validate:
-            found, _ = loop.restore(checkpoints, found, best=True)
+            if best := loop.restore(checkpoints, found, best=True):
+                found, _ = best
+            else:
+                warnings.warn("no validation gave a number, so the last state is kept as the best", stacklevel=4)
     shared, statistics = parallel.host((found.shared, found.statistics))
     return run.task.model(config, store, rows, shared, loop.own(found), statistics)
 
