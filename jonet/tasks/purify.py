@@ -183,7 +183,8 @@ def further(config: Config, trained: Model, store: Store, folder: Path) -> tuple
             for shape, *values, good in zip(shapes, there, (there + back) / 2, right, strict=True):
                 scores = dict(zip(("distance", "chamfer_l1"), map(float, values), strict=True))
                 shape.setdefault(way, {})[when] = scores | {"right": bool(good)}
-            kept |= {f"{way}/{when}/{shape['name']}": points for shape, points in zip(shapes, those, strict=True)}
+            kept |= {f"{way}/{when}/{i}": points for i, points in enumerate(those)}
+    kept["names"] = np.array([shape["name"] for shape in shapes])  # not every name of a file can be one in an archive
     with atomic.open_file(folder / CLOUDS) as file:
         np.savez(file, **kept)
     return {NAME: {"classes": classes, "points": count, "attacks": ways, "shapes": shapes}}, [folder / CLOUDS]
@@ -211,10 +212,10 @@ def shown(
     found, index = values[NAME], {name: i for i, name in enumerate(store.names)}
     with np.load(folder / CLOUDS) as file:
         clouds = dict(file)
-    rows = []
+    rows, numbers = [], range(0, len(found["shapes"]), -(-len(found["shapes"]) // SHOWN))
+    some = [found["shapes"][i] for i in numbers]
     for way in NAMES:
-        some = found["shapes"][:: -(-len(found["shapes"]) // SHOWN)]
-        before, after = ([clouds[f"{way}/{when}/{shape['name']}"] for shape in some] for when in ("before", "after"))
+        before, after = ([clouds[f"{way}/{when}/{i}"] for i in numbers] for when in ("before", "after"))
         seen = [points[strays.kept(points, config.spread)] for points in before]
         rebuilt = trained.reconstruct(points=seen, resolution=config.cells)
         for shape, mesh, first, last in zip(some, rebuilt, before, after, strict=True):
