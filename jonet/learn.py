@@ -129,7 +129,7 @@ def train_network(run: RunState, store: Store) -> Model:
     """
     inputs, folder = run.inputs("train", store), run.folder / "model"
     if run.is_done("train", inputs):
-        return models.load(folder)
+        return adjusted(run)
     if parallel.is_main():
         if not atomic.is_free(folder) and not (folder / "model.json").exists():
             _set_aside(folder)
@@ -140,10 +140,27 @@ def train_network(run: RunState, store: Store) -> Model:
         if parallel.is_main():
             trained.save(folder)
         parallel.from_main(None)  # the other processes read it when it is there
-        return state.stamps(sorted(folder.iterdir())) if parallel.is_main() else {}
+        return _model_files(run) if parallel.is_main() else {}
 
     run.do("train", work, inputs)
+    return adjusted(run)
+
+
+def adjusted(run: RunState) -> Model:
+    """The trained model of a run with the settings of fitting and extraction that the run has now, which it keeps."""
+    folder = run.folder / "model"
+    if parallel.is_main():
+        before = models.load(folder)
+        now = run.task.adjusted(run.config, before)
+        if (now.fitting, now.surfaces) != (before.fitting, before.surfaces):  # so that `extract RUN` has them, too
+            now.save(folder)
+            run.renew("train", _model_files(run))
+    parallel.from_main(None)  # the other processes read it when it is there
     return models.load(folder)
+
+
+def _model_files(run: RunState) -> dict[Path, dict]:
+    return state.stamps(sorted((run.folder / "model").iterdir()))
 
 
 def _trained(run: RunState, store: Store, identity: str) -> Model:

@@ -1,6 +1,7 @@
 """Run folders: whatever was changed, removed, damaged or cut short, a run ends with its own results or says why not."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -375,7 +376,13 @@ def test_another_store_in_the_same_folder_is_refused(tmp_path):
     assert model.history["data"] == str(tmp_path / "mugs") and model.history["recipe"]["near"] == 100
     with pytest.raises(ConfigError, match="trained on other shapes"):
         jonet.train(lamps, **options)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # to save room: no reason to train anew by another seed
+    with pytest.raises(ConfigError, match=r"\(seed: 0 → 1; started with"):
+        jonet.train(mugs, seed=1, **options)
+    again = jonet.train(mugs, surfaces=jonet.model.Surfaces(resolution=9), **options)
+    assert again.surfaces.resolution == jonet.load(tmp_path / "run").surfaces.resolution == 9
     again = jonet.train(mugs, **options)
+    assert again.surfaces.resolution == model.surfaces.resolution
     assert again.codes.names == model.codes.names and again.digest == model.digest
     np.testing.assert_array_equal(again.codes.values, model.codes.values)
     with pytest.raises(ConfigError, match="is of the frame 'cube'"):
@@ -396,9 +403,15 @@ def test_a_model_from_elsewhere_is_known_by_its_numbers(folder, data, tmp_path, 
     shutil.rmtree(tmp_path / "elsewhere")
     shutil.copytree(other / "model", tmp_path / "elsewhere")
     capfd.readouterr()
+    assert tiny_run.start(work, data, "reconstruct,evaluate", model=tmp_path / "elsewhere", **options) == 1
+    assert "needs train first" in capfd.readouterr().err
     assert tiny_run.start(work, data, model=tmp_path / "elsewhere", **options) == 0
     assert stages_done(capfd) == {"prepare"}
     assert jonet.load(work).digest == jonet.load(other).digest
+    dataclasses.replace(jonet.load(other), codes=None).save(tmp_path / "elsewhere")  # what it learned from is not known
+    with pytest.warns(UserWarning, match="does not say which shapes"):
+        assert tiny_run.start(work, data, model=tmp_path / "elsewhere", **options) == 0
+    assert stages_done(capfd) == {"prepare"} and jonet.load(work).codes is None
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "reconstruct", "evaluate"])

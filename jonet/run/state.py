@@ -10,10 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from jonet import config as configs
 from jonet import model, parallel
 from jonet.data.store import Store
 from jonet.errors import ConfigError
+from jonet.model import Model
 from jonet.storage import atomic, identity, locks
 
 EXPENSIVE = ("prepare", "train")  # stages whose options stay as they are once they have made something
@@ -78,9 +81,10 @@ class RunState:
                 del self.made[stage]
                 self.chosen = {}
         if changed:
+            found = "; ".join(dict.fromkeys(changed))
             raise ConfigError(
-                f"{self.folder} was started with other options ({'; '.join(changed)}; started with → asked); "
-                "go back to them, or choose another --workdir"
+                f"{self.folder} was started with other options ({found}; started with → asked); go back to them, or "
+                "choose another --workdir"
             )
 
     def _has_made(self, stage: str) -> bool:
@@ -125,7 +129,7 @@ class RunState:
             return {}
         found = {} if store is None else {"store": store_digest(store)}
         if folder := getattr(self.config, "model", ""):
-            found["model"] = model.load(folder).digest
+            found["model"] = model_digest(model.load(folder))
         if file := getattr(self.config, "weights", ""):
             if not Path(file).is_file():
                 raise ConfigError(f"weights: there is no file {file}; a run that began with it needs it to go on")
@@ -239,6 +243,15 @@ def store_digest(store: Store) -> str:
     kept = ("name", "split", "rows", "similarity")
     shapes = [{name: shape[name] for name in kept} for shape in store.index["shapes"]]
     return configs.digest(store.index["settings"], shapes, store.index["arrays"])
+
+
+def model_digest(trained: Model) -> str:
+    """What tells a model from every other: its network and what that sees, training codes and prior; not its settings
+    of fitting and extraction, which are the run's."""
+    codes, prior = trained.codes, trained.prior
+    held = None if codes is None else [codes.values.tolist(), codes.names, codes.sources]
+    spread = None if prior is None else [np.asarray(part).tolist() for part in prior]
+    return configs.digest(trained.digest, trained.inputs, held, spread)
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, dict]:
