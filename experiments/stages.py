@@ -122,8 +122,7 @@ def known_codes(run: RunState, store: stores.Store, trained: model.Model) -> Cod
 def evaluate(run: RunState) -> list[Path]:
     """metrics.json: scores of the unseen shapes, of known ones, and of the nearest training shapes as a baseline."""
     store, trained = stores.open(run.folder / "store"), model.load(run.folder)
-    codes_file = run.folder / "codes.npz"
-    codes = Codes.load(codes_file) if codes_file.exists() else None
+    codes = pages.unseen_codes(run)
     index = {name: i for i, name in enumerate(store.names)}
     scoring = run.config.scores
     groups = {}
@@ -168,11 +167,10 @@ def evaluate(run: RunState) -> list[Path]:
         "skipped": store.skipped,
         "seconds": {name: done["seconds"] for name, done in run.done.items()},
     }
-    made = [run.folder / "metrics.json"]
-    if further := getattr(run.task, "further", None):  # of tasks that do more than rebuild shapes
-        found, files = further(run.config, trained, store, run.folder)
-        values, made = values | found, made + files
+    made = [run.folder / name for name in ("metrics.json", *getattr(run.task, "FILES", ()))]
     run.claim("evaluate", made)
+    if further := getattr(run.task, "further", None):  # of tasks that do more than rebuild shapes
+        values |= further(run.config, trained, store, run.folder)
     atomic.write_json(run.folder / "metrics.json", values)
     return made
 

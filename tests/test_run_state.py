@@ -241,6 +241,35 @@ def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, c
     assert stages_done(capfd) == {"prepare", "train", "reconstruct"}
 
 
+def test_files_of_others_are_moved_aside_and_not_taken_for_codes(tmp_path, data, finished):
+    """Also codes that somebody fitted into the folder, which are of other shapes."""
+    folder = tmp_path / "run"
+    assert tiny_run.start(folder, data, "prepare,train") == 0
+    (name,) = [p.name for p in (finished / "meshes" / "test").iterdir()]
+    names = ("codes.npz", "metrics.json", f"meshes/test/{name}")
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    with pytest.warns(UserWarning, match="codes.npz is none of this run: it now lies at .*codes.npz.before"):
+        assert tiny_run.start(folder, data) == 0
+    assert all((folder / f"{name}.before").read_text() == "mine" for name in names)
+    assert tiny_run.results(folder) == tiny_run.results(finished)
+    assert tiny_run.start(tmp_path / "all", data, "prepare,train", shapes__test_share=0) == 0
+    shutil.copy(finished / "codes.npz", tmp_path / "all" / "codes.npz")
+    assert tiny_run.start(tmp_path / "all", data, shapes__test_share=0) == 0
+    values = json.loads((tmp_path / "all" / "metrics.json").read_text())
+    assert values["shapes"] == values["known"]["shapes"]
+    assert (tmp_path / "all" / "codes.npz").read_bytes() == (finished / "codes.npz").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "gs:", "to nowhere"])
+def test_a_place_where_no_run_can_be_kept_is_refused_at_once(tmp_path, data, capfd, name):
+    (tmp_path / "to nowhere").symlink_to(tmp_path / "nowhere")
+    assert tiny_run.start(tmp_path / name, data) == 1
+    assert "choose another --workdir" in capfd.readouterr().err
+    assert os.listdir(tmp_path) == ["to nowhere"]
+
+
 @pytest.mark.parametrize("typed", ["mgu", "no/such/folder"])
 def test_a_typing_error_is_no_folder_that_has_gone(folder, data, capfd, typed):
     """A finished run goes on without its shapes, but not with other words for them."""

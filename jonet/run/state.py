@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +42,7 @@ class RunState:
         self.chosen: dict[str, Any] = {}
         self.done: dict[str, dict] = {}
         self.made: dict[str, dict] = {}
+        self.notes_files = True  # so far; a run of version 0.1.0 did not
         self.announce: Callable[[str], None] = lambda stage: None  # called with a stage that begins
         if parallel.is_main():
             self._read()
@@ -64,7 +67,7 @@ class RunState:
         if name != self.task.NAME:
             raise ConfigError(f"{self.folder} holds a run of {name}, not of {self.task.NAME}; choose another --workdir")
         if "made" not in before:  # as version 0.1.0 wrote it: what it made is looked at anew
-            self.done = {}
+            self.done, self.notes_files = {}, False
             self.made = {stage: {"options": values, "inputs": None, "files": []} for stage in EXPENSIVE}
 
     def _check_options(self) -> None:
@@ -176,11 +179,21 @@ class RunState:
         self._write()
 
     def claim(self, stage: str, paths: Iterable[Path]) -> None:
-        """Notes files of the run that a stage is about to write: only these may be removed again."""
+        """Notes files of the run that a stage is about to write: only these may be replaced and removed again.
+
+        What somebody else has put in their places is moved aside, and a warning says so.
+        """
         names = {path.relative_to(self.folder).as_posix() for path in paths}
-        if parallel.is_main() and not names <= set(self.made[stage]["files"]):
-            self.made[stage]["files"] = sorted(names | set(self.made[stage]["files"]))
-            self._write()
+        new = names - set(self.made[stage]["files"])
+        if not parallel.is_main() or not new:
+            return
+        for path in [self.folder / name for name in sorted(new)]:
+            if self.notes_files and os.path.lexists(path):
+                warnings.warn(
+                    f"{path} is none of this run: it now lies at {atomic.move_aside(path, 'before')}", stacklevel=2
+                )
+        self.made[stage]["files"] = sorted(names | set(self.made[stage]["files"]))
+        self._write()
 
     def finish(self, stage: str, results: Mapping[Path, dict], seconds: float) -> None:
         """Notes that a stage is done, with what it made, and removes what it made before and not now."""
@@ -222,14 +235,29 @@ def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
     other options of what is expensive to make.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; choose another --workdir")
+    _check_place(folder)
     if check := getattr(task, "check", None):  # of tasks that take a model trained before
         check(config)
     with locks.locked(folder / LOCK) if parallel.is_main() else contextlib.nullcontext():
         if parallel.is_main():
             atomic.sweep(folder)
         yield RunState(folder, task, config)
+
+
+def _check_place(folder: Path) -> None:
+    """ConfigError where no run can be kept, said before anything is made."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; choose another --workdir")
+    if not folder.exists() and folder.is_symlink():
+        raise ConfigError(f"{folder} is a link to {os.readlink(folder)}, which is not there; choose another --workdir")
+    path = folder.absolute()
+    if any("\udc80" <= letter <= "\udcff" for letter in str(path)) or any(
+        part.endswith(":") for part in path.parts[1:]
+    ):
+        raise ConfigError(
+            f"checkpoints cannot be written to {str(path)!r}: the names of its folders must be UTF-8 and not end in a "
+            "colon; choose another --workdir"
+        )
 
 
 def wait_for_end(folder: Path) -> None:
