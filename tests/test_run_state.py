@@ -230,6 +230,14 @@ def test_a_run_that_was_stopped_anywhere_ends_as_it_would_have(tmp_path, data, f
     stop_everywhere(tmp_path, data, tiny_run.results(finished), error, 1)
 
 
+@pytest.mark.parametrize("at", [12, 40, 90])
+def test_a_full_disk_is_one_sentence(tmp_path, data, capfd, at):
+    with crash.disk(tmp_path / "run", at, errno.ENOSPC):
+        assert tiny_run.start(tmp_path / "run", data) == 1
+    said = capfd.readouterr().err
+    assert "No space left on device" in said and "put that right, and" in said and "Traceback" not in said
+
+
 def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, capfd):
     os.rename(folder, tmp_path / "moved")
     tiny_run.copy(data, tmp_path / "data")
