@@ -37,7 +37,7 @@ def write(record: RunState) -> None:
     store, trained = stores.open(folder / "store"), model.load(folder)
     values = json.loads((folder / "metrics.json").read_text())
     index = {name: i for i, name in enumerate(store.names)}
-    codes = Codes.load(folder / "codes.npz") if (folder / "codes.npz").exists() else None
+    codes = unseen_codes(record)
     train = unseen.training(store, trained)
     near = baseline.nearest(store, [index[name] for name in codes.names] if codes else [], train, count=3)
 
@@ -105,6 +105,12 @@ def write(record: RunState) -> None:
         details=details(record, values),
     )
     report.write(folder / "report.html", page)
+
+
+def unseen_codes(record: RunState) -> Codes | None:
+    """The codes of the unseen shapes that the run found; None where it has none, whatever file lies there."""
+    name = "codes.npz"
+    return Codes.load(record.folder / name) if name in record.done["reconstruct"]["results"] else None
 
 
 def generated(folder: Path, store, train, count: int) -> list[Gallery]:

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     from jonet import interrupt
-    from jonet.errors import JonetError
+    from jonet.errors import JonetError, from_outside
 
     stopped = "stopped; the same command goes on where it was"
     try:
@@ -80,6 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
             stages.run(task, config, options.workdir, options.stages)
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (sentence := from_outside(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupted:
         print(f"\n{interrupted if str(interrupted) else stopped}", file=sys.stderr)

@@ -54,7 +54,7 @@ def run(task, config, workdir: Path, stages=STAGES) -> None:
 
 def do(run: RunState, stage: str) -> None:
     """Does a stage, or says that it was done before.  ConfigError where one before it is not done."""
-    missing = [name for name in STAGES[: STAGES.index(stage)] if not run.is_done(name)]
+    missing = [name for name in STAGES[: STAGES.index(stage)] if not is_done(run, name)]
     if missing:
         raise ConfigError(f"stage {stage} needs {', '.join(missing)} first; add them to --stages")
     before = run.done.get(stage)
@@ -68,13 +68,16 @@ def do(run: RunState, stage: str) -> None:
         print(f"{stage}: done before", file=sys.stderr)
 
 
+def is_done(run: RunState, stage: str) -> bool:
+    """Whether a stage was done with these options, and training with the store, model and weights there are now."""
+    if stage != "train" or not run.is_done("train"):
+        return run.is_done(stage)
+    return run.is_done("train", run.inputs("train", stores.open(run.folder / "store")))
+
+
 def reconstruct(run: RunState) -> list[Path]:
     """Codes and meshes of the unseen shapes, and of some training shapes from their own codes."""
-    store, trained = stores.open(run.folder / "store"), model.load(run.folder)
-    before, trained = trained, run.task.adjusted(run.config, trained)
-    if (trained.fitting, trained.surfaces) != (before.fitting, before.surfaces):  # so that `extract RUN` has them, too
-        trained.save(run.folder / "model")
-        run.renew("train", state.stamps(sorted((run.folder / "model").iterdir())))
+    store, trained = stores.open(run.folder / "store"), learn.adjusted(run)
     folder, made = run.folder / "meshes", []
     rows, codes = unseen.unseen(store, trained), None
     if len(rows):
@@ -119,8 +122,7 @@ def known_codes(run: RunState, store: stores.Store, trained: model.Model) -> Cod
 def evaluate(run: RunState) -> list[Path]:
     """metrics.json: scores of the unseen shapes, of known ones, and of the nearest training shapes as a baseline."""
     store, trained = stores.open(run.folder / "store"), model.load(run.folder)
-    codes_file = run.folder / "codes.npz"
-    codes = Codes.load(codes_file) if codes_file.exists() else None
+    codes = pages.unseen_codes(run)
     index = {name: i for i, name in enumerate(store.names)}
     scoring = run.config.scores
     groups = {}
@@ -165,11 +167,10 @@ def evaluate(run: RunState) -> list[Path]:
         "skipped": store.skipped,
         "seconds": {name: done["seconds"] for name, done in run.done.items()},
     }
-    made = [run.folder / "metrics.json"]
-    if further := getattr(run.task, "further", None):  # of tasks that do more than rebuild shapes
-        found, files = further(run.config, trained, store, run.folder)
-        values, made = values | found, made + files
+    made = [run.folder / name for name in ("metrics.json", *getattr(run.task, "FILES", ()))]
     run.claim("evaluate", made)
+    if further := getattr(run.task, "further", None):  # of tasks that do more than rebuild shapes
+        values |= further(run.config, trained, store, run.folder)
     atomic.write_json(run.folder / "metrics.json", values)
     return made
 

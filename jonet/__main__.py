@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from jonet import interrupt
-from jonet.errors import JonetError
+from jonet.errors import JonetError, from_outside
 
 COMMANDS = (  # files of jonet/commands/, in the order of the help; a new verb is a file there and a line here
     "train",
@@ -59,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.do(options)
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (sentence := from_outside(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped or 'stopped'}", file=sys.stderr)

@@ -83,7 +83,7 @@ def prepare(run: RunState) -> Store:
     """The store of a run's shapes: the one that is there if it is whole and made of these shapes, else built."""
     config, folder = run.config, run.folder / "store"
     done = run.is_done("prepare")
-    if done and not _is_there(config.data):
+    if done and config.data == run.made["prepare"]["options"]["data"] and not _is_there(config.data):
         warnings.warn(f"{config.data} is not there any more: going on with the store that was made of it", stacklevel=2)
         return stores.open(folder)
 
@@ -99,10 +99,12 @@ def prepare(run: RunState) -> Store:
         )
 
     if done:
-        return build()  # opens it, and says where the shapes are others now
+        store = build()  # opens it, and says where the shapes are others now, or nowhere
+        run.confirm("prepare")
+        return store
 
     def work():
-        if parallel.is_main() and (folder / "index.json").exists() and not stores.is_whole(folder):
+        if parallel.is_main() and not atomic.is_free(folder) and not stores.is_whole(folder):
             _set_aside(folder)
         parallel.from_main(None)  # the other processes go on when that is done
         return state.stamps(path for path in sorted(build().folder.iterdir()) if path.is_file())
@@ -127,7 +129,7 @@ def train_network(run: RunState, store: Store) -> Model:
     """
     inputs, folder = run.inputs("train", store), run.folder / "model"
     if run.is_done("train", inputs):
-        return models.load(folder)
+        return adjusted(run)
     if parallel.is_main():
         if not atomic.is_free(folder) and not (folder / "model.json").exists():
             _set_aside(folder)
@@ -138,10 +140,27 @@ def train_network(run: RunState, store: Store) -> Model:
         if parallel.is_main():
             trained.save(folder)
         parallel.from_main(None)  # the other processes read it when it is there
-        return state.stamps(sorted(folder.iterdir())) if parallel.is_main() else {}
+        return _model_files(run) if parallel.is_main() else {}
 
     run.do("train", work, inputs)
+    return adjusted(run)
+
+
+def adjusted(run: RunState) -> Model:
+    """The trained model of a run with the settings of fitting and extraction that the run has now, which it keeps."""
+    folder = run.folder / "model"
+    if parallel.is_main():
+        before = models.load(folder)
+        now = run.task.adjusted(run.config, before)
+        if (now.fitting, now.surfaces) != (before.fitting, before.surfaces):  # so that `extract RUN` has them, too
+            now.save(folder)
+            run.renew("train", _model_files(run))
+    parallel.from_main(None)  # the other processes read it when it is there
     return models.load(folder)
+
+
+def _model_files(run: RunState) -> dict[Path, dict]:
+    return state.stamps(sorted((run.folder / "model").iterdir()))
 
 
 def _trained(run: RunState, store: Store, identity: str) -> Model:
@@ -175,7 +194,10 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             names=store.names,
         )
         if problem.validate:
-            found, _ = loop.restore(checkpoints, found, best=True)
+            if best := loop.restore(checkpoints, found, best=True):
+                found, _ = best
+            else:
+                warnings.warn("no validation gave a number, so the last state is kept as the best", stacklevel=4)
     shared, statistics = parallel.host((found.shared, found.statistics))
     return run.task.model(config, store, rows, shared, loop.own(found), statistics)
 

@@ -361,17 +361,6 @@ def network_digest(model: Model) -> str:
     return found.hexdigest()[:16]
 
 
-def content_digest(model: Model) -> str:
-    """What tells a model from every other, with its prior and codes, not its settings of fitting and extraction."""
-    found = hashlib.sha256(network_digest(model).encode())
-    for value in model.prior or ():
-        found.update(np.ascontiguousarray(value).tobytes())
-    if model.codes is not None:
-        found.update(repr((model.codes.names, model.codes.sources)).encode("utf-8", "surrogatepass"))
-        found.update(np.ascontiguousarray(model.codes.values).tobytes())
-    return found.hexdigest()[:16]
-
-
 def check_replaceable(folder: str | Path) -> None:
     """CheckpointError where a folder is neither new nor empty, and no model's, or holds more than a model does."""
     folder = Path(folder)

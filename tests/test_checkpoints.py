@@ -103,6 +103,19 @@ def test_what_cannot_be_read_is_moved_aside_and_never_deleted(tmp_path, monkeypa
         assert int(checkpoints.restore(example())[0].step) == 20
 
 
+@pytest.mark.parametrize("where", ["save", "wait_until_finished"])
+def test_a_disk_that_is_full_is_one_sentence(tmp_path, monkeypatch, where):
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file\n No space left on device")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="exhausted|No space left") as error:
+            patched.setattr(checkpoints._latest, where, full)
+            checkpoints.save(1, example(1), {})
+            checkpoints.wait()
+        assert "\n" not in str(error.value) and "run again to go on" in str(error.value)
+
+
 def test_checkpoints_know_their_training(tmp_path):
     with Checkpoints(tmp_path, "one") as checkpoints:
         checkpoints.save(1, example(1), {})

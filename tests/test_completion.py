@@ -125,6 +125,8 @@ def test_views_are_the_same_whenever_they_are_asked_for(completed):
     turned = task.scan(dataclasses.replace(config, view=View(pose="unknown")), store, 7)
     np.testing.assert_allclose(turned.way.inverse()(turned.points), one.points, atol=1e-5)
     np.testing.assert_allclose(turned.normals @ turned.way.rotation, one.normals, atol=1e-5)
+    store.names[7] = "caf\udce9"  # no UTF-8, as names of files can be
+    assert len(task.scan(config, store, 7).points)
 
 
 def test_impossible_views_are_refused():

@@ -15,7 +15,7 @@ from jonet.data.lanes import Lanes
 from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError, TrainingError
 from jonet.networks import deepsdf, occupancy
-from jonet.tasks import occnet, onet
+from jonet.tasks import occnet, onet, onet_points
 from jonet.tasks.inputs import Cloud
 from jonet.tasks.shapes import Shapes
 from jonet.training.log import Log
@@ -150,3 +150,17 @@ def test_rows_come_and_go_by_position():
         np.testing.assert_array_equal(held["own_by_position"], codes)
         assert miniature.bits(loop.placed(held)) == miniature.bits(state)
         assert not np.asarray(state.own)[lanes.positions < 0].any()
+
+
+@pytest.mark.parametrize("score", [np.nan, -np.inf])
+def test_a_validation_that_gives_no_number_loses_no_training(store, tmp_path, monkeypatch, score):
+    problem = onet_points.problem
+
+    def without(*arguments):
+        return dataclasses.replace(problem(*arguments), validate=lambda *_: score)
+
+    monkeypatch.setattr(onet_points, "problem", without)
+    options = {**CONDITIONAL, "validate_every": 1}
+    with pytest.warns(UserWarning, match="the last state is kept"):
+        found = jonet.train(store, "onet_points", batch_points=16, steps=2, minutes=0, workdir=tmp_path, **options)
+    assert len(found.codes) == len(store.select("train"))

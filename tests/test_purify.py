@@ -11,7 +11,8 @@ from test_tasks import CONDITIONAL, SCORES, TASKS
 import jonet
 from experiments import run
 from jonet import __main__ as shell
-from jonet.data import clouds, strays
+from jonet.data import clouds, meshes, strays
+from jonet.data.families import make
 from jonet.errors import ConfigError, InputError
 from jonet.tasks import attacks, purify
 from jonet.tasks.attacks import Attacks, Classifier
@@ -113,6 +114,21 @@ def test_a_run_shows_what_was_attacked_and_purified(made):
                 assert scores[what][when] == np.median([row[what] for row in rows])
     page = (made / "report.html").read_text()
     assert "Attacked and purified" in page and "mug_0004, adversarial" in page
+
+
+def test_any_name_is_purified(tmp_path):
+    """Names that are no UTF-8, and that archives take for others."""
+    names = ["a", "caf\udce9", "x\ny", "c:1"]
+    for i, name in enumerate(names):
+        for family in ("mug", "lamp"):
+            meshes.write(make(family, 0, i), tmp_path / "data" / family / f"{name}.ply")
+    folder = tmp_path / "run"
+    assert run.main(options(folder, "--data", str(tmp_path / "data"), "--shapes.test-share=0.5")) == 0
+    found = json.loads((folder / "metrics.json").read_text("utf-8"))["purify"]
+    with np.load(folder / "purified.npz") as clouds:
+        assert clouds["names"].tolist() == [shape["name"] for shape in found["shapes"]]
+        assert len(clouds["noise/before/3"]) == 40
+    assert (folder / "report.html").exists()
 
 
 def test_a_network_trained_before(made, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Run folders: whatever was changed, removed, damaged or cut short, a run ends with its own results or says why not."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -229,6 +230,14 @@ def test_a_run_that_was_stopped_anywhere_ends_as_it_would_have(tmp_path, data, f
     stop_everywhere(tmp_path, data, tiny_run.results(finished), error, 1)
 
 
+@pytest.mark.parametrize("at", [12, 40, 90])
+def test_a_full_disk_is_one_sentence(tmp_path, data, capfd, at):
+    with crash.disk(tmp_path / "run", at, errno.ENOSPC):
+        assert tiny_run.start(tmp_path / "run", data) == 1
+    said = capfd.readouterr().err
+    assert "No space left on device" in said and "put that right, and" in said and "Traceback" not in said
+
+
 def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, capfd):
     os.rename(folder, tmp_path / "moved")
     tiny_run.copy(data, tmp_path / "data")
@@ -238,6 +247,43 @@ def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, c
     with pytest.warns(UserWarning, match="not there any more"):
         assert tiny_run.start(tmp_path / "moved", tmp_path / "data", scores__seed=1) == 0
     assert stages_done(capfd) == {"prepare", "train", "reconstruct"}
+
+
+def test_files_of_others_are_moved_aside_and_not_taken_for_codes(tmp_path, data, finished):
+    """Also codes that somebody fitted into the folder, which are of other shapes."""
+    folder = tmp_path / "run"
+    assert tiny_run.start(folder, data, "prepare,train") == 0
+    (name,) = [p.name for p in (finished / "meshes" / "test").iterdir()]
+    names = ("codes.npz", "metrics.json", f"meshes/test/{name}")
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    with pytest.warns(UserWarning, match="codes.npz is none of this run: it now lies at .*codes.npz.before"):
+        assert tiny_run.start(folder, data) == 0
+    assert all((folder / f"{name}.before").read_text() == "mine" for name in names)
+    assert tiny_run.results(folder) == tiny_run.results(finished)
+    assert tiny_run.start(tmp_path / "all", data, "prepare,train", shapes__test_share=0) == 0
+    shutil.copy(finished / "codes.npz", tmp_path / "all" / "codes.npz")
+    assert tiny_run.start(tmp_path / "all", data, shapes__test_share=0) == 0
+    values = json.loads((tmp_path / "all" / "metrics.json").read_text())
+    assert values["shapes"] == values["known"]["shapes"]
+    assert (tmp_path / "all" / "codes.npz").read_bytes() == (finished / "codes.npz").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "gs:", "to nowhere"])
+def test_a_place_where_no_run_can_be_kept_is_refused_at_once(tmp_path, data, capfd, name):
+    (tmp_path / "to nowhere").symlink_to(tmp_path / "nowhere")
+    assert tiny_run.start(tmp_path / name, data) == 1
+    assert "choose another --workdir" in capfd.readouterr().err
+    assert os.listdir(tmp_path) == ["to nowhere"]
+
+
+@pytest.mark.parametrize("typed", ["mgu", "no/such/folder"])
+def test_a_typing_error_is_no_folder_that_has_gone(folder, data, capfd, typed):
+    """A finished run goes on without its shapes, but not with other words for them."""
+    assert tiny_run.start(folder, typed, scores__seed=1) == 1
+    assert "neither a file or folder" in capfd.readouterr().err
+    assert tiny_run.start(folder, data) == 0 and len(stages_done(capfd)) == 4
 
 
 def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, monkeypatch):
@@ -264,6 +310,7 @@ def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, 
     [
         ("store", {"prepare", "train", "reconstruct", "evaluate"}),
         ("store/sdf.npy", {"prepare", "train", "reconstruct", "evaluate"}),
+        ("store/index.json", {"prepare", "train", "reconstruct", "evaluate"}),
         ("model", {"train", "reconstruct", "evaluate"}),
         ("model/model.json", {"train", "reconstruct", "evaluate"}),
         ("codes.npz", {"reconstruct", "evaluate"}),
@@ -385,7 +432,13 @@ def test_another_store_in_the_same_folder_is_refused(tmp_path):
     assert model.history["data"] == str(tmp_path / "mugs") and model.history["recipe"]["near"] == 100
     with pytest.raises(ConfigError, match="trained on other shapes"):
         jonet.train(lamps, **options)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # to save room: no reason to train anew by another seed
+    with pytest.raises(ConfigError, match=r"\(seed: 0 → 1; started with"):
+        jonet.train(mugs, seed=1, **options)
+    again = jonet.train(mugs, surfaces=jonet.model.Surfaces(resolution=9), **options)
+    assert again.surfaces.resolution == jonet.load(tmp_path / "run").surfaces.resolution == 9
     again = jonet.train(mugs, **options)
+    assert again.surfaces.resolution == model.surfaces.resolution
     assert again.codes.names == model.codes.names and again.digest == model.digest
     np.testing.assert_array_equal(again.codes.values, model.codes.values)
     with pytest.raises(ConfigError, match="is of the frame 'cube'"):
@@ -406,9 +459,15 @@ def test_a_model_from_elsewhere_is_known_by_its_numbers(folder, data, tmp_path, 
     shutil.rmtree(tmp_path / "elsewhere")
     shutil.copytree(other / "model", tmp_path / "elsewhere")
     capfd.readouterr()
+    assert tiny_run.start(work, data, "reconstruct,evaluate", model=tmp_path / "elsewhere", **options) == 1
+    assert "needs train first" in capfd.readouterr().err
     assert tiny_run.start(work, data, model=tmp_path / "elsewhere", **options) == 0
     assert stages_done(capfd) == {"prepare"}
     assert jonet.load(work).digest == jonet.load(other).digest
+    dataclasses.replace(jonet.load(other), codes=None).save(tmp_path / "elsewhere")  # what it learned from is not known
+    with pytest.warns(UserWarning, match="does not say which shapes"):
+        assert tiny_run.start(work, data, model=tmp_path / "elsewhere", **options) == 0
+    assert stages_done(capfd) == {"prepare"} and jonet.load(work).codes is None
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "reconstruct", "evaluate"])

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jonet import parallel
-from jonet.errors import TrainingError
+from jonet.errors import CheckpointError, TrainingError
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.networks.layers import BLOCK, dropout_factor, dropout_mask, dropped_relu, octets
 from jonet.training import autodecoder
@@ -316,6 +317,14 @@ def test_log_is_cut_and_torn_lines_are_forgotten(tmp_path):
     assert log.path.read_text() == "".join(json.dumps({"step": step}) + "\n" for step in (10, 20))
 
 
+def test_what_is_damaged_in_a_log_stops_no_run(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    log.path.write_bytes(b'{"step": 10}\n{"stfp": 20}\n{"step": "2"}\n[1]\n7\n\xff{"step"\n{"step": 30}\n')
+    assert log.read() == [{"step": 10}, {"step": 30}]
+    log.cut(30)
+    assert log.read() == [{"step": 10}, {"step": 30}]
+
+
 def test_best_state_is_kept_and_patience_ends_training(loop, state, tmp_path):
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
     seen = []
@@ -339,6 +348,20 @@ def test_best_state_is_kept_and_patience_ends_training(loop, state, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(best.shared), seen[1])
         again = train(loop, miniature.fresh(loop), 40, **arguments)  # has stopped, and stays so
         assert int(again.step) == 20 and len(seen) == 4
+
+
+def test_a_best_state_that_has_gone_is_missed_at_once(loop, state, tmp_path):
+    """Not after hours, when training ends and wants it."""
+    arguments = dict(validate=lambda *_: 1.0, validate_every=5, bar=False)
+    with Checkpoints(tmp_path) as checkpoints:
+        train(loop, state, 10, checkpoints=checkpoints, **arguments)
+    shutil.move(tmp_path / "best", tmp_path / "elsewhere")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="of step 5, is not there any more"):
+        train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, **arguments)
+    shutil.rmtree(tmp_path / "best")
+    shutil.move(tmp_path / "elsewhere", tmp_path / "best")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, **arguments).step) == 20
 
 
 def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch):

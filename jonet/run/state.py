@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from jonet import config as configs
 from jonet import model, parallel
 from jonet.data.store import Store
 from jonet.errors import ConfigError
+from jonet.model import Model
 from jonet.storage import atomic, identity, locks
 
 EXPENSIVE = ("prepare", "train")  # stages whose options stay as they are once they have made something
@@ -38,6 +43,7 @@ class RunState:
         self.chosen: dict[str, Any] = {}
         self.done: dict[str, dict] = {}
         self.made: dict[str, dict] = {}
+        self.notes_files = True  # so far; a run of version 0.1.0 did not
         self.announce: Callable[[str], None] = lambda stage: None  # called with a stage that begins
         if parallel.is_main():
             self._read()
@@ -65,7 +71,7 @@ class RunState:
         if name != self.task.NAME:
             raise ConfigError(f"{self.folder} holds a run of {name}, not of {self.task.NAME}; choose another --workdir")
         if "made" not in before:  # as version 0.1.0 wrote it: what it made is looked at anew
-            self.done = {}
+            self.done, self.notes_files = {}, False
             self.made = {stage: {"options": values, "inputs": None, "files": []} for stage in EXPENSIVE}
 
     def _check_options(self) -> None:
@@ -82,9 +88,10 @@ class RunState:
                 del self.made[stage]
                 self.chosen = {}
         if changed:
+            found = "; ".join(dict.fromkeys(changed))
             raise ConfigError(
-                f"{self.folder} was started with other options ({'; '.join(changed)}; started with → asked); "
-                "go back to them, or choose another --workdir"
+                f"{self.folder} was started with other options ({found}; started with → asked); go back to them, or "
+                "choose another --workdir"
             )
 
     def _has_made(self, stage: str) -> bool:
@@ -129,7 +136,7 @@ class RunState:
             return {}
         found = {} if store is None else {"store": store_digest(store)}
         if folder := getattr(self.config, "model", ""):
-            found["model"] = model.content_digest(model.load(folder))
+            found["model"] = model_digest(model.load(folder))
         if file := getattr(self.config, "weights", ""):
             if not Path(file).is_file():
                 raise ConfigError(f"weights: there is no file {file}; a run that began with it needs it to go on")
@@ -175,11 +182,21 @@ class RunState:
         self._write()
 
     def claim(self, stage: str, paths: Iterable[Path]) -> None:
-        """Notes files of the run that a stage is about to write: only these may be removed again."""
+        """Notes files of the run that a stage is about to write: only these may be replaced and removed again.
+
+        What somebody else has put in their places is moved aside, and a warning says so.
+        """
         names = {path.relative_to(self.folder).as_posix() for path in paths}
-        if parallel.is_main() and not names <= set(self.made[stage]["files"]):
-            self.made[stage]["files"] = sorted(names | set(self.made[stage]["files"]))
-            self._write()
+        new = names - set(self.made[stage]["files"])
+        if not parallel.is_main() or not new:
+            return
+        for path in [self.folder / name for name in sorted(new)]:
+            if self.notes_files and os.path.lexists(path):
+                warnings.warn(
+                    f"{path} is none of this run: it now lies at {atomic.move_aside(path, 'before')}", stacklevel=2
+                )
+        self.made[stage]["files"] = sorted(names | set(self.made[stage]["files"]))
+        self._write()
 
     def finish(self, stage: str, results: Mapping[Path, dict], seconds: float) -> None:
         """Notes that a stage is done, with what it made, and removes what it made before and not now."""
@@ -189,6 +206,13 @@ class RunState:
         self.made[stage]["files"] = [name for name in self.made[stage]["files"] if name in stamps]
         self.done[stage] = {"key": self.key(stage), "seconds": round(seconds, 2), "results": stamps}
         self._write()
+
+    def confirm(self, stage: str) -> None:
+        """Notes that the inputs of a finished stage, as the options name them now, are those that it was made of."""
+        options = configs.to_dict(self.config)
+        if options != self.made[stage]["options"]:
+            self.made[stage]["options"] = options
+            self._write()
 
     def renew(self, stage: str, results: Mapping[Path, dict]) -> None:
         """Notes that results of a finished stage were written anew with the same meaning."""
@@ -214,8 +238,7 @@ def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
     other options of what is expensive to make.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; choose another --workdir")
+    _check_place(folder)
     if check := getattr(task, "check", None):  # of tasks that take a model trained before
         check(config)
     with locks.locked(folder / LOCK) if parallel.is_main() else contextlib.nullcontext():
@@ -224,6 +247,22 @@ def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
             for place in (folder, folder / "model", *folder.glob("meshes/**/")):
                 atomic.sweep(place)
         yield run
+
+
+def _check_place(folder: Path) -> None:
+    """ConfigError where no run can be kept, said before anything is made."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; choose another --workdir")
+    if not folder.exists() and folder.is_symlink():
+        raise ConfigError(f"{folder} is a link to {os.readlink(folder)}, which is not there; choose another --workdir")
+    path = folder.absolute()
+    if any("\udc80" <= letter <= "\udcff" for letter in str(path)) or any(
+        part.endswith(":") for part in path.parts[1:]
+    ):
+        raise ConfigError(
+            f"checkpoints cannot be written to {str(path)!r}: the names of its folders must be UTF-8 and not end in a "
+            "colon; choose another --workdir"
+        )
 
 
 def wait_for_end(folder: Path) -> None:
@@ -237,6 +276,15 @@ def store_digest(store: Store) -> str:
     kept = ("name", "split", "rows", "similarity")
     shapes = [{name: shape[name] for name in kept} for shape in store.index["shapes"]]
     return configs.digest(store.index["settings"], shapes, store.index["arrays"])
+
+
+def model_digest(trained: Model) -> str:
+    """What tells a model from every other: its network and what that sees, training codes and prior; not its settings
+    of fitting and extraction, which are the run's."""
+    codes, prior = trained.codes, trained.prior
+    held = None if codes is None else [codes.values.tolist(), codes.names, codes.sources]
+    spread = None if prior is None else [np.asarray(part).tolist() for part in prior]
+    return configs.digest(trained.digest, trained.inputs, held, spread)
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, dict]:

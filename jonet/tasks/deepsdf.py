@@ -139,7 +139,7 @@ PRESETS = {
 PARTS = {  # the options that each stage reads
     "prepare": ("data", "seed", "shapes", "samples"),
     "train": (
-        *("network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points", "draw", "place"),
+        *("seed", "network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points", "draw", "place"),
         *("steps", "minutes"),
     ),
     "reconstruct": ("fitting", "surfaces", "known", "generated"),

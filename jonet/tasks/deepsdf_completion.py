@@ -25,6 +25,7 @@ from jonet.evaluation.gallery import Part
 from jonet.inference.latents import FitConfig
 from jonet.inference.pose import PoseConfig
 from jonet.model import Model, load
+from jonet.storage.names import encoded
 from jonet.tasks import deepsdf
 from jonet.tasks.deepsdf import FRAME, adjusted, model
 from jonet.tasks.problem import Problem
@@ -141,7 +142,7 @@ def scan(config: Config, store: Store, shape: int) -> Scan:
 
 
 def _rng(config: Config, what: str, name: str) -> np.random.Generator:
-    return np.random.default_rng([config.seed, zlib.crc32(what.encode()), zlib.crc32(name.encode())])
+    return np.random.default_rng([config.seed, zlib.crc32(what.encode()), zlib.crc32(encoded(name))])
 
 
 def observe(config: Config, trained: Model, store: Store, shapes) -> Codes:

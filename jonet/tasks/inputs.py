@@ -13,6 +13,7 @@ from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.evaluation.gallery import Part
 from jonet.inference.encode import Inputs
+from jonet.storage.names import encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Cloud:
 
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
         """The input of a shape in evaluation [points, 3]: the same whenever it is asked for."""
-        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(store.names[shape].encode())])
+        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(encoded(store.names[shape]))])
         points = store.surface(shape)[0]
         points = points[rng.integers(len(points), size=self.points)]
         return (points + self.noise * rng.standard_normal(points.shape)).astype(np.float32)
@@ -116,7 +117,7 @@ class Labelled:
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
         """The input of a shape in evaluation [points, 4]: the same whenever it is asked for."""
         points, inside = store.occupancy(shape)
-        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(store.names[shape].encode())])
+        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(encoded(store.names[shape]))])
         chosen = rng.permutation(len(points))[: self.points]
         return np.column_stack([points[chosen].astype(np.float32), inside[chosen]])
 

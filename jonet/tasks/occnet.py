@@ -88,7 +88,7 @@ PRESETS = {
 
 PARTS = {  # the options that each stage reads
     "prepare": ("data", "seed", "shapes", "samples"),
-    "train": ("network", "optimizer", "held_out", "batch_points", "epochs", "validate_every", "patience"),
+    "train": ("seed", "network", "optimizer", "held_out", "batch_points", "epochs", "validate_every", "patience"),
     "reconstruct": ("surfaces", "known", "generated"),
     "evaluate": ("scores",),
     "report": (),

@@ -122,8 +122,8 @@ def fits(encoder: str, shape: tuple[int, ...]) -> bool:
 PARTS = {  # the options that each stage reads
     "prepare": ("data", "seed", "shapes", "samples"),
     "train": (
-        *("inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes", "batch_points", "draw"),
-        *("place", "steps", "minutes", "validate_every", "patience"),
+        *("seed", "inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes", "batch_points"),
+        *("draw", "place", "steps", "minutes", "validate_every", "patience"),
     ),
     "reconstruct": ("surfaces", "known", "generated"),
     "evaluate": ("scores",),

@@ -51,6 +51,7 @@ TITLE = "Clouds purified by Occupancy Networks"
 TRUE = 10_000  # points of the clean surface that distances are measured to
 SHOWN = 3  # shapes of each perturbation in the report
 CLOUDS = "purified.npz"
+FILES = (CLOUDS,)  # of a run folder, beside what every task leaves there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +144,8 @@ def families(store: Store, shapes) -> tuple[list[str], np.ndarray]:
     return classes, np.array([classes.index(named[i]) for i in shapes], np.int32)
 
 
-def further(config: Config, trained: Model, store: Store, folder: Path) -> tuple[dict, list[Path]]:
-    """What attacks do to clouds of the unseen shapes, and purifying to these: a part of metrics.json, and files.
+def further(config: Config, trained: Model, store: Store, folder: Path) -> dict:
+    """What attacks do to clouds of the unseen shapes, and purifying to these: a part of metrics.json; writes FILES.
 
     {"purify": {"classes", "attacks": {way: {"distance", "chamfer_l1", "accuracy"}: {"before", "after"}}, "shapes":
     [...]}}, with the way "none" for clouds that nobody touched: medians of the mean distance from the points to
@@ -183,10 +184,11 @@ def further(config: Config, trained: Model, store: Store, folder: Path) -> tuple
             for shape, *values, good in zip(shapes, there, (there + back) / 2, right, strict=True):
                 scores = dict(zip(("distance", "chamfer_l1"), map(float, values), strict=True))
                 shape.setdefault(way, {})[when] = scores | {"right": bool(good)}
-            kept |= {f"{way}/{when}/{shape['name']}": points for shape, points in zip(shapes, those, strict=True)}
+            kept |= {f"{way}/{when}/{i}": points for i, points in enumerate(those)}
+    kept["names"] = np.array([shape["name"] for shape in shapes])  # not every name of a file can be one in an archive
     with atomic.open_file(folder / CLOUDS) as file:
         np.savez(file, **kept)
-    return {NAME: {"classes": classes, "points": count, "attacks": ways, "shapes": shapes}}, [folder / CLOUDS]
+    return {NAME: {"classes": classes, "points": count, "attacks": ways, "shapes": shapes}}
 
 
 def apart(points, surface) -> tuple[float, float]:
@@ -211,10 +213,10 @@ def shown(
     found, index = values[NAME], {name: i for i, name in enumerate(store.names)}
     with np.load(folder / CLOUDS) as file:
         clouds = dict(file)
-    rows = []
+    rows, numbers = [], range(0, len(found["shapes"]), -(-len(found["shapes"]) // SHOWN))
+    some = [found["shapes"][i] for i in numbers]
     for way in NAMES:
-        some = found["shapes"][:: -(-len(found["shapes"]) // SHOWN)]
-        before, after = ([clouds[f"{way}/{when}/{shape['name']}"] for shape in some] for when in ("before", "after"))
+        before, after = ([clouds[f"{way}/{when}/{i}"] for i in numbers] for when in ("before", "after"))
         seen = [points[strays.kept(points, config.spread)] for points in before]
         rebuilt = trained.reconstruct(points=seen, resolution=config.cells)
         for shape, mesh, first, last in zip(some, rebuilt, before, after, strict=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -44,7 +46,8 @@ class Checkpoints:
             return  # a resumed run passes where it has been: the same bits
         meta = {"meta": meta, "checksums": _checksums(tree), "identity": self.identity}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_named(tree)), meta=ocp.args.JsonSave(meta))
-        manager.save(step, args=arguments)
+        with self._writing():
+            manager.save(step, args=arguments)
 
     def restore(self, like, best: bool = False):
         """The newest intact checkpoint → (tree, meta), or None where there is none.
@@ -62,7 +65,7 @@ class Checkpoints:
             except OtherTraining:
                 raise
             except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
-                damaged.append((step, " ".join(str(error).split())[:200] or type(error).__name__))
+                damaged.append((step, _said(error)))
                 continue
             for bad, reason in damaged:
                 _log.warning("checkpoint %d in %s is damaged (%s); going on from %d", bad, self.folder, reason, step)
@@ -107,19 +110,37 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk."""
-        self._latest.wait_until_finished()
-        self._best.wait_until_finished()
+        with self._writing():
+            self._latest.wait_until_finished()
+            self._best.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """CheckpointError in one sentence for whatever a full or failing disk makes Orbax or TensorStore raise."""
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint cannot be written ({_said(error)}); put that right, and run again to go "
+                "on"
+            ) from error
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        self._latest.close()
-        self._best.close()
+        with self._writing():
+            self._latest.close()
+            self._best.close()
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in one line that can be read."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _named(tree) -> dict[str, jax.Array]:

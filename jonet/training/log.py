@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -16,13 +17,13 @@ class Log:
         self.path = Path(path)
 
     def read(self) -> list[dict]:
-        """The entries so far; a line that was cut off by a kill is left out."""
+        """The entries so far; a line that was cut off by a kill, or damaged, is left out."""
         entries = []
         for line in self.path.read_bytes().split(b"\n") if self.path.exists() else ():
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                break
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                    entries.append(entry)
         return entries
 
     def cut(self, step: int) -> None:

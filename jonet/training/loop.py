@@ -239,13 +239,19 @@ def train(
     with own rows as `Loop.own` gives them; the best state stays beside the latest (`Loop.restore`, best).
     patience: validations without a better score after which training stops; 0 for never.  names: of the store's
     shapes by index, for errors.
-    Raises TrainingError where a loss is not finite, or no gradient reaches the network.  Ctrl-C finishes the dispatch,
+    Raises TrainingError where a loss is not finite, or no gradient reaches the network; CheckpointError where the best
+    state of a run that goes on is gone.  Ctrl-C finishes the dispatch,
     writes a checkpoint and raises KeyboardInterrupt with a sentence that says how to go on.
     """
     watch = Watch(loop.batches.points, CAPACITY, names)
     history = {"seconds": 0.0, "best": None, "best_step": None, "stale": 0}
     if checkpoints and (found := loop.restore(checkpoints, state)):
         state, history = found
+        if history["best_step"] is not None and loop.restore(checkpoints, state, best=True) is None:
+            raise CheckpointError(
+                f"{checkpoints.folder}: the best state so far, of step {history['best_step']}, is not there any more; "
+                "put it back, or remove the folder to train anew"
+            )
     step = int(parallel.host(state.step))
     if log:
         log.cut(step)
