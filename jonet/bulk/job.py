@@ -47,6 +47,11 @@ def is_job(folder: Path) -> bool:
     return _settings(folder).get("verb") in VERBS
 
 
+def is_former(folder: Path) -> bool:
+    """Whether it was version 0.1.0 that kept a job's results here."""
+    return is_job(folder) and "version" not in _settings(folder)
+
+
 class Job:
     """A job on which this process works; made by `opened`."""
 
