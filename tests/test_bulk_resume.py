@@ -255,6 +255,18 @@ def test_outputs_replace_neither_inputs_nor_what_others_made(inputs, tmp_path):
     assert (tmp_path / "made" / "late.ply").read_bytes() == b"mine"
 
 
+def test_what_a_link_in_place_of_a_result_leads_to_is_not_replaced(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    place, mine = tmp_path / "made/ball_00.ply", tmp_path / "mine.ply"
+    place.rename(mine)
+    place.symlink_to(mine)
+    assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH).before == 4  # the same, on another disk
+    mine.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="ball_00.ply is there already"):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert mine.read_bytes() == b"mine"
+
+
 def test_inputs_in_the_folder_of_the_results_are_refused(inputs, tmp_path):
     files = sorted(inputs.iterdir())
     for do, out in ((bulk.fit, tmp_path / "scans.npz"), (bulk.fit, inputs), (bulk.reconstruct, inputs)):
