@@ -384,20 +384,8 @@ def load(folder: str | Path) -> Model:
     folder = Path(folder)
     if (folder / "model" / "model.json").exists():
         folder = folder / "model"
-    try:
-        about = json.loads((folder / "model.json").read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no trained model (no model.json in it or in model/)") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'model.json'} cannot be read: {error}") from error
-    if about.get("version") != VERSION or about.get("kind") not in NETWORKS:
-        raise CheckpointError(
-            f"{folder} holds version {about.get('version')} of kind {about.get('kind')!r}, "
-            f"but this jonet reads version {VERSION} of {', '.join(NETWORKS)}"
-        )
-    if "checksum" in about and about.pop("checksum") != jonet.config.digest(about):  # version 0.1.0 had none
-        raise CheckpointError(f"{folder / 'model.json'} is damaged: its checksum is not the recorded one")
-    files = about.get("files") or {name.removesuffix(".npz"): name for name in about["checksums"]}
+    about = _read_about(folder)
+    files = about["files"]
     for name in files.values():
         if not _OWN.fullmatch(name) or not _intact(folder / name, about["checksums"].get(name)):
             raise CheckpointError(f"{folder / name} is missing or damaged: its checksum is not the recorded one")
@@ -417,6 +405,41 @@ def load(folder: str | Path) -> Model:
         inputs=about.get("inputs") and jonet.config.from_dict(Inputs, about["inputs"], "inputs."),
         history=about["history"],
     )
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """What model.json says; CheckpointError where it is missing, damaged, or none that `save` writes."""
+    path = folder / "model.json"
+    try:
+        about = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} holds no trained model (no model.json in it or in model/)") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(about, dict) or about.get("version") != VERSION or about.get("kind") not in list(NETWORKS):
+        said = [about.get(name) for name in ("version", "kind")] if isinstance(about, dict) else [None, None]
+        raise CheckpointError(
+            f"{folder} holds version {said[0]} of kind {said[1]!r}, "
+            f"but this jonet reads version {VERSION} of {', '.join(NETWORKS)}"
+        )
+    if "checksum" in about and about.pop("checksum") != jonet.config.digest(about):  # version 0.1.0 had none
+        raise CheckpointError(f"{path} is damaged: its checksum is not the recorded one")
+    groups = ("network", "fitting", "surfaces", "history", "checksums")
+    wrong = [name for name in groups if not isinstance(about.get(name), dict)]
+    if not wrong and "files" not in about:  # as version 0.1.0 wrote it
+        about["files"] = {name.removesuffix(".npz"): name for name in about["checksums"]}
+    files = about.get("files")
+    if (
+        not isinstance(files, dict)
+        or "arrays" not in files
+        or not all(isinstance(name, str) for name in files.values())
+    ):
+        wrong.append("files")
+    if about.get("frame") not in list(sampling.FRAMES):
+        wrong.append("frame")
+    if wrong:
+        raise CheckpointError(f"{path} is damaged: no model that jonet wrote has such {wrong[0]}")
+    return about
 
 
 def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:

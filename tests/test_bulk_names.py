@@ -174,3 +174,12 @@ def test_names_that_are_found_in_two_folders(tmp_path):
     alike = ["a.npy", "a.xyz", "a_npy.npy", "a.npy.xyz"]
     called = inputs.names(alike)
     assert list(called) == alike and len(set(called.values())) == 4
+
+
+def test_what_verbs_call_a_shape_is_scored_against_its_file(tmp_path):
+    called = inputs.names(["a.ply", "a.obj", "what?.ply", "b=1.off"])
+    for labels in (called.values(), unique(list(called.values()))):
+        made = {f"{label}.ply": tmp_path / f"{label}.ply" for label in labels}
+        pairs, missing, alone = evaluate.matched(made, {key: tmp_path / "true" / key for key in called})
+        assert {true.name for _, true in pairs.values()} == set(called) and not missing and not alone
+        assert {made.name: true.name for made, true in pairs.values()} == dict(zip(made, called, strict=True))

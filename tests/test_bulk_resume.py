@@ -20,6 +20,7 @@ from jonet.data import meshes
 from jonet.data.meshes import Similarity
 from jonet.errors import BusyError, ConfigError, InputError
 from jonet.model import network_digest
+from jonet.storage import identity
 
 
 @pytest.fixture
@@ -252,6 +253,58 @@ def test_outputs_replace_neither_inputs_nor_what_others_made(inputs, tmp_path):
     with pytest.raises(ConfigError, match="late.ply is there already"):
         bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
     assert (tmp_path / "made" / "late.ply").read_bytes() == b"mine"
+
+
+def test_what_a_link_in_place_of_a_result_leads_to_is_not_replaced(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    place, mine = tmp_path / "made/ball_00.ply", tmp_path / "mine.ply"
+    place.rename(mine)
+    place.symlink_to(mine)
+    assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH).before == 4  # the same, on another disk
+    mine.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="ball_00.ply is there already"):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    assert mine.read_bytes() == b"mine"
+
+
+def test_inputs_in_the_folder_of_the_results_are_refused(inputs, tmp_path):
+    files = sorted(inputs.iterdir())
+    for do, out in ((bulk.fit, tmp_path / "scans.npz"), (bulk.fit, inputs), (bulk.reconstruct, inputs)):
+        with pytest.raises(ConfigError, match="results would lie among inputs"):
+            do(Balls(), files, out)
+    assert sorted(inputs.iterdir()) == files
+
+
+def test_codes_beside_a_job_are_not_replaced_by_those_that_it_joins(inputs, tmp_path):
+    bulk.fit(Balls(), inputs, tmp_path / "codes")
+    (tmp_path / "codes.npz").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="codes.npz is there already"):
+        bulk.fit(Balls(), inputs, tmp_path / "codes.npz")
+    assert (tmp_path / "codes.npz").read_bytes() == b"mine"
+    (tmp_path / "codes/codes.npz").rename(tmp_path / "codes.npz")
+    assert bulk.fit(Balls(), inputs, tmp_path / "codes.npz").before == 4  # the same, in another place
+
+
+def test_codes_are_joined_again_after_a_stop(inputs, tmp_path, monkeypatch):
+    def stamp(path, real=identity.stamp):
+        if path == tmp_path / "codes.npz":
+            raise KeyboardInterrupt
+        return real(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(identity, "stamp", stamp)
+        bulk.fit(Balls(), inputs, tmp_path / "codes.npz")
+    assert (tmp_path / "codes.npz").exists()
+    assert bulk.fit(Balls(), inputs, tmp_path / "codes.npz").complete and len(sizes(tmp_path / "codes.npz")) == 4
+
+
+@pytest.mark.parametrize("damaged", ["ball_00", "ball_02"])
+def test_a_damaged_part_costs_its_own_mesh_alone(inputs, tmp_path, damaged):
+    bulk.fit(Balls(), inputs, tmp_path / "codes", BATCH)
+    os.truncate(tmp_path / f"codes/shapes/{damaged}.npz", 0)
+    report = bulk.extract(Balls(), tmp_path / "codes", tmp_path / "made", BATCH)
+    assert [row.file for row in report.outcome.rows if row.failed] == [f"shapes/{damaged}.npz"]
+    assert len(list((tmp_path / "made").glob("*.ply"))) == 3
 
 
 def test_a_stop_between_an_output_and_its_row(inputs, tmp_path, monkeypatch):

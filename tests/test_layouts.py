@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from jonet.data import depth, formats, onet_layout, splits, store
+from jonet.data import depth, formats, meshes, onet_layout, splits, store
 from jonet.data.meshes import Similarity
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural, Shape, Source, discover
@@ -213,3 +213,66 @@ def test_names_of_families_are_exported_as_they_are(tmp_path):
     packed = store.build(tmp_path / "s", [Procedural("mug", 0, 3)], Recipe(20, 20, surface=10), progress=False)
     formats.export(packed, tmp_path / "out", "deepsdf")
     assert (tmp_path / "out/SdfSamples/jonet/shapes/mug_0003.npz").is_file()
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    disk, root = touch(tmp_path / "disk", "a/1.ply", "b/2.ply"), tmp_path / "data"
+    touch(root, "train/3.ply")
+    (root / "test").symlink_to(disk / "a")
+    assert quietly(root) == {"1": "test", "3": "train"}
+    for name, folder in (("again", root), ("round", root / "train")):  # lead back
+        (root / "train" / name).symlink_to(folder)
+    assert quietly(root) == {"1": "test", "3": "train"}
+    touch(disk, *(f"synset/{i}/model.obj" for i in "abc"))
+    (tmp_path / "shapenet").mkdir()
+    (tmp_path / "shapenet/02691156").symlink_to(disk / "synset")
+    assert formats.layout(tmp_path / "shapenet") == "shapenet" and set(quietly(tmp_path / "shapenet")) == set("abc")
+
+
+def test_a_folder_that_cannot_be_searched_is_said(tmp_path, monkeypatch):
+    touch(tmp_path, "a.ply", "secret/b.ply")
+    real = os.scandir
+
+    def refusing(path="."):
+        if os.path.basename(os.fspath(path)) == "secret":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.warns(UserWarning, match="secret: cannot be searched .Permission denied., so it is left out"):
+        assert meshes.find(tmp_path) == [tmp_path / "a.ply"]
+
+
+def test_hidden_files_belong_to_no_layout(tmp_path):
+    ours = "d/c/{}.npz", "03001627/{}/points.npz", "03001627/{}/model.obj"
+    hidden = (
+        ("d/c/._{}.npz", "__MACOSX/c/._{}.npz"),
+        (".git/{}/points.npz", "__MACOSX/{}/._points.npz"),
+        (".old/{}/model.obj",),
+    )
+    for layout, own, others in zip(("deepsdf", "onet", "shapenet"), ours, hidden, strict=True):
+        root = tmp_path / layout
+        below = root / "SdfSamples" if layout == "deepsdf" else root
+        touch(below, *(own.format(i) for i in "abc"))
+        before = quietly(root)
+        touch(below, *(other.format(i) for other in others for i in "abc"))
+        assert formats.layout(root) == layout and quietly(root) == before and len(before) == 3
+    touch(tmp_path / "onet", ".git/train.lst", "04000000/empty/.keep", "03001627/a/._x")
+    assert quietly(tmp_path / "onet") == {
+        name: split for name, split in found(tmp_path / "onet").items() if name in "abc"
+    }
+
+
+def test_meshes_of_a_run_are_no_shapes_whatever_it_lacks(tmp_path):
+    touch(tmp_path, "a.ply", "b.ply", "run/meshes/test/a.ply", "job/a.ply", "job/manifest.1-2.csv")
+    (tmp_path / "run/config.json").write_text('{"task": "deepsdf", "config": {}, "chosen": {}, "done": {}}')
+    (tmp_path / "job/job.json").write_text('{"verb": "reconstruct"}')
+    assert set(quietly(tmp_path)) == {"a", "b"}
+    (tmp_path / "run/config.json").write_text('{"model_type": "of somebody else"}')
+    with pytest.warns(UserWarning, match="split at random"):
+        assert len(found(tmp_path)) == 3
+
+
+def test_names_are_unique_whatever_files_are_called(tmp_path):
+    touch(tmp_path, "a.obj", "a.ply", "a.obj.ply", "b/a.obj.off", "c.obj")
+    assert set(quietly(tmp_path)) == {"a.obj", "a.ply", "a.obj.ply", "b/a.obj", "c"}

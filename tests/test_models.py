@@ -15,7 +15,7 @@ import pytest
 
 import jonet
 from jonet.codes import Codes
-from jonet.errors import CheckpointError, InputError
+from jonet.errors import CheckpointError, ConfigError, InputError
 from jonet.inference import export
 from jonet.inference.prior import Prior
 from jonet.model import Model
@@ -144,6 +144,25 @@ def test_a_changed_setting_of_a_model_is_damage(models, tmp_path):
     text = (tmp_path / "model.json").read_text()
     (tmp_path / "model.json").write_text(text.replace('"resolution": 128', '"resolution": 138'))
     with pytest.raises(CheckpointError, match="model.json is damaged"):
+        jonet.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "[" * 100_000, '{"version": 1}', '{"version": 1, "kind": []}'])
+def test_a_model_json_that_is_none_is_said(models, tmp_path, text):
+    models[0].save(tmp_path)
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(CheckpointError):
+        jonet.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checksums", "network", "frame", "fitting", "files"])
+@pytest.mark.parametrize("value", [None, 3, [], {"arrays": 3}])
+def test_a_model_json_whose_parts_are_none_is_said(models, tmp_path, name, value):
+    models[0].save(tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    del about["checksum"]
+    (tmp_path / "model.json").write_text(json.dumps(about | {name: value}))
+    with pytest.raises((CheckpointError, ConfigError)):
         jonet.load(tmp_path)
 
 

@@ -167,6 +167,20 @@ def test_a_folder_of_that_name_is_left_alone(tmp_path, sources):
     assert content(tmp_path / "s.partial") == {"settings.json": mine["settings.json"]}
 
 
+def test_arrays_of_others_are_not_taken_for_ours(tmp_path, sources):
+    build(tmp_path / "s", sources)
+    atomic.write_bytes(tmp_path / "s.partial/packed/sdf.npy", b"mine")
+    build(tmp_path / "s", sources)
+    assert content(tmp_path / "s.partial") == {"packed/sdf.npy": b"mine"}
+
+
+def test_settings_are_fixed_by_what_was_made_with_them(tmp_path, sources, begun):
+    with pytest.raises(StoreError, match="made with other settings"):
+        build(tmp_path / "s", sources, seed=1)
+    shutil.rmtree(begun / "parts")  # stopped before anything was made
+    assert build(tmp_path / "s", sources, seed=1).seed == 1
+
+
 def test_what_was_put_beside_the_parts_stays(tmp_path, sources, begun):
     (begun / "notes.txt").write_text("mine")
     build(tmp_path / "s", sources)

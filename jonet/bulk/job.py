@@ -47,6 +47,11 @@ def is_job(folder: Path) -> bool:
     return _settings(folder).get("verb") in VERBS
 
 
+def is_former(folder: Path) -> bool:
+    """Whether it was version 0.1.0 that kept a job's results here."""
+    return is_job(folder) and "version" not in _settings(folder)
+
+
 class Job:
     """A job on which this process works; made by `opened`."""
 
@@ -82,6 +87,12 @@ class Job:
             return False
         made = row.output == given.output and row.made and identity.unchanged(self.folder / row.output, row.made)
         return bool(made or not row.output)
+
+    def may_have_made(self, output: str) -> bool:
+        """Whether the job may have made what lies there: links it never makes, so that one leads to what it made."""
+        place = self.folder / output
+        rows = [row for found in self._before.values() for row in found if row.output == output and row.made]
+        return not place.is_symlink() or any(identity.unchanged(place, row.made) for row in rows)
 
     def begin(self, file: str) -> None:
         """Notes that an output is about to be written, so that it is known as the job's own after a stop, too."""
@@ -172,7 +183,7 @@ def _agree(job: Job, settings: dict[str, Any], former: dict[str, Any], alone: bo
         changed = configs.difference(settings, before)
         raise ConfigError(f"{folder} holds results of other settings ({'; '.join(changed)}); choose another --out")
     for one in job.inputs.values():
-        if one.output not in named and os.path.lexists(folder / one.output):
+        if not (one.output in named and job.may_have_made(one.output)) and os.path.lexists(folder / one.output):
             raise ConfigError(
                 f"{folder / one.output} is there already, and no job in this folder made it; choose another --out"
             )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +22,13 @@ import numpy as np
 from jonet import config as configs
 from jonet import parallel
 from jonet.bulk.inputs import Code, File, Held, encoded, find, kind, names, reader, rows_seen, stamp
-from jonet.bulk.job import Input, is_job, opened
+from jonet.bulk.job import Input, is_former, opened
 from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Row
 from jonet.bulk.pipeline import Outcome, Pipeline, Stages
 from jonet.codes import Codes
 from jonet.data import clouds, meshes
 from jonet.data.meshes import Mesh
-from jonet.errors import ConfigError
+from jonet.errors import CheckpointError, ConfigError
 from jonet.inference.observations import COLUMNS
 from jonet.model import Model, network_digest
 from jonet.storage import atomic, identity
@@ -86,8 +89,8 @@ def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, pro
     read = reader(model)
     network = network_digest(model)
     atomic.check_outputs([joined, *(folder / place for place in places.values())], files.values())
-    if joined.exists() and not is_job(folder):
-        raise ConfigError(f"{joined} is there already, and no job in {folder} made it; choose another --out")
+    _check_apart(folder, files)
+    _check_joined(joined, folder)
 
     def write(key: str, code: Codes) -> Row:
         dataclasses.replace(code, network=network).save(folder / places[key], sync=False)  # its row has its digest
@@ -117,6 +120,7 @@ def reconstruct(
     places = _places(called, f"{{}}.{form}")
     read = reader(model)
     atomic.check_outputs([folder / place for place in places.values()], files.values())
+    _check_apart(folder, files)
 
     def solve(shapes: list[Held]) -> list[tuple[Codes, Mesh]]:
         codes = encoded(model, shapes)
@@ -151,8 +155,8 @@ def extract(
         files = {path.relative_to(source).as_posix(): path for path in sorted((source / "shapes").rglob("*.npz"))}
         called = {key: key.removeprefix("shapes/").removesuffix(".npz") for key in files}
         sources = {key: File(path, called[key]) for key, path in files.items()}
-        for path in list(files.values())[:1]:  # the others are of the same job; each is looked at when it is read
-            Codes.load(path).check_network(network)
+        if code := next(filter(None, map(_readable, files.values())), None):  # each is looked at when it is read
+            code.check_network(network)
     else:
         whole = Codes.load(source)
         whole.check_network(network)
@@ -230,6 +234,13 @@ def _check(settings: Settings) -> None:
         raise ConfigError(f"share is {index} of {count}; shares count from 0")
 
 
+def _check_apart(folder: Path, files: Mapping[str, Path]) -> None:
+    """ConfigError where inputs lie directly in the job's folder, which later searches take for results alone."""
+    for path in files.values():
+        if os.path.realpath(path.parent) == os.path.realpath(folder):
+            raise ConfigError(f"{path} lies in {folder}, where results would lie among inputs; choose another --out")
+
+
 def _cells(model: Model, resolution: int | None, form: str) -> int:
     """Cells a side; ConfigError where these or the format are impossible."""
     if form not in FORMATS:
@@ -244,6 +255,12 @@ def _places(called: dict[str, str], form: str) -> dict[str, str]:
     return {key: form.format(name) for key, name in zip(called, unique(list(called.values())), strict=True)}
 
 
+def _readable(path: Path) -> Codes | None:
+    with contextlib.suppress(CheckpointError):
+        return Codes.load(path)
+    return None
+
+
 def _code(network: str, source: File | Code) -> Codes:
     """The code of a source, which must be of this network."""
     code = source.code if isinstance(source, Code) else Codes.load(source.path)
@@ -251,27 +268,40 @@ def _code(network: str, source: File | Code) -> Codes:
     return code
 
 
+def _check_joined(joined: Path, folder: Path) -> None:
+    """ConfigError where something is in the place of all codes that the job did not put there."""
+    record = _read_record(folder / "joined.json")
+    ours = record["file"] == _below(joined, folder) or (record["codes"] and identity.unchanged(joined, record["codes"]))
+    if os.path.lexists(joined) and not ours and not is_former(folder):
+        raise ConfigError(f"{joined} is there already, and no job in {folder} made it; choose another --out")
+
+
 def _join(joined: Path, folder: Path, rows: dict[str, Row]) -> None:
-    """All codes of a job in one file; `joined.json` says of which parts it is made."""
-    record = folder / "joined.json"
-    before = _read_record(record)
+    """All codes of a job in one file; `joined.json` says which one, and of which parts it is made."""
+    before = _read_record(folder / "joined.json")
     parts = [[row.output, row.made["sha256"]] for row in rows.values() if row.output]
-    whole = bool(before) and identity.unchanged(joined, before["codes"])
+    whole = bool(before["codes"]) and identity.unchanged(joined, before["codes"])
     if whole and before["parts"] == parts:
         return
     if parts:
+        record = {"file": _below(joined, folder), "codes": {}, "parts": parts}
+        atomic.write_json(folder / "joined.json", record)  # known as the job's own after a stop, too
         Codes.joined([Codes.load(folder / place) for place, _ in parts]).save(joined)
-        atomic.write_json(record, {"codes": identity.stamp(joined), "parts": parts})
+        atomic.write_json(folder / "joined.json", record | {"codes": identity.stamp(joined)})
     elif whole:
         atomic.remove_file(joined)
+
+
+def _below(joined: Path, folder: Path) -> str:
+    return os.path.relpath(os.path.realpath(joined), os.path.realpath(folder))
 
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
-        return found if found["codes"] and found["parts"] else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return {"file": found.get("file"), "codes": found["codes"], "parts": found["parts"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"file": None, "codes": {}, "parts": []}
 
 
 def batch_size(each: int) -> int:

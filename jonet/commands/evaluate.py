@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from jonet.bulk.inputs import searched
+from jonet.bulk import inputs
 from jonet.bulk.job import is_job
 from jonet.bulk.manifest import Manifest
 from jonet.bulk.pipeline import reason
@@ -18,6 +18,7 @@ from jonet.data import files, meshes, observed
 from jonet.errors import ConfigError
 from jonet.evaluation import metrics
 from jonet.storage import atomic
+from jonet.storage.names import unique
 
 SUFFIXES = (*files.SUFFIXES, *observed.CLOUDS, *observed.PICTURES)  # of what shapes are made of
 
@@ -74,14 +75,17 @@ def matched(
 ) -> tuple[dict[str, tuple[Path, Path]], list[str], list[str]]:
     """Pairs (made, true) by name, names of the true shapes without one, and of the made.
 
-    Names are paths without suffix where that is enough; one file goes with one file, whatever they are called.
+    Names are paths without suffix where that is enough, else what verbs call such a shape and its file; one file goes
+    with one file, whatever they are called.
     """
     of_made, of_truths = _labels(made), _labels(truths)
     if len(made) == len(truths) == 1:
         return {of_made[key]: (path, *truths.values()) for key, path in made.items()}, [], []
     partner = {key: key for key in truths if key in made}
-    short = {label: key for key, label in of_made.items() if key not in partner}
-    partner |= {key: short[label] for key, label in of_truths.items() if key not in partner and label in short}
+    called = inputs.names(truths)
+    for names in (of_truths, called, dict(zip(called, unique(list(called.values())), strict=True))):
+        left = {label: key for key, label in of_made.items() if key not in partner.values()}
+        partner |= {key: left[name] for key, name in names.items() if key not in partner and name in left}
     pairs = {of_truths[key]: (made[partner[key]], truths[key]) for key in sorted(partner)}
     missing = [of_truths[key] for key in sorted(truths) if key not in partner]
     return pairs, missing, sorted(of_made[key] for key in made.keys() - set(partner.values()))
@@ -104,12 +108,14 @@ def _found(folder: str, other: str) -> dict[str, Path]:
     paths = meshes.find(root)
     if root.is_file():
         return {root.name: root}
-    found = {path.relative_to(root).as_posix(): path for path in searched(paths, root, {os.path.realpath(other)})}
+    found = {
+        path.relative_to(root).as_posix(): path for path in inputs.searched(paths, root, {os.path.realpath(other)})
+    }
     if not is_job(root):
         return found
     rows = [row for rows in Manifest(root).rows().values() for row in rows if not row.file.startswith("shapes/")]
-    inputs = {row.output: row.file for row in rows}
-    return {inputs.get(place, place): path for place, path in found.items()}
+    sources = {row.output: row.file for row in rows}
+    return {sources.get(place, place): path for place, path in found.items()}
 
 
 def _score(made: Path, truth: Path) -> dict[str, float] | str:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jonet.data import archives, files, splits
-from jonet.data.meshes import Similarity
+from jonet.data.meshes import Similarity, glob
 from jonet.data.sampled import Sampled, rows
 from jonet.data.sampled import places as shape_places
 from jonet.data.sampling import Recipe
@@ -85,8 +85,8 @@ def discover(folder: str | Path, split=None, category: str | None = None, test_s
     A shape that a split file names is a source, there or not: `store.build` lists what it cannot use.
     """
     root = Path(folder)
-    own = sorted(path for path in root.glob("*.json") if path.stem.lower() in splits.SPLITS)
-    found = [] if split else sorted((root / SAMPLES).glob("*/*/*.npz"))
+    own = [path for path in glob(root, "*.json") if path.stem.lower() in splits.SPLITS]
+    found = [] if split else glob(root / SAMPLES, "*/*/*.npz")
     places = [path.relative_to(root / SAMPLES).as_posix().removesuffix(path.suffix) for path in found]
     if split or own:
         listed = splits.chosen(split or own)

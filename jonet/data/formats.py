@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jonet.data import deepsdf_layout, onet_layout, sources, splits
 from jonet.data.files import SUFFIXES
-from jonet.data.meshes import is_output
+from jonet.data.meshes import glob, is_hidden, walk
 from jonet.data.sources import MeshFile, Source
 from jonet.data.store import Store
 from jonet.errors import ConfigError
@@ -42,7 +42,7 @@ def _look(root: Path) -> _Found:
     if (root / deepsdf_layout.SAMPLES).is_dir():
         own = {deepsdf_layout.SAMPLES, deepsdf_layout.SURFACES}
         return _Found("deepsdf", {"mesh files": _meshes(root, own)})
-    models = {path.parent.relative_to(root).as_posix() for path in root.glob(f"*/*/{onet_layout.POINTS}")}
+    models = {path.parent.relative_to(root).as_posix() for path in glob(root, f"*/*/{onet_layout.POINTS}")}
     lists = [path.relative_to(root).as_posix() for word in splits.SPLITS for path in onet_layout.find_lists(root, word)]
     beside = _meshes(root, models)
     if (models or lists) and len(beside) <= len(models):
@@ -62,21 +62,17 @@ def _look(root: Path) -> _Found:
 def _meshes(root: Path, without: Container[str]) -> list[str]:
     """The mesh files below a folder as `meshes.find` has them, but for what lies in folders `without`; sorted paths."""
     found = []
-    for above, folders, files in os.walk(root):
-        place = Path(above).relative_to(root)
-        folders[:] = [
-            name
-            for name in folders
-            if name[0] != "." and (place / name).as_posix() not in without and not is_output(Path(above, name))
-        ]
-        found += [place / name for name in files if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES]
+    for above, names in walk(root):
+        place = above.relative_to(root)
+        if not any(folder.as_posix() in without for folder in (place, *place.parents)):
+            found += [place / name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
     return sorted(path.as_posix() for path in found)
 
 
 def _split_folders(root: Path) -> list[Path]:
     """Folders train, test and val, in any case, that hold something."""
-    named = (path for path in root.glob("*") if path.name.lower() in splits.SPLITS and path.is_dir())
-    return sorted(path for path in named if any(path.iterdir()))
+    named = (path for path in glob(root, "*") if path.name.lower() in splits.SPLITS and path.is_dir())
+    return [path for path in named if not all(is_hidden(inner.name) for inner in path.iterdir())]
 
 
 def discover(
@@ -118,7 +114,7 @@ def discover(
 
 def _in_parts(root: Path, parts: list[Path], category: str | None) -> list[Source]:
     """The sources of folders train, test and val that have a layout of their own each."""
-    if beside := sorted(path.name for path in root.iterdir() if path.is_dir() and path not in parts):
+    if beside := sorted(path.name for path in glob(root, "*") if path.is_dir() and path not in parts):
         words = ", ".join(part.name for part in parts)
         warnings.warn(
             f"{root}: {len(beside)} folders lie beside its {words} (first {beside[0]}) and are left out", stacklevel=3
@@ -144,7 +140,7 @@ def _shapenet(folder, split, category, test_share, seed) -> list[MeshFile]:
     root = Path(folder)
     found = {}
     for file in SHAPENET:
-        for path in root.glob(f"*/*/{file}"):
+        for path in glob(root, f"*/*/{file}"):
             found.setdefault("/".join(path.relative_to(root).parts[:2]), path)
     kept = splits.categories(category, {place.split("/")[0] for place in found})
     found = {place: path for place, path in found.items() if place.split("/")[0] in kept}

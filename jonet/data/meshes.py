@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -164,23 +167,58 @@ def read(path) -> Mesh:
     return dataclasses.replace(check(mesh), name=path.stem)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a search passes over a file or folder: hidden ones, and what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def is_output(folder: Path) -> bool:
     """Whether a run or a bulk job keeps its results in a folder; a search for inputs does not go into it."""
-    run = (folder / "config.json").is_file() and (folder / "store").is_dir()
-    return run or ((folder / "job.json").is_file() and (folder / "manifest.csv").is_file())
+    if (folder / "job.json").is_file() and any(folder.glob("manifest*.csv")):
+        return True
+    try:
+        run = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return (folder / "config.json").is_file() and (folder / "store").is_dir()
+    return isinstance(run, dict) and {"task", "config", "done"} <= run.keys()
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders from this one downwards, each with the files in it; hidden ones, and results of jonet, are left out.
+
+    Links to folders are followed, but none that leads back to a folder above it.  A folder that cannot be read is a
+    warning.
+    """
+
+    def said(error: OSError) -> None:
+        warnings.warn(f"{error.filename}: cannot be searched ({error.strerror}), so it is left out", stacklevel=4)
+
+    above = {folder: (os.path.realpath(folder),)}  # the real places of a folder and of those above it
+    for place, folders, names in os.walk(folder, onerror=said, followlinks=True):
+        chain, kept = above.pop(Path(place)), []
+        for name in folders:
+            inner, real = Path(place, name), os.path.realpath(Path(place, name))
+            if not is_hidden(name) and real not in chain and not is_output(inner):
+                above[inner] = (*chain, real)
+                kept.append(name)
+        folders[:] = kept
+        yield Path(place), [name for name in names if not is_hidden(name)]
+
+
+def glob(folder: Path, pattern: str) -> list[Path]:
+    """What lies below a folder by such names, sorted; hidden ones are left out."""
+    found = folder.glob(pattern)
+    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
 
 
 def find(folder) -> list[Path]:
-    """Mesh files below a folder (or the file itself), sorted; hidden ones, and results of jonet, are left out."""
+    """Mesh files below a folder (or the file itself), sorted, as `walk` finds them."""
     folder = Path(folder)
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
         raise MeshError(f"{folder}: no such file or folder")
-    found: list[Path] = []
-    for above, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and not is_output(Path(above, name))]
-        found += [Path(above, name) for name in names if name[0] != "."]
+    found = (place / name for place, names in walk(folder) for name in names)
     return sorted(path for path in found if path.suffix.lower() in files.SUFFIXES and path.is_file())
 
 

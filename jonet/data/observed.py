@@ -37,10 +37,9 @@ def find(path, pictures: bool = False) -> list[Path]:
     """Meshes and clouds (or pictures) below a folder, or the file itself, sorted; hidden ones are left out."""
     path = Path(path)
     found = set() if pictures and path.is_dir() else {*meshes.find(path)}
-    for file in path.rglob("*") if path.is_dir() else ():
-        wanted = file.suffix.lower() in (PICTURES if pictures else CLOUDS)
-        if wanted and file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts):
-            found.add(file)
+    for folder, names in meshes.walk(path) if path.is_dir() else ():
+        wanted = (folder / name for name in names if Path(name).suffix.lower() in (PICTURES if pictures else CLOUDS))
+        found.update(file for file in wanted if file.is_file())
     return sorted(found)
 
 

@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from jonet.data import archives, images, splits
-from jonet.data.meshes import Similarity
+from jonet.data.meshes import Similarity, glob, is_output
 from jonet.data.sampled import Sampled, rows
 from jonet.data.sampled import places as shape_places
 from jonet.data.sampling import Recipe
@@ -94,7 +94,9 @@ def discover(folder: str | Path, split=None, category: str | None = None, test_s
     """
     root = Path(folder)
     models = {
-        kind.name: [path.name for path in kind.iterdir() if path.is_dir()] for kind in root.iterdir() if kind.is_dir()
+        kind.name: [path.name for path in glob(kind, "*") if path.is_dir() and glob(path, "*")]
+        for kind in glob(root, "*")
+        if kind.is_dir() and not is_output(kind)
     }
     kept = splits.categories(category, models, read_metadata(root / "metadata.yaml"))
     there = sorted(f"{kind}/{name}" for kind in kept for name in models[kind])
@@ -118,7 +120,7 @@ def discover(folder: str | Path, split=None, category: str | None = None, test_s
 
 def find_lists(root: Path, word: str) -> list[Path]:
     """The lists of a split in the categories of a data folder, sorted."""
-    return sorted(path for path in root.glob("*/*.lst") if path.stem.lower() == word)
+    return [path for path in glob(root, "*/*.lst") if path.stem.lower() == word]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -197,7 +199,7 @@ def write_voxels(voxels: np.ndarray, path: Path) -> None:
 def read_views(folder: str | Path) -> Views:
     """All views of a model, from its `img_choy2016` folder; grey images become coloured."""
     folder = Path(folder)
-    paths = sorted(folder.glob("*.jpg"))
+    paths = glob(folder, "*.jpg")
     names = [f"{kind}_mat_{i}" for kind in ("world", "camera") for i in range(len(paths))]
     found = archives.arrays(folder / CAMERAS, names)
     seen = [_image(path) for path in paths]

@@ -116,7 +116,14 @@ def is_ours(folder: Path) -> bool:
         with contextlib.suppress(OSError, ValueError):
             json.loads((folder / SETTINGS).read_text("utf-8"))
             return False
+    if SETTINGS not in files and any(f.startswith("packed/") for f in files):  # anybody may have arrays called so
+        return False
     return all(FILES.fullmatch(f) or f == LOCK or any(map(atomic.is_temporary, f.split("/"))) for f in files)
+
+
+def any_made(folder: Path) -> bool:
+    """Whether an unfinished store has parts."""
+    return any((folder / "parts").glob("*.npz"))
 
 
 def remove(folder: Path) -> None:

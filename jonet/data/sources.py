@@ -211,10 +211,13 @@ def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
 
 def named(paths: Sequence[Path]) -> dict[Path, str]:
     """The shortest of file name without suffix, path without suffix and path that no other file shares."""
-    forms = [[path.stem for path in paths], [path.with_suffix("").as_posix() for path in paths]]
-    counts = [Counter(form) for form in forms]
-    names = {}
-    for path, *candidates in zip(paths, *forms, strict=True):
-        alone = (name for name, count in zip(candidates, counts, strict=True) if count[name] == 1)
-        names[path] = next(alone, path.as_posix())
-    return names
+    forms = {path: (path.stem, path.with_suffix("").as_posix(), path.as_posix()) for path in paths}
+    alike = [Counter(form) for form in zip(*forms.values(), strict=True)]
+    chosen = {path: next(i for i in range(3) if i == 2 or alike[i][form[i]] == 1) for path, form in forms.items()}
+    while True:
+        names = {path: forms[path][i] for path, i in chosen.items()}
+        count = Counter(names.values())
+        if not (twice := [path for path in names if count[names[path]] > 1 and chosen[path] < 2]):
+            return names
+        for path in twice:  # one is called as another must be: a.ply.obj beside a.ply and a.obj
+            chosen[path] += 1

@@ -294,9 +294,10 @@ def _opened(folder: Path, sources: list[Source], settings: dict) -> Store:
 def _make(place: Path, sources: list[Source], job: Job, settings: dict, executor, progress: bool) -> None:
     """Makes the store, or goes on with it; whoever calls has the lock."""
     parts.sweep(job.folder)
-    if before := parts.settings(job.folder):
+    before = parts.settings(job.folder)
+    if before and parts.any_made(job.folder):
         _same_settings(job.folder, settings, before)
-    else:
+    else:  # settings are fixed by what was made with them
         atomic.write_json(job.folder / parts.SETTINGS, settings)
     damaged = set()
     while True:
