@@ -555,10 +555,10 @@ def test_processes_of_one_job_share_a_run(tmp_path, data, finished):
 
 def test_any_name_goes_through_a_run(tmp_path, capfd):
     """To the page: names that are no UTF-8, that hold separators of lines, markup, formulas, what Windows forbids."""
-    names = ["a:b", "a_b", "x\ny", "caf\udce9", "<img src=x>", "=1+1", "u\u2028v", "con", "CON ", "tab\t\r", "ü" * 100]
+    names = ["a:b", "a_b", "x\ny\u2028z", "caf\udce9", "<img src=x>", "=con\t", "ü" * 100]
     for i, name in enumerate(names):
         meshes.write(make("mug", 0, i), tmp_path / "data" / f"{name}.ply")
-    options = {"known": 8, "shapes__test_share": 0.3}
+    options = {"known": 5, "shapes__test_share": 0.3}
     assert tiny_run.start(tmp_path / "run", tmp_path / "data", f"{tiny_run.STAGES},report", **options) == 0
     values = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
     made = {row["name"] for row in values["shapes"]} | {row["name"] for row in values["known"]["shapes"]}
