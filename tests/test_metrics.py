@@ -171,3 +171,21 @@ def test_the_nearest_of_many_is_found_by_a_glance():
         ]
         assert near == [j for j in np.argsort(ways) if j != i][:2]
     assert baseline.nearest(store, [0], []) == {0: []}
+
+
+def test_far_from_the_origin_scores_are_those_at_the_origin():
+    """Surveyors' coordinates: float32 has steps of 0.5 there."""
+    away, scoring = np.array([5e5, 120, 4.2e6]), Scoring(surface_points=5000, chamfer_points=5000)
+    made, true = box(size=(0.9, 0.9, 0.9)), box()
+    moved = [Mesh(mesh.vertices + away, mesh.faces) for mesh in (made, true)]
+    here, there = metrics.score(made, true, scoring), metrics.score(*moved, scoring)
+    assert here["f_score"] == 0 and here["chamfer_l1"] > 0.05
+    for name, value in here.items():
+        assert there[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    points, normals = metrics.of_surface(true, scoring)
+    clouds = [Mesh(points + offset, np.zeros((0, 3)), normals) for offset in (0, away)]
+    asked = np.random.default_rng(0).uniform(-0.6, 0.6, (2000, 3))
+    labelled = [(asked + offset, np.abs(asked).max(1) < 0.5) for offset in (0, away)]
+    here, there = (metrics.score(*pair) for pair in zip((made, moved[0]), clouds, [scoring] * 2, labelled))
+    for name, value in here.items():
+        assert there[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name

@@ -142,3 +142,39 @@ def test_what_is_no_scan_is_refused(chairs, points, message):
 def test_impossible_settings_are_refused(settings_):
     with pytest.raises(ConfigError):
         PoseConfig(**settings_)
+
+
+AWAY = np.array([5e5, 120, 4.2e6])  # surveyors' coordinates, where float32 has steps of 0.5
+FEW = PoseConfig(
+    tries=2,
+    keep=(1,),
+    fitting=FitConfig(prior=1e-3, gauss_newton=GaussNewton(points=(1024,), smooth=(0.01,), phases=(4,))),
+)
+
+
+def test_scans_far_from_the_origin_are_found_as_at_the_origin(chairs):
+    points, normals = chairs.points[:1].astype(np.float64), chairs.normals[:1]
+    free = points + 0.1 * normals
+    here, there = (
+        fit_pose(
+            chairs.network,
+            chairs.shared,
+            {},
+            points + offset,
+            normals=normals,
+            free=free + offset,
+            config=FEW,
+            prior=chairs.prior,
+            starts=chairs.codes,
+        )
+        for offset in (0, AWAY)
+    )
+    np.testing.assert_allclose(there.codes.values, here.codes.values, atol=1e-3)
+    np.testing.assert_allclose(there.codes.residual, here.codes.residual, rtol=1e-3)
+    (one,), (other,) = here.similarities, there.similarities
+    np.testing.assert_allclose(other(points[0] + AWAY), one(points[0]), atol=1e-3)
+
+
+def test_free_space_is_of_as_many_scans_as_points(chairs):
+    with pytest.raises(InputError, match="2 shapes"):
+        fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], free=list(chairs.points[:2]))

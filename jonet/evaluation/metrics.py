@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
 from jonet.data.inside import Inside, simple
-from jonet.data.meshes import Mesh
+from jonet.data.meshes import Mesh, Similarity
 from jonet.data.sampling import surface
 from jonet.data.walls import walls
 from jonet.errors import ConfigError, InputError, MeshError
@@ -90,7 +90,11 @@ def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring(), labelled=None) 
         unknown.add("normal_consistency")
     if not len(mesh.faces):
         return {name: value for name, value in WORST.items() if name not in unknown}
-    side = np.ptp(truth.bounds if solid else truth.vertices, axis=0).max()
+    bounds = truth.bounds if solid else np.stack([truth.vertices.min(0), truth.vertices.max(0)])
+    side = np.ptp(bounds, axis=0).max()
+    # towards the origin, where float32 has no steps; by whole sides, so that what is there stays as it is to the bit
+    near = Similarity(translation=-side * np.round(bounds.mean(0) / side))
+    mesh, truth = near.apply(mesh), near.apply(truth)
     made, made_normals = surface(mesh, scoring.surface_points, rng(scoring, "made"))
     true, true_normals = of_surface(truth, scoring)
     made, true = made / side, true / side
@@ -100,7 +104,7 @@ def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring(), labelled=None) 
     out_some, back_some = cKDTree(true[:some]).query(made[:some])[0], cKDTree(made[:some]).query(true[:some])[0]
     exact = to_surface(made[:few] * side, truth) / side if solid else out[:few]
     scores = {
-        "iou": iou(mesh, truth, scoring) if solid else iou_of(mesh, *labelled) if labelled is not None else math.nan,
+        "iou": iou(mesh, truth, scoring) if solid else iou_of(mesh, near(labelled[0]), labelled[1]) if labelled is not None else math.nan,
         "chamfer_l1": chamfer_l1(out, back),
         "chamfer_l2": chamfer_l2(out_some, back_some),
         "normal_consistency": normal_consistency(made_normals, true_normals, near_true, near_made),

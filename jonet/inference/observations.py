@@ -31,9 +31,12 @@ class Rows(NamedTuple):
     given: np.ndarray  # [n] bool: measured, so that it counts in residuals; the rest says what else must hold
 
 
-def clouds(arrays, name: str, width: int, empty: bool = False) -> list[np.ndarray]:
-    """Each shape's rows [Nᵢ, width] of an argument [B, N, width] or list, checked; InputError says which is wrong."""
-    listed = [require(array, f"{name}[{i}]", (None, width)) for i, array in enumerate(arrays)]
+def clouds(arrays, name: str, width: int, empty: bool = False, dtype=np.float32) -> list[np.ndarray]:
+    """Each shape's rows [Nᵢ, width] of an argument [B, N, width] or list, checked; InputError says which is wrong.
+
+    dtype: float64 for coordinates that are not centred yet.
+    """
+    listed = [require(array, f"{name}[{i}]", (None, width), dtype) for i, array in enumerate(arrays)]
     if not listed:
         raise InputError(f"{name} holds no shape; give one array of rows a shape")
     for i, array in enumerate(listed):

@@ -95,11 +95,14 @@ def fit_pose(
     """
     fitting = config.fitting
     prior, starts = known(network, shared, statistics, prior, starts, fitting)
-    points = clouds(points, "points", 3)
+    points = clouds(points, "points", 3, dtype=np.float64)
     balls = [_ball(cloud, config.radius) if config.radius else Similarity() for cloud in points]
     points = [ball(cloud) for ball, cloud in zip(balls, points, strict=True)]
     if free is not None:
-        free = [ball(cloud) for ball, cloud in zip(balls, clouds(free, "free", 3, empty=True), strict=False)]
+        free = clouds(free, "free", 3, empty=True, dtype=np.float64)
+        if len(free) != len(points):
+            raise InputError(f"free are of {len(free)} shapes, but points of {len(points)}")
+        free = [ball(cloud) for ball, cloud in zip(balls, free, strict=True)]
     rows, index = observe(None, points, normals, free, index, offset=fitting.offset, box=box, seed=fitting.seed)
     limit = max(fitting.gauss_newton.points)
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
@@ -217,7 +220,6 @@ def rotations(turns: str, count: int) -> np.ndarray:
 
 def _ball(points: np.ndarray, radius: float) -> Similarity:
     """The way into a ball about 0 that holds the points: nearly their smallest (Badoiu & Clarkson 2003)."""
-    points = points.astype(np.float64)
     centre = points.mean(axis=0)
     for step in range(1, 100):
         far = points[np.argmax(np.sum((points - centre) ** 2, axis=1))]
