@@ -185,9 +185,7 @@ def inside(mesh: Mesh | Solid, points, method: str = "exact") -> np.ndarray:
     return _solid(mesh, method).inside(points)
 
 
-def surface(
-    mesh: Mesh, count: int, rng: np.random.Generator, dtype=np.float32
-) -> tuple[np.ndarray, np.ndarray]:
+def surface(mesh: Mesh, count: int, rng: np.random.Generator, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
     """Points spread evenly by area over the faces, with the faces' normals: [count, 3] of `dtype`, [count, 3] float32.
 
     All faces count; those of the solid's boundary alone are `Solid(mesh).walls`.  dtype: float64 for meshes in own

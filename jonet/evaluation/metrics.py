@@ -104,7 +104,11 @@ def score(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring(), labelled=None) 
     out_some, back_some = cKDTree(true[:some]).query(made[:some])[0], cKDTree(made[:some]).query(true[:some])[0]
     exact = to_surface(made[:few] * side, truth) / side if solid else out[:few]
     scores = {
-        "iou": iou(mesh, truth, scoring) if solid else iou_of(mesh, near(labelled[0]), labelled[1]) if labelled is not None else math.nan,
+        "iou": iou(mesh, truth, scoring)
+        if solid
+        else iou_of(mesh, near(labelled[0]), labelled[1])
+        if labelled is not None
+        else math.nan,
         "chamfer_l1": chamfer_l1(out, back),
         "chamfer_l2": chamfer_l2(out_some, back_some),
         "normal_consistency": normal_consistency(made_normals, true_normals, near_true, near_made),

@@ -28,7 +28,7 @@ from jonet.inference.gauss_newton import GaussNewton, Objective
 from jonet.inference.jacobian import along_code
 from jonet.inference.jobs import Net
 from jonet.inference.latents import Fit, FitConfig, joined, known, pieces
-from jonet.inference.observations import HIGH, LOW, WEIGHT, clouds, observe, pack
+from jonet.inference.observations import HIGH, LOW, WEIGHT, clouds, observe, pack, whole_blocks
 from jonet.inference.prior import Prior
 
 
@@ -104,7 +104,7 @@ def fit_pose(
             raise InputError(f"free are of {len(free)} shapes, but points of {len(points)}")
         free = [ball(cloud) for ball, cloud in zip(balls, free, strict=True)]
     rows, index = observe(None, points, normals, free, index, offset=fitting.offset, box=box, seed=fitting.seed)
-    limit = max(fitting.gauss_newton.points)
+    limit = whole_blocks(max(fitting.gauss_newton.points))
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
     results, ways = [], []
     with jax.default_matmul_precision("highest"):
