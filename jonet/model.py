@@ -20,7 +20,7 @@ from jonet.codes import Codes, read_npz, write_npz
 from jonet.data import sampling, strays
 from jonet.data.meshes import Mesh, Similarity, frame_of
 from jonet.errors import CheckpointError, ConfigError, InputError, require
-from jonet.inference import encode, latents, pose, surface
+from jonet.inference import encode, latents, observations, pose, surface
 from jonet.inference.encode import Inputs
 from jonet.inference.prior import Prior
 from jonet.networks import deepsdf, occupancy
@@ -224,10 +224,15 @@ class Model:
         each = zip(ways, clouds, scales, strict=True)
         moved = [np.column_stack([way(c[:, :3]), c[:, 3:] * scale]) for way, c, scale in each]
         turned, free = given["normals"], given["free"]
+        for other, arrays in (("normals", turned), ("free", free)):
+            if arrays is not None and len(arrays) != len(clouds):
+                raise InputError(f"{other} are of {len(arrays)} shapes, but {name} of {len(clouds)}")
         if turned is not None:
-            turned = [np.asarray(n) @ way.rotation.T for way, n in zip(ways, turned, strict=True)]
+            turned = observations.clouds(turned, "normals", 3, dtype=np.float64)
+            turned = [n @ way.rotation.T for way, n in zip(ways, turned, strict=True)]
         if free is not None:
-            free = [way(np.asarray(f).reshape(-1, 3)) for way, f in zip(ways, free, strict=True)]
+            free = observations.clouds(free, "free", 3, empty=True, dtype=np.float64)
+            free = [way(f) for way, f in zip(ways, free, strict=True)]
         return {"normals": turned, "free": free, "samples": None, "points": None} | {name: moved}, ways
 
     def extract(self, codes, resolution: int | None = None, *, frame: str = "own", **settings) -> list[Mesh]:

@@ -1,5 +1,6 @@
 """Scores against the recorded programs, against closed forms, and at their edges."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 import jonet
+from jonet.data import meshes
 from jonet.data.inside import Inside
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError, InputError
@@ -235,7 +237,7 @@ def test_meshes_inside_out_are_scored_as_what_they_enclose():
     assert row["iou"] > 0.99
 
 
-def test_shapes_learned_by_votes_are_scored_by_votes():
+def test_shapes_learned_by_votes_are_scored_by_votes(monkeypatch):
     """Faces wound at random: winding numbers tell nothing, what is seen from outside tells all."""
     scoring = Scoring(volume_points=5000, surface_points=3000, chamfer_points=3000)
     true = box(size=(1, 0.8, 0.6))
@@ -246,8 +248,20 @@ def test_shapes_learned_by_votes_are_scored_by_votes():
     assert scores["iou"] > 0.97 and scores["signs"] == "views" and scores["mesh_accuracy"] < 1e-6
     assert "signs" not in metrics.summary([scores]) and "iou" in metrics.summary([scores])
     assert metrics.as_learned(true, "winding") is true
+    monkeypatch.setattr(metrics, "examine", lambda mesh: dataclasses.replace(meshes.examine(mesh), method="views"))
+    (row,) = metrics.evaluate(
+        [Mesh(300 * true.vertices, true.faces)], [Mesh(300 * true.vertices, true.faces)], scoring
+    )["shapes"]
+    assert row["signs"] == "views" and row["iou"] > 0.97  # in any units, by the verdict
     nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
     assert metrics.score(nothing, metrics.as_learned(truth, "views"), scoring)["signs"] == "views"
+
+
+def test_a_sheet_has_surface_scores_alone():
+    sheet = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1e-3]], [[0, 1, 2], [1, 3, 2]])
+    scores = metrics.evaluate([box()], [sheet], SCORING)
+    assert scores["shapes"][0]["iou"] is None and scores["shapes"][0]["completeness"] < 0.6
+    assert scores["summary"]["iou"] == {"mean": None, "median": None}
 
 
 def test_all_distances_are_to_the_surface_that_bounds_the_truth():

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_latents import QUICK, load_chairs
 
+from jonet.errors import InputError
 from jonet.inference import latents, observations
+from jonet.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +58,28 @@ def test_a_few_points_amid_much_free_space_are_fitted_and_judged(chairs):
     known = {"prior": chairs.prior, "starts": chairs.codes, "config": QUICK}
     found = latents.fit(chairs.network, chairs.shared, {}, points=points, normals=normals, free=free, **known)
     assert found.residual[0] < 0.02 and found.explained[0] > 0.4
+
+
+@pytest.mark.parametrize("frame", ["own", "normalised"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"free": []}, "free"),
+        ({"free": [[], []]}, "free are of 2 shapes"),
+        ({"free": [np.zeros((3, 4))]}, r"free\[0\] must have shape"),
+        ({"normals": [np.eye(3)] * 2}, "normals are of 2 shapes"),
+        ({"normals": [np.eye(4)]}, r"normals\[0\] must have shape"),
+    ],
+)
+def test_what_belongs_to_points_is_as_many_as_they(chairs, frame, given, message):
+    model = Model("deepsdf", chairs.network, chairs.shared, {}, "sphere")
+    with pytest.raises(InputError, match=message):
+        model.fit(points=[np.eye(3)], **given, frame=frame)
+
+
+def test_no_free_space_is_an_empty_list(chairs):
+    nothing, none = (
+        observations.observe(None, [np.eye(3)], None, [free], None, offset=0.01, box=None, seed=0)[0][0]
+        for free in ([], np.zeros((0, 3)))
+    )
+    assert len(nothing.points) == 3 and not nothing.second.any() and len(none.points) == 3

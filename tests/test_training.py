@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import signal
 from typing import Any, NamedTuple
@@ -339,6 +340,19 @@ def test_best_state_is_kept_and_patience_ends_training(loop, state, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(best.shared), seen[1])
         again = train(loop, miniature.fresh(loop), 40, **arguments)  # has stopped, and stays so
         assert int(again.step) == 20 and len(seen) == 4
+
+
+def test_the_latest_state_is_kept_while_no_score_is_a_number(loop, state, tmp_path):
+    scores = iter([math.nan, -math.inf, math.nan])
+    with Checkpoints(tmp_path) as checkpoints:
+        arguments = dict(checkpoints=checkpoints, validate=lambda *_: next(scores), validate_every=5, bar=False)
+        end = train(loop, state, 15, **arguments)
+        best, history = loop.restore(checkpoints, end, best=True)
+        assert (history["best"], history["best_step"], int(best.step), history["stale"]) == (None, 15, 15, 3)
+        scores = iter([0.2, math.nan, 0.1])
+        end = train(loop, miniature.fresh(loop), 30, **arguments)
+        best, history = loop.restore(checkpoints, end, best=True)
+        assert (history["best"], int(best.step)) == (0.2, 20)
 
 
 def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch):

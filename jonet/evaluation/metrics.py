@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from jonet.data.inside import Inside, open_edges, simple
-from jonet.data.meshes import Mesh, Similarity, orient
+from jonet.data.meshes import Mesh, Similarity, examine, normalize, orient
 from jonet.data.sampling import Solid, surface
 from jonet.data.walls import walls
 from jonet.errors import ConfigError, InputError, MeshError
@@ -61,16 +61,33 @@ class Scoring:
 def evaluate(meshes: Sequence[Mesh] | Mesh, truths: Sequence[Mesh] | Mesh, scoring: Scoring = Scoring()) -> dict:
     """Scores of meshes against the true ones, in the same frame: {"shapes": [one row a shape], "summary": …}.
 
-    True meshes are turned outwards first, part by part (`data.meshes.orient`).
+    True meshes are turned outwards first, part by part, and where their verdict is that winding numbers cannot be
+    trusted, votes tell what lies inside (`data.meshes.examine`); where nothing can, the IoU is None.
     """
     if isinstance(meshes, Mesh) and isinstance(truths, Mesh):
         meshes, truths = [meshes], [truths]
     if len(meshes) != len(truths):
         raise InputError(f"{len(meshes)} meshes cannot be scored against {len(truths)} true ones; give one for each")
-    oriented = [orient(truth) if len(truth.faces) else truth for truth in truths]
-    rows = evaluate_all(list(zip(meshes, oriented, strict=True)), scoring)
+    pairs = [examined(*pair) for pair in zip(meshes, truths, strict=True)]
+    rows = evaluate_all([pair for *pair, _ in pairs], scoring)
+    rows = [row if has_inside else row | {"iou": None} for row, (*_, has_inside) in zip(rows, pairs, strict=True)]
     names = [truth.name or mesh.name for mesh, truth in zip(meshes, truths, strict=True)]
     return {"shapes": [{"name": name, **row} for name, row in zip(names, rows, strict=True)], "summary": summary(rows)}
+
+
+def examined(mesh: Mesh, truth: Mesh) -> tuple[Mesh, Mesh | Solid, bool]:
+    """A pair as `score` takes it, by the true mesh's verdict, and whether anything tells the true one's inside."""
+    if not len(truth.faces):
+        return mesh, truth, True
+    verdict = examine(truth)
+    truth = orient(truth, verdict)
+    if verdict.method != "views":
+        return mesh, truth, True
+    truth, way = normalize(truth)
+    try:
+        return way.apply(mesh), as_learned(truth, verdict.method), True
+    except MeshError:  # seen from both sides
+        return way.apply(mesh), truth, False
 
 
 def evaluate_all(

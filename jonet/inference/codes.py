@@ -198,7 +198,7 @@ def _judge(net, _, problem, data, clamp):
         new = rows[:, GIVEN] @ errors, rows[:, GIVEN] @ (errors < EXPLAINED), rows[:, GIVEN].sum()
         return jax.tree.map(jnp.add, sums, new)
 
-    error, explained, count = jax.lax.fori_loop(0, data["blocks"], add, (jnp.zeros(()),) * 3)
+    error, explained, count = jax.lax.fori_loop(0, data["blocks"], add, (jnp.zeros((), code.dtype),) * 3)
     return code, error / count, explained / count
 
 

@@ -35,9 +35,13 @@ class Rows(NamedTuple):
 def clouds(arrays, name: str, width: int, empty: bool = False, dtype=np.float32) -> list[np.ndarray]:
     """Each shape's rows [Nᵢ, width] of an argument [B, N, width] or list, checked; InputError says which is wrong.
 
-    dtype: float64 for coordinates that are not centred yet.
+    empty: a shape may have no rows, or [].  dtype: float64 for coordinates that are not centred yet.
     """
-    listed = [require(array, f"{name}[{i}]", (None, width), dtype) for i, array in enumerate(arrays)]
+    nothing = np.zeros((0, width), dtype)
+    listed = [
+        nothing if empty and np.shape(array) == (0,) else require(array, f"{name}[{i}]", (None, width), dtype)
+        for i, array in enumerate(arrays)
+    ]
     if not listed:
         raise InputError(f"{name} holds no shape; give one array of rows a shape")
     for i, array in enumerate(listed):

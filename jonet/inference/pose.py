@@ -31,6 +31,8 @@ from jonet.inference.latents import Fit, FitConfig, joined, known, pieces
 from jonet.inference.observations import HIGH, LOW, WEIGHT, clouds, observe, pack, whole_blocks
 from jonet.inference.prior import Prior
 
+TURNING = 1e-6  # curvature of turns, which cost nothing, so that steps are defined where a scan does not tell them
+
 
 @dataclasses.dataclass(frozen=True)
 class PoseConfig:
@@ -55,6 +57,11 @@ class PoseConfig:
             raise ConfigError(f"turns must be 'upright' or 'any', and tries at least {self.keep[0]}")
         if not (self.radius >= 0 and self.spread > 0):
             raise ConfigError(f"radius is {self.radius} and spread {self.spread}, but must be at least and above 0")
+
+    @property
+    def stiffness(self) -> float:
+        """Of the penalty on shift and log-scale: one as large as `spread` costs half the weight of the prior."""
+        return self.fitting.prior / self.spread**2
 
 
 class PoseFit(NamedTuple):
@@ -126,8 +133,7 @@ def _solve(net: Net, packed, prior: Prior, starts, config: PoseConfig):
     count = len(turned)
     still = np.broadcast_to(np.eye(3, dtype=np.float32), (count, 3, 3))
     at = Pose(best, still, np.zeros((count, 3), np.float32), np.zeros(count, np.float32))
-    stiffness = fitting.prior / config.spread**2
-    arguments = methods.penalty(prior, fitting.prior), np.float32(stiffness), np.float32(fitting.clamp)
+    arguments = methods.penalty(prior, fitting.prior), np.float32(config.stiffness), np.float32(fitting.clamp)
     at, converged, tries = methods.levels(
         net, _newton, arguments, turned, at, size, length + 7, config.keep, fitting.gauss_newton
     )
@@ -184,18 +190,18 @@ def exponential(turn):
     angle = jnp.sqrt(jnp.maximum(square, 1e-12))
     sine = jnp.where(square > 1e-12, jnp.sin(angle) / angle, 1.0)
     versine = jnp.where(square > 1e-12, 2 * jnp.square(jnp.sin(angle / 2) / angle), 0.5)
-    return jnp.eye(3) + sine * cross + versine * cross @ cross
+    return jnp.eye(3, dtype=turn.dtype) + sine * cross + versine * cross @ cross
 
 
 def _penalty(pose: Pose, gaussian, stiffness):
     """That of the code, and stiffness · (‖t‖² + (ln s)²) / 2: value, gradient [L + 7], Hessian."""
     value, gradient, matrix = methods.quadratic(pose.code, *gaussian)
-    loose = jnp.concatenate([jnp.zeros(3), pose.shift, pose.log_scale[None]])
-    stiff = jnp.full(7, stiffness)
+    loose = jnp.concatenate([jnp.zeros_like(pose.shift), pose.shift, pose.log_scale[None]])
+    curvature = jnp.full(7, stiffness).at[:3].set(TURNING)
     return (
-        value + stiff @ loose**2 / 2,
-        jnp.concatenate([gradient, stiff * loose]),
-        jax.scipy.linalg.block_diag(matrix, jnp.diag(stiff)),
+        value + stiffness * (loose @ loose) / 2,
+        jnp.concatenate([gradient, stiffness * loose]),
+        jax.scipy.linalg.block_diag(matrix, jnp.diag(curvature)),
     )
 
 
