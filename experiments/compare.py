@@ -20,7 +20,7 @@ import numpy as np
 from jonet import model
 from jonet.data import store as stores
 from jonet.data.meshes import Mesh
-from jonet.data.sampling import RECIPES
+from jonet.data.sampling import RECIPES, Solid
 from jonet.data.sources import Source, content
 from jonet.errors import ConfigError, JonetError
 from jonet.evaluation import metrics
@@ -36,7 +36,7 @@ SHOWN = ("iou", "chamfer_l1", "f_score", "normal_consistency")
 class Seen(NamedTuple):
     """A shape in a network's frame: the true mesh, signed distances [N, 4] and noisy points [M, 3]."""
 
-    truth: Mesh
+    truth: Mesh | Solid
     samples: np.ndarray
     points: np.ndarray
 
@@ -80,6 +80,7 @@ def seen(source: Source, trained: Model, points: int, noise: float, seed: int) -
     side = np.ptp(shape.rows["vertices"][0], axis=0).max()
     cloud = surface[rng.permutation(len(surface))[:points]] + noise * side * rng.standard_normal((points, 3))
     truth = Mesh(shape.rows["vertices"][0], shape.rows["faces"][0], name=source.name)
+    truth = metrics.as_learned(truth, shape.verdict.method)
     return Seen(truth, np.concatenate(shape.rows["sdf"]), cloud)
 
 
@@ -123,7 +124,8 @@ def table(rows: list[dict]) -> str:
     """The rows as Markdown."""
     lines = ["| shapes | network | IoU | Chamfer-L1 | F-score | normals | code, s | mesh, s |", "|---" * 8 + "|"]
     for row in rows:
-        numbers = [f"{row[name]:.4f}" if name == "chamfer_l1" else f"{row[name]:.3f}" for name in SHOWN]
+        digits = {name: 4 if name == "chamfer_l1" else 3 for name in SHOWN}
+        numbers = ["–" if row[name] is None else f"{row[name]:.{digits[name]}f}" for name in SHOWN]
         numbers += [f"{row[name]:.3f}" for name in ("code_seconds", "mesh_seconds")]
         lines.append("| " + " | ".join([row["data"], f"{row['network']}: {row['way']}", *numbers]) + " |")
     return "\n".join(lines)

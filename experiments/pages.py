@@ -161,7 +161,7 @@ def charts(task: ModuleType, entries: list[dict]) -> list[Chart]:
     steps = [entry for entry in entries if "loss" in entry]
     if not steps:
         return []
-    names = [name for name in ("loss", "error", "prior", "kl") if all(entry.get(name, 0) > 0 for entry in steps)]
+    names = [name for name in ("loss", "error", "prior", "kl") if all((entry.get(name) or 0) > 0 for entry in steps)]
     x = [entry["step"] for entry in steps]
     found = [Chart("Training loss", {name: (x, [entry[name] for entry in steps]) for name in names})]
     checked = [entry for entry in entries if "validation" in entry]

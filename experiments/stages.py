@@ -22,6 +22,7 @@ from jonet.codes import Codes
 from jonet.data import meshes
 from jonet.data import store as stores
 from jonet.data.meshes import Mesh
+from jonet.data.sampling import METHODS, Solid
 from jonet.errors import ConfigError
 from jonet.evaluation import baseline, metrics
 from jonet.run import state
@@ -131,7 +132,7 @@ def evaluate(run: RunState) -> list[Path]:
         folder = run.folder / "meshes" / group
         ways = [store.similarities[index[name]] for name in called]
         made = [way.apply(mesh) for way, mesh in zip(ways, read_all(folder, called), strict=True)]
-        truths = [store.truth(index[name]) for name in called]
+        truths = [truth(store, index[name]) for name in called]
         labelled = [store.labelled(index[name]) for name in called]
         scores = metrics.evaluate_all(list(zip(made, truths, strict=True)), scoring, labelled)
         groups[group] = [
@@ -144,7 +145,7 @@ def evaluate(run: RunState) -> list[Path]:
     tested = [] if codes is None else [index[name] for name in codes.names]
     near = baseline.nearest(store, tested, unseen.training(store, trained))
     near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}
-    by_near = metrics.evaluate_all([(store.mesh(j), store.truth(i)) for i, j in near.items()], scoring)
+    by_near = metrics.evaluate_all([(store.mesh(j), truth(store, i)) for i, j in near.items()], scoring)
     nearest = [
         {"name": store.names[i], "nearest": store.names[j], **scores}
         for (i, j), scores in zip(near.items(), by_near, strict=True)
@@ -173,6 +174,14 @@ def evaluate(run: RunState) -> list[Path]:
         values |= further(run.config, trained, store, run.folder)
     atomic.write_json(run.folder / "metrics.json", values)
     return made
+
+
+def truth(store: stores.Store, shape: int) -> Mesh | Solid:
+    """What a shape is scored against, with inside told as for its samples."""
+    verdict, mesh = store.verdicts[shape], store.truth(shape)
+    if verdict is None:
+        return mesh
+    return metrics.as_learned(mesh, store.sign if store.sign in METHODS else verdict.method)
 
 
 def report(run: RunState) -> list[Path]:

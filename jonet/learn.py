@@ -194,9 +194,8 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             names=store.names,
         )
         if problem.validate:
-            if best := loop.restore(checkpoints, found, best=True):
-                found, _ = best
-            else:
+            found, history = loop.restore(checkpoints, found, best=True)
+            if history["best"] is None:
                 warnings.warn("no validation gave a number, so the last state is kept as the best", stacklevel=4)
     shared, statistics = parallel.host((found.shared, found.statistics))
     return run.task.model(config, store, rows, shared, loop.own(found), statistics)

@@ -20,7 +20,7 @@ from jonet.codes import Codes, read_npz, write_npz
 from jonet.data import sampling, strays
 from jonet.data.meshes import Mesh, Similarity, frame_of
 from jonet.errors import CheckpointError, ConfigError, InputError, require
-from jonet.inference import encode, latents, pose, surface
+from jonet.inference import encode, latents, observations, pose, surface
 from jonet.inference.encode import Inputs
 from jonet.inference.prior import Prior
 from jonet.networks import deepsdf, occupancy
@@ -121,7 +121,7 @@ class Model:
         given = {name: None if arrays is None else list(arrays) for name, arrays in given.items()}
         similarities = None
         if not (isinstance(frame, str) and frame == "normalised"):
-            given, similarities = self._framed(given, frame)
+            given, similarities = self._framed(given, frame, distances=True)
         found = latents.fit(
             self.network,
             self.shared,
@@ -189,7 +189,7 @@ class Model:
             if named[0] not in ("points", "samples"):
                 raise InputError(f"frame is {frame!r}, but {named[0]} are always in the normalised frame")
             none = dict.fromkeys(("samples", "points", "normals", "free"))
-            framed, similarities = self._framed(none | {named[0]: arrays}, frame)
+            framed, similarities = self._framed(none | {named[0]: arrays}, frame, distances=False)
             arrays = framed[named[0]]
         inputs = self.inputs.check(arrays)
         values = encode.encode(self.network, self.shared, self.statistics, inputs, named[0])
@@ -205,24 +205,34 @@ class Model:
             return "codes of this network are fitted: model.fit(…)"
         return "this network only knows the shapes that it was trained on: model.codes"
 
-    def _framed(self, given, frame):
-        """Observations in own units, taken to the normalised frame, and each shape's way there."""
+    def _framed(self, given, frame, *, distances: bool):
+        """Observations in own units, taken to the normalised frame, and each shape's way there.
+
+        distances: whether a sample's fourth number is a distance, which grows with the scale, or an occupancy.
+        """
         width, name = (3, "points") if given["samples"] is None else (4, "samples")
         clouds = [require(c, f"{name}[{i}]", (None, width), np.float64) for i, c in enumerate(given[name] or ())]
         if frame == "own" and name == "samples":
             raise InputError(
-                "samples with distances lie all around a shape and do not tell its frame: give frame as a list of "
+                "samples lie all around a shape and do not tell its frame: give frame as a list of "
                 "similarities (own units → normalised), one a shape"
             )
         ways = tuple(frame_of(c, self.frame) for c in clouds) if frame == "own" else tuple(frame)
         if len(ways) != len(clouds) or not all(isinstance(way, Similarity) for way in ways):
             raise InputError(f"frame must be 'normalised', 'own' or {len(clouds)} similarities, but is {frame!r}")
-        moved = [np.column_stack([way(c[:, :3]), c[:, 3:] * way.scale]) for way, c in zip(ways, clouds, strict=True)]
+        scales = [way.scale if distances else 1.0 for way in ways]
+        each = zip(ways, clouds, scales, strict=True)
+        moved = [np.column_stack([way(c[:, :3]), c[:, 3:] * scale]) for way, c, scale in each]
         turned, free = given["normals"], given["free"]
+        for other, arrays in (("normals", turned), ("free", free)):
+            if arrays is not None and len(arrays) != len(clouds):
+                raise InputError(f"{other} are of {len(arrays)} shapes, but {name} of {len(clouds)}")
         if turned is not None:
-            turned = [np.asarray(n) @ way.rotation.T for way, n in zip(ways, turned, strict=True)]
+            turned = observations.clouds(turned, "normals", 3, dtype=np.float64)
+            turned = [n @ way.rotation.T for way, n in zip(ways, turned, strict=True)]
         if free is not None:
-            free = [way(np.asarray(f).reshape(-1, 3)) for way, f in zip(ways, free, strict=True)]
+            free = observations.clouds(free, "free", 3, empty=True, dtype=np.float64)
+            free = [way(f) for way, f in zip(ways, free, strict=True)]
         return {"normals": turned, "free": free, "samples": None, "points": None} | {name: moved}, ways
 
     def extract(self, codes, resolution: int | None = None, *, frame: str = "own", **settings) -> list[Mesh]:

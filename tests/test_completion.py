@@ -15,6 +15,7 @@ import jonet
 from experiments import run
 from jonet import __main__ as shell
 from jonet.codes import Codes
+from jonet.commands import complete
 from jonet.data import depth, meshes
 from jonet.data import store as stores
 from jonet.data.meshes import Mesh, Similarity
@@ -209,6 +210,29 @@ def test_a_range_scan_of_triangles_is_a_scan(folder, tmp_path):
     sheet = Mesh(plane.vertices, plane.faces[plane.face_normals[:, 1] > 0.5])
     meshes.write(sheet, tmp_path / "seat.ply")
     assert shell.main(["complete", str(tmp_path / "seat.ply"), f"--model={folder}", f"--out={tmp_path}/made"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["mesh", "eye"])
+def test_a_scan_far_from_the_origin_is_completed_as_at_the_origin(chairs, folder, tmp_path, monkeypatch, kind):
+    """Surveyors' coordinates: the same observations and the same mesh, moved."""
+    model, points, _ = chairs
+    (chair,) = model.extract(model.codes[3])
+    monkeypatch.setattr(complete, "LIMIT", 1024)
+    made = {}
+    for name, offset in (("here", np.zeros(3)), ("there", np.array([5e5, 120, 4.2e6]))):
+        eye, suffix = np.array([1.5, 1.5, 2.0]) + offset, "ply" if kind == "mesh" else "npy"
+        scan = tmp_path / f"{name}.{suffix}"
+        if kind == "mesh":
+            meshes.write(Mesh(chair.vertices + offset, chair.faces), scan)
+        else:
+            np.save(scan, points[0] + offset)
+        place = ["--pose=known", "--radius", str(1 / 1.03), "--centre", *map(str, offset), "--resolution=32"]
+        more = ["--eye", *map(str, eye)] if kind == "eye" else ["--whole"]
+        command = ["complete", str(scan), f"--model={folder}", f"--out={tmp_path / 'made'}"]
+        assert shell.main([*command, *place, *more]) == 0
+        made[name] = meshes.read(tmp_path / "made" / f"{name}.ply").vertices - offset
+    np.testing.assert_allclose(made["there"].max(0), made["here"].max(0), atol=2e-3)
+    np.testing.assert_allclose(made["there"].mean(0), made["here"].mean(0), atol=2e-3)
 
 
 # Surfaces without distances

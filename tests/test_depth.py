@@ -1,5 +1,6 @@
 """Depth views: closed forms of a sphere, free space, noise, pictures of depth cameras, and what is none."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -167,3 +168,18 @@ def test_what_is_no_depth_picture(taken, tmp_path):
         depth.read(path, tmp_path / "other.json")
     with pytest.raises(InputError, match="scale"):
         depth.read(path, 60, scale=0)
+
+
+def test_views_far_from_the_origin_keep_their_digits(ball):
+    """What is seen at surveyors' coordinates is what is seen at the origin, moved."""
+    away = np.array([5e5, 120, 4.2e6])
+    here = camera()
+    there = dataclasses.replace(here, position=here.position + away)
+    pictures = depth.view(ball, here), depth.view(Mesh(ball.vertices + away, ball.faces), there)
+    (points, normals), (far, turned) = (picture.surface(400) for picture in pictures)
+    np.testing.assert_allclose(far - away, points, atol=1e-6)
+    np.testing.assert_allclose(turned, normals, atol=1e-4)
+    free = [depth.free_space(o.position, p, 500, np.random.default_rng(0)) for o, p in ((here, points), (there, far))]
+    np.testing.assert_allclose(free[1] - away, free[0], atol=1e-6)
+    free = [picture.free(500, np.random.default_rng(0)) for picture in pictures]
+    np.testing.assert_allclose(free[1] - away, free[0], atol=1e-4)

@@ -1,5 +1,6 @@
 """Scores against the recorded programs, against closed forms, and at their edges."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 import jonet
+from jonet.data import meshes
 from jonet.data.inside import Inside
 from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError, InputError
@@ -171,3 +173,125 @@ def test_the_nearest_of_many_is_found_by_a_glance():
         ]
         assert near == [j for j in np.argsort(ways) if j != i][:2]
     assert baseline.nearest(store, [0], []) == {0: []}
+
+
+def test_far_from_the_origin_scores_are_those_at_the_origin():
+    """Surveyors' coordinates: float32 has steps of 0.5 there."""
+    away, scoring = np.array([5e5, 120, 4.2e6]), Scoring(surface_points=5000, chamfer_points=5000)
+    made, true = box(size=(0.9, 0.9, 0.9)), box()
+    moved = [Mesh(mesh.vertices + away, mesh.faces) for mesh in (made, true)]
+    here, there = metrics.score(made, true, scoring), metrics.score(*moved, scoring)
+    assert here["f_score"] == 0 and here["chamfer_l1"] > 0.05
+    for name, value in here.items():
+        assert there[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    points, normals = metrics.of_surface(true, scoring)
+    clouds = [Mesh(points + offset, np.zeros((0, 3)), normals) for offset in (0, away)]
+    asked = np.random.default_rng(0).uniform(-0.6, 0.6, (2000, 3))
+    labelled = [(asked + offset, np.abs(asked).max(1) < 0.5) for offset in (0, away)]
+    here, there = (metrics.score(*pair) for pair in zip((made, moved[0]), clouds, [scoring] * 2, labelled, strict=True))
+    for name, value in here.items():
+        assert there[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+# Signs, floaters, what is inside out, and what is not defined
+
+
+def joined(*meshes: Mesh) -> Mesh:
+    offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
+    faces = [mesh.faces + offset for mesh, offset in zip(meshes, offsets, strict=False)]
+    return Mesh(np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces))
+
+
+def inside_out(mesh: Mesh) -> Mesh:
+    return Mesh(mesh.vertices, mesh.faces[:, ::-1])
+
+
+@pytest.mark.parametrize("away", [3, 30, 100, 1e4])
+@pytest.mark.parametrize("size", [0.02, 1.0])
+def test_a_floater_counts_by_its_volume_however_far_it_is(away, size):
+    scoring = Scoring(volume_points=20_000)
+    speck = box((0, away, 0.3 * away), (size, size, size))
+    for made, common in ((box(), 1.0), (box((0.2, 0, 0)), 0.8)):
+        wanted = common / (2 - common + size**3)
+        got = metrics.iou(joined(made, speck), box(), scoring)
+        assert got == pytest.approx(wanted, abs=0.02), (away, size)
+    assert metrics.iou(speck, box(), scoring) == 0
+
+
+def test_a_part_that_reaches_far_counts_by_its_volume():
+    long = box((0, 20, 0), (0.5, 41, 0.5))  # half a unit of it within the true box
+    assert metrics.iou(long, box(), Scoring()) == pytest.approx(0.25 / (1 + 0.25 * 40), rel=0.05)
+
+
+def test_meshes_inside_out_are_scored_as_what_they_enclose():
+    made = box((0.2, 0, 0))
+    wanted = metrics.evaluate([made], [box()], SCORING)["shapes"][0]
+    hollow = joined(ball(0.5), inside_out(ball(0.3)))
+    for mesh, truth in ((inside_out(made), box()), (made, inside_out(box())), (inside_out(made), inside_out(box()))):
+        (row,) = metrics.evaluate([mesh], [truth], SCORING)["shapes"]
+        assert row["iou"] == pytest.approx(wanted["iou"], abs=1e-3)
+    for mesh in (hollow, inside_out(hollow)):
+        assert metrics.score(mesh, hollow, SCORING)["iou"] == 1
+    two = joined(box(), inside_out(box((3, 0, 0))))  # one part of two: of the truth each part is turned
+    (row,) = metrics.evaluate([joined(box(), box((3, 0, 0)))], [two], SCORING)["shapes"]
+    assert row["iou"] > 0.99
+
+
+def test_shapes_learned_by_votes_are_scored_by_votes(monkeypatch):
+    """Faces wound at random: winding numbers tell nothing, what is seen from outside tells all."""
+    scoring = Scoring(volume_points=5000, surface_points=3000, chamfer_points=3000)
+    true = box(size=(1, 0.8, 0.6))
+    flipped = np.random.default_rng(0).random(len(true.faces)) < 0.5
+    truth = Mesh(true.vertices, np.where(flipped[:, None], true.faces[:, ::-1], true.faces))
+    assert metrics.score(true, truth, scoring)["iou"] < 0.7
+    scores = metrics.score(true, metrics.as_learned(truth, "views"), scoring)
+    assert scores["iou"] > 0.97 and scores["signs"] == "views" and scores["mesh_accuracy"] < 1e-6
+    assert "signs" not in metrics.summary([scores]) and "iou" in metrics.summary([scores])
+    assert metrics.as_learned(true, "winding") is true
+    monkeypatch.setattr(metrics, "examine", lambda mesh: dataclasses.replace(meshes.examine(mesh), method="views"))
+    (row,) = metrics.evaluate(
+        [Mesh(300 * true.vertices, true.faces)], [Mesh(300 * true.vertices, true.faces)], scoring
+    )["shapes"]
+    assert row["signs"] == "views" and row["iou"] > 0.97  # in any units, by the verdict
+    nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert metrics.score(nothing, metrics.as_learned(truth, "views"), scoring)["signs"] == "views"
+
+
+def test_a_sheet_has_surface_scores_alone():
+    sheet = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1e-3]], [[0, 1, 2], [1, 3, 2]])
+    scores = metrics.evaluate([box()], [sheet], SCORING)
+    assert scores["shapes"][0]["iou"] is None and scores["shapes"][0]["completeness"] < 0.6
+    assert scores["summary"]["iou"] == {"mean": None, "median": None}
+
+
+def test_all_distances_are_to_the_surface_that_bounds_the_truth():
+    """A wall within another part is no surface that could be rebuilt: points there are as far as the outer one."""
+    truth = joined(box(), box(size=(0.5, 0.5, 0.5)))
+    scores = metrics.score(box(size=(0.5, 0.5, 0.5)), truth, SCORING)
+    assert scores["mesh_accuracy"] == pytest.approx(0.25, rel=1e-3) and scores["accuracy"] > 0.2
+
+
+def test_what_is_not_defined_is_none_and_stays_out_of_the_means():
+    sheet = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1e-3]], [[0, 1, 2], [1, 3, 2]])
+    row = metrics.score(sheet, sheet, SCORING)
+    assert row["iou"] is None and row["chamfer_l1"] < 0.01
+    rows = [row, metrics.score(box(), box(), SCORING)]
+    assert metrics.summary(rows)["iou"] == {"mean": 1, "median": 1}
+    assert metrics.summary(rows[:1])["iou"] == {"mean": None, "median": None}
+    assert "IoU" in metrics.table(metrics.summary(rows[:1]), 1)
+    rows[0]["chamfer_l1"] = None
+    assert "–" in metrics.table(metrics.summary(rows[:1]), 1)
+    with pytest.raises(InputError, match="no size"):
+        metrics.score(box(), Mesh(np.ones((5, 3)), np.zeros((0, 3))), SCORING)
+
+
+def test_emd_is_of_the_first_points_that_are_asked_for():
+    scoring = Scoring(surface_points=2000, chamfer_points=1000, accuracy_points=500, emd_points=50)
+    made, true = ball(0.5, 2), box(size=(0.9, 1, 0.8))
+    points = metrics.surface(made, 2000, metrics.rng(scoring, "made"))[0]
+    others = metrics.surface(true, 2000, metrics.rng(scoring, "true"))[0]
+    assert metrics.score(made, true, scoring)["emd"] == pytest.approx(metrics.emd(points[:50], others[:50]), rel=1e-6)
+
+
+def test_the_f_score_joins_precision_and_recall():
+    assert metrics.f_score(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 0.5) == pytest.approx(1 / 3)

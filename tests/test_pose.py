@@ -11,6 +11,7 @@ from test_latents import load_chairs
 
 from jonet.data.meshes import Similarity
 from jonet.errors import ConfigError, InputError
+from jonet.inference import codes as methods
 from jonet.inference import observations, pose
 from jonet.inference.gauss_newton import GaussNewton
 from jonet.inference.jobs import Net
@@ -142,3 +143,67 @@ def test_what_is_no_scan_is_refused(chairs, points, message):
 def test_impossible_settings_are_refused(settings_):
     with pytest.raises(ConfigError):
         PoseConfig(**settings_)
+
+
+AWAY = np.array([5e5, 120, 4.2e6])  # surveyors' coordinates, where float32 has steps of 0.5
+FEW = PoseConfig(
+    tries=2,
+    keep=(1,),
+    fitting=FitConfig(prior=1e-3, gauss_newton=GaussNewton(points=(1024,), smooth=(0.01,), phases=(4,))),
+)
+
+
+def test_scans_far_from_the_origin_are_found_as_at_the_origin(chairs):
+    points, normals = chairs.points[:1].astype(np.float64), chairs.normals[:1]
+    free = points + 0.1 * normals
+    here, there = (
+        fit_pose(
+            chairs.network,
+            chairs.shared,
+            {},
+            points + offset,
+            normals=normals,
+            free=free + offset,
+            config=FEW,
+            prior=chairs.prior,
+            starts=chairs.codes,
+        )
+        for offset in (0, AWAY)
+    )
+    np.testing.assert_allclose(there.codes.values, here.codes.values, atol=0.02)  # 1e-9 of place, through few steps
+    np.testing.assert_allclose(there.codes.residual, here.codes.residual, rtol=0.02)
+    (one,), (other,) = here.similarities, there.similarities
+    np.testing.assert_allclose(other(points[0] + AWAY), one(points[0]), atol=5e-3)
+
+
+def test_free_space_is_of_as_many_scans_as_points(chairs):
+    with pytest.raises(InputError, match="2 shapes"):
+        fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], free=list(chairs.points[:2]))
+
+
+def test_what_the_prior_costs_and_how_it_curves(chairs):
+    """Half its weight for a shift by the spread; the Hessian is that of the value, but for a trace of it in turns."""
+    config, mean = PoseConfig(spread=0.25), jnp.asarray(chairs.prior.mean)
+    gaussian = methods.penalty(chairs.prior, config.fitting.prior)
+    at = Pose(mean, jnp.eye(3), jnp.array([0.25, 0, 0]), jnp.zeros(()))
+    cost, *_ = pose._penalty(at, gaussian, config.stiffness)
+    assert cost == pytest.approx(config.fitting.prior / 2, rel=1e-5)
+    here = Pose(mean + 0.1, jnp.eye(3), jnp.array([0.1, -0.2, 0.3]), jnp.array(0.2))
+    _, gradient, hessian = pose._penalty(here, gaussian, config.stiffness)
+
+    def value(step):
+        return pose._penalty(pose.moved(here, step), gaussian, config.stiffness)[0]
+
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(gradient, jax.grad(value)(jnp.zeros(23)), rtol=1e-4, atol=1e-6)
+        wanted = jax.hessian(value)(jnp.zeros(23))
+    np.testing.assert_allclose(hessian, wanted, rtol=1e-4, atol=2e-6)
+    assert np.linalg.eigvalsh(hessian).min() > 0
+
+
+def test_scans_are_found_where_float64_is_the_default(chairs):
+    known = {"normals": chairs.normals[:1], "config": FEW, "prior": chairs.prior, "starts": chairs.codes}
+    plain = fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], **known)
+    with jax.enable_x64(True):
+        found = fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], **known)
+    np.testing.assert_allclose(found.codes.residual, plain.codes.residual, rtol=0.05)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import miniature
 import numpy as np
+import optax
 import pytest
 
 import jonet
@@ -20,6 +21,7 @@ from jonet.tasks.inputs import Cloud
 from jonet.tasks.shapes import Shapes
 from jonet.training.log import Log
 from jonet.training.loop import Loop, train
+from jonet.training.optimizers import Optimizer, Schedule
 
 SAMPLES = Recipe(near=300, uniform=100, surface=200, occupancies=300)
 NETWORK = occupancy.Specs(encoder="idx", c_dim=8, hidden_size=8, n_blocks=1, encoder_width=8)
@@ -164,3 +166,26 @@ def test_a_validation_that_gives_no_number_loses_no_training(store, tmp_path, mo
     with pytest.warns(UserWarning, match="the last state is kept"):
         found = jonet.train(store, "onet_points", batch_points=16, steps=2, minutes=0, workdir=tmp_path, **options)
     assert len(found.codes) == len(store.select("train"))
+
+
+def test_an_epoch_of_classifiers_is_a_pass_over_their_points(store, tmp_path):
+    """All shapes are in every step, so schedules count not these but as many as it takes to see all points."""
+    schedule = Schedule("step", initial=1e-3, interval=1, factor=0.5)
+    config = occnet.Config(
+        network=occupancy.ClassifierSpecs(dims=(4, 4)), batch_points=80, held_out=0.2, optimizer=Optimizer(own=schedule)
+    )
+    shapes = store.select("train")
+    problem = occnet.problem(config, store, shapes, jax.random.key(0), {})
+    assert problem.steps == config.epochs * 3  # 240 points of each shape are trained on
+    rates = []
+
+    def update(gradients, slots, learned, *, epoch, progress):
+        jax.debug.callback(lambda rate: rates.append(float(rate)), schedule(epoch, progress), ordered=True)
+        return optimizer.update(gradients, slots, learned, epoch=epoch, progress=progress)
+
+    optimizer = config.optimizer.build()
+    seen = optax.GradientTransformationExtraArgs(optimizer.init, update)
+    loop = Loop(problem.loss, seen, problem.batches, jax.random.key(0))
+    train(loop, loop.start(problem.shared, problem.own, problem.statistics), 7, log=Log(tmp_path / "log"), bar=False)
+    assert Log(tmp_path / "log").read()[-1]["epoch"] == 3
+    np.testing.assert_allclose(rates, 1e-3 * 0.5 ** np.array([1, 1, 1, 2, 2, 2, 3]))

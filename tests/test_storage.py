@@ -244,3 +244,17 @@ def test_only_storage_changes_the_disk(path):
 )
 def test_what_changes_the_disk_is_seen(code, bad):
     assert changes_the_disk(ast.parse(code).body[0].value) == bad
+
+
+def test_json_that_others_read_too(tmp_path):
+    """The standard knows no NaN and no Infinity: nothing, and a number that is read as infinity."""
+    values = {"a": float("nan"), "b": [float("inf"), -float("inf"), 1e300], "NaN": 'Infinity "NaN" \\', "c": {"d": 1}}
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    atomic.write_json(tmp_path / "values.json", values)
+    found = json.loads((tmp_path / "values.json").read_text("utf-8"), parse_constant=refuse)
+    assert found == values | {"a": None}
+    line = atomic.json_text({"x": float("nan")}, separators=(",", ":"))
+    assert line == '{"x":null}'

@@ -369,5 +369,36 @@ def test_trained_networks_give_the_topologies_of_their_shapes(data):
     for mesh, dense in zip(meshes[6:8], surface.extract(fields[6:8], 64, method="dense"), strict=True):
         same(mesh, dense, 64)
     bars = deepsdf_folder.read(data / "deepsdf_trained/round_cross")
-    (mesh,) = surface.extract(fold(bars.network, bars.shared, bars.statistics, bars.codes[5:6]), 64)
+    (mesh,) = surface.surface.extract(fold(bars.network, bars.shared, bars.statistics, bars.codes[5:6]), 64)
     assert mesh.watertight and accepts(mesh) and len(np.unique(np.abs(mesh.bounds))) == 1
+
+
+def test_small_balls_are_found_in_a_long_box():
+    """Cells four times as long as wide: the bound on values is over their longest edge."""
+    rng, radii = np.random.default_rng(0), np.linspace(0.06, 0.2, 20)
+    long = [[-4, -1, -1], [4, 1, 1]]
+    fields = batch(
+        *(field(ball, center=rng.uniform((-3.7, -0.7, -0.7), (3.7, 0.7, 0.7)), radius=r, box=long) for r in radii)
+    )
+    sparse = surface.extract(fields, 64, refine_steps=0, normals=False)
+    dense = surface.extract(fields, 64, method="dense", refine_steps=0, normals=False)
+    for one, other in zip(sparse, dense, strict=True):
+        assert len(one.faces) == len(other.faces) > 0
+
+
+@pytest.mark.parametrize("coarse", [1, 2, 100])
+def test_the_first_grid_may_be_as_coarse_as_one_cell(coarse):
+    one = field(ball, center=(0.1, 0, 0), radius=0.6)
+    for resolution in (1, 24, 33):
+        sparse, dense = (
+            surface.extract(one, resolution, coarse=coarse),
+            surface.extract(one, resolution, method="dense"),
+        )
+        assert len(sparse.faces) == len(dense.faces), resolution
+
+
+@pytest.mark.parametrize("coarse", [0, -1])
+@pytest.mark.parametrize("method", ["sparse", "mise"])
+def test_a_first_grid_has_cells(coarse, method):
+    with pytest.raises(InputError, match="coarse is"):
+        surface.extract(field(ball, center=(0, 0, 0), radius=0.6), 32, method=method, coarse=coarse)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import shutil
 import signal
@@ -362,6 +363,19 @@ def test_a_best_state_that_has_gone_is_missed_at_once(loop, state, tmp_path):
     shutil.move(tmp_path / "elsewhere", tmp_path / "best")
     with Checkpoints(tmp_path) as checkpoints:
         assert int(train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, **arguments).step) == 20
+
+
+def test_the_latest_state_is_kept_while_no_score_is_a_number(loop, state, tmp_path):
+    scores = iter([math.nan, -math.inf, math.nan])
+    with Checkpoints(tmp_path) as checkpoints:
+        arguments = dict(checkpoints=checkpoints, validate=lambda *_: next(scores), validate_every=5, bar=False)
+        end = train(loop, state, 15, **arguments)
+        best, history = loop.restore(checkpoints, end, best=True)
+        assert (history["best"], history["best_step"], int(best.step), history["stale"]) == (None, 15, 15, 3)
+        scores = iter([0.2, math.nan, 0.1])
+        end = train(loop, miniature.fresh(loop), 30, **arguments)
+        best, history = loop.restore(checkpoints, end, best=True)
+        assert (history["best"], int(best.step)) == (0.2, 20)
 
 
 def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch):

@@ -115,8 +115,7 @@ def _points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Points in own units and their normals: of a mesh, open as scans are, of its faces as they are wound."""
     if path.suffix.lower() not in observed.CLOUDS:
         with contextlib.suppress(MeshError):  # without faces: a cloud
-            points, normals = sampling.surface(meshes.read(path), LIMIT, np.random.default_rng(0))
-            return points.astype(np.float64), normals
+            return sampling.surface(meshes.read(path), LIMIT, np.random.default_rng(0), np.float64)
     one = observed.read(path, limit=LIMIT)
     return one.similarity.inverse()(one.points), one.normals
 

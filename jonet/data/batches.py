@@ -150,7 +150,8 @@ class Plan:
     is conditioned on; noise: standard deviation of what is added to them. stretch: in every epoch each shape, its
     points and inputs alike, is drawn out along each axis by a factor from exp(-stretch) to exp(stretch), and brought
     back to its longest side. weighed: points of `half` each side count for as many as `any` would draw of that side, so
-    that sums mean the same and vary less.
+    that sums mean the same and vary less. passes: over the shapes, for each of which all is drawn anew, that make up an
+    epoch for schedules.
     """
 
     points: Draw
@@ -159,6 +160,7 @@ class Plan:
     noise: float = 0.0
     stretch: float = 0.0
     weighed: bool = False
+    passes: int = 1
 
     def __post_init__(self):
         cloud = self.inputs is not None and self.inputs.array not in WHOLE
@@ -219,6 +221,7 @@ def assemble(plan: Plan, rows: Mapping[str, jax.Array], inside: jax.Array, count
         fraction, exponent = np.frexp(plan.noise)  # cut to 12 bits, as `_exact` does
         scale = np.float32(np.ldexp(np.round(fraction * 4096) / 4096, exponent))
         inputs = inputs.astype(jnp.float32) + scale * _exact(noise)
+    now = now._replace(epoch=(now.epoch - 1) // plan.passes + 1)
     return Batch(points, values, *now, None if inputs is None else real(inputs), weights)
 
 

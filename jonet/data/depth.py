@@ -36,7 +36,7 @@ class Depth:
     normals: np.ndarray | None = None
 
     def surface(self, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Points [N, 3] that were seen, and their normals [N, 3] towards the camera, float32.
+        """Points [N, 3] float64 that were seen, and their normals [N, 3] float32 towards the camera.
 
         Normals that were not measured are those of planes through neighbouring points.  limit: at most so many points,
         drawn from all.
@@ -45,7 +45,7 @@ class Depth:
         if limit is not None and seen.sum() > limit:
             kept = np.random.default_rng(0).choice(np.flatnonzero(seen), limit, replace=False)
             seen = np.isin(np.arange(seen.size), kept).reshape(seen.shape)
-        points = self.camera.unproject(np.where(seen, self.depth, 0))[seen].astype(np.float32)
+        points = self.camera.unproject(np.where(seen, self.depth, 0))[seen]
         if self.normals is not None:
             return points, self.normals[seen].astype(np.float32)
         return points, normals_towards(points, self.camera.rays()[0][seen])
@@ -99,7 +99,7 @@ def view(mesh: Mesh | Scene, camera: Camera, noise: float = 0.0, rng: np.random.
 def free_space(
     origins, ends, count: int, rng: np.random.Generator, *, margin: float = 0.0, ball: tuple | None = None
 ) -> np.ndarray:
-    """Places [count, 3] float32 on the lines from `origins` ([3] or [N, 3]) to `ends` [N, 3], all seen through.
+    """Places [count, 3] float64 on the lines from `origins` ([3] or [N, 3]) to `ends` [N, 3], all seen through.
 
     Spread evenly over the parts of the lines within a ball (centre, radius; the one around the ends if None), up to
     `margin` before the ends.  Empty where no line has such a part.
@@ -115,10 +115,10 @@ def free_space(
     start, stop = np.maximum(middle - half, 0), np.minimum(middle + half, length - margin)
     reach = np.cumsum(np.maximum(stop - start, 0))
     if not len(reach) or not reach[-1] > 0:
-        return np.zeros((0, 3), np.float32)
+        return np.zeros((0, 3))
     line = np.minimum(np.searchsorted(reach, rng.random(count) * reach[-1], side="right"), len(reach) - 1)
     along = start[line] + rng.random(count) * (stop - start)[line]
-    return (origins[line] + along[:, None] * way[line]).astype(np.float32)
+    return origins[line] + along[:, None] * way[line]
 
 
 def _ball(points) -> tuple[np.ndarray, float]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jonet.data import clouds, files, images, meshes, sources, voxels
 from jonet.data.meshes import Similarity, frame_of
-from jonet.data.sampling import RECIPES, Recipe
+from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import FormatError, MeshError
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -103,8 +103,11 @@ def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
         if found.shape != (cells,) * 3 or found.dtype.kind not in "biu":
             raise FormatError(f"{path}: voxels are {cells}³ of 0 and 1, but this is {found.dtype} {list(found.shape)}")
         return found > 0, Similarity()
-    mesh, way = meshes.normalize(meshes.orient(meshes.read(path)), "cube")
-    return voxels.voxelize(mesh, cells), way
+    mesh = meshes.read(path)
+    verdict = meshes.examine(mesh)
+    mesh, way = meshes.normalize(meshes.orient(mesh, verdict), "cube")
+    inside = Solid(mesh, verdict.method).inside if verdict.method == "views" else None  # as in training
+    return voxels.voxelize(mesh, cells, inside=inside), way
 
 
 def _points_only(path: Path) -> bool:

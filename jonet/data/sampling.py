@@ -185,10 +185,11 @@ def inside(mesh: Mesh | Solid, points, method: str = "exact") -> np.ndarray:
     return _solid(mesh, method).inside(points)
 
 
-def surface(mesh: Mesh, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points spread evenly by area over the faces, with the faces' normals: two arrays [count, 3] float32.
+def surface(mesh: Mesh, count: int, rng: np.random.Generator, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Points spread evenly by area over the faces, with the faces' normals: [count, 3] of `dtype`, [count, 3] float32.
 
-    All faces count; those of the solid's boundary alone are `Solid(mesh).walls`.
+    All faces count; those of the solid's boundary alone are `Solid(mesh).walls`.  dtype: float64 for meshes in own
+    units, which may lie so far from the origin that float32 has steps.
     """
     a, b, c = np.moveaxis(mesh.corners, 1, 0)
     normals = np.cross(b - a, c - a)
@@ -201,7 +202,7 @@ def surface(mesh: Mesh, count: int, rng: np.random.Generator) -> tuple[np.ndarra
     u, v = rng.random((2, count, 1))
     u = np.sqrt(u)
     points = (1 - u) * a[face] + u * (1 - v) * b[face] + u * v * c[face]
-    return points.astype(np.float32), (normals[face] / areas[face, None]).astype(np.float32)
+    return points.astype(dtype), (normals[face] / areas[face, None]).astype(np.float32)
 
 
 def sdf_samples(

@@ -48,6 +48,11 @@ def measure(name: str) -> Measure:
     return MEASURES.get(name) or Measure(name.replace("_", " ").capitalize(), "")
 
 
+def scaled(value: float | None, factor: float) -> float | None:
+    """A number in other units; what is missing stays so."""
+    return None if value is None else value * factor
+
+
 def number(value) -> str:
     """A number in three or four digits as people write it; a dash for what is missing; words as they are."""
     if value is None or isinstance(value, str):

@@ -25,7 +25,7 @@ import numpy as np
 
 from jonet.evaluation import figures, gallery
 from jonet.evaluation.gallery import Gallery, Part, Row
-from jonet.evaluation.measures import measure, number
+from jonet.evaluation.measures import measure, number, scaled
 from jonet.storage import atomic
 
 __all__ = ["Chart", "Gallery", "Map", "Part", "Report", "Row", "Slice", "Table", "render", "write"]
@@ -196,7 +196,9 @@ def _scores(scores):
             f"<td>{number(scores[group].get(name, {}).get(kind))}</td>" for group, k in groups.items() for kind in k
         )
         converted = "".join(
-            ", ".join(f"{number(factor * value)} {escape(kind)}" for kind, value in scores[first].get(name, {}).items())
+            ", ".join(
+                f"{number(scaled(value, factor))} {escape(kind)}" for kind, value in scores[first].get(name, {}).items()
+            )
             + f"<i>{escape(paper)}</i>"
             for paper, factor in known.papers
         )

@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 
 def search(asker: Asker, coarse: int = COARSE, lipschitz: float | None = None) -> Found:
-    """The surface's cells of all shapes of a batch at once.
+    """The surface's cells of all shapes of a batch at once.  coarse: cells a side at the start, at least.
 
     lipschitz: the bound L in values per unit of length, or None to estimate it.  Where the bound holds, the result is
     that of the whole grid.  Where it fails, it still is for every part of the surface of which one cell was found:
@@ -73,7 +73,7 @@ def search(asker: Asker, coarse: int = COARSE, lipschitz: float | None = None) -
     """
     lattice, shapes = asker.lattice, len(asker.fields)
     step = 1
-    while -(-lattice.resolution // (2 * step)) >= coarse:
+    while step < lattice.resolution and -(-lattice.resolution // (2 * step)) >= coarse:
         step *= 2
     side = -(-lattice.resolution // step) + 1
     keys = lattice.keys(0, step * np.indices((side,) * 3).reshape(3, -1).T)

@@ -13,7 +13,7 @@ from jonet.inference import first_order, gauss_newton
 from jonet.inference.gauss_newton import Objective, huber
 from jonet.inference.jacobian import along_code
 from jonet.inference.jobs import Job, Net
-from jonet.inference.observations import COLUMNS, GIVEN, WEIGHT, blocks, grouped, outside
+from jonet.inference.observations import COLUMNS, GIVEN, WEIGHT, blocks, grouped, outside, whole_blocks
 from jonet.inference.prior import Prior
 from jonet.networks.field import fold
 from jonet.networks.layers import BLOCK
@@ -62,7 +62,7 @@ def levels(net: Net, work, arguments, packed, at, size: int, unknowns: int, keep
     """
     damping, tries = settings.damping, np.arange(len(packed))
     for points, smooth, limit, kept in zip(settings.points, settings.smooth, settings.phases, keep, strict=True):
-        rows = -(-points // BLOCK) * BLOCK
+        rows = whole_blocks(points)
         if len(tries) == size:  # all levels in one job: one program
             level = whole = job(packed) if whole is None else whole
         else:
@@ -198,7 +198,7 @@ def _judge(net, _, problem, data, clamp):
         new = rows[:, GIVEN] @ errors, rows[:, GIVEN] @ (errors < EXPLAINED), rows[:, GIVEN].sum()
         return jax.tree.map(jnp.add, sums, new)
 
-    error, explained, count = jax.lax.fori_loop(0, data["blocks"], add, (jnp.zeros(()),) * 3)
+    error, explained, count = jax.lax.fori_loop(0, data["blocks"], add, (jnp.zeros((), code.dtype),) * 3)
     return code, error / count, explained / count
 
 

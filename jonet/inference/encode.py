@@ -43,7 +43,7 @@ class Inputs:
     def check(self, arrays) -> np.ndarray:
         """Arrays of B shapes as one [B, …] float32; clouds and samples of any length are thinned to the trained one.
 
-        Raises InputError for another shape, no rows, or what is not finite.
+        Raises InputError for another shape, no rows, what is not finite, or occupancies that are not 0 and 1.
         """
         arrays = list(arrays)
         if not arrays:
@@ -51,6 +51,12 @@ class Inputs:
         free = self.kind in ("points", "samples")
         shape = (None, self.shape[-1]) if free else self.shape
         found = [require(array, f"{self.kind}[{i}]", shape) for i, array in enumerate(arrays)]
+        for i, array in enumerate(found if self.kind == "samples" else ()):
+            if not np.isin(values := array[:, 3], (0, 1)).all():
+                wrong = values[(values != 0) & (values != 1)][0]
+                raise InputError(
+                    f"samples[{i}] holds {wrong:.6g} as an occupancy, but these are 0 (outside) and 1 (inside)"
+                )
         return np.stack([thinned(array, self.size) if free else array for array in found])
 
 

@@ -41,7 +41,7 @@ class LBFGS:
 
     steps: int = 100
     memory: int = 10  # pairs of steps and gradients that stand for the Hessian
-    points: int = 8192  # observations of a shape
+    points: int = 8192  # observations of a shape, rounded up to blocks of 1,024
     smooth: float = 0.001  # ε, errors below which the loss is quadratic, in the normalised frame
 
     def __post_init__(self):

@@ -95,8 +95,7 @@ def descend(objective: Objective, state: State, block: Callable, blocks, smooth,
             new = weight @ huber(residual, smooth), residual @ scaled, jacobian.T @ scaled, weight.sum()
             return jax.tree.map(jnp.add, sums, new)
 
-        unknowns = state.gradient.shape[0]
-        sums = jnp.zeros(()), jnp.zeros(unknowns), jnp.zeros((unknowns, unknowns)), jnp.zeros(())
+        sums = *(jnp.zeros_like(x) for x in (state.loss, state.gradient, state.hessian)), jnp.zeros_like(state.loss)
         *sums, weight = jax.lax.fori_loop(0, blocks, add, sums)
         return [s / weight + p for s, p in zip(sums, objective.penalty(at), strict=True)]
 

@@ -46,7 +46,7 @@ def along_code(net: Net, code) -> Callable:
             slope.reshape(len(points), -1) @ matrix.reshape(-1, code.shape[0])
             for slope, matrix in zip(slopes, matrices, strict=True)
         )
-        return values, gradients, sum(parts, start=jnp.zeros((len(points), code.shape[0])))
+        return values, gradients, sum(parts, start=jnp.zeros((len(points), code.shape[0]), code.dtype))
 
     return rows
 

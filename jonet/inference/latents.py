@@ -22,7 +22,7 @@ from jonet.inference import codes as methods
 from jonet.inference.first_order import LBFGS, Adam
 from jonet.inference.gauss_newton import GaussNewton
 from jonet.inference.jobs import Net
-from jonet.inference.observations import Rows, clouds, observe, of_samples, pack
+from jonet.inference.observations import Rows, clouds, observe, of_samples, pack, whole_blocks
 from jonet.inference.prior import Prior
 
 TOGETHER = 256  # shapes of one device that are solved in one go
@@ -58,8 +58,8 @@ class Fit(NamedTuple):
     """The codes of B shapes, and how much to trust them."""
 
     values: np.ndarray  # [B, L]
-    residual: np.ndarray  # [B] mean clamped error over what was given
-    explained: np.ndarray  # [B] share of what was given whose error is below 0.01
+    residual: np.ndarray  # [B] mean clamped error over what was given, as far as it was kept (`observations.pack`)
+    explained: np.ndarray  # [B] share of that whose error is below 0.01
     converged: np.ndarray  # [B] bool: the last phase lowered the loss by no more than 1 %
     stranger: np.ndarray  # [B] bool: code or residual beyond the 99th percentile of the training codes
 
@@ -161,7 +161,8 @@ def errors(
 
 def _solve(net: Net, shapes: list[Rows], index, prior: Prior, starts, config: FitConfig):
     """Codes, residuals, shares explained and whether converged, of as many shapes as are solved in one go."""
-    limit = {"gauss_newton": max(config.gauss_newton.points), "lbfgs": config.lbfgs.points}.get(config.method)
+    limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
+    limit = limits.get(config.method)
     packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in zip(shapes, index.tolist(), strict=True)]
     tries = min(config.starts, len(starts)) if config.method == "gauss_newton" else 1
     observed, penalty = methods.job(packed), methods.penalty(prior, config.prior)

@@ -17,6 +17,7 @@ from jonet.errors import InputError, require
 from jonet.networks.layers import BLOCK
 
 REACH = 10  # coordinates beyond which points cannot be in a normalised frame
+SCARCE = 1 / 8  # share of a shape's rows below which a group is no longer thinned by chance
 LOW, HIGH, WEIGHT, GIVEN, SECOND = range(3, 8)  # columns of a packed row, after x, y, z
 COLUMNS = 8
 
@@ -31,9 +32,16 @@ class Rows(NamedTuple):
     given: np.ndarray  # [n] bool: measured, so that it counts in residuals; the rest says what else must hold
 
 
-def clouds(arrays, name: str, width: int, empty: bool = False) -> list[np.ndarray]:
-    """Each shape's rows [Nᵢ, width] of an argument [B, N, width] or list, checked; InputError says which is wrong."""
-    listed = [require(array, f"{name}[{i}]", (None, width)) for i, array in enumerate(arrays)]
+def clouds(arrays, name: str, width: int, empty: bool = False, dtype=np.float32) -> list[np.ndarray]:
+    """Each shape's rows [Nᵢ, width] of an argument [B, N, width] or list, checked; InputError says which is wrong.
+
+    empty: a shape may have no rows, or [].  dtype: float64 for coordinates that are not centred yet.
+    """
+    nothing = np.zeros((0, width), dtype)
+    listed = [
+        nothing if empty and np.shape(array) == (0,) else require(array, f"{name}[{i}]", (None, width), dtype)
+        for i, array in enumerate(arrays)
+    ]
     if not listed:
         raise InputError(f"{name} holds no shape; give one array of rows a shape")
     for i, array in enumerate(listed):
@@ -136,17 +144,32 @@ def _beyond_hull(points, around) -> np.ndarray:
 def pack(rows: Rows, clamp: float, limit: int | None, seed: int, index: int) -> np.ndarray:
     """One shape's rows [n, COLUMNS] float32, shuffled; the order depends on seed and index alone.
 
-    limit: keep at most so many.  Beyond the clamp, where networks are not trained, intervals have no end.  The weights
-    of each group add up to half of the rows.
+    limit: keep at most so many, drawn from all; but of a scarce group all that it has, up to half of them, lest the
+    other one drowns it.  Beyond the clamp, where networks are not trained, intervals have no end.  The weights of each
+    group add up to half of the rows.
     """
-    rng = np.random.default_rng([seed, zlib.crc32(b"rows"), index])
-    order = rng.permutation(len(rows.points))[:limit]
+    order = _kept(rows.second, limit, np.random.default_rng([seed, zlib.crc32(b"rows"), index]))
     points, low, high, second, given = (column[order] for column in rows)
     low, high = np.minimum(low, clamp), np.maximum(high, -clamp)
     low, high = np.where(low <= -clamp, -np.inf, low), np.where(high >= clamp, np.inf, high)
     sizes = np.bincount(second, minlength=2)
     weight = len(order) / (2 * sizes[second.astype(int)]) if sizes.all() else np.ones(len(order))
     return np.column_stack([points, low, high, weight, given, second]).astype(np.float32)
+
+
+def _kept(second: np.ndarray, limit: int | None, rng: np.random.Generator) -> np.ndarray:
+    """The numbers of the rows that `pack` keeps, shuffled."""
+    order, sizes = rng.permutation(len(second)), np.bincount(second, minlength=2)
+    if limit is None or len(order) <= limit or not 0 < sizes.min() < SCARCE * len(order):
+        return order[:limit]
+    scarce = second[order] == bool(sizes.argmin())
+    few = order[scarce][: limit // 2]
+    return rng.permutation(np.concatenate([few, order[~scarce][: limit - len(few)]]))
+
+
+def whole_blocks(rows: int) -> int:
+    """A number of rows, rounded up to whole blocks."""
+    return -(-rows // BLOCK) * BLOCK
 
 
 def grouped(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

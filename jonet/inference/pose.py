@@ -28,8 +28,10 @@ from jonet.inference.gauss_newton import GaussNewton, Objective
 from jonet.inference.jacobian import along_code
 from jonet.inference.jobs import Net
 from jonet.inference.latents import Fit, FitConfig, joined, known, pieces
-from jonet.inference.observations import HIGH, LOW, WEIGHT, clouds, observe, pack
+from jonet.inference.observations import HIGH, LOW, WEIGHT, clouds, observe, pack, whole_blocks
 from jonet.inference.prior import Prior
+
+TURNING = 1e-6  # curvature of turns, which cost nothing, so that steps are defined where a scan does not tell them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,11 @@ class PoseConfig:
             raise ConfigError(f"turns must be 'upright' or 'any', and tries at least {self.keep[0]}")
         if not (self.radius >= 0 and self.spread > 0):
             raise ConfigError(f"radius is {self.radius} and spread {self.spread}, but must be at least and above 0")
+
+    @property
+    def stiffness(self) -> float:
+        """Of the penalty on shift and log-scale: one as large as `spread` costs half the weight of the prior."""
+        return self.fitting.prior / self.spread**2
 
 
 class PoseFit(NamedTuple):
@@ -95,13 +102,16 @@ def fit_pose(
     """
     fitting = config.fitting
     prior, starts = known(network, shared, statistics, prior, starts, fitting)
-    points = clouds(points, "points", 3)
+    points = clouds(points, "points", 3, dtype=np.float64)
     balls = [_ball(cloud, config.radius) if config.radius else Similarity() for cloud in points]
     points = [ball(cloud) for ball, cloud in zip(balls, points, strict=True)]
     if free is not None:
-        free = [ball(cloud) for ball, cloud in zip(balls, clouds(free, "free", 3, empty=True), strict=False)]
+        free = clouds(free, "free", 3, empty=True, dtype=np.float64)
+        if len(free) != len(points):
+            raise InputError(f"free are of {len(free)} shapes, but points of {len(points)}")
+        free = [ball(cloud) for ball, cloud in zip(balls, free, strict=True)]
     rows, index = observe(None, points, normals, free, index, offset=fitting.offset, box=box, seed=fitting.seed)
-    limit = max(fitting.gauss_newton.points)
+    limit = whole_blocks(max(fitting.gauss_newton.points))
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
     results, ways = [], []
     with jax.default_matmul_precision("highest"):
@@ -123,8 +133,7 @@ def _solve(net: Net, packed, prior: Prior, starts, config: PoseConfig):
     count = len(turned)
     still = np.broadcast_to(np.eye(3, dtype=np.float32), (count, 3, 3))
     at = Pose(best, still, np.zeros((count, 3), np.float32), np.zeros(count, np.float32))
-    stiffness = fitting.prior / config.spread**2
-    arguments = methods.penalty(prior, fitting.prior), np.float32(stiffness), np.float32(fitting.clamp)
+    arguments = methods.penalty(prior, fitting.prior), np.float32(config.stiffness), np.float32(fitting.clamp)
     at, converged, tries = methods.levels(
         net, _newton, arguments, turned, at, size, length + 7, config.keep, fitting.gauss_newton
     )
@@ -181,18 +190,18 @@ def exponential(turn):
     angle = jnp.sqrt(jnp.maximum(square, 1e-12))
     sine = jnp.where(square > 1e-12, jnp.sin(angle) / angle, 1.0)
     versine = jnp.where(square > 1e-12, 2 * jnp.square(jnp.sin(angle / 2) / angle), 0.5)
-    return jnp.eye(3) + sine * cross + versine * cross @ cross
+    return jnp.eye(3, dtype=turn.dtype) + sine * cross + versine * cross @ cross
 
 
 def _penalty(pose: Pose, gaussian, stiffness):
     """That of the code, and stiffness · (‖t‖² + (ln s)²) / 2: value, gradient [L + 7], Hessian."""
     value, gradient, matrix = methods.quadratic(pose.code, *gaussian)
-    loose = jnp.concatenate([jnp.zeros(3), pose.shift, pose.log_scale[None]])
-    stiff = jnp.full(7, stiffness)
+    loose = jnp.concatenate([jnp.zeros_like(pose.shift), pose.shift, pose.log_scale[None]])
+    curvature = jnp.full(7, stiffness).at[:3].set(TURNING)
     return (
-        value + stiff @ loose**2 / 2,
-        jnp.concatenate([gradient, stiff * loose]),
-        jax.scipy.linalg.block_diag(matrix, jnp.diag(stiff)),
+        value + stiffness * (loose @ loose) / 2,
+        jnp.concatenate([gradient, stiffness * loose]),
+        jax.scipy.linalg.block_diag(matrix, jnp.diag(curvature)),
     )
 
 
@@ -217,7 +226,6 @@ def rotations(turns: str, count: int) -> np.ndarray:
 
 def _ball(points: np.ndarray, radius: float) -> Similarity:
     """The way into a ball about 0 that holds the points: nearly their smallest (Badoiu & Clarkson 2003)."""
-    points = points.astype(np.float64)
     centre = points.mean(axis=0)
     for step in range(1, 100):
         far = points[np.argmax(np.sum((points - centre) ** 2, axis=1))]

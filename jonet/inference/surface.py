@@ -52,6 +52,8 @@ def extract(
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}; there are {', '.join(METHODS)}")
+    if coarse is not None and coarse < 1:
+        raise InputError(f"coarse is {coarse}, but counts the cells a side of the first grid: 1 or more")
     if not fields.batched:
         level = None if level is None else np.reshape(level, 1)
         options = dict(method=method, coarse=coarse, lipschitz=lipschitz, refine_steps=refine_steps)
@@ -93,10 +95,10 @@ def extract(
 def locate(asker: Asker, method: str, coarse: int | None, lipschitz: float | None):
     """Samples, those at the corners of the surface's cells [8, C], the range of signed values [B, 2]; by a method."""
     if method == "sparse":
-        found = cells.search(asker, coarse or cells.COARSE, lipschitz)
+        found = cells.search(asker, cells.COARSE if coarse is None else coarse, lipschitz)
         return found.samples, found.corners, found.range
     if method == "mise":
-        grids, _ = mise.refine(asker, coarse or mise.COARSE)
+        grids, _ = mise.refine(asker, mise.COARSE if coarse is None else coarse)
     else:
         grids = (asker.whole(shape) for shape in range(len(asker.fields)))
     parts, ranges = [], []

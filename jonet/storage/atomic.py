@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from jonet.errors import ConfigError, StorageError
 
+_NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|Infinity')  # strings, which stay, and what is no JSON
 _TEMPORARY = re.compile(r"\.jonet-[0-9a-f]{12}\.tmp")
 
 
@@ -71,7 +72,15 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, values: Any) -> None:
     """A JSON file, whole or not at all."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(path, json_text(values, indent=2) + "\n")
+
+
+def json_text(values: Any, **settings) -> str:
+    """JSON as its standard has it, which knows no NaN and no Infinity: `null`, and a number too large for a float,
+    which readers take for infinity again.  settings: as of `json.dumps`."""
+    return _NUMBERS.sub(
+        lambda found: {"NaN": "null", "Infinity": "1e999"}.get(found[0], found[0]), json.dumps(values, **settings)
+    )
 
 
 def append(path: str | Path, data: bytes) -> None:

@@ -109,9 +109,9 @@ def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -
     network = Classifier(config.network)
     shared, codes, statistics = conditional.initial(network, len(shapes), key)
     train, held = divided(store.arrays["occupancy"], config.held_out, config.seed)
-    epoch = -(-int(train.counts[shapes].sum(1).max()) // config.batch_points)  # steps
+    epoch = -(-int(train.counts[shapes].sum(1).max()) // config.batch_points)  # steps, each with all shapes
     lanes = Lanes.deal(shapes, len(shapes), config.seed, parallel.count())
-    plan = batches.Plan(batches.Draw("train", config.batch_points, sides="any"), "occupancies")
+    plan = batches.Plan(batches.Draw("train", config.batch_points, sides="any"), "occupancies", passes=epoch)
     return Problem(
         loss=functools.partial(conditional.classifier_loss, network=network),
         optimizer=config.optimizer,

@@ -30,9 +30,9 @@ class Log:
         """Forgets what came after `step`."""
         if parallel.is_main() and self.path.exists():
             kept = [entry for entry in self.read() if entry["step"] <= step]
-            atomic.write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            atomic.write_text(self.path, "".join(atomic.json_text(entry) + "\n" for entry in kept))
 
     def write(self, entry: dict) -> None:
         """Appends an entry."""
         if parallel.is_main():
-            atomic.append(self.path, (json.dumps(entry) + "\n").encode())
+            atomic.append(self.path, (atomic.json_text(entry) + "\n").encode())

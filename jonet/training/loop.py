@@ -293,9 +293,13 @@ def train(
             if step == stop and validate:
                 score = float(validate(state.shared, loop.own(state), state.statistics))
                 note(step=step, validation=score)
-                better = score > (-math.inf if history["best"] is None else history["best"])  # a nan never is
-                history |= {"best": score, "best_step": step, "stale": 0} if better else {"stale": history["stale"] + 1}
-                if better and checkpoints:
+                before = -math.inf if history["best"] is None else history["best"]
+                better = score > before  # a nan never is
+                history["stale"] = 0 if better else history["stale"] + 1
+                kept = better or before == -math.inf  # as long as no score is a number, the latest state
+                if kept:
+                    history |= {"best": score if better else None, "best_step": step}
+                if kept and checkpoints:
                     best = jax.tree.map(jnp.copy, loop.held(state))  # the next dispatch takes the state's memory
             stopping = step == steps or interrupt.asked or 0 < patience <= history["stale"]
             if old or stopping:

@@ -1,0 +1,52 @@
+"""Inputs of encoders: clouds thinned to the trained number, occupancies that are 0 and 1, frames."""
+
+import jax
+import numpy as np
+import pytest
+
+from jonet.data.meshes import Similarity
+from jonet.errors import InputError
+from jonet.inference import encode
+from jonet.inference.encode import Inputs
+from jonet.model import Model
+from jonet.networks.occupancy import OccupancyNetwork, Specs
+from jonet.training import conditional
+
+
+@pytest.fixture(scope="module")
+def variational():
+    """A network with a latent encoder, and samples of a ball."""
+    network = OccupancyNetwork(Specs(decoder="simple", encoder="null", c_dim=0, z_dim=4, hidden_size=16))
+    shared, _, statistics = jax.device_get(conditional.initial(network, 1, jax.random.key(0)))
+    model = Model("occupancy", network, shared, statistics, "cube", inputs=Inputs("samples", 64))
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 3))
+    return model, np.column_stack([points, np.linalg.norm(points, axis=1) < 0.4])
+
+
+def test_occupancies_are_not_scaled_with_the_frame(variational):
+    model, samples = variational
+    way = Similarity(0.01, translation=[5e5, 120, 4.2e6])
+    own = samples.copy()
+    own[:, :3] = way.inverse()(samples[:, :3])
+    wanted = model.encode([samples]).values
+    np.testing.assert_allclose(model.encode([own], frame=[way]).values, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("wrong", [0.5, -1, 100])
+def test_occupancies_are_0_and_1(variational, wrong):
+    model, samples = variational
+    samples = samples.copy()
+    samples[7, 3] = wrong
+    with pytest.raises(InputError, match=rf"samples\[1\].*{wrong:g}.*0 \(outside\) and 1 \(inside\)"):
+        model.encode([variational[1], samples])
+    model.encode([samples[:7] > 0])  # bools are 0 and 1
+
+
+def test_a_cloud_is_thinned_over_all_of_it():
+    rows = np.linspace(0, 1, 1000)[:, None].repeat(3, 1)  # sorted along x, as scanners give them
+    found = np.concatenate([encode.thinned(np.concatenate([rows, rows[:n]]), 10)[:, 0] for n in range(5)])
+    assert found.min() < 0.2 and found.max() > 0.8
+    ten = encode.thinned(rows, 10)[:, 0]
+    assert len(set(ten.tolist())) == 10 and np.ptp(ten) > 0.5  # 9/11 in the mean
+    again = encode.thinned(rows[:3], 10)
+    assert len(again) == 10 and np.unique(again[:, 0], return_counts=True)[1].min() == 3
