@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def frame(given, kind: str, arrays: list[np.ndarray]):
         return given
     if isinstance(given, Similarity):
         raise InputError("frame is one similarity; give a list, one a shape: frame=[…]")
-    ways = list(given) if isinstance(given, list | tuple | np.ndarray) and np.ndim(given) else None
+    ways = list(given) if isinstance(given, list | tuple) or getattr(given, "ndim", 0) else None
     if ways is None or len(ways) != len(arrays) or not all(isinstance(way, Similarity) for way in ways):
         raise InputError(
             f"frame is {shown(given)}, but must be 'normalised', 'own' or a list of similarities, one for each of the "
@@ -66,9 +67,14 @@ def settings(given, kind: type, default):
 
 def names(given: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """The names of `count` shapes: those given, else their numbers."""
-    if given is not None and (isinstance(given, str | bytes) or not isinstance(given, Iterable)):
-        raise InputError(f"names is {shown(given)}, but must be a list of {count} names")
-    found = tuple(f"shape {i}" for i in range(count)) if given is None else tuple(map(str, given))
+    try:
+        if isinstance(given, str | bytes):
+            raise TypeError
+        found = [f"shape {i}" for i in range(count)] if given is None else list(given)
+        if not all(isinstance(name, str | os.PathLike | int | np.integer) for name in found):
+            raise TypeError
+    except TypeError as error:
+        raise InputError(f"names is {shown(given)}, but must be a list of {count} names") from error
     if len(found) != count:
         raise InputError(f"names has {len(found)} entries for {count} shapes")
-    return found
+    return tuple(map(str, found))
