@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -66,12 +67,17 @@ def _nobody_reads() -> bool:
     closed = False
     for stream in (sys.stdout, sys.stderr):
         try:
+            place = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # there is none, it was closed, or it is no file
+            continue
+        if hasattr(select, "poll"):  # what could not be written may be gone already, so that a flush would pass
+            (waiting := select.poll()).register(place, select.POLLOUT)
+            closed |= any(event & select.POLLERR for _, event in waiting.poll(0))
+        try:
             stream.flush()
-        except BrokenPipeError:
-            closed = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # so that the end of Python finds no error
-        except (OSError, ValueError):
-            pass
+        except OSError as error:
+            closed |= isinstance(error, BrokenPipeError)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), place)  # so that the end of Python finds no error
     return closed
 
 
