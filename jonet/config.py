@@ -32,10 +32,13 @@ def from_dict(cls: type, values: dict[str, Any], where: str = ""):
     hints = typing.get_type_hints(cls)
     values = {name: value for name, value in values.items() if name not in getattr(cls, "FORMER", ())}
     _check_names(cls, values, where)
+    read = {name: _read(hints[name], value, f"{where}{name}") for name, value in values.items()}
     try:
-        return cls(**{name: _read(hints[name], value, f"{where}{name}") for name, value in values.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where or cls.__name__}: {error}") from error
+        return cls(**read)
+    except (ConfigError, TypeError) as error:
+        if not where and isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{where.removesuffix('.') or cls.__name__}: {error}") from error
 
 
 def changed(config, changes: dict[str, Any], where: str = ""):
