@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jonet import model
+from jonet import interrupt, model
 from jonet.data import store as stores
 from jonet.data.meshes import Mesh
 from jonet.data.sampling import RECIPES, Solid
 from jonet.data.sources import Source, content
-from jonet.errors import ConfigError, JonetError
+from jonet.errors import ConfigError
 from jonet.evaluation import metrics
 from jonet.model import Model
 from jonet.storage import atomic
@@ -132,7 +132,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The table, printed; the exit status: 0 done, 1 an error in one sentence."""
+    """The table, printed; the exit status, as of `interrupt.status`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run or model folders")
     parser.add_argument("--data", default="chair,lamp", help="families or folders of meshes, joined by commas")
@@ -142,15 +142,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="that families are drawn by")
     parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args(arguments)
-    try:
+
+    def work():
         rows = compare(options.runs, options.data, options.count, options.points, options.noise, options.seed)
-    except JonetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        atomic.write_json(options.json, {"rows": rows})
-    print(table(rows))
-    return 0
+        if options.json:
+            atomic.write_json(options.json, {"rows": rows})
+        print(table(rows))
+
+    return interrupt.status(work, "stopped")
 
 
 if __name__ == "__main__":

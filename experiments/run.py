@@ -24,6 +24,7 @@ def parse(arguments: list[str]):
     from jonet import learn
     from jonet.commands.options import DISTRIBUTED
     from jonet.errors import ConfigError
+    from jonet.tasks.problem import resolved
 
     top = argparse.ArgumentParser(prog="experiments/run.py", add_help=False, allow_abbrev=False, description=__doc__)
     top.add_argument("--task", default="deepsdf", help=f"one of {', '.join(learn.TASKS)}")
@@ -33,15 +34,16 @@ def parse(arguments: list[str]):
     names, settings = DISTRIBUTED
     top.add_argument(*names, **settings)
     options, rest = top.parse_known_args(arguments)
-    task = learn.task(options.task)
-    options.preset = options.preset or task.usual_preset(_data(rest))
-    if options.preset not in task.PRESETS:
-        raise ConfigError(f"preset is {options.preset!r}, but {options.task} has {', '.join(task.PRESETS)}")
+    task, given = learn.task(options.task), _given(rest)
+    options.preset = options.preset or task.usual_preset(given.get("data", ""))
+    start = learn.preset_of(task, options.preset, "")
     if {"-h", "--help"} & set(rest):
         top.print_help()
         print(f"\nthe config of {options.task}, preset {options.preset}:\n")
     rest = [part.replace("_", "-") if part.startswith("--") and "=" not in part else part for part in rest]
-    config = tyro.cli(task.Config, default=task.PRESETS[options.preset], args=rest, prog="experiments/run.py")
+    config = tyro.cli(task.Config, default=start, args=rest, prog="experiments/run.py")
+    config = resolved(config, set(given))
+    config.check_later()
     options.workdir = options.workdir or Path("runs") / f"{options.task}-{options.preset}"
     options.stages = [name.strip() for name in options.stages.split(",") if name.strip()]
     unknown = [name for name in options.stages if name not in stages.STAGES]
@@ -50,46 +52,40 @@ def parse(arguments: list[str]):
     return task, config, options
 
 
-def _data(rest: list[str]) -> str:
-    """What `--data` says among arguments that are not parsed yet; "" if nothing."""
+def _given(rest: list[str]) -> dict[str, str]:
+    """The names of options among arguments that are not parsed yet, as the config has them, and their first values."""
+    given = {}
     for i, part in enumerate(rest):
         name, equals, value = part.partition("=")
-        if name == "--data":
-            return value if equals else "".join(rest[i + 1 : i + 2])
-    return ""
+        if name.startswith("--"):
+            given[name[2:].replace("-", "_")] = value if equals else "".join(rest[i + 1 : i + 2])
+    return given
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept from run to run; None where there is no such place (a user without a home)."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "jonet" / "compiled" if os.path.isabs(base) else None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a task; the exit status: 0 done, 1 an error in one sentence, 130 interrupted."""
+    """Runs a task; the exit status, as of `interrupt.status`."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jonet" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    if cache := cache_folder():
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     from jonet import interrupt
-    from jonet.errors import JonetError, from_outside
 
-    stopped = "stopped; the same command goes on where it was"
-    try:
+    def work():
         task, config, options = parse(arguments)
         from experiments import stages
         from jonet import parallel
 
         if options.distributed is not None:
             parallel.join(options.distributed)
-        with interrupt.prompt(stopped):
-            stages.run(task, config, options.workdir, options.stages)
-    except JonetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if (sentence := from_outside(error)) is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupted:
-        print(f"\n{interrupted if str(interrupted) else stopped}", file=sys.stderr)
-        return 130
-    return 0
+        stages.run(task, config, options.workdir, options.stages)
+
+    return interrupt.status(work, "stopped; the same command goes on where it was")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 
 from jonet import interrupt
-from jonet.errors import JonetError, from_outside
 
 COMMANDS = (  # files of jonet/commands/, in the order of the help; a new verb is a file there and a line here
     "train",
@@ -49,26 +47,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a terminal cannot show ends no command
-            stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
-    try:
+    """Does what a verb says; the exit status, as of `interrupt.status`."""
+
+    def work():
+        options = parser().parse_args(arguments)
         importlib.import_module("jonet.commands.options").check(options)  # with jax, which workers need not
-        with interrupt.prompt("stopped; the same command goes on"):
-            options.do(options)
-    except JonetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if (sentence := from_outside(error)) is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stopped:
-        print(f"\n{stopped or 'stopped'}", file=sys.stderr)
-        return 130
-    return 0
+        options.do(options)
+
+    return interrupt.status(work, "stopped; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ import difflib
 import hashlib
 import json
 import math
+import numbers
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
-from jonet.errors import ConfigError
+from jonet.errors import ConfigError, shown
 
 
 def to_dict(config) -> dict[str, Any]:
@@ -22,21 +24,75 @@ def to_dict(config) -> dict[str, Any]:
 def from_dict(cls: type, values: dict[str, Any], where: str = ""):
     """The dataclass `cls` from plain values; missing fields take their defaults.
 
-    Raises ConfigError for an unknown name, with the nearest known one, and for a value of the wrong type.
+    Names in a class's FORMER, which earlier versions wrote and nothing read, are passed over.  Raises ConfigError for
+    an unknown name, with the nearest known one, and for a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where or cls.__name__} must be a group of options, but is {values!r}")
+        raise ConfigError(f"{where or cls.__name__} must be a group of options, but is {shown(values)}")
     hints = typing.get_type_hints(cls)
-    known = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
-    for name in values:
+    values = {name: value for name, value in values.items() if name not in getattr(cls, "FORMER", ())}
+    _check_names(cls, values, where)
+    read = {name: _read(hints[name], value, f"{where}{name}") for name, value in values.items()}
+    try:
+        return cls(**read)
+    except (ConfigError, TypeError) as error:
+        if not where and isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{where.removesuffix('.') or cls.__name__}: {error}") from error
+
+
+def changed(config, changes: dict[str, Any], where: str = ""):
+    """A dataclass with other values.
+
+    changes: by name; a group of options as a dict, whose other options stay as they are, or as a dataclass.  Raises
+    ConfigError as `from_dict` does.
+    """
+    return from_dict(type(config), _merged(config, changes, where), where)
+
+
+def _merged(config, changes: dict[str, Any], where: str) -> dict[str, Any]:
+    _check_names(type(config), changes, where)
+    values = to_dict(config)
+    for name, value in changes.items():
+        before = getattr(config, name)
+        if not dataclasses.is_dataclass(before):
+            values[name] = value
+        elif isinstance(value, dict):
+            values[name] = _merged(before, value, f"{where}{name}.")
+        elif isinstance(value, type(before)) or (isinstance(before, type(value)) and dataclasses.is_dataclass(value)):
+            values[name] = dataclasses.asdict(value)
+        else:
+            kind = f"{type(before).__module__}.{type(before).__name__}"
+            raise ConfigError(f"{where}{name} is {shown(value)}, but must be a dict of its options or a {kind}")
+    return values
+
+
+def given(config, changes: dict[str, Any], where: str = "") -> set[str]:
+    """The options that changes (as of `changed`) set, by their full names; of a dataclass those that it changes."""
+    found = set()
+    for name, value in changes.items():
+        before = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            value = {
+                f.name: v
+                for f in dataclasses.fields(before)
+                if (v := getattr(value, f.name, None)) != getattr(before, f.name)
+            }
+        if dataclasses.is_dataclass(before):
+            found |= given(before, value, f"{where}{name}.")
+        else:
+            found.add(f"{where}{name}")
+    return found
+
+
+def _check_names(cls: type, names: Iterable, where: str) -> None:
+    """ConfigError for a name that is no field of a dataclass, with the nearest one."""
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(str(name), known, 1)
             hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(sorted(known))}"
             raise ConfigError(f"unknown option {where}{name}; {hint}")
-    try:
-        return cls(**{name: _read(known[name], value, f"{where}{name}") for name, value in values.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where or cls.__name__}: {error}") from error
 
 
 def _read(kind, value, where: str):
@@ -49,30 +105,40 @@ def _read(kind, value, where: str):
                 refusal = error
         raise refusal
     if origin is typing.Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where} is {value!r}, but must be one of {', '.join(map(repr, arguments))}")
+        if not any(type(value) is type(argument) and value == argument for argument in arguments):
+            raise ConfigError(f"{where} is {shown(value)}, but must be one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} is {value!r}, but must be a list")
+            raise ConfigError(f"{where} is {shown(value)}, but must be a list")
         each = arguments[:1] * len(value) if len(arguments) == 2 and arguments[1] is ... else arguments
         if len(each) != len(value):
-            raise ConfigError(f"{where} is {value!r}, but must have {len(each)} entries")
+            raise ConfigError(f"{where} is {shown(value)}, but must have {len(each)} entries")
         return tuple(_read(one, item, f"{where}[{i}]") for i, (one, item) in enumerate(zip(each, value, strict=True)))
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value, f"{where}.")
     if kind is type(None):
         fits = value is None
     elif kind is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-        value = float(value) if fits else value
+        fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
+        value = _float(value) if fits else value
+    elif kind is int:
+        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(value) < 2**63
+        value = int(value) if fits else value
     elif isinstance(kind, type):
-        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+        fits = isinstance(value, kind)
     else:
         fits = True
     if not fits:
-        raise ConfigError(f"{where} is {value!r}, but must be {getattr(kind, '__name__', kind)}")
+        raise ConfigError(f"{where} is {shown(value)}, but must be {getattr(kind, '__name__', kind)}")
     return value
+
+
+def _float(value) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def digest(*values) -> str:

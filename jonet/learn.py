@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import tempfile
 import time
@@ -19,12 +18,12 @@ from jonet import parallel
 from jonet.data import store as stores
 from jonet.data.families import FAMILIES
 from jonet.data.store import Store
-from jonet.errors import ConfigError
+from jonet.errors import ConfigError, shown
 from jonet.model import Model
 from jonet.run import state
 from jonet.run.state import RunState
 from jonet.storage import atomic
-from jonet.tasks.problem import Problem
+from jonet.tasks.problem import Problem, resolved
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import Loop
@@ -39,8 +38,8 @@ TASKS = (
 
 def task(name: str) -> ModuleType:
     """The module of a task: its Config, PRESETS, PARTS, and what the stages ask of it."""
-    if name not in TASKS:
-        raise ConfigError(f"task is {name!r}, but there are {', '.join(TASKS)}")
+    if not isinstance(name, str) or name not in TASKS:
+        raise ConfigError(f"task is {shown(name)}, but there are {', '.join(TASKS)}")
     return importlib.import_module(f"jonet.tasks.{name}")
 
 
@@ -49,7 +48,7 @@ def train(
     task: str = "deepsdf",
     *,
     workdir: str | Path | None = None,
-    preset: str = "quick",
+    preset: str | None = None,
     minutes: float | None = None,
     seed: int = 0,
     **options,
@@ -58,25 +57,61 @@ def train(
 
     data: a folder of meshes or one mesh file, the name of a procedural family, or a Store.  workdir: where the store,
     checkpoints and the model are kept (nowhere if None); the same call goes on there where it was stopped.
-    preset: "quick", "small" or "paper"; minutes: of training, in place of the preset's steps; options: other fields of
-    the task's Config.
+    preset: "quick", "small" or "paper", of deepsdf also "single"; None takes "single" for one mesh, else "quick".
+    minutes: of training, in place of the preset's; `steps`, among the options, takes the place of both.  options:
+    other fields of the task's Config; groups of them as dicts, `network={"latent_size": 8}`, which change what they
+    name and leave the rest as the preset has it, or as the config's dataclasses.
+    Raises ConfigError, before any work, for what is unknown, of a wrong type, out of bounds, or not read beside the
+    rest.
     """
     module = globals()["task"](task)
-    if preset not in module.PRESETS:
-        raise ConfigError(f"preset is {preset!r}, but {task} has {', '.join(module.PRESETS)}")
     changes = {"seed": seed, **options} | ({} if minutes is None else {"minutes": minutes})
     if isinstance(data, Store):
+        if extra := [name for name in ("shapes", "samples") if name in options]:
+            raise ConfigError(f"{extra[0]} is given, but not read: data is a store, which was made with its own")
         changes |= {"data": str(data.folder), "samples": data.recipe}
-    else:
+    elif isinstance(data, str | Path) and str(data) and "\0" not in str(data):
         changes["data"] = str(data)
-    known = {field.name for field in dataclasses.fields(module.Config)}
-    if unknown := [name for name in changes if name not in known]:
-        raise ConfigError(f"unknown option {unknown[0]!r}; {task} has {', '.join(sorted(known))}")
-    config = dataclasses.replace(module.PRESETS[preset], **changes)
+    else:
+        raise ConfigError(
+            f"data is {shown(data)}, but must be a folder of meshes, a mesh file, the name of a family, or a Store"
+        )
+    config = configured(module, preset, changes)
     with contextlib.ExitStack() as stack:
-        folder = Path(workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="jonet-")))
+        if workdir is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jonet-")))
+        else:
+            folder = _folder(workdir)
         run = stack.enter_context(state.opened(folder, module, config))
         return train_network(run, data if isinstance(data, Store) else prepare(run))
+
+
+def configured(module: ModuleType, preset: str | None, changes: dict):
+    """The config of a task: a preset with changes, as of `train`.  preset: None for the usual one of such data."""
+    start = preset_of(module, preset, changes.get("data", ""))
+    config = configs.changed(start, changes)
+    return resolved(config, configs.given(start, changes))
+
+
+def preset_of(module: ModuleType, preset: str | None, data: str):
+    """The config of a preset, None for the usual one of such data; ConfigError for one that a task does not have."""
+    preset = module.usual_preset(data) if preset is None else preset
+    if not isinstance(preset, str) or preset not in module.PRESETS:
+        raise ConfigError(f"preset is {shown(preset)}, but {module.NAME} has {', '.join(module.PRESETS)}")
+    return module.PRESETS[preset]
+
+
+def _folder(workdir) -> Path:
+    """The path of a run folder; ConfigError where there can be none."""
+    if not isinstance(workdir, str | Path) or not str(workdir) or "\0" in str(workdir):
+        raise ConfigError(f"workdir is {shown(workdir)}, but must be the path of a folder")
+    folder = Path(workdir)
+    for place in (folder, *folder.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise ConfigError(f"workdir is {folder}, but {place} is a file; choose another folder")
+            break
+    return folder
 
 
 def prepare(run: RunState) -> Store:

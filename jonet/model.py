@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
+import numbers
+import os
 import re
 import secrets
 from collections.abc import Collection, Sequence
@@ -16,12 +19,14 @@ import jax
 import numpy as np
 
 import jonet.config
+from jonet import arguments
 from jonet.codes import Codes, read_npz, write_npz
 from jonet.data import sampling, strays
 from jonet.data.meshes import Mesh, Similarity, frame_of
-from jonet.errors import CheckpointError, ConfigError, InputError, require
+from jonet.errors import CheckpointError, ConfigError, InputError, listed, require, shown, whole
 from jonet.inference import encode, latents, observations, pose, surface
 from jonet.inference.encode import Inputs
+from jonet.inference.mise import COARSE
 from jonet.inference.prior import Prior
 from jonet.networks import deepsdf, occupancy
 from jonet.networks import field as fields_
@@ -51,6 +56,13 @@ class Surfaces:
     def __post_init__(self):
         if not 2 <= self.resolution <= 4096:
             raise ConfigError(f"resolution is {self.resolution}, but counts cells a side: 2 to 4096")
+        if self.method == "mise" and (self.resolution % COARSE or self.resolution & (self.resolution - 1)):
+            raise ConfigError(
+                f"resolution is {self.resolution}, but method mise doubles {COARSE} cells a side: choose {COARSE}, "
+                f"{2 * COARSE}, {4 * COARSE}, …"
+            )
+        if self.refine_steps < 0:
+            raise ConfigError(f"refine_steps is {self.refine_steps}, but must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,23 +127,23 @@ class Model:
         names: of the shapes.  config: settings other than the model's own.  Raises InputError for arrays of wrong
         shape, of no rows or with NaN, and for a network whose codes come from an encoder or from training.
         """
-        if self.kind != "deepsdf":
-            raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._way_in()}")
-        given = {"samples": samples, "points": points, "normals": normals, "free": free}
-        given = {name: None if arrays is None else list(arrays) for name, arrays in given.items()}
-        similarities = None
-        if not (isinstance(frame, str) and frame == "normalised"):
+        self._check_fitted()
+        given = arguments.observations(samples, points, normals, free)
+        kind = "points" if samples is None else "samples"
+        named = arguments.names(names, len(given[kind]))
+        config = arguments.settings(config, latents.FitConfig, self.fitting)
+        frame, similarities = arguments.frame(frame, kind, given[kind]), None
+        if frame != "normalised":
             given, similarities = self._framed(given, frame, distances=True)
         found = latents.fit(
             self.network,
             self.shared,
             self.statistics,
             **given,
-            config=config or self.fitting,
+            config=config,
             prior=self.prior,
             starts=None if self.codes is None else self.codes.values,
         )
-        named = _names(names, len(found.values))
         return Codes(names=named, similarities=similarities, network=self.digest, **found._asdict())
 
     def fit_pose(
@@ -147,21 +159,22 @@ class Model:
 
         points, normals, free: as of `fit`, in the scans' own units.  config: which turns are tried.
         """
-        if self.kind != "deepsdf":
-            raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._way_in()}")
+        self._check_fitted()
+        given = arguments.observations(None, points, normals, free)
+        named = arguments.names(names, len(given["points"]))
+        arguments.check_sizes("points", given["points"])
         found = pose.fit_pose(
             self.network,
             self.shared,
             self.statistics,
-            points,
-            normals=normals,
-            free=free,
-            config=config or pose.PoseConfig(),
+            given["points"],
+            normals=given["normals"],
+            free=given["free"],
+            config=arguments.settings(config, pose.PoseConfig, pose.PoseConfig()),
             prior=self.prior,
             starts=None if self.codes is None else self.codes.values,
         )
-        names = _names(names, len(found.similarities))
-        return Codes(names=names, similarities=found.similarities, network=self.digest, **found.codes._asdict())
+        return Codes(names=named, similarities=found.similarities, network=self.digest, **found.codes._asdict())
 
     def encode(
         self,
@@ -181,19 +194,37 @@ class Model:
         Raises InputError for another kind of input than the network takes, and for arrays as `fit` does.
         """
         given = {"samples": samples, "points": points, "voxels": voxels, "images": images}
-        named = [name for name, arrays in given.items() if arrays is not None]
-        if self.inputs is None or named != [self.inputs.kind]:
-            raise InputError(f"{' and '.join(named) or 'nothing'} given to encode, but {self._way_in()}")
-        arrays, similarities = list(given[named[0]]), None
-        if not (isinstance(frame, str) and frame == "normalised"):
-            if named[0] not in ("points", "samples"):
-                raise InputError(f"frame is {frame!r}, but {named[0]} are always in the normalised frame")
+        kinds = [name for name, arrays in given.items() if arrays is not None]
+        if self.inputs is None or kinds != [self.inputs.kind]:
+            raise InputError(f"{' and '.join(kinds) or 'nothing'} given to encode, but {self._way_in()}")
+        (kind,), similarities = kinds, None
+        rows = kind in ("points", "samples")
+        arrays = listed(given[kind], kind, (None, self.inputs.shape[-1]) if rows else self.inputs.shape)
+        named = arguments.names(names, len(arrays))
+        frame = arguments.frame(frame, kind, arrays)
+        if frame != "normalised":
+            if not rows:
+                raise InputError(f"frame is {shown(frame)}, but {kind} are always in the normalised frame")
             none = dict.fromkeys(("samples", "points", "normals", "free"))
-            framed, similarities = self._framed(none | {named[0]: arrays}, frame, distances=False)
-            arrays = framed[named[0]]
+            framed, similarities = self._framed(none | {kind: arrays}, frame, distances=False)
+            arrays = framed[kind]
         inputs = self.inputs.check(arrays)
-        values = encode.encode(self.network, self.shared, self.statistics, inputs, named[0])
-        return Codes(values, _names(names, len(values)), similarities, network=self.digest)
+        values = encode.encode(self.network, self.shared, self.statistics, inputs, kind)
+        return Codes(values, named, similarities, network=self.digest)
+
+    def _check_fitted(self) -> None:
+        """InputError where codes of this network are not fitted."""
+        if self.kind != "deepsdf":
+            raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._way_in()}")
+
+    def _codes(self, observed: dict[str, Any]) -> Codes:
+        """Codes of observations, encoded or fitted; observed: arguments of the one that this network takes."""
+        find = self.fit if self.inputs is None else self.encode
+        known = inspect.signature(find).parameters
+        for name in observed:
+            if name not in known:
+                raise InputError(f"{name} is given, but not read: {self._way_in()}, which takes {', '.join(known)}")
+        return find(**observed)
 
     def _way_in(self) -> str:
         """How this network comes to the code of a new shape, for errors."""
@@ -241,11 +272,9 @@ class Model:
         resolution: cells a side of the box.  frame: "own" takes each mesh back to its own units where the codes carry
         the way, "normalised" leaves it as the network sees it.  settings: of `Surfaces`, in place of the model's.
         """
-        if frame not in ("normalised", "own"):
-            raise InputError(f"frame is {frame!r}, but must be 'normalised' or 'own'")
-        if resolution is not None:
-            settings["resolution"] = resolution
-        config = dataclasses.replace(self.surfaces, **settings)
+        if not isinstance(frame, str) or frame not in ("normalised", "own"):
+            raise InputError(f"frame is {shown(frame)}, but must be 'normalised' or 'own'")
+        config = self._surfaces(resolution, settings)
         meshes = surface.extract(self.field(np.atleast_2d(self._values(codes))), **dataclasses.asdict(config))
         names = codes.names if isinstance(codes, Codes) else tuple(mesh.name for mesh in meshes)
         meshes = [dataclasses.replace(mesh, name=name) for mesh, name in zip(meshes, names, strict=True)]
@@ -253,13 +282,18 @@ class Model:
             return [way.inverse().apply(mesh) for way, mesh in zip(codes.similarities, meshes, strict=True)]
         return meshes
 
+    def _surfaces(self, resolution: int | None, settings: dict[str, Any] | None = None) -> Surfaces:
+        """This model's settings of extraction with others in their place."""
+        settings = {**(settings or {}), **({} if resolution is None else {"resolution": resolution})}
+        return jonet.config.changed(self.surfaces, settings)
+
     def reconstruct(self, samples=None, *, resolution: int | None = None, **observed) -> list[Mesh]:
         """Meshes of shapes that the network never saw: their codes encoded or fitted, then extracted.
 
         Arguments as of `encode` where the network has an encoder, else as of `fit`.
         """
-        codes = self.fit(samples, **observed) if self.inputs is None else self.encode(samples, **observed)
-        return self.extract(codes, resolution)
+        self._surfaces(resolution)  # before the work
+        return self.extract(self._codes({"samples": samples, **observed}), resolution)
 
     def purify(
         self,
@@ -279,12 +313,17 @@ class Model:
         further arguments of `encode` or `fit`; with frame="own" clouds come and go in their own units.  A cloud of
         which no surface was made comes back without points, [0, 3].  (Wu et al.: IF-Defense, 2020.)
         """
-        points = [require(cloud, f"points[{i}]", (None, 3), np.float64) for i, cloud in enumerate(points)]
+        count = None if count is None else whole(count, "count", 1)
+        seed = whole(seed, "seed", 0)
+        if isinstance(spread, bool) or not isinstance(spread, numbers.Real) or not spread > 0:
+            raise InputError(f"spread is {shown(spread)}, but must be a number above 0 (inf keeps all points)")
+        self._surfaces(resolution)
+        given = arguments.observations(None, points, normals, None)
+        points = [cloud.astype(np.float64, copy=False) for cloud in given["points"]]
         keep = [strays.kept(cloud, spread) for cloud in points]
         if normals is not None:
-            observed["normals"] = [np.asarray(rows)[mask] for rows, mask in zip(normals, keep, strict=True)]
-        observed["points"] = [cloud[mask] for cloud, mask in zip(points, keep, strict=True)]
-        codes = self.fit(**observed) if self.inputs is None else self.encode(**observed)
+            observed["normals"] = [rows[mask] for rows, mask in zip(given["normals"], keep, strict=True)]
+        codes = self._codes({**observed, "points": [cloud[mask] for cloud, mask in zip(points, keep, strict=True)]})
         ways = codes.similarities or [Similarity()] * len(codes)
         cleaned = []
         for i, mesh in enumerate(self.extract(codes, resolution, frame="normalised")):
@@ -297,21 +336,36 @@ class Model:
     def sample(self, count: int, seed: int = 0, resolution: int | None = None) -> list[Mesh]:
         """Meshes of `count` codes drawn from the prior: of DeepSDF the one fitted to the training codes (N(0, I) would
         give junk), of a variational network N(0, I)."""
+        count, seed = whole(count, "count", 1), whole(seed, "seed", 0)
+        self._surfaces(resolution)
         if self.prior is None:
             raise InputError("this network has no prior to sample from: its codes come from observations alone")
         return self.extract(self.prior.sample(count, seed), resolution)
 
     def interpolate(self, a, b, count: int, resolution: int | None = None) -> list[Mesh]:
-        """Meshes of `count` codes evenly between two codes ([L], or Codes of one), both ends included."""
-        a, b = (np.atleast_2d(self._values(code))[0] for code in (a, b))
+        """Meshes of `count` codes, 2 or more, evenly between two codes ([L], or Codes of one), both ends included."""
+        count = whole(count, "count", 2)
+        self._surfaces(resolution)
+        a, b = (np.atleast_2d(self._values(code, name)) for name, code in (("a", a), ("b", b)))
+        for name, values in (("a", a), ("b", b)):
+            if len(values) != 1:
+                raise InputError(f"{name} holds {len(values)} codes, but must be one")
+        a, b = a[0], b[0]
         return self.extract(np.linspace(a, b, count, dtype=np.float32), resolution)
 
-    def _values(self, codes) -> np.ndarray:
+    def _values(self, codes, name: str = "codes") -> np.ndarray:
         length = self.network.specs.latent_size
         if isinstance(codes, Codes) and codes.network is not None:
             codes.check_network(self.digest)
         values = codes.values if isinstance(codes, Codes) else codes
-        return require(values, "codes", (None, length) if np.ndim(values) != 1 else (length,))
+        try:
+            axes = np.ndim(values)
+        except (TypeError, ValueError, RuntimeError):  # rows of several lengths, or what is no array at all
+            axes = 2
+        values = require(values, name, (None, length) if axes != 1 else (length,))
+        if axes != 1 and not len(values):
+            raise InputError(f"{name} holds no code; give one or more")
+        return values
 
     def save(self, folder: str | Path) -> None:
         """A folder that `load` reads: model.json, and the arrays that it names, with their digests.
@@ -391,7 +445,7 @@ def _free_name(folder: Path, stem: str) -> str:
 
 def load(folder: str | Path) -> Model:
     """The model of a run folder or of a model folder; CheckpointError says what is missing or damaged."""
-    folder = Path(folder)
+    folder = _model_path(folder)
     if (folder / "model" / "model.json").exists():
         folder = folder / "model"
     about = _read_about(folder)
@@ -452,46 +506,54 @@ def _read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    names = tuple(f"shape {i}" for i in range(count)) if names is None else tuple(map(str, names))
-    if len(names) != count:
-        raise InputError(f"names has {len(names)} entries for {count} shapes")
-    return names
+def _model_path(folder) -> Path:
+    """The path that `load` is given; InputError where it can be none, CheckpointError where a file lies there."""
+    if not isinstance(folder, str | os.PathLike) or not str(folder) or "\0" in str(folder):
+        raise InputError(f"folder is {shown(folder)}, but must be the path of a run folder or model folder")
+    if Path(folder).is_file():
+        raise CheckpointError(f"{folder} is a file, but a model is a folder (of a run or a model); it comes first")
+    return Path(folder)
+
+
+def _model(model) -> Model:
+    if not isinstance(model, Model):
+        raise InputError(f"model is {shown(model)}, but must be a Model: jonet.load(folder) reads one; it comes first")
+    return model
 
 
 def fit(model: Model, *arguments, **settings) -> Codes:
     """`model.fit` as a function."""
-    return model.fit(*arguments, **settings)
+    return _model(model).fit(*arguments, **settings)
 
 
 def field(model: Model, codes) -> Field:
     """`model.field` as a function."""
-    return model.field(codes)
+    return _model(model).field(codes)
 
 
 def extract(model: Model, *arguments, **settings) -> list[Mesh]:
     """`model.extract` as a function."""
-    return model.extract(*arguments, **settings)
+    return _model(model).extract(*arguments, **settings)
 
 
 def reconstruct(model: Model, *arguments, **settings) -> list[Mesh]:
     """`model.reconstruct` as a function."""
-    return model.reconstruct(*arguments, **settings)
+    return _model(model).reconstruct(*arguments, **settings)
 
 
 def purify(model: Model, points, count: int | None = None, **settings) -> list[np.ndarray]:
     """`model.purify` as a function."""
-    return model.purify(points, count, **settings)
+    return _model(model).purify(points, count, **settings)
 
 
 def sample(model: Model, *arguments, **settings) -> list[Mesh]:
     """`model.sample` as a function."""
-    return model.sample(*arguments, **settings)
+    return _model(model).sample(*arguments, **settings)
 
 
 def interpolate(model: Model, *arguments, **settings) -> list[Mesh]:
     """`model.interpolate` as a function."""
-    return model.interpolate(*arguments, **settings)
+    return _model(model).interpolate(*arguments, **settings)
 
 
 def _flat(root: str, tree) -> dict[str, np.ndarray]:

@@ -106,14 +106,22 @@ def join(where: str = "") -> None:
     JAX finds itself in (Slurm, Open MPI, Kubernetes, TPU pods).
     """
     if not where:
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"no cluster tells this process its place ({error}); give it as ADDRESS:PORT,N,I"
+            ) from error
         return
     try:
         address, count, index = where.split(",")
         place = {"num_processes": int(count), "process_id": int(index)}
     except ValueError as error:
         raise ConfigError(f"processes are given as ADDRESS:PORT,N,I, but this is {where!r}") from error
-    jax.distributed.initialize(address, **place)
+    try:
+        jax.distributed.initialize(address, **place)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"the processes did not find each other by {where!r}: {error}") from error
 
 
 def from_main(value: Any) -> Any:

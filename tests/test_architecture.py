@@ -18,6 +18,7 @@ ORDER = [
     "jonet.inference",
     "jonet.evaluation",
     "jonet.codes",
+    "jonet.arguments",
     "jonet.model",
     "jonet.bulk",
     "jonet.tasks",

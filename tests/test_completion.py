@@ -50,7 +50,8 @@ def folder(chairs, tmp_path_factory):
 # The task
 
 
-OPTIONS = ["--task=deepsdf_completion", "--view.pixels=48", "--pose.tries=4", "--pose.keep=1 1 1"]
+OPTIONS = ["--task=deepsdf_completion", "--view.pixels=48"]
+SEARCH = ["--pose.tries=4", "--pose.keep=1 1 1"]  # read where the pose is searched
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,14 @@ def test_a_run_shows_view_points_and_the_whole(completed):
 
 
 @pytest.mark.parametrize("pose", ["turned", "unknown"])
-def test_a_space_trained_before_and_a_pose_not_known(completed, tmp_path, pose):
+def test_a_space_trained_before_and_a_pose_not_known(completed, tmp_path, capsys, pose):
     more = [f"--model={completed}", f"--view.pose={pose}", "--view.noise=0.003", "--known=0"]
-    assert run.main(arguments(tmp_path / "again", *OPTIONS, *more)) == 0
+    given = arguments(tmp_path / "again", *OPTIONS, *more)
+    assert run.main(given) == 1  # settings of the other way to find codes
+    assert f"fitting.gauss_newton.points is given, but not read: view.pose is {pose}" in capsys.readouterr().err
+    place = given.index("--fitting.gauss-newton.points")
+    given = [*given[:place], *given[place + 4 :], *SEARCH[0].split("="), *SEARCH[1].replace("=", " ").split()]
+    assert run.main(given) == 0
     values = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert all(0 <= row["turned_by"] <= 180 for row in values["shapes"])
     ours, theirs = jonet.load(tmp_path / "again"), jonet.load(completed)

@@ -118,7 +118,7 @@ def test_the_model_rebuilds_what_it_is_shown(made):
 
 
 def test_an_embedding_has_a_condition_of_each_training_shape(tmp_path):
-    options = [*CONDITIONAL, *SCORES, *TASKS["onet_points"], "--network.encoder=idx", "--shapes.test=0"]
+    options = [*CONDITIONAL, *SCORES, "--network.c-dim=8", "--network.encoder=idx", "--shapes.test=0"]
     split = [part for option in options for part in option.replace("=", " ", 1).split(" ")]
     assert run.main(["--task=onet_points", *split, "--workdir", str(tmp_path / "run")]) == 0
     model = jonet.load(tmp_path / "run")

@@ -33,7 +33,7 @@ from jonet.inference.latents import FitConfig
 from jonet.inference.prior import Prior
 from jonet.model import Model, Surfaces
 from jonet.networks.deepsdf import Decoder, Specs
-from jonet.tasks.problem import Problem, check_frame, history, settled, training_codes
+from jonet.tasks.problem import Problem, check_counts, check_frame, check_later, history, settled, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
@@ -60,8 +60,8 @@ class Config:
     batch_points: int = 256  # points of each shape a step (published: SamplesPerScene, 16384)
     draw: Literal["rows", "windows"] = "rows"  # rows with replacement, as published, or contiguous windows
     place: Literal["auto", "resident", "streamed"] = "auto"  # samples on the devices, or streamed from disk
-    steps: int = 10_000  # of training
-    minutes: float = 0.0  # of training; above 0 it takes the place of steps, by the pace measured at the start
+    steps: int = 10_000  # of training; given without minutes it takes the place of the preset's minutes
+    minutes: float = 0.0  # of training, above 0 in place of steps, by the pace measured at the start; give one of both
     fitting: FitConfig = FitConfig()
     surfaces: Surfaces = Surfaces()
     scores: Scoring = Scoring()
@@ -74,8 +74,15 @@ class Config:
                 f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}: at least one shape, and an "
                 "even number of points, half of them outside and half inside"
             )
-        if self.steps < 1 or min(self.minutes, self.known, self.generated) < 0:
-            raise ConfigError("steps is at least 1, minutes, known and generated are 0 or more")
+        check_counts(self, {"steps": 1, "minutes": 0, "known": 0, "generated": 0})
+
+    def unread(self) -> dict[str, str]:
+        """Options that are not read beside the others, each with the reason."""
+        return {"shapes.val_share": "nothing is validated in DeepSDF"} | self.shapes.unread(self.data)
+
+    def check_later(self) -> None:
+        """ConfigError where stages after training could not work with these options."""
+        check_later(self, "near", "uniform")
 
 
 def small(width: int, depth: int, latent_size: int) -> Specs:

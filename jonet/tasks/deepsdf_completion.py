@@ -62,6 +62,15 @@ class Config(deepsdf.Config):
     fitting: FitConfig = FitConfig(prior=1e-3)  # fitting.offset is η, the distance before and behind the surface
     pose: PoseConfig = PoseConfig(tries=32, keep=(8, 2, 1))  # where the pose is not known
 
+    def unread(self) -> dict[str, str]:
+        """As of DeepSDF, and the settings of the other of both ways to find codes."""
+        pose, unread = self.view.pose, super().unread()
+        if pose == "known":
+            return unread | {"pose": "view.pose is known, so that fitting finds the code alone"}
+        if pose == "turned":
+            unread |= dict.fromkeys(("pose.radius", "pose.spread"), "view.pose is turned: place and size are known")
+        return unread | {"fitting": f"view.pose is {pose}, so that pose.fitting finds code and pose"}
+
 
 def _completing(config: deepsdf.Config, **changes) -> Config:
     """The options of a DeepSDF, and of completion with it."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from jonet.evaluation.metrics import Scoring
 from jonet.model import Model, Surfaces
 from jonet.networks.field import fold
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
-from jonet.tasks.problem import Problem, check_frame, history, training_codes
+from jonet.tasks.problem import Problem, check_counts, check_frame, check_later, history, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
 from jonet.training.optimizers import Optimizer, Schedule
@@ -51,6 +51,23 @@ class Together(Shapes):
         """As of `Shapes`, all to train on."""
         return [source.into("train") for source in super().sources(data, seed)]
 
+    def untested(self, data: str) -> bool:
+        """All of them are trained on."""
+        return True
+
+    def unread(self, data: str) -> dict[str, str]:
+        """As of `Shapes`, and what sets shapes aside."""
+        reason = "all shapes are trained on"
+        return super().unread(data) | {"shapes.test_share": reason, "shapes.val_share": reason}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """PyTorch's Adam, which moves each network by itself."""
+
+    FORMER: ClassVar = ("name", "shared", "clip", "weight_decay")
+    own: Schedule = Schedule("constant", initial=1e-3)  # learning rate
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -61,7 +78,7 @@ class Config:
     shapes: Together = Together(test=0)
     samples: Recipe = dataclasses.replace(RECIPES["onet"], surface=4_096)  # 100,000 points with occupancies
     network: ClassifierSpecs = ClassifierSpecs()
-    optimizer: Optimizer = Optimizer(own=Schedule("constant", initial=1e-3))  # PyTorch's Adam
+    optimizer: Adam = Adam()
     held_out: float = 0.2  # share of the points that validates
     batch_points: int = 512  # points of each shape a step
     epochs: int = 200  # passes over the training points; the best validation loss's parameters are kept
@@ -75,11 +92,18 @@ class Config:
     def __post_init__(self):
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}, but is a share of the points above 0 and below 1")
-        if min(self.batch_points, self.epochs, self.validate_every) < 1 or min(self.patience, self.known) < 0:
-            raise ConfigError("batch_points, epochs and validate_every are at least 1; patience and known 0 or more")
+        check_counts(self, {"batch_points": 1, "epochs": 1, "validate_every": 1, "patience": 0, "known": 0})
+
+    def unread(self) -> dict[str, str]:
+        """Options that are not read beside the others, each with the reason."""
+        return self.shapes.unread(self.data)
+
+    def check_later(self) -> None:
+        """ConfigError where stages after training could not work with these options."""
+        check_later(self, "occupancies")
 
 
-FALLING = Optimizer(own=Schedule("cosine", initial=3e-3, final=1e-5))
+FALLING = Adam(own=Schedule("cosine", initial=3e-3, final=1e-5))
 PRESETS = {
     "quick": Config(optimizer=FALLING, epochs=300),
     "small": Config(optimizer=FALLING, epochs=1000),
@@ -114,7 +138,7 @@ def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -
     plan = batches.Plan(batches.Draw("train", config.batch_points, sides="any"), "occupancies", passes=epoch)
     return Problem(
         loss=functools.partial(conditional.classifier_loss, network=network),
-        optimizer=config.optimizer,
+        optimizer=Optimizer(own=config.optimizer.own),
         batches=batches.load({"train": train}, lanes, plan, key, resident=True),
         shared=shared,
         own=codes,

@@ -23,7 +23,8 @@ from jonet.model import Model, Surfaces
 from jonet.networks import field as fields_
 from jonet.networks.encoders import ENCODERS
 from jonet.networks.occupancy import OccupancyNetwork, Specs
-from jonet.tasks.problem import Problem, check_frame, history, settled, training_codes
+from jonet.tasks.inputs import Voxels
+from jonet.tasks.problem import Problem, check_counts, check_frame, check_later, history, settled, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
 from jonet.training.optimizers import Optimizer, Schedule
@@ -71,8 +72,8 @@ class Config:
     batch_points: int = 256  # points of each shape a step, K (published: 2048; 1024 of voxels)
     draw: Literal["rows", "windows"] = "rows"  # rows with replacement, or contiguous windows
     place: Literal["auto", "resident", "streamed"] = "auto"  # samples on the devices, or streamed from disk
-    steps: int = 10_000  # of training
-    minutes: float = 0.0  # of training; above 0 it takes the place of steps, by the pace measured at the start
+    steps: int = 10_000  # of training; given without minutes it takes the place of the preset's minutes
+    minutes: float = 0.0  # of training, above 0 in place of steps, by the pace measured at the start; give one of both
     validate_every: int = 500  # steps between validations; the best network by IoU is kept (published: 2000)
     patience: int = 0  # validations without a better one after which training stops; 0 for never
     surfaces: Surfaces = Surfaces()
@@ -89,12 +90,20 @@ class Config:
         self._check_encoder()
         if self.points_sampling == "surface" and not self.samples.near_occupancies:
             raise ConfigError("points_sampling is surface, so samples.near_occupancies must count points near it")
-        if (
-            self.steps < 1
-            or self.validate_every < 1
-            or min(self.minutes, self.known, self.generated, self.patience) < 0
-        ):
-            raise ConfigError("steps and validate_every are at least 1; minutes, known, generated, patience 0 or more")
+        check_counts(self, {"steps": 1, "validate_every": 1, "minutes": 0, "known": 0, "generated": 0, "patience": 0})
+
+    def unread(self) -> dict[str, str]:
+        """Options that are not read beside the others, each with the reason."""
+        unread = self.shapes.unread(self.data)
+        if self.network.encoder == "idx":
+            unread["inputs"] = "network.encoder is idx, which sees nothing of a shape"
+        return unread
+
+    def check_later(self) -> None:
+        """ConfigError where stages after training could not work with these options."""
+        check_later(self, "occupancies")
+        if self.samples.voxels == "none" and isinstance(getattr(self, "inputs", None), Voxels):
+            raise ConfigError("samples.voxels is none, but this network sees voxels; samples.voxels=ray makes them")
 
     def _check_encoder(self):
         """The encoder takes what the task shows; `idx`, for which shapes are numbers, takes none of it."""
@@ -103,7 +112,14 @@ class Config:
             raise ConfigError(
                 "network.norm is instance, with which a network is no field and has no surface to rebuild"
             )
-        if taken is None or (encoder == "idx" and taken.form.kind != "samples"):
+        if taken is None:
+            return
+        if encoder == "idx" and taken.form.kind != "samples":
+            if self.network.z_dim:
+                raise ConfigError(
+                    f"network.z_dim is {self.network.z_dim}, but must be 0 with network.encoder idx, whose shapes "
+                    "have a condition alone"
+                )
             return
         suits = [name for name in ENCODERS if fits(name, taken.form.shape)] or ["null"]
         if encoder not in suits:
@@ -164,6 +180,12 @@ def problem(config, store: Store, shapes, key, chosen: dict[str, Any]) -> Proble
         room = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
         return "resident" if room or config.place == "resident" else "streamed"
 
+    validate = validation_of_rows(config, store, shapes) if embedded else validation(config, store)
+    if config.patience and validate is None:
+        raise ConfigError(
+            f"patience is {config.patience}, but there are no validation shapes whose scores it could wait for; set "
+            "shapes.val_share, or patience to 0"
+        )
     return Problem(
         loss=functools.partial(conditional.loss, network=network),
         optimizer=config.optimizer,
@@ -172,7 +194,7 @@ def problem(config, store: Store, shapes, key, chosen: dict[str, Any]) -> Proble
         own=own,
         steps=config.steps,
         statistics=statistics,
-        validate=validation_of_rows(config, store, shapes) if embedded else validation(config, store),
+        validate=validate,
         validate_every=config.validate_every,
         patience=config.patience,
         chosen=chosen,

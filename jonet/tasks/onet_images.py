@@ -30,6 +30,7 @@ from jonet.tasks.problem import Problem
 __all__ = ["FRAME", "VALIDATED", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
 
 NAME = "onet_images"
+SMALLEST = 63  # pixels a side that `simple_conv` takes: five convolutions of three pixels halve them to one
 TITLE = "Occupancy Networks from one image"
 PARTS = {**onet.PARTS, "train": (*onet.PARTS["train"], "weights")}
 
@@ -49,6 +50,10 @@ class Config(onet.Config):
             raise ConfigError(
                 f"inputs.size is {self.inputs.size}, but samples.images asks for {self.samples.images} views of "
                 f"{self.samples.image_size} pixels; they must be of one size, and at least one"
+            )
+        if self.network.encoder == "simple_conv" and self.inputs.size < SMALLEST:
+            raise ConfigError(
+                f"inputs.size is {self.inputs.size}, but network.encoder simple_conv needs {SMALLEST} pixels or more"
             )
         if self.weights and not self.network.encoder.startswith("resnet"):
             raise ConfigError(f"weights are of a ResNet, but network.encoder is {self.network.encoder!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,52 @@ def settled(chosen: dict[str, Any], name: str, measure: Callable[[], Any]) -> An
     if name not in chosen:
         chosen[name] = parallel.from_main(measure() if parallel.is_main() else None)
     return chosen[name]
+
+
+def check_counts(config, least: dict[str, int]) -> None:
+    """ConfigError where numbers among a config's options are below these, or too large to count with."""
+    for name, low in {"seed": 0, **least}.items():
+        if not low <= (value := getattr(config, name)) < 2**31 or math.isnan(value):
+            raise ConfigError(f"{name} is {value}, but must be {low} or more, and below 2³¹")
+
+
+def check_later(config, *samples: str) -> None:
+    """ConfigError where a run's later stages could not work with a config's options.
+
+    samples: numbers of samples of which one at least must be above 0.
+    """
+    if not any(getattr(config.samples, name) for name in samples):
+        raise ConfigError(
+            f"{' and '.join(f'samples.{name}' for name in samples)} 0: there would be nothing to learn from"
+        )
+    if config.samples.surface < 1:
+        raise ConfigError("samples.surface is 0, but scores and nearest shapes need points of each shape's surface")
+    if not config.known and config.shapes.untested(config.data):
+        raise ConfigError(
+            f"known is 0 and {config.data} leaves no shape to test with, so nothing would be rebuilt; set known to 1 "
+            "or more, or shapes.test"
+        )
+
+
+def resolved(config, given: set[str]):
+    """The config of which these options were given (full names), the others being a preset's.
+
+    Steps alone take the place of the preset's minutes.  Raises ConfigError for steps beside minutes, and for options
+    that nothing reads beside the others.
+    """
+    unread = config.unread()
+    for option in sorted(given):
+        for name, reason in unread.items():
+            if f"{option}.".startswith(f"{name}."):
+                raise ConfigError(f"{option} is given, but not read: {reason}")
+    if "steps" in given and getattr(config, "minutes", 0):
+        if "minutes" in given:
+            raise ConfigError(
+                f"steps is {config.steps} and minutes {config.minutes:g}, but only one of them says how long training "
+                "lasts; leave the other out"
+            )
+        config = dataclasses.replace(config, minutes=0.0)
+    return config
 
 
 def check_frame(store: Store, frame: str) -> None:

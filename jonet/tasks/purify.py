@@ -71,6 +71,17 @@ class Config(onet_points.Config):
         super().__post_init__()
         if self.learning < 1 or self.cells < 2 or not self.spread > 0:
             raise ConfigError("learning is at least 1, cells at least 2 and spread above 0")
+        if self.network.encoder == "idx":
+            raise ConfigError("network.encoder is idx, which sees no clouds: purify needs one of points")
+
+    def check_later(self) -> None:
+        """As of all conditional tasks; and there must be clouds to attack."""
+        super().check_later()
+        if self.shapes.untested(self.data):
+            raise ConfigError(
+                f"{self.data} leaves no shape to test with (shapes.test is {self.shapes.test}), but purify attacks and "
+                "cleans clouds of such shapes"
+            )
 
 
 FEWER = Scoring(volume_points=20_000, surface_points=20_000, chamfer_points=10_000)

@@ -31,6 +31,21 @@ class Shapes:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"shapes.{name} is {getattr(self, name)}, but it is a share from 0 to below 1")
 
+    def untested(self, data: str) -> bool:
+        """Whether these options leave no shape to test with, as far as they tell."""
+        return Path(data).is_file() or (not Path(data).exists() and self.test == 0)
+
+    def unread(self, data: str) -> dict[str, str]:
+        """Options that are not read with such data, each with the reason."""
+        families, folders = ("train", "test"), ("test_share", "split", "category")
+        if Path(data).is_file():
+            names, reason = (*families, *folders, "val_share"), f"data is one mesh, {data}"
+        elif Path(data).is_dir():
+            names, reason = families, f"it counts shapes of procedural families, and data is the folder {data}"
+        else:
+            names, reason = folders, f"it is of a folder of meshes, and data is {data!r}"
+        return {f"shapes.{name}": reason for name in names}
+
     def sources(self, data: str, seed: int) -> list:
         """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes or one mesh."""
         found = self._found(data, seed)
