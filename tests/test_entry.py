@@ -180,7 +180,7 @@ CALLS = {  # valid arguments, and of each that is tried which of JUNK it takes
     ),
 }
 CALLS |= {
-    f"jonet.{verb}": (getattr(jonet, verb), {"model": FITTED, **CALLS[like][1]}, {"model": set()})
+    f"jonet.{verb}": (getattr(jonet, verb), {"model": CALLS[like][0].__self__, **CALLS[like][1]}, {"model": set()})
     for verb, like in {
         "fit": "fit samples",
         "fit_pose": "fit_pose",
