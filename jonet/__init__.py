@@ -13,6 +13,8 @@ _HOMES = {
     "Codes": "jonet.codes",
     "load": "jonet.model",
     "fit": "jonet.model",
+    "fit_pose": "jonet.model",
+    "encode": "jonet.model",
     "field": "jonet.model",
     "extract": "jonet.model",
     "reconstruct": "jonet.model",

@@ -24,7 +24,8 @@ from jonet.codes import Codes, read_npz, write_npz
 from jonet.data import sampling, strays
 from jonet.data.meshes import Mesh, Similarity, frame_of
 from jonet.errors import CheckpointError, ConfigError, InputError, listed, require, shown, whole
-from jonet.inference import encode, latents, observations, pose, surface
+from jonet.inference import encode as encoding
+from jonet.inference import latents, observations, pose, surface
 from jonet.inference.encode import Inputs
 from jonet.inference.mise import COARSE
 from jonet.inference.prior import Prior
@@ -209,7 +210,7 @@ class Model:
             framed, similarities = self._framed(none | {kind: arrays}, frame, distances=False)
             arrays = framed[kind]
         inputs = self.inputs.check(arrays)
-        values = encode.encode(self.network, self.shared, self.statistics, inputs, kind)
+        values = encoding.encode(self.network, self.shared, self.statistics, inputs, kind)
         return Codes(values, named, similarities, network=self.digest)
 
     def _check_fitted(self) -> None:
@@ -524,6 +525,16 @@ def _model(model) -> Model:
 def fit(model: Model, *arguments, **settings) -> Codes:
     """`model.fit` as a function."""
     return _model(model).fit(*arguments, **settings)
+
+
+def fit_pose(model: Model, *arguments, **settings) -> Codes:
+    """`model.fit_pose` as a function."""
+    return _model(model).fit_pose(*arguments, **settings)
+
+
+def encode(model: Model, *arguments, **settings) -> Codes:
+    """`model.encode` as a function."""
+    return _model(model).encode(*arguments, **settings)
 
 
 def field(model: Model, codes) -> Field:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_run import write_meshes
@@ -21,7 +22,7 @@ from jonet.data import sources
 from jonet.data import store as stores
 from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError
-from jonet.tasks import occnet, onet_points
+from jonet.tasks import occnet, onet_points, purify
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,12 +96,18 @@ def test_a_store_brings_its_shapes_and_samples(tmp_path):
             jonet.train(store, **{name: {}})
 
 
-def test_patience_needs_validation(tmp_path):
-    write_meshes(tmp_path / "data", (0, 0, 0))
-    options = {"samples": {"surface": 50, "occupancies": 100}, "shapes": {"val_share": 0.0}, "steps": 1}
-    options["network"] = {"hidden_size": 8, "c_dim": 8, "encoder_width": 8, "n_blocks": 1}
+def test_patience_needs_validation():
+    store = SimpleNamespace(frame="cube", select=lambda split: [])
+    config = dataclasses.replace(onet_points.PRESETS["quick"], patience=2)
     with pytest.raises(ConfigError, match="patience is 2, but there are no validation shapes"):
-        jonet.train(tmp_path / "data", "onet_points", patience=2, **options)
+        onet_points.problem(config, store, [0, 1], None, {})
+
+
+def test_purify_needs_shapes_to_test_with(monkeypatch):
+    monkeypatch.setattr(purify, "families", lambda *_: None)
+    store = SimpleNamespace(select=lambda split: [])
+    with pytest.raises(ConfigError, match="no shape to test with"):
+        purify.problem(purify.PRESETS["quick"], store, [0, 1], None, {})
 
 
 def test_one_mesh_takes_the_same_preset_from_shell_and_python(tmp_path):

@@ -121,8 +121,8 @@ def _found(folder: str, other: str) -> dict[str, Path]:
 def _score(made: Path, truth: Path) -> dict[str, float] | str:
     """The scores of a pair, or why there are none."""
     try:
-        true, way = meshes.normalize(meshes.orient(meshes.read(truth)), "sphere")
-        return metrics.score(way.apply(meshes.read(made)), true)
+        (found,) = metrics.evaluate(meshes.read(made), meshes.read(truth))["shapes"]
+        return {name: value for name, value in found.items() if name != "name"}
     except Exception as error:  # whatever a damaged file does
         return reason(error)
 

@@ -159,13 +159,18 @@ def problem(config, store: Store, shapes, key, chosen: dict[str, Any]) -> Proble
     measured now.
     """
     check_frame(store, FRAME)
+    embedded = config.network.encoder == "idx"
+    if config.patience and not embedded and not len(store.select("val")):
+        raise ConfigError(
+            f"patience is {config.patience}, but there are no validation shapes whose scores it could wait for; set "
+            "shapes.val_share, or patience to 0"
+        )
     network = OccupancyNetwork(config.network, jnp.dtype(config.compute_dtype))
     shared, own, statistics = conditional.initial(network, len(shapes), key)
     lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
     array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
     sides = "half" if config.points_sampling in ("equal", "stratified") else "any"
     points = batches.Draw(array, config.batch_points, config.draw, sides)
-    embedded = config.network.encoder == "idx"
     if embedded and len(store.select("test")):
         raise ConfigError(
             "network.encoder is idx, which knows its training shapes alone: --shapes.test=0, of a folder "
@@ -180,12 +185,6 @@ def problem(config, store: Store, shapes, key, chosen: dict[str, Any]) -> Proble
         room = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
         return "resident" if room or config.place == "resident" else "streamed"
 
-    validate = validation_of_rows(config, store, shapes) if embedded else validation(config, store)
-    if config.patience and validate is None:
-        raise ConfigError(
-            f"patience is {config.patience}, but there are no validation shapes whose scores it could wait for; set "
-            "shapes.val_share, or patience to 0"
-        )
     return Problem(
         loss=functools.partial(conditional.loss, network=network),
         optimizer=config.optimizer,
@@ -194,7 +193,7 @@ def problem(config, store: Store, shapes, key, chosen: dict[str, Any]) -> Proble
         own=own,
         steps=config.steps,
         statistics=statistics,
-        validate=validate,
+        validate=validation_of_rows(config, store, shapes) if embedded else validation(config, store),
         validate_every=config.validate_every,
         patience=config.patience,
         chosen=chosen,

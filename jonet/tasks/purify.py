@@ -121,6 +121,10 @@ def check(config: Config) -> Model | None:
 def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem | Model:
     """Training on disturbed clouds, or the model that was trained before, which must not have seen all test shapes."""
     families(store, shapes)
+    if not len(store.select("test")):
+        raise ConfigError(
+            f"{config.data} has no shape to test with, but purify attacks and cleans clouds of such shapes"
+        )
     if trained := check(config):
         unseen(store, trained)
         return trained
