@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import numbers
 import os
 from collections.abc import Mapping
@@ -48,19 +47,6 @@ class StorageError(JonetError, OSError):
 
 class BusyError(JonetError, RuntimeError):
     """A folder in which another process is at work."""
-
-
-_OUTSIDE = {  # errors of the operating system that are no fault of the program
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
-}
-
-
-def from_outside(error: OSError) -> str | None:
-    """A sentence for the user where a disk is full, cannot be written, or fails; None for all other errors."""
-    if error.errno not in _OUTSIDE:
-        return None
-    place = error.filename2 or error.filename
-    return f"{place or 'the disk'}: {error.strerror}; put that right, and the same command goes on where it was"
 
 
 def require(array, name: str, shape: tuple[int | None | str, ...], dtype=np.float32, finite: bool = True) -> np.ndarray:

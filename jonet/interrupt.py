@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from jonet.errors import JonetError, from_outside
+from jonet.errors import JonetError
 
 GRACE = 4.0  # seconds for what is under way; whatever is written is whole or not there, so nothing is lost by an end
 CLOSED = 141  # exit status of a program whose reader has gone, as a shell gives it
@@ -45,7 +45,7 @@ def status(work: Callable[[], None], stopped: str) -> int:
     except OSError as error:
         if _nobody_reads():
             return CLOSED
-        said, code = f"error: {from_outside(error) or system_error(error)}", 1
+        said, code = f"error: {system_error(error)}", 1
     except MemoryError as error:
         said, code = f"error: there is not enough memory{f' ({error})' if str(error) else ''}", 1
     except RecursionError:

@@ -122,7 +122,11 @@ CALLS = {  # valid arguments, and of each that is tried which of JUNK it takes
         {"points": set(), "normals": {"none"}, "free": {"none"}, "names": NAMES, "config": NAMES},
     ),
     "encode points": (ENCODED["points"].encode, {"points": CLOUDS}, {"points": set(), "frame": set(), "names": NAMES}),
-    "encode samples": (ENCODED["samples"].encode, {"samples": ROWS}, {"samples": set(), "names": NAMES}),
+    "encode samples": (
+        ENCODED["samples"].encode,
+        {"samples": (ROWS > 0).astype(float)},
+        {"samples": set(), "names": NAMES},
+    ),
     "encode voxels": (ENCODED["voxels"].encode, {"voxels": np.zeros((2, 8, 8, 8))}, {"voxels": set(), "frame": set()}),
     "encode images": (ENCODED["images"].encode, {"images": np.zeros((2, 8, 8, 3))}, {"images": set(), "names": NAMES}),
     "field": (FITTED.field, {"codes": CODE}, {"codes": set()}),
