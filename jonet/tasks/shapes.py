@@ -42,8 +42,10 @@ class Shapes:
             names, reason = (*families, *folders, "val_share"), f"data is one mesh, {data}"
         elif Path(data).is_dir():
             names, reason = families, f"it counts shapes of procedural families, and data is the folder {data}"
-        else:
+        elif all(name.strip() in FAMILIES for name in data.split(",")):
             names, reason = folders, f"it is of a folder of meshes, and data is {data!r}"
+        else:  # mistyped, or not there any more, which `sources` and the stages say
+            return {}
         return {f"shapes.{name}": reason for name in names}
 
     def sources(self, data: str, seed: int) -> list:
