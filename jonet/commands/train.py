@@ -16,7 +16,7 @@ def declare(verb) -> None:
         option("data"),
         option("--task", default="deepsdf", choices=learn.TASKS),
         option("--out", required=True, help="run folder"),
-        option("--preset", default="quick"),
+        option("--preset", help="quick (the usual one; of one mesh single), small or paper"),
         option("--minutes", type=float),
         SEED,
     )
