@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 import shutil
 
 import crash
@@ -99,7 +98,7 @@ def test_models_saved_at_once_leave_one_of_them(models, tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"thesis.tex": "x"}, {"model.json": "{}", "thesis.tex": "x"}, {"codes.npz": "x"}])
-def test_a_folder_of_something_else_is_never_replaced(models, tmp_path, content):
+def test_a_folder_of_something_else_is_never_replaced(models, tmp_path, monkeypatch, content):
     folder = tmp_path / "thesis"
     folder.mkdir()
     for name, text in content.items():
@@ -110,7 +109,7 @@ def test_a_folder_of_something_else_is_never_replaced(models, tmp_path, content)
         models[0].save(folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == content
     assert (tmp_path / "thesis.part" / "chapter").read_text() == "x"
-    os.chdir(folder)
+    monkeypatch.chdir(folder)
     for place in (".", ".."):
         with pytest.raises(CheckpointError):
             models[0].save(place)

@@ -197,7 +197,7 @@ def sequences(count: int, steps: int, root: Path):
 
 
 def test_sequences_of_changes_and_stops(tmp_path):
-    sequences(10, 5, tmp_path)
+    sequences(10, 4, tmp_path)
 
 
 @pytest.mark.slow
@@ -470,7 +470,10 @@ def test_a_model_from_elsewhere_is_known_by_its_numbers(folder, data, tmp_path, 
     assert stages_done(capfd) == {"prepare"} and jonet.load(work).codes is None
 
 
-@pytest.mark.parametrize("stage", ["prepare", "train", "reconstruct", "evaluate"])
+@pytest.mark.parametrize(
+    "stage",
+    ["prepare", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("train", "reconstruct", "evaluate"))],
+)
 def test_an_interrupt_ends_everything_within_seconds(tmp_path, stage):
     """Ctrl-C to the process group, as a terminal sends it: the exit status, the sentence, and no process left."""
     slow = {"prepare": {"samples__near": 3_000_000}, "train": {"steps": 10_000_000}}.get(stage, {})
