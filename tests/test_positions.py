@@ -97,7 +97,7 @@ CONDITIONAL = {
 }
 
 
-@pytest.mark.parametrize("task", ["deepsdf", "onet_points"])
+@pytest.mark.parametrize("task", ["deepsdf", pytest.param("onet_points", marks=pytest.mark.slow)])
 def test_errors_of_training_name_the_right_shapes(store, tmp_path, monkeypatch, task):
     """Every batch of two holds one of the shapes that have become NaN."""
     name, options = {"deepsdf": ("sdf", SDF), "onet_points": ("surface_points", CONDITIONAL)}[task]

@@ -219,7 +219,7 @@ def stop_everywhere(tmp_path, data, wanted, error, every: int):
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("error", [None, errno.ENOSPC])
+@pytest.mark.parametrize("error", [None, pytest.param(errno.ENOSPC, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_ends_as_it_would_have(tmp_path, data, finished, error):
     stop_everywhere(tmp_path, data, tiny_run.results(finished), error, 40)
 
