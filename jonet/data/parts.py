@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -174,7 +175,7 @@ def prepare(sources: Sequence[Source], job: Job, executor, progress: bool) -> di
     with bar:
         while todo and not executor and (not done or (time.monotonic() - begun) / done * len(todo) < PATIENCE):
             source = todo.pop(0)
-            note(source, lambda: make(source, job))  # noqa: B023 (called at once)
+            note(source, functools.partial(make, source, job))
             done += 1
         if todo:
             with contextlib.nullcontext(executor) if executor else workers.processes(len(todo)) as pool:

@@ -57,7 +57,7 @@ class _Context(multiprocessing.context.SpawnContext):
     def __init__(self):
         self.started: list[_Process] = []
 
-    def Process(self, *args, **options) -> _Process:  # noqa: N802 (as multiprocessing calls it)
+    def Process(self, *args, **options) -> _Process:  # called as multiprocessing does
         self.started.append(_Process(*args, **options))
         return self.started[-1]
 
