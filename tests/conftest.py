@@ -31,6 +31,19 @@ def data():
     return Path(folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimization(request):
+    """Files marked `unoptimized` look at what runs do and leave, not at how fast: XLA compiles them twice as fast."""
+    if request.node.get_closest_marker("unoptimized") is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for processes that these tests start
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def compilations():
     """`with compilations() as seen:` collects the names of the programs that JAX compiles meanwhile."""
@@ -64,7 +77,7 @@ def device_runs(tmp_path_factory):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "NPROC": "16", "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # the programs run for a moment only
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # the programs run for a moment only
     arguments = [[], [address, "0"], [address, "1"]]
     command = [sys.executable, TESTS / "device_runs.py", folder]
     processes = [

@@ -18,6 +18,8 @@ from experiments.bench.trained import save_weights
 from jonet.errors import ConfigError
 from jonet.networks import deepsdf
 
+pytestmark = pytest.mark.unoptimized
+
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {"row", "workload", "ours", "theirs", "unit", "ratio", "of_peak", "device"}
 

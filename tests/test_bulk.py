@@ -35,6 +35,8 @@ from jonet.model import Model
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training import autodecoder
 
+pytestmark = pytest.mark.unoptimized
+
 RADII = np.linspace(1, 3, 11)
 BATCH = Settings(batch=4)
 

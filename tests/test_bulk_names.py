@@ -20,6 +20,8 @@ from jonet.commands import evaluate
 from jonet.data import meshes
 from jonet.storage.names import unique
 
+pytestmark = pytest.mark.unoptimized
+
 if sys.platform != "linux":
     pytest.skip("elsewhere file systems refuse many names", allow_module_level=True)
 

@@ -22,6 +22,8 @@ from jonet.errors import BusyError, ConfigError, InputError
 from jonet.model import network_digest
 from jonet.storage import identity
 
+pytestmark = pytest.mark.unoptimized
+
 
 @pytest.fixture
 def inputs(tmp_path):

@@ -10,6 +10,8 @@ from jonet.codes import Codes, read_npz
 from jonet.data.meshes import Similarity
 from jonet.errors import CheckpointError
 
+pytestmark = pytest.mark.unoptimized
+
 FINE = {"values": np.ones((2, 3), np.float32), "names": np.array(["a", "b"])}
 
 

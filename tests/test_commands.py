@@ -27,6 +27,8 @@ from jonet.networks import published
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training import autodecoder
 
+pytestmark = pytest.mark.unoptimized
+
 BALL = trimesh.creation.icosphere(2)
 
 

@@ -29,6 +29,8 @@ from jonet.networks.field import fold
 from jonet.tasks import deepsdf_completion as task
 from jonet.tasks.deepsdf_completion import View
 
+pytestmark = pytest.mark.unoptimized
+
 
 @pytest.fixture(scope="module")
 def chairs():

@@ -1,5 +1,7 @@
 """One, two and four devices and two processes make the same updates, to rounding (see `device_runs.py`)."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,3 +39,19 @@ def test_checkpoints_move_between_numbers_of_devices(device_runs):
 
 def test_two_processes_agree_and_go_on_from_their_checkpoint(device_runs):
     assert_equal(device_runs, "float32_1", "processes", atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["1", "2", "4", "processes"])
+def test_collectives(device_runs, kind):
+    """Sums, gathers and places; and the gradient of a loss with a sum inside is that of the whole loss."""
+    x = np.linspace(-1, 2, 8).astype(np.float32)
+
+    def whole(weights):
+        return jnp.sum((x * weights[1] - jnp.sum(x * weights[0]) / 8) ** 2)
+
+    with np.load(device_runs / f"collectives_{kind}.npz") as got:
+        np.testing.assert_allclose(got["sum"], x.sum(), rtol=1e-6)
+        np.testing.assert_array_equal(got["gather"], x)
+        np.testing.assert_array_equal(got["index"], np.arange({"processes": 2}.get(kind) or int(kind)))
+        np.testing.assert_allclose(got["gradient"], jax.grad(whole)(jnp.array([2.0, 3.0])), rtol=1e-5)
+        assert got["agreed"] == 2.5 and got["taken"].all()

@@ -22,6 +22,8 @@ from jonet.model import Model, Surfaces
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training import autodecoder
 
+pytestmark = pytest.mark.unoptimized
+
 MESH = Mesh(np.eye(3), [[0, 1, 2]], name="mesh")
 ROWS = np.random.default_rng(0).normal(size=(2, 8, 4))
 CLOUDS = list(ROWS[..., :3])

@@ -24,6 +24,8 @@ from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError
 from jonet.tasks import occnet, onet_points, purify
 
+pytestmark = pytest.mark.unoptimized
+
 ROOT = Path(__file__).parents[1]
 
 

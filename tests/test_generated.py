@@ -19,6 +19,8 @@ from jonet.inference.prior import Prior
 from jonet.model import Model
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 
+pytestmark = pytest.mark.unoptimized
+
 NAMES = ("a", "b", "c")
 
 

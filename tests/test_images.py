@@ -19,6 +19,8 @@ from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError, StoreError
 
+pytestmark = pytest.mark.unoptimized
+
 RECIPE = Recipe(0, 0, surface=400, occupancies=600, near_occupancies=500, voxels="ray", images=3, image_size=32)
 LAYOUT = dataclasses.replace(RECIPE, near_occupancies=0)  # what its files hold
 SHAPES = [Procedural("chair", seed=1, index=i, split="test" if i == 4 else "train") for i in range(5)]

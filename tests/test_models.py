@@ -21,6 +21,8 @@ from jonet.model import Model
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training import autodecoder
 
+pytestmark = pytest.mark.unoptimized
+
 ERRORS = [None, errno.ENOSPC, errno.EACCES]
 
 

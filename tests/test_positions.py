@@ -23,6 +23,8 @@ from jonet.training.log import Log
 from jonet.training.loop import Loop, train
 from jonet.training.optimizers import Optimizer, Schedule
 
+pytestmark = pytest.mark.unoptimized
+
 SAMPLES = Recipe(near=300, uniform=100, surface=200, occupancies=300)
 NETWORK = occupancy.Specs(encoder="idx", c_dim=8, hidden_size=8, n_blocks=1, encoder_width=8)
 

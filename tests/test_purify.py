@@ -17,6 +17,8 @@ from jonet.errors import ConfigError, InputError
 from jonet.tasks import attacks, purify
 from jonet.tasks.attacks import Attacks, Classifier
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 GRID = np.stack(np.meshgrid(*[np.linspace(-0.4, 0.4, 6)] * 3), -1).reshape(-1, 3).astype(np.float32)

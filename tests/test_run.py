@@ -19,6 +19,8 @@ from jonet.codes import Codes
 from jonet.data import meshes
 from jonet.errors import CheckpointError, ConfigError, InputError
 
+pytestmark = pytest.mark.unoptimized
+
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--task=deepsdf",

@@ -39,6 +39,8 @@ from jonet.data.families import make
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
 
+pytestmark = pytest.mark.unoptimized
+
 ROOT = Path(__file__).parents[1]
 CHEAP = {"surfaces__resolution": (8, 9), "scores__seed": (0, 1), "known": (1, 2), "generated": (0, 2)}
 EXPENSIVE = {"steps": (3, 4), "seed": (0, 1)}

@@ -20,6 +20,8 @@ from jonet.data.sources import Procedural
 from jonet.errors import JonetError
 from jonet.storage import atomic
 
+pytestmark = pytest.mark.unoptimized
+
 ERRORS = {"killed": None, "full": errno.ENOSPC, "forbidden": errno.EACCES}
 RECIPE = Recipe(near=200, uniform=50, surface=60, occupancies=200)
 TIMES = ("manifest.csv", "joined.json")  # say how long it took, and when

@@ -23,6 +23,8 @@ from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.tasks import occnet, onet, onet_unconditional
 from jonet.tasks.shapes import Shapes
 
+pytestmark = pytest.mark.unoptimized
+
 SCORES = [
     "--surfaces.resolution=16",
     "--scores.volume-points=1000",

@@ -17,6 +17,8 @@ from jonet.errors import ConfigError
 from jonet.tasks import purify, unseen
 from jonet.tasks.problem import settled
 
+pytestmark = pytest.mark.unoptimized
+
 NOTHING = sources.content({})
 
 
