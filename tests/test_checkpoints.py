@@ -20,8 +20,6 @@ from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import State, train
 
-pytestmark = pytest.mark.unoptimized
-
 TESTS = Path(__file__).parent
 
 
