@@ -1,1 +1,1 @@
-"""Programs on top of the library: the run of a task, and the bench."""
+"""Programs on top of the library: training runs, comparisons and studies, and the benchmark."""

@@ -1,9 +1,9 @@
-"""Codes against time:  python -m experiments.fitting_study RUN FOLDER [--shapes=8] [--rows=NAME;…]
+"""Error of fitted codes against time:  python -m experiments.fitting_study RUN FOLDER [--shapes=8] [--rows=NAME;…]
 
-Unseen shapes of a run are fitted from 8,000 of their samples, with one setting changed at a time, and judged by the
-mean clamped error of the rest. FOLDER gets `fitting.json` (rows that are there are not measured again), a table, and
-error against time as `codes_error_time.png`. Time is that of the processor
-(all cores together), which other work on the machine changes little.
+Unseen shapes of a run are fitted to 8,000 of their samples, with one setting changed at a time; the error is the mean
+clamped error on the other samples.  FOLDER gets `fitting.json` (stored rows are not measured again) and
+`codes_error_time.png`, a plot of error against time; a table is printed.  Times are processor seconds, summed over all
+cores, which are little affected by other programs.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ import jonet
 from experiments import study
 from experiments.bench.fitting import divided
 from jonet.data import store as stores
-from jonet.inference import latents
-from jonet.inference.first_order import LBFGS, Adam
-from jonet.inference.gauss_newton import GaussNewton
-from jonet.inference.latents import FitConfig
+from jonet.inference.fitting import latents
+from jonet.settings.fitting import LBFGS, Adam, FitConfig, GaussNewton
 from jonet.tasks.unseen import unseen
 
 PUBLISHED = "Adam, 800 steps"
 GIVEN = 8000  # samples of a shape
-COLOURS = {"Gauss-Newton": (214, 96, 20), "L-BFGS": (40, 110, 160), "Adam": (110, 110, 110)}
+COLORS = {"Gauss-Newton": (214, 96, 20), "L-BFGS": (40, 110, 160), "Adam": (110, 110, 110)}
 
 
 def curves() -> dict[str, dict[str, FitConfig]]:
-    """Each method with growing budgets."""
+    """Each method with increasing budgets."""
     levels = ((0.03, 0.003, 0.001), (1024, 2048, 8192))
     budgets = ((1,), (2,), (4,), (4, 2), (4, 4), (4, 4, 2), (4, 4, 4), (4, 4, 6), (6, 6, 12))
     newton = {
@@ -45,7 +43,7 @@ def curves() -> dict[str, dict[str, FitConfig]]:
 
 
 def ablation() -> dict[str, FitConfig]:
-    """The default with one thing changed."""
+    """The default with one setting changed."""
     rows = {"default": FitConfig()}
     rows |= {f"starts {n}": FitConfig(starts=n) for n in (1, 2, 8, 16)}
     rows |= {f"candidates {n}": FitConfig(candidates=n) for n in (1, 16, 64)}
@@ -57,21 +55,23 @@ def ablation() -> dict[str, FitConfig]:
         "half the phases": GaussNewton(phases=(2, 2, 3)),
         "twice the phases": GaussNewton(phases=(8, 8, 12)),
         "one level": GaussNewton((8192,), (0.001,), (12,)),
-        "smooth at last 0.003": GaussNewton(smooth=(0.03, 0.01, 0.003)),
-        "smooth at last 0.0003": GaussNewton(smooth=(0.03, 0.003, 0.0003)),
+        "huber epsilon at last 0.003": GaussNewton(huber_epsilon=(0.03, 0.01, 0.003)),
+        "huber epsilon at last 0.0003": GaussNewton(huber_epsilon=(0.03, 0.003, 0.0003)),
         "tolerance 0.001": GaussNewton(tolerance=0.001),
     }
     return rows | {name: FitConfig(gauss_newton=settings) for name, settings in newton.items()}
 
 
 def measure(model, given, held, config: FitConfig, repeats: int) -> dict:
-    """Processor seconds a shape (the least of `repeats`, compiled before) and the held-out loss of each shape."""
+    """Processor seconds per shape (minimum of `repeats`, without compilation) and the held-out loss of each shape."""
     config = dataclasses.replace(config, clamp=0.1)
-    known = dict(prior=model.prior, starts=model.codes.values)
+    training = dict(prior=model.prior, starts=model.codes.values)
 
     def fit(shapes, index=None):
         first = None if index is None else np.arange(index, index + len(shapes))
-        return latents.fit(model.network, model.shared, model.statistics, shapes, config=config, index=first, **known)
+        return latents.fit(
+            model.network, model.shared, model.batch_stats, shapes, config=config, index=first, **training
+        )
 
     if config.method == "gauss_newton":
         fit(given)
@@ -80,19 +80,19 @@ def measure(model, given, held, config: FitConfig, repeats: int) -> dict:
             begun = time.process_time()
             codes = fit(given).values
             times.append(time.process_time() - begun)
-    else:  # slow, so compiled on one shape, measured once and by as many shapes as that program takes
+    else:  # slow, so it is compiled with one shape, and measured once, in batches of the size compiled for
         fit(given[:1])
         begun = time.process_time()
         codes = np.concatenate([fit(given[i : i + 4], i).values for i in range(0, len(given), 4)])
         times = [time.process_time() - begun]
-    losses, _ = latents.errors(model.network, model.shared, model.statistics, codes, held, config)
+    losses, _ = latents.errors(model.network, model.shared, model.batch_stats, codes, held, config)
     return {"seconds": min(times) / len(given), "losses": [float(loss) for loss in losses]}
 
 
 def table(rows: dict[str, dict]) -> str:
-    """The rows as Markdown: mean held-out loss, against the published loop, the worst shape's likewise, and time."""
+    """The rows as Markdown: mean held-out loss, its ratio to the published loop's, the worst shape's, and time."""
     base = np.array(rows[PUBLISHED]["losses"])
-    lines = ["| | loss | of Adam's | worst shape, of Adam's | processor seconds a shape |", "|---|---|---|---|---|"]
+    lines = ["| | loss | ratio to Adam | worst shape's ratio | processor seconds per shape |", "|---|---|---|---|---|"]
     for name, row in rows.items():
         losses = np.array(row["losses"])
         ratios = losses.mean() / base.mean(), (losses / base).max()
@@ -100,8 +100,8 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def picture(rows: dict[str, dict], size=(900, 560), scale: int = 2) -> Image.Image:
-    """Mean held-out loss against processor seconds a shape, both logarithmic, one line a method."""
+def plot(rows: dict[str, dict], size=(900, 560), scale: int = 2) -> Image.Image:
+    """A log-log plot of mean held-out loss against processor seconds per shape, one line per method."""
     lines = {}
     for method, settings in curves().items():
         found = [(rows[name]["seconds"], np.mean(rows[name]["losses"])) for name in settings if name in rows]
@@ -114,8 +114,8 @@ def picture(rows: dict[str, dict], size=(900, 560), scale: int = 2) -> Image.Ima
     corner, extent = np.array([80, 20]) * scale, (np.array(size) - [110, 80]) * scale
 
     def place(xy):
-        share = np.log(np.asarray(xy) / low) / np.log(high / low)
-        return tuple(corner + extent * [share[0], 1 - share[1]])
+        fraction = np.log(np.asarray(xy) / low) / np.log(high / low)
+        return tuple(corner + extent * [fraction[0], 1 - fraction[1]])
 
     for axis, unit in ((0, "{:g} s"), (1, "{:g}")):
         for tick in (d * 10.0**e for e in range(-5, 4) for d in (1, 2, 5)):
@@ -128,20 +128,22 @@ def picture(rows: dict[str, dict], size=(900, 560), scale: int = 2) -> Image.Ima
             pen.text(spot, unit.format(tick), fill=(80, 80, 80), font=font, anchor=anchor)
     for method, line in lines.items():
         path = [place(spot) for spot in line]
-        pen.line(path, fill=COLOURS[method], width=3 * scale)
+        pen.line(path, fill=COLORS[method], width=3 * scale)
         for x, y in path:
-            pen.ellipse([x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale], fill=COLOURS[method])
+            pen.ellipse([x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale], fill=COLORS[method])
         x, y = path[0]
-        pen.text((x + 8 * scale, y - 8 * scale), method, fill=COLOURS[method], font=font, anchor="lb")
-    pen.text(tuple(corner + extent * [0.5, 1] + [0, 34 * scale]), "processor seconds a shape", (80, 80, 80), font, "mt")
+        pen.text((x + 8 * scale, y - 8 * scale), method, fill=COLORS[method], font=font, anchor="lb")
+    pen.text(
+        tuple(corner + extent * [0.5, 1] + [0, 34 * scale]), "processor seconds per shape", (80, 80, 80), font, "mt"
+    )
     pen.text((12 * scale, 6 * scale), "held-out loss", fill=(80, 80, 80), font=font, anchor="lt")
     return image
 
 
 def main() -> None:
     parser = study.parser(__doc__)
-    parser.add_argument("--shapes", type=int, default=8, help="unseen shapes")
-    parser.add_argument("--repeats", type=int, default=3, help="of Gauss-Newton; the others run once")
+    parser.add_argument("--shapes", type=int, default=8, help="number of unseen shapes")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of Gauss-Newton; other methods run once")
     options = parser.parse_args()
     model, store = jonet.load(options.run), stores.open(options.run / "store")
     tested = unseen(store, model)[: options.shapes]
@@ -154,7 +156,7 @@ def main() -> None:
     rows = study.measured(options, "fitting.json", wanted, row, shapes=len(tested), given=GIVEN)
     if PUBLISHED in rows:
         print(table(rows))
-        picture(rows).quantize(64).save(options.folder / "codes_error_time.png", optimize=True)
+        plot(rows).quantize(64).save(options.folder / "codes_error_time.png", optimize=True)
 
 
 if __name__ == "__main__":

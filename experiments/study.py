@@ -1,4 +1,4 @@
-"""What studies share: a finished run, a folder for results, and rows that are measured once and kept."""
+"""Shared by the studies: command-line options, and rows of measurements that are stored and not repeated."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from jonet.storage import atomic
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """The options of every study."""
+    """A parser with the options of every study."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("run", type=Path, help="a finished run folder of deepsdf")
-    found.add_argument("folder", type=Path, help="where results go")
-    found.add_argument("--rows", default="", help="beginnings of the rows' names, ; between them; the default is all")
+    found.add_argument("folder", type=Path, help="folder for the results")
+    found.add_argument(
+        "--rows", default="", help="measure only rows whose names start with one of these, separated by ;"
+    )
     return found
 
 
 def measured(options, name: str, wanted: dict, measure: Callable[..., dict], **facts) -> dict[str, dict]:
-    """The rows by name, in the order of `wanted`: measure(wanted[row]) of those that are asked for and not there yet.
+    """The rows by name, in the order of `wanted`; selected rows that are not stored yet are measure(wanted[row]).
 
-    They are kept in the folder's file `name`, with the device and other facts, after every row.
+    After every row they are written to the file `name` in the folder, with the device and the given facts.
     """
     options.folder.mkdir(parents=True, exist_ok=True)
     file = options.folder / name

@@ -1,14 +1,14 @@
-"""jonet: shapes learned as functions of space.  DeepSDF and Occupancy Networks in JAX.
+"""jonet: DeepSDF and Occupancy Networks in JAX.
 
-The public names; each is imported when it is first asked for, so that `import jonet` costs nothing.
+Public names are imported when they are first accessed, so that `import jonet` is fast and does not import jax.
 """
 
 import importlib
 
-__version__ = "0.1.0"
+from jonet.version import __version__ as __version__
 
-_HOMES = {
-    "train": "jonet.learn",
+_MODULES = {
+    "train": "jonet.run.train",
     "Model": "jonet.model",
     "Codes": "jonet.codes",
     "load": "jonet.model",
@@ -22,23 +22,23 @@ _HOMES = {
     "sample": "jonet.model",
     "interpolate": "jonet.model",
     "evaluate": "jonet.evaluation.metrics",
-    "make_grid": "jonet.inference.grid",
+    "make_grid": "jonet.inference.surfaces.grid",
     "Field": "jonet.networks.field",
-    "Mesh": "jonet.data.meshes",
-    "Similarity": "jonet.data.meshes",
-    "read": "jonet.data.meshes",
-    "write": "jonet.data.meshes",
+    "Mesh": "jonet.geometry.mesh",
+    "Similarity": "jonet.geometry.mesh",
+    "read": "jonet.geometry.mesh_files",
+    "write": "jonet.geometry.mesh_files",
     "Store": "jonet.data.store",
     "JonetError": "jonet.errors",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"jonet has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__():

@@ -1,4 +1,4 @@
-"""Arguments of the public calls of models, checked before any work."""
+"""Checks of the arguments of a model's public methods, before any work."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jonet.data.meshes import Similarity
-from jonet.errors import InputError, listed, shown
+from jonet.checks import listed
+from jonet.errors import InputError, shown
+from jonet.geometry.mesh import Similarity
 
 
-def observations(samples, points, normals, free) -> dict[str, list[np.ndarray] | None]:
-    """What was observed of B shapes, as of `Model.fit`: checked, as lists of arrays; None what was not given."""
+def observations(samples, points, normals, free_space) -> dict[str, list[np.ndarray] | None]:
+    """The observations of B shapes, arguments as for `Model.fit`, as checked lists of arrays; None if not given."""
     if (samples is None) == (points is None):
         raise InputError("give either samples (points with distances) or points (of surfaces)")
-    given: dict[str, list[np.ndarray] | None] = dict.fromkeys(("samples", "points", "normals", "free"))
+    given: dict[str, list[np.ndarray] | None] = dict.fromkeys(("samples", "points", "normals", "free_space"))
     if samples is not None:
-        if not (normals is None and free is None):
-            raise InputError("normals and free belong to points of surfaces, but samples were given")
+        if not (normals is None and free_space is None):
+            raise InputError("normals and free_space belong to points of surfaces, but samples were given")
         return given | {"samples": listed(samples, "samples", (None, 4))}
     given["points"] = clouds = listed(points, "points", (None, 3))
     if normals is not None:
         given["normals"] = listed(normals, "normals", (None, 3))
-    if free is not None:
-        given["free"] = listed(free, "free", (None, 3), empty=True)
-    for name in ("normals", "free"):
+    if free_space is not None:
+        given["free_space"] = listed(free_space, "free_space", (None, 3), empty=True)
+    for name in ("normals", "free_space"):
         if given[name] is not None and len(given[name]) != len(clouds):
             raise InputError(f"{name} are of {len(given[name])} shapes, but points of {len(clouds)}")
     for i, (rows, cloud) in enumerate(zip(given["normals"] or (), clouds, strict=False)):
@@ -35,38 +36,45 @@ def observations(samples, points, normals, free) -> dict[str, list[np.ndarray] |
 
 
 def frame(given, kind: str, arrays: list[np.ndarray]):
-    """A frame as of `Model.fit` for arrays of that kind: "normalised", "own", or a list of similarities."""
-    if isinstance(given, str) and given in ("normalised", "own"):
-        if given == "own" and kind == "points":
+    """A checked frame, as for `Model.fit`: "normalized", "input", or a list with one similarity per array.
+
+    kind: "points", "samples", "voxels" or "images".
+    """
+    if isinstance(given, str) and given in ("normalized", "input"):
+        if given == "input" and kind == "points":
             check_sizes(kind, arrays)
         return given
     if isinstance(given, Similarity):
-        raise InputError("frame is one similarity; give a list, one a shape: frame=[…]")
-    ways = list(given) if isinstance(given, list | tuple) or getattr(given, "ndim", 0) else None
-    if ways is None or len(ways) != len(arrays) or not all(isinstance(way, Similarity) for way in ways):
+        raise InputError("frame is one similarity; give a list, one per shape: frame=[…]")
+    transforms = list(given) if isinstance(given, list | tuple) or getattr(given, "ndim", 0) else None
+    if (
+        transforms is None
+        or len(transforms) != len(arrays)
+        or not all(isinstance(transform, Similarity) for transform in transforms)
+    ):
         raise InputError(
-            f"frame is {shown(given)}, but must be 'normalised', 'own' or a list of similarities, one for each of the "
-            f"{len(arrays)} shapes"
+            f"frame is {shown(given)}, but must be 'normalized', 'input' or a list of similarities, one for each of "
+            f"the {len(arrays)} shapes"
         )
-    return ways
+    return transforms
 
 
 def check_sizes(name: str, clouds: list[np.ndarray]) -> None:
-    """InputError for a cloud that has no size by which it could be normalised."""
+    """InputError for a cloud without extent, which cannot be normalized."""
     for i, cloud in enumerate(clouds):
         if not np.ptp(cloud, axis=0).any():
-            raise InputError(f"{name}[{i}] has no size to normalise: all its points are one")
+            raise InputError(f"{name}[{i}] has no size to normalize: all its points coincide")
 
 
 def settings(given, kind: type, default):
-    """A config that a call was given, the default where it is None; InputError where it is of another kind."""
+    """The given config, or the default if it is None; InputError if it is of another class."""
     if given is not None and not isinstance(given, kind):
         raise InputError(f"config is {shown(given)}, but must be a {kind.__module__}.{kind.__name__}")
     return default if given is None else given
 
 
 def names(given: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    """The names of `count` shapes: those given, else their numbers."""
+    """The names of `count` shapes: those given, else "shape 0", "shape 1", …"""
     try:
         if isinstance(given, str | bytes):
             raise TypeError

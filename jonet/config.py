@@ -1,4 +1,4 @@
-"""Configs: frozen dataclasses that go to JSON and come back equal, and the keys by which finished work is known."""
+"""Configs: frozen dataclasses to JSON and back without loss, and the digests that identify finished work."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ def to_dict(config) -> dict[str, Any]:
 def from_dict(cls: type, values: dict[str, Any], where: str = ""):
     """The dataclass `cls` from plain values; missing fields take their defaults.
 
-    Names in a class's FORMER, which earlier versions wrote and nothing read, are passed over.  Raises ConfigError for
-    an unknown name, with the nearest known one, and for a value of the wrong type.
+    Raises ConfigError for an unknown name, with the closest known one, and for a value of the wrong type.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where or cls.__name__} must be a group of options, but is {shown(values)}")
     hints = typing.get_type_hints(cls)
-    values = {name: value for name, value in values.items() if name not in getattr(cls, "FORMER", ())}
     _check_names(cls, values, where)
     read = {name: _read(hints[name], value, f"{where}{name}") for name, value in values.items()}
     try:
@@ -42,10 +40,10 @@ def from_dict(cls: type, values: dict[str, Any], where: str = ""):
 
 
 def changed(config, changes: dict[str, Any], where: str = ""):
-    """A dataclass with other values.
+    """A copy of a dataclass with other values.
 
-    changes: by name; a group of options as a dict, whose other options stay as they are, or as a dataclass.  Raises
-    ConfigError as `from_dict` does.
+    changes: by name; a group of options as a dict (its other options keep their values) or as a whole dataclass.
+    Raises ConfigError as `from_dict` does.
     """
     return from_dict(type(config), _merged(config, changes, where), where)
 
@@ -68,7 +66,7 @@ def _merged(config, changes: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def given(config, changes: dict[str, Any], where: str = "") -> set[str]:
-    """The options that changes (as of `changed`) set, by their full names; of a dataclass those that it changes."""
+    """Full names of the options that `changes` (see `changed`) sets; within a dataclass, those with another value."""
     found = set()
     for name, value in changes.items():
         before = getattr(config, name)
@@ -86,7 +84,7 @@ def given(config, changes: dict[str, Any], where: str = "") -> set[str]:
 
 
 def _check_names(cls: type, names: Iterable, where: str) -> None:
-    """ConfigError for a name that is no field of a dataclass, with the nearest one."""
+    """ConfigError for a name that is no field of the dataclass, with the closest field name."""
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     for name in names:
         if name not in known:
@@ -96,8 +94,9 @@ def _check_names(cls: type, names: Iterable, where: str) -> None:
 
 
 def _read(kind, value, where: str):
+    """`value` converted to the type annotation `kind`; ConfigError if it does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
+    if origin in (typing.Union, types.UnionType):  # the first type that fits; else the last one's error
         for option in arguments:
             try:
                 return None if value is option is None else _read(option, value, where)
@@ -105,7 +104,7 @@ def _read(kind, value, where: str):
                 refusal = error
         raise refusal
     if origin is typing.Literal:
-        if not any(type(value) is type(argument) and value == argument for argument in arguments):
+        if not any(type(value) is type(argument) and value == argument for argument in arguments):  # True == 1
             raise ConfigError(f"{where} is {shown(value)}, but must be one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
@@ -119,7 +118,7 @@ def _read(kind, value, where: str):
         return from_dict(kind, value, f"{where}.")
     if kind is type(None):
         fits = value is None
-    elif kind is float:
+    elif kind is float:  # bool is a subclass of int, so it is excluded by name here and below
         fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
         value = _float(value) if fits else value
     elif kind is int:
@@ -142,13 +141,14 @@ def _float(value) -> float:
 
 
 def digest(*values) -> str:
-    """A short key of plain values and dataclasses: equal settings have equal keys, in every process and release."""
+    """16 hex digits that identify plain values and dataclasses, stable across processes and releases."""
+    # Sorted keys: the digest must not depend on the order of fields.
     plain = [to_dict(value) if dataclasses.is_dataclass(value) else value for value in values]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def difference(ours: dict, theirs: dict, where: str = "") -> list[str]:
-    """The options that differ between two plain configs, as "name: theirs → ours"."""
+    """The options that differ between two plain configs, each as "name: theirs → ours"."""
     names = sorted(ours.keys() | theirs.keys())
     found = []
     for name in names:

@@ -1,6 +1,6 @@
-"""How programs end: with a status and a sentence, never a traceback but for mistakes in the program itself.
+"""Exit statuses of the command line: expected errors end in one message, only bugs in a traceback.
 
-At Ctrl-C the work stops at once, and the process ends within seconds whatever it is in the middle of.
+Ctrl-C raises KeyboardInterrupt at once, and the process ends within `GRACE` seconds even inside compiled code.
 """
 
 from __future__ import annotations
@@ -16,73 +16,73 @@ from typing import NoReturn
 
 from jonet.errors import JonetError
 
-GRACE = 4.0  # seconds for what is under way; whatever is written is whole or not there, so nothing is lost by an end
-CLOSED = 141  # exit status of a program whose reader has gone, as a shell gives it
+GRACE = 4.0  # seconds for a clean end after Ctrl-C; all writes are atomic, so a hard exit corrupts no file
+CLOSED = 141  # exit status after SIGPIPE (128 + 13), as shells report it
 
 
 def status(work: Callable[[], None], stopped: str) -> int:
-    """Does a program's work.  stopped: said after Ctrl-C.
+    """Runs `work` and returns the exit status.  stopped: the message after Ctrl-C.
 
-    The exit status: 0 done, 1 an error of which one sentence is said, 130 interrupted, 141 where nobody reads what it
-    prints any more (`| head`), of which nothing is said.
+    Status: 0 success, 1 an error (one message on stderr), 130 interrupted, 141 if the reader of the output has closed
+    its pipe (`| head`; no message).
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a terminal cannot show ends no program
+        if hasattr(stream, "reconfigure"):  # a character that the terminal cannot encode must not raise
             stream.reconfigure(errors="backslashreplace")
     try:
         with prompt(stopped):
             work()
             sys.stdout.flush()
         return 0
-    except SystemExit:  # of the parser of options, which has said its word
+    except SystemExit:  # from the option parser, which has printed its own message
         if _nobody_reads():
             return CLOSED
         raise
     except KeyboardInterrupt as interrupted:
-        said, code = f"\n{str(interrupted) or stopped}", 130
+        message, code = f"\n{str(interrupted) or stopped}", 130
     except JonetError as error:
-        said, code = f"error: {error}", 1
+        message, code = f"error: {error}", 1
     except OSError as error:
         if _nobody_reads():
             return CLOSED
-        said, code = f"error: {system_error(error)}", 1
+        message, code = f"error: {system_error(error)}", 1
     except MemoryError as error:
-        said, code = f"error: there is not enough memory{f' ({error})' if str(error) else ''}", 1
+        message, code = f"error: there is not enough memory{f' ({error})' if str(error) else ''}", 1
     except RecursionError:
-        said, code = "error: something that was given is nested too deeply to be read", 1
+        message, code = "error: an input is nested too deeply to be read", 1
     with contextlib.suppress(OSError, ValueError):
-        print(said, file=sys.stderr, flush=True)
+        print(message, file=sys.stderr, flush=True)
     return code
 
 
 def system_error(error: OSError) -> str:
-    """What the operating system refused, and of which file, in one sentence."""
+    """The message of an OSError on one line: file names and cause."""
     files = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     cause = error.strerror or str(error) or type(error).__name__
     return f"{files}: {cause}" if files else cause
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output or error is a pipe without a reader; what is left for it is then dropped."""
+    """Whether stdout or stderr is a pipe without a reader; if so its buffered output is discarded."""
     closed = False
     for stream in (sys.stdout, sys.stderr):
         try:
-            place = stream.fileno()
-        except (AttributeError, OSError, ValueError):  # there is none, it was closed, or it is no file
+            descriptor = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # no stream, a closed one, or one without a file descriptor
             continue
-        if hasattr(select, "poll"):  # what could not be written may be gone already, so that a flush would pass
-            (waiting := select.poll()).register(place, select.POLLOUT)
-            closed |= any(event & select.POLLERR for _, event in waiting.poll(0))
+        if hasattr(select, "poll"):  # the failed write may have emptied the buffer, and then the flush below succeeds
+            (poll := select.poll()).register(descriptor, select.POLLOUT)
+            closed |= any(event & select.POLLERR for _, event in poll.poll(0))
         try:
             stream.flush()
         except OSError as error:
             closed |= isinstance(error, BrokenPipeError)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), place)  # so that the end of Python finds no error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # so that Python's flush at exit does not fail
     return closed
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process; after an interrupt at once, since devices may still compute, which their tear-down forbids."""
+    """Exits with `code`; after an interrupt without tear-down, which is unsafe while devices still compute."""
     if code != 130:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
@@ -93,12 +93,12 @@ def leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def prompt(sentence: str) -> Iterator[None]:
-    """Within this context Ctrl-C raises KeyboardInterrupt, and `GRACE` seconds later ends what has not ended by then
-    (a compilation, a long computation, threads that are waited for), with exit status 130.
+    """Within this context Ctrl-C raises KeyboardInterrupt; if the context has not ended `GRACE` seconds later (a
+    compilation, a long computation, a join on threads), the process exits with status 130.
 
-    sentence: for the user, in that case.  In other threads than the main one nothing changes.
+    sentence: the message printed in that case.  Does nothing outside the main thread.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers only there
         yield
         return
 
@@ -107,6 +107,7 @@ def prompt(sentence: str) -> Iterator[None]:
             print(f"\n{sentence}", file=sys.stderr, flush=True)
         os._exit(130)
 
+    # The exception is delivered only between bytecodes, so compiled code would delay it; the timer thread does not.
     def strike(*_):
         timer = threading.Timer(GRACE, end)
         timer.daemon = True

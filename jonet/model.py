@@ -1,111 +1,103 @@
-"""Trained networks with their codes: load, save, and the batched calls."""
+"""The trained model: a network with the codes of its training shapes, and the calls that use it."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import inspect
-import json
 import numbers
-import os
-import re
-import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
 import jonet.config
-from jonet import arguments
-from jonet.codes import Codes, read_npz, write_npz
-from jonet.data import sampling, strays
-from jonet.data.meshes import Mesh, Similarity, frame_of
-from jonet.errors import CheckpointError, ConfigError, InputError, listed, require, shown, whole
+from jonet import arguments, model_folder
+from jonet.checks import check_array, listed, whole
+from jonet.codes import Codes
+from jonet.data import sampling
+from jonet.errors import InputError, shown
+from jonet.geometry import outliers
+from jonet.geometry.mesh import Mesh, Similarity, frame_of
 from jonet.inference import encode as encoding
-from jonet.inference import latents, observations, pose, surface
 from jonet.inference.encode import Inputs
-from jonet.inference.mise import COARSE
-from jonet.inference.prior import Prior
+from jonet.inference.fitting import latents, observations, pose
+from jonet.inference.fitting.prior import Prior
+from jonet.inference.surfaces import extraction
 from jonet.networks import deepsdf, occupancy
 from jonet.networks import field as fields_
 from jonet.networks.field import Field
-from jonet.storage import atomic, identity, locks
+from jonet.settings.fitting import FitConfig, PoseConfig
+from jonet.settings.surfaces import Surfaces
 
-NETWORKS = {  # kind of network: its config and its module
+NETWORKS = {  # kind of network: its config class and its module class
     "deepsdf": (deepsdf.Specs, deepsdf.Decoder),
     "occupancy": (occupancy.Specs, occupancy.OccupancyNetwork),
     "classifier": (occupancy.ClassifierSpecs, occupancy.Classifier),
 }
-VERSION = 1  # of the model folder
-LOCK = ".lock"
-_OWN = re.compile(r"model\.json|\.lock|(arrays|codes)(-[0-9a-f]{8})?\.npz")  # files of a model folder
-
-
-@dataclasses.dataclass(frozen=True)
-class Surfaces:
-    """How meshes are pulled out of fields; see `inference.surface.extract`."""
-
-    resolution: int = 128  # cells a side of the box
-    method: Literal["sparse", "dense", "mise"] = "sparse"  # coarse to fine, the whole grid, or the published octree
-    refine_steps: int = 12  # how often vertices are moved onto the level
-    normals: bool = True  # vertex normals from the field's gradient
-    largest: bool = False  # keep only the component that encloses most
-
-    def __post_init__(self):
-        if not 2 <= self.resolution <= 4096:
-            raise ConfigError(f"resolution is {self.resolution}, but counts cells a side: 2 to 4096")
-        if self.method == "mise" and (self.resolution % COARSE or self.resolution & (self.resolution - 1)):
-            raise ConfigError(
-                f"resolution is {self.resolution}, but method mise doubles {COARSE} cells a side: choose {COARSE}, "
-                f"{2 * COARSE}, {4 * COARSE}, …"
-            )
-        if self.refine_steps < 0:
-            raise ConfigError(f"refine_steps is {self.refine_steps}, but must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network: its module and parameters, the frame it lives in, its training codes and their prior.
+    """A trained network: its module and parameters, its normalized frame, its training codes and their prior.
 
-    kind: the network's name in NETWORKS.  frame: "sphere" or "cube", how meshes are normalised for it.
-    fitting, surfaces: the settings of `fit` and `extract`.  inputs: what its encoder sees, None where it has none and
-    codes are fitted.  history: where it came from, for `info`.
+    kind: the network's key in NETWORKS.  network: the module.  shared: parameters common to all shapes.  batch_stats:
+    running statistics of batch norm.  frame: "sphere" or "cube", how meshes are normalized for it.  codes: of the
+    training shapes, None if not stored.  prior: distribution that `sample` draws from and `fit` regularizes by, or
+    None.  fitting, surfaces: default settings of `fit` and `extract`.  inputs: what the encoder takes; None if codes
+    are fitted.  history: task, data and recipe that the model was trained with, as `python -m jonet info` prints.
     """
 
     kind: str
     network: Any
     shared: Any
-    statistics: Any
+    batch_stats: Any
     frame: str
     codes: Codes | None = None
     prior: Prior | None = None
-    fitting: latents.FitConfig = latents.FitConfig()
+    fitting: FitConfig = FitConfig()
     surfaces: Surfaces = Surfaces()
     inputs: Inputs | None = None
     history: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        shared, length = sum(map(np.size, jax.tree.leaves(self.shared))), self.network.specs.latent_size
+        count = shared or length  # without shared parameters, a code is all parameters of a shape's network
+        parts = [self.kind] if self.inputs is None else [self.kind, f"{self.inputs.kind} encoder"]
+        if shared:
+            parts.append(f"{length}-d codes")
+        if "shapes" in self.history or self.codes is not None:
+            shapes = self.history["shapes"] if "shapes" in self.history else len(self.codes)
+            parts.append(f"{shapes} training shape{'s' * (shapes != 1)}")
+        parts.append(f"{self.frame} frame")
+        number = f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} M"
+        parts.append(f"{number} parameters" + " per shape" * (not shared))
+        return f"Model({', '.join(parts)})"
+
     @property
     def params(self) -> dict[str, Any]:
-        """Parameters and statistics as plain pytrees."""
-        return {"shared": self.shared, "statistics": self.statistics}
+        """Parameters and running statistics as plain pytrees: {"shared", "batch_stats"}."""
+        return {"shared": self.shared, "batch_stats": self.batch_stats}
 
     @functools.cached_property
     def digest(self) -> str:
-        """What tells this network from every other, see `network_digest`."""
-        return network_digest(self)
+        """Identifies this network, see `model_folder.network_digest`."""
+        return model_folder.network_digest(self)
 
     @property
     def config(self):
-        """The network's config, a dataclass."""
+        """The network's config, a `Specs` dataclass."""
         return self.network.specs
 
     def field(self, codes) -> Field:
-        """The fields of codes (Codes or an array [B, L]), a batch of B; of one code [L], a single field."""
+        """Shapes as functions of space: Codes or an array [B, L] → a batch of B fields; one code [L] → one field.
+
+        Fields are evaluated in the normalized frame, also for codes of shapes in input units.
+        """
         values = self._values(codes)
-        batch = fields_.fold(self.network, self.shared, self.statistics, np.atleast_2d(values))
+        batch = fields_.fold(self.network, self.shared, self.batch_stats, np.atleast_2d(values))
         return batch[0] if values.ndim == 1 else batch
 
     def fit(
@@ -114,32 +106,33 @@ class Model:
         *,
         points=None,
         normals=None,
-        free=None,
-        frame: str | Sequence[Similarity] = "normalised",
+        free_space=None,
+        frame: str | Sequence[Similarity] = "normalized",
         names: Sequence[str] | None = None,
-        config: latents.FitConfig | None = None,
+        config: FitConfig | None = None,
     ) -> Codes:
-        """Codes of shapes that the network never saw, found by optimisation while the network stands still.
+        """Codes of unseen shapes, found by optimization with the network's parameters fixed (DeepSDF, section 4.2).
 
         samples: [B, N, 4] points with signed distances, or a list of [Nᵢ, 4].  Or points: [B, N, 3] or a list of
-        [Nᵢ, 3] on surfaces, with outward normals alike (without them, what lies inside is only guessed) and free,
-        places known to be outside.  frame: "normalised" (as the network sees space), a list of similarities from own
-        units to it, or "own": the box around each shape's points is normalised; then the codes carry the way back.
-        names: of the shapes.  config: settings other than the model's own.  Raises InputError for arrays of wrong
-        shape, of no rows or with NaN, and for a network whose codes come from an encoder or from training.
+        [Nᵢ, 3] on surfaces, with outward normals of the same shapes (without normals the inside is only guessed), and
+        free_space: lists of points known to be outside.  frame: "normalized" (the network's frame), a list of
+        similarities from input units to it, or "input": each shape's bounding box is normalized, and the codes keep
+        the similarity, so that `extract` returns meshes in input units.  names: of the shapes.  config: replaces the
+        model's settings.  Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network
+        whose codes come from an encoder or from training only.
         """
         self._check_fitted()
-        given = arguments.observations(samples, points, normals, free)
+        given = arguments.observations(samples, points, normals, free_space)
         kind = "points" if samples is None else "samples"
         named = arguments.names(names, len(given[kind]))
-        config = arguments.settings(config, latents.FitConfig, self.fitting)
+        config = arguments.settings(config, FitConfig, self.fitting)
         frame, similarities = arguments.frame(frame, kind, given[kind]), None
-        if frame != "normalised":
+        if frame != "normalized":
             given, similarities = self._framed(given, frame, distances=True)
         found = latents.fit(
             self.network,
             self.shared,
-            self.statistics,
+            self.batch_stats,
             **given,
             config=config,
             prior=self.prior,
@@ -152,26 +145,27 @@ class Model:
         points,
         *,
         normals=None,
-        free=None,
+        free_space=None,
         names: Sequence[str] | None = None,
-        config: pose.PoseConfig | None = None,
+        config: PoseConfig | None = None,
     ) -> Codes:
-        """Codes of scans in any units whose position, turn and size are unknown; they carry the ways that were found.
+        """Codes of scans in any units with unknown position, rotation and scale; the codes keep the similarities found.
 
-        points, normals, free: as of `fit`, in the scans' own units.  config: which turns are tried.
+        points, normals, free_space: as for `fit`, in input units.  names: of the shapes.  config: which rotations are
+        tried.  Raises InputError as `fit` does.
         """
         self._check_fitted()
-        given = arguments.observations(None, points, normals, free)
+        given = arguments.observations(None, points, normals, free_space)
         named = arguments.names(names, len(given["points"]))
         arguments.check_sizes("points", given["points"])
         found = pose.fit_pose(
             self.network,
             self.shared,
-            self.statistics,
+            self.batch_stats,
             given["points"],
             normals=given["normals"],
-            free=given["free"],
-            config=arguments.settings(config, pose.PoseConfig, pose.PoseConfig()),
+            free_space=given["free_space"],
+            config=arguments.settings(config, PoseConfig, PoseConfig()),
             prior=self.prior,
             starts=None if self.codes is None else self.codes.values,
         )
@@ -184,116 +178,120 @@ class Model:
         points=None,
         voxels=None,
         images=None,
-        frame: str | Sequence[Similarity] = "normalised",
+        frame: str | Sequence[Similarity] = "normalized",
         names: Sequence[str] | None = None,
     ) -> Codes:
-        """Codes of shapes that the network never saw, in one pass of its encoder over what it was trained on.
+        """Codes of unseen shapes, by one pass of the network's encoder (Occupancy Networks).
 
-        points: [B, N, 3] on surfaces, or a list of [Nᵢ, 3], thinned to the trained number.  Or voxels: [B, R, R, R] of
-        0 and 1, axes x, y, z.  Or images: [B, H, W, 3] in [0, 1].  Or samples: [B, N, 4] points with occupancies 0 and
-        1 (a network with a latent encoder: the posterior's mean).  frame: as of `fit`, of points and samples.
+        Give the kind of input that the network was trained with.  points: [B, N, 3] on surfaces, or a list of [Nᵢ, 3],
+        subsampled to the number used in training.  voxels: [B, R, R, R] of 0 and 1, axes x, y, z.  images:
+        [B, H, W, 3] in [0, 1].  samples: [B, N, 4] points with occupancies 0 and 1 (for a latent encoder; the code is
+        the posterior's mean).  frame: as for `fit`, of points and samples.  names: of the shapes.
         Raises InputError for another kind of input than the network takes, and for arrays as `fit` does.
         """
         given = {"samples": samples, "points": points, "voxels": voxels, "images": images}
         kinds = [name for name, arrays in given.items() if arrays is not None]
         if self.inputs is None or kinds != [self.inputs.kind]:
-            raise InputError(f"{' and '.join(kinds) or 'nothing'} given to encode, but {self._way_in()}")
+            raise InputError(f"{' and '.join(kinds) or 'nothing'} given to encode, but {self._takes()}")
         (kind,), similarities = kinds, None
         rows = kind in ("points", "samples")
         arrays = listed(given[kind], kind, (None, self.inputs.shape[-1]) if rows else self.inputs.shape)
         named = arguments.names(names, len(arrays))
         frame = arguments.frame(frame, kind, arrays)
-        if frame != "normalised":
+        if frame != "normalized":
             if not rows:
-                raise InputError(f"frame is {shown(frame)}, but {kind} are always in the normalised frame")
-            none = dict.fromkeys(("samples", "points", "normals", "free"))
+                raise InputError(f"frame is {shown(frame)}, but {kind} are always in the normalized frame")
+            none = dict.fromkeys(("samples", "points", "normals", "free_space"))
             framed, similarities = self._framed(none | {kind: arrays}, frame, distances=False)
             arrays = framed[kind]
         inputs = self.inputs.check(arrays)
-        values = encoding.encode(self.network, self.shared, self.statistics, inputs, kind)
+        values = encoding.encode(self.network, self.shared, self.batch_stats, inputs, kind)
         return Codes(values, named, similarities, network=self.digest)
 
     def _check_fitted(self) -> None:
-        """InputError where codes of this network are not fitted."""
+        """InputError if codes of this network are not fitted."""
         if self.kind != "deepsdf":
-            raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._way_in()}")
+            raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._takes()}")
 
     def _codes(self, observed: dict[str, Any]) -> Codes:
-        """Codes of observations, encoded or fitted; observed: arguments of the one that this network takes."""
-        find = self.fit if self.inputs is None else self.encode
-        known = inspect.signature(find).parameters
+        """Codes of observations, by `encode` if the network has an encoder, else by `fit`; observed: its arguments."""
+        method = self.fit if self.inputs is None else self.encode
+        known = inspect.signature(method).parameters
         for name in observed:
             if name not in known:
-                raise InputError(f"{name} is given, but not read: {self._way_in()}, which takes {', '.join(known)}")
-        return find(**observed)
+                raise InputError(f"{name} is given, but not used: {self._takes()}, which takes {', '.join(known)}")
+        return method(**observed)
 
-    def _way_in(self) -> str:
-        """How this network comes to the code of a new shape, for errors."""
+    def _takes(self) -> str:
+        """How this network gets the code of a new shape, for error messages."""
         if self.inputs is not None:
             return (
                 f"this network encodes {self.inputs.kind} {list(self.inputs.shape)}: model.encode({self.inputs.kind}=…)"
             )
         if self.kind == "deepsdf":
             return "codes of this network are fitted: model.fit(…)"
-        return "this network only knows the shapes that it was trained on: model.codes"
+        return "this network only represents the shapes that it was trained on: model.codes"
 
     def _framed(self, given, frame, *, distances: bool):
-        """Observations in own units, taken to the normalised frame, and each shape's way there.
+        """Observations in input units, transformed to the normalized frame, and each shape's similarity to it.
 
-        distances: whether a sample's fourth number is a distance, which grows with the scale, or an occupancy.
+        distances: whether the fourth column of samples is a distance, which scales with the shape, or an occupancy.
         """
         width, name = (3, "points") if given["samples"] is None else (4, "samples")
-        clouds = [require(c, f"{name}[{i}]", (None, width), np.float64) for i, c in enumerate(given[name] or ())]
-        if frame == "own" and name == "samples":
+        clouds = [check_array(c, f"{name}[{i}]", (None, width), np.float64) for i, c in enumerate(given[name] or ())]
+        if frame == "input" and name == "samples":
             raise InputError(
-                "samples lie all around a shape and do not tell its frame: give frame as a list of "
-                "similarities (own units → normalised), one a shape"
+                "samples lie all around a shape, so its bounding box is unknown: give frame as a list of "
+                "similarities (input units → normalized), one per shape"
             )
-        ways = tuple(frame_of(c, self.frame) for c in clouds) if frame == "own" else tuple(frame)
-        if len(ways) != len(clouds) or not all(isinstance(way, Similarity) for way in ways):
-            raise InputError(f"frame must be 'normalised', 'own' or {len(clouds)} similarities, but is {frame!r}")
-        scales = [way.scale if distances else 1.0 for way in ways]
-        each = zip(ways, clouds, scales, strict=True)
-        moved = [np.column_stack([way(c[:, :3]), c[:, 3:] * scale]) for way, c, scale in each]
-        turned, free = given["normals"], given["free"]
-        for other, arrays in (("normals", turned), ("free", free)):
+        transforms = tuple(frame_of(c, self.frame) for c in clouds) if frame == "input" else tuple(frame)
+        if len(transforms) != len(clouds) or not all(isinstance(transform, Similarity) for transform in transforms):
+            raise InputError(f"frame must be 'normalized', 'input' or {len(clouds)} similarities, but is {frame!r}")
+        scales = [transform.scale if distances else 1.0 for transform in transforms]
+        each = zip(transforms, clouds, scales, strict=True)
+        moved = [np.column_stack([transform(c[:, :3]), c[:, 3:] * scale]) for transform, c, scale in each]
+        normals, free_space = given["normals"], given["free_space"]
+        for other, arrays in (("normals", normals), ("free_space", free_space)):
             if arrays is not None and len(arrays) != len(clouds):
                 raise InputError(f"{other} are of {len(arrays)} shapes, but {name} of {len(clouds)}")
-        if turned is not None:
-            turned = observations.clouds(turned, "normals", 3, dtype=np.float64)
-            turned = [n @ way.rotation.T for way, n in zip(ways, turned, strict=True)]
-        if free is not None:
-            free = observations.clouds(free, "free", 3, empty=True, dtype=np.float64)
-            free = [way(f) for way, f in zip(ways, free, strict=True)]
-        return {"normals": turned, "free": free, "samples": None, "points": None} | {name: moved}, ways
+        if normals is not None:
+            normals = observations.clouds(normals, "normals", 3, dtype=np.float64)
+            normals = [n @ transform.rotation.T for transform, n in zip(transforms, normals, strict=True)]
+        if free_space is not None:
+            free_space = observations.clouds(free_space, "free_space", 3, empty=True, dtype=np.float64)
+            free_space = [transform(f) for transform, f in zip(transforms, free_space, strict=True)]
+        framed = {"samples": None, "points": None, "normals": normals, "free_space": free_space} | {name: moved}
+        return framed, transforms
 
-    def extract(self, codes, resolution: int | None = None, *, frame: str = "own", **settings) -> list[Mesh]:
-        """The surfaces of codes (Codes or [B, L]) as closed meshes, all shapes in one flow, coarse to fine.
+    def extract(self, codes, resolution: int | None = None, *, frame: str = "input", **settings) -> list[Mesh]:
+        """The surfaces of codes (Codes or [B, L]) as closed meshes, all shapes in one batch, coarse to fine.
 
-        resolution: cells a side of the box.  frame: "own" takes each mesh back to its own units where the codes carry
-        the way, "normalised" leaves it as the network sees it.  settings: of `Surfaces`, in place of the model's.
+        resolution: grid cells per side of the box.  frame: "input" transforms each mesh back to input units if the
+        codes have similarities, "normalized" leaves it in the network's frame.  settings: fields of
+        `jonet.settings.surfaces.Surfaces` that replace the model's.  Raises InputError for codes of another network,
+        ConfigError for impossible settings.
         """
-        if not isinstance(frame, str) or frame not in ("normalised", "own"):
-            raise InputError(f"frame is {shown(frame)}, but must be 'normalised' or 'own'")
+        if not isinstance(frame, str) or frame not in ("normalized", "input"):
+            raise InputError(f"frame is {shown(frame)}, but must be 'normalized' or 'input'")
         config = self._surfaces(resolution, settings)
-        meshes = surface.extract(self.field(np.atleast_2d(self._values(codes))), **dataclasses.asdict(config))
+        meshes = extraction.extract(self.field(np.atleast_2d(self._values(codes))), **dataclasses.asdict(config))
         names = codes.names if isinstance(codes, Codes) else tuple(mesh.name for mesh in meshes)
         meshes = [dataclasses.replace(mesh, name=name) for mesh, name in zip(meshes, names, strict=True)]
-        if frame == "own" and isinstance(codes, Codes) and codes.similarities is not None:
-            return [way.inverse().apply(mesh) for way, mesh in zip(codes.similarities, meshes, strict=True)]
+        if frame == "input" and isinstance(codes, Codes) and codes.similarities is not None:
+            return [transform.inverse().apply(mesh) for transform, mesh in zip(codes.similarities, meshes, strict=True)]
         return meshes
 
     def _surfaces(self, resolution: int | None, settings: dict[str, Any] | None = None) -> Surfaces:
-        """This model's settings of extraction with others in their place."""
+        """This model's settings of extraction with some of them replaced."""
         settings = {**(settings or {}), **({} if resolution is None else {"resolution": resolution})}
         return jonet.config.changed(self.surfaces, settings)
 
     def reconstruct(self, samples=None, *, resolution: int | None = None, **observed) -> list[Mesh]:
-        """Meshes of shapes that the network never saw: their codes encoded or fitted, then extracted.
+        """Meshes of unseen shapes: their codes are encoded or fitted, then their surfaces extracted.
 
-        Arguments as of `encode` where the network has an encoder, else as of `fit`.
+        Arguments as for `encode` if the network has an encoder, else as for `fit`.
         """
-        self._surfaces(resolution)  # before the work
+        self._surfaces(resolution)  # a wrong resolution is refused before the work
         return self.extract(self._codes({"samples": samples, **observed}), resolution)
 
     def purify(
@@ -307,12 +305,13 @@ class Model:
         normals=None,
         **observed,
     ) -> list[np.ndarray]:
-        """Clouds cleaned by rebuilding their shapes: points spread evenly over the surface that the network makes.
+        """Point clouds cleaned by rebuilding their shapes: points sampled uniformly on the reconstructed surface.
 
-        points: [B, N, 3] or a list of [Nᵢ, 3].  count: of points that each cloud gets (default: as many as came).
-        spread: points that stand alone are left out first, see `strays.kept`; inf keeps all.  normals, observed:
-        further arguments of `encode` or `fit`; with frame="own" clouds come and go in their own units.  A cloud of
-        which no surface was made comes back without points, [0, 3].  (Wu et al.: IF-Defense, 2020.)
+        points: [B, N, 3] or a list of [Nᵢ, 3] → list of [count, 3].  count: points per cleaned cloud (default: as many
+        as in the input).  spread: outliers are removed first, see `geometry.outliers.inlier_mask`; inf keeps all.
+        seed: of the sampling.  normals, observed: further arguments of `encode` or `fit`; with frame="input", input
+        and output are in input units.  A cloud without a reconstructed surface gives [0, 3].  (Wu et al.: IF-Defense,
+        2020.)
         """
         count = None if count is None else whole(count, "count", 1)
         seed = whole(seed, "seed", 0)
@@ -321,36 +320,42 @@ class Model:
         self._surfaces(resolution)
         given = arguments.observations(None, points, normals, None)
         points = [cloud.astype(np.float64, copy=False) for cloud in given["points"]]
-        keep = [strays.kept(cloud, spread) for cloud in points]
+        keep = [outliers.inlier_mask(cloud, spread) for cloud in points]
         if normals is not None:
             observed["normals"] = [rows[mask] for rows, mask in zip(given["normals"], keep, strict=True)]
         codes = self._codes({**observed, "points": [cloud[mask] for cloud, mask in zip(points, keep, strict=True)]})
-        ways = codes.similarities or [Similarity()] * len(codes)
+        transforms = codes.similarities or [Similarity()] * len(codes)
         cleaned = []
-        for i, mesh in enumerate(self.extract(codes, resolution, frame="normalised")):
+        for i, mesh in enumerate(self.extract(codes, resolution, frame="normalized")):
             rng, found = np.random.default_rng([seed, i]), np.zeros((0, 3))
             if len(mesh.faces):
-                found = ways[i].inverse()(sampling.surface(mesh, count or len(points[i]), rng)[0])
+                found = transforms[i].inverse()(sampling.surface(mesh, count or len(points[i]), rng)[0])
             cleaned.append(found)
         return cleaned
 
     def sample(self, count: int, seed: int = 0, resolution: int | None = None) -> list[Mesh]:
-        """Meshes of `count` codes drawn from the prior: of DeepSDF the one fitted to the training codes (N(0, I) would
-        give junk), of a variational network N(0, I)."""
+        """Meshes of `count` codes drawn from the prior.
+
+        For DeepSDF the prior is fitted to the training codes (N(0, I) would give no plausible shapes); for a
+        variational network it is N(0, I).  Raises InputError for a network without a prior.
+        """
         count, seed = whole(count, "count", 1), whole(seed, "seed", 0)
         self._surfaces(resolution)
         if self.prior is None:
-            raise InputError("this network has no prior to sample from: its codes come from observations alone")
+            raise InputError("this network has no prior to sample from: it only encodes observations")
         return self.extract(self.prior.sample(count, seed), resolution)
 
     def interpolate(self, a, b, count: int, resolution: int | None = None) -> list[Mesh]:
-        """Meshes of `count` codes, 2 or more, evenly between two codes ([L], or Codes of one), both ends included."""
+        """Meshes of `count` codes, 2 or more, linearly spaced from code a to code b, both included.
+
+        a, b: [L], or Codes of one shape.
+        """
         count = whole(count, "count", 2)
         self._surfaces(resolution)
         a, b = (np.atleast_2d(self._values(code, name)) for name, code in (("a", a), ("b", b)))
         for name, values in (("a", a), ("b", b)):
             if len(values) != 1:
-                raise InputError(f"{name} holds {len(values)} codes, but must be one")
+                raise InputError(f"{name} contains {len(values)} codes, but must be one")
         a, b = a[0], b[0]
         return self.extract(np.linspace(a, b, count, dtype=np.float32), resolution)
 
@@ -361,233 +366,108 @@ class Model:
         values = codes.values if isinstance(codes, Codes) else codes
         try:
             axes = np.ndim(values)
-        except (TypeError, ValueError, RuntimeError):  # rows of several lengths, or what is no array at all
+        except (TypeError, ValueError, RuntimeError):  # rows of different lengths, or no array at all
             axes = 2
-        values = require(values, name, (None, length) if axes != 1 else (length,))
+        values = check_array(values, name, (None, length) if axes != 1 else (length,))
         if axes != 1 and not len(values):
-            raise InputError(f"{name} holds no code; give one or more")
+            raise InputError(f"{name} contains no code; give one or more")
         return values
 
     def save(self, folder: str | Path) -> None:
-        """A folder that `load` reads: model.json, and the arrays that it names, with their digests.
+        """Writes a model folder that `load` reads: model.json, arrays.npz and codes.npz, with checksums.
 
-        The folder must be new, empty, or a model's: then the new arrays are written beside the old ones, and the old
-        model is there until model.json is replaced.  Raises CheckpointError for a folder that holds anything else.
+        The folder must be new, empty, or a model folder.  An old model there stays readable until the new one is
+        complete.  Raises CheckpointError for a folder that contains anything else.
         """
-        folder = Path(folder)
-        if atomic.is_free(folder):
-            with atomic.new_folder(folder) as beside:
-                self._write(beside)
-            return
-        check_replaceable(folder)
-        with locks.locked(folder / LOCK, wait=True):
-            named = self._write(folder)
-            for path in folder.glob("*.npz"):
-                if path.name not in named:
-                    atomic.remove_file(path)
-            atomic.sweep(folder)
-
-    def _write(self, folder: Path) -> Collection[str]:
-        """Arrays under names that nothing in the folder has, which are returned, then model.json, which names them."""
-        arrays = {**_flat("shared", self.shared), **_flat("statistics", self.statistics)}
-        if self.prior is not None:
-            arrays |= {f"prior/{name}": np.asarray(value) for name, value in self.prior._asdict().items()}
-        files = {"arrays": _free_name(folder, "arrays")}
-        write_npz(folder / files["arrays"], arrays)
-        if self.codes is not None:
-            files["codes"] = _free_name(folder, "codes")
-            dataclasses.replace(self.codes, network=network_digest(self)).save(folder / files["codes"])
-        about = {
-            "version": VERSION,
-            "kind": self.kind,
-            "network": jonet.config.to_dict(self.network.specs),
-            "frame": self.frame,
-            "fitting": jonet.config.to_dict(self.fitting),
-            "surfaces": jonet.config.to_dict(self.surfaces),
-            "inputs": None if self.inputs is None else jonet.config.to_dict(self.inputs),
-            "history": self.history,
-            "files": files,
-            "checksums": {name: identity.digest(folder / name) for name in files.values()},
-        }
-        atomic.write_json(folder / "model.json", about | {"checksum": jonet.config.digest(about)})
-        return files.values()
-
-
-def network_digest(model: Model) -> str:
-    """What tells a network from every other, as 16 hex digits: its kind, settings and numbers, not its codes."""
-    found = hashlib.sha256(f"{model.kind} {model.frame}".encode())
-    if (network := getattr(model, "network", None)) is not None:
-        specs = jonet.config.to_dict(network.specs)
-        specs = jonet.config.to_dict(jonet.config.from_dict(type(network.specs), specs))  # 1 where 1.0 is meant
-        found.update(json.dumps(specs, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path((model.shared, model.statistics)):
-        found.update(jax.tree_util.keystr(path).encode())
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()[:16]
-
-
-def check_replaceable(folder: str | Path) -> None:
-    """CheckpointError where a folder is neither new nor empty, and no model's, or holds more than a model does."""
-    folder = Path(folder)
-    if atomic.is_free(folder):
-        return
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: is a file, and no model is put in its place; name a new folder")
-    others = [path.name for path in folder.iterdir() if not (_OWN.fullmatch(path.name) or atomic.is_temporary(path))]
-    if others or not (folder / "model.json").is_file():
-        what = f"holds {min(others)!r}, which is no part of a model" if others else "holds no model"
-        raise CheckpointError(f"{folder}: {what}, so it is not replaced; name a new folder for the model")
-
-
-def _free_name(folder: Path, stem: str) -> str:
-    name = f"{stem}.npz"
-    return name if not (folder / name).exists() else f"{stem}-{secrets.token_hex(4)}.npz"
+        codes = self.codes
+        if codes is not None:
+            codes = dataclasses.replace(codes, network=model_folder.network_digest(self))
+        content = model_folder.Content(
+            kind=self.kind,
+            frame=self.frame,
+            network=jonet.config.to_dict(self.network.specs),
+            fitting=jonet.config.to_dict(self.fitting),
+            surfaces=jonet.config.to_dict(self.surfaces),
+            inputs=None if self.inputs is None else jonet.config.to_dict(self.inputs),
+            history=self.history,
+            shared=self.shared,
+            batch_stats=self.batch_stats,
+            prior=None if self.prior is None else self.prior._asdict(),
+            codes=codes,
+        )
+        model_folder.write(folder, content)
 
 
 def load(folder: str | Path) -> Model:
-    """The model of a run folder or of a model folder; CheckpointError says what is missing or damaged."""
-    folder = _model_path(folder)
-    if (folder / "model" / "model.json").exists():
-        folder = folder / "model"
-    about = _read_about(folder)
-    files = about["files"]
-    for name in files.values():
-        if not _OWN.fullmatch(name) or not _intact(folder / name, about["checksums"].get(name)):
-            raise CheckpointError(f"{folder / name} is missing or damaged: its checksum is not the recorded one")
-    specs, network = NETWORKS[about["kind"]]
-    arrays = read_npz(folder / files["arrays"])
-    prior = {name.removeprefix("prior/"): value for name, value in arrays.items() if name.startswith("prior/")}
+    """The model of a run folder or of a model folder.
+
+    Raises InputError for an argument that is not a path, and CheckpointError that says what is missing or damaged.
+    """
+    content = model_folder.read(folder, NETWORKS)
+    specs, network = NETWORKS[content.kind]
     return Model(
-        kind=about["kind"],
-        network=network(jonet.config.from_dict(specs, about["network"], "network.")),
-        shared=_nested("shared", arrays),
-        statistics=_nested("statistics", arrays),
-        frame=about["frame"],
-        codes=Codes.load(folder / files["codes"]) if "codes" in files else None,
-        prior=Prior(**prior) if prior else None,
-        fitting=jonet.config.from_dict(latents.FitConfig, about["fitting"], "fitting."),
-        surfaces=jonet.config.from_dict(Surfaces, about["surfaces"], "surfaces."),
-        inputs=about.get("inputs") and jonet.config.from_dict(Inputs, about["inputs"], "inputs."),
-        history=about["history"],
+        kind=content.kind,
+        network=network(jonet.config.from_dict(specs, content.network, "network.")),
+        shared=content.shared,
+        batch_stats=content.batch_stats,
+        frame=content.frame,
+        codes=content.codes,
+        prior=content.prior and Prior(**content.prior),
+        fitting=jonet.config.from_dict(FitConfig, content.fitting, "fitting."),
+        surfaces=jonet.config.from_dict(Surfaces, content.surfaces, "surfaces."),
+        inputs=content.inputs and jonet.config.from_dict(Inputs, content.inputs, "inputs."),
+        history=content.history,
     )
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    """What model.json says; CheckpointError where it is missing, damaged, or none that `save` writes."""
-    path = folder / "model.json"
-    try:
-        about = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no trained model (no model.json in it or in model/)") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(about, dict) or about.get("version") != VERSION or about.get("kind") not in list(NETWORKS):
-        said = [about.get(name) for name in ("version", "kind")] if isinstance(about, dict) else [None, None]
-        raise CheckpointError(
-            f"{folder} holds version {said[0]} of kind {said[1]!r}, "
-            f"but this jonet reads version {VERSION} of {', '.join(NETWORKS)}"
-        )
-    if "checksum" in about and about.pop("checksum") != jonet.config.digest(about):  # version 0.1.0 had none
-        raise CheckpointError(f"{path} is damaged: its checksum is not the recorded one")
-    groups = ("network", "fitting", "surfaces", "history", "checksums")
-    wrong = [name for name in groups if not isinstance(about.get(name), dict)]
-    if not wrong and "files" not in about:  # as version 0.1.0 wrote it
-        about["files"] = {name.removesuffix(".npz"): name for name in about["checksums"]}
-    files = about.get("files")
-    if (
-        not isinstance(files, dict)
-        or "arrays" not in files
-        or not all(isinstance(name, str) for name in files.values())
-    ):
-        wrong.append("files")
-    if about.get("frame") not in list(sampling.FRAMES):
-        wrong.append("frame")
-    if wrong:
-        raise CheckpointError(f"{path} is damaged: no model that jonet wrote has such {wrong[0]}")
-    return about
-
-
-def _model_path(folder) -> Path:
-    """The path that `load` is given; InputError where it can be none, CheckpointError where a file lies there."""
-    if not isinstance(folder, str | os.PathLike) or not str(folder) or "\0" in str(folder):
-        raise InputError(f"folder is {shown(folder)}, but must be the path of a run folder or model folder")
-    if Path(folder).is_file():
-        raise CheckpointError(f"{folder} is a file, but a model is a folder (of a run or a model); it comes first")
-    return Path(folder)
 
 
 def _model(model) -> Model:
     if not isinstance(model, Model):
-        raise InputError(f"model is {shown(model)}, but must be a Model: jonet.load(folder) reads one; it comes first")
+        raise InputError(
+            f"model is {shown(model)}, but must be a Model, which jonet.load(folder) reads; it comes first"
+        )
     return model
 
 
 def fit(model: Model, *arguments, **settings) -> Codes:
-    """`model.fit` as a function."""
+    """`model.fit` as a function; see `Model.fit`."""
     return _model(model).fit(*arguments, **settings)
 
 
 def fit_pose(model: Model, *arguments, **settings) -> Codes:
-    """`model.fit_pose` as a function."""
+    """`model.fit_pose` as a function; see `Model.fit_pose`."""
     return _model(model).fit_pose(*arguments, **settings)
 
 
 def encode(model: Model, *arguments, **settings) -> Codes:
-    """`model.encode` as a function."""
+    """`model.encode` as a function; see `Model.encode`."""
     return _model(model).encode(*arguments, **settings)
 
 
 def field(model: Model, codes) -> Field:
-    """`model.field` as a function."""
+    """`model.field` as a function; see `Model.field`."""
     return _model(model).field(codes)
 
 
 def extract(model: Model, *arguments, **settings) -> list[Mesh]:
-    """`model.extract` as a function."""
+    """`model.extract` as a function; see `Model.extract`."""
     return _model(model).extract(*arguments, **settings)
 
 
 def reconstruct(model: Model, *arguments, **settings) -> list[Mesh]:
-    """`model.reconstruct` as a function."""
+    """`model.reconstruct` as a function; see `Model.reconstruct`."""
     return _model(model).reconstruct(*arguments, **settings)
 
 
 def purify(model: Model, points, count: int | None = None, **settings) -> list[np.ndarray]:
-    """`model.purify` as a function."""
+    """`model.purify` as a function; see `Model.purify`."""
     return _model(model).purify(points, count, **settings)
 
 
 def sample(model: Model, *arguments, **settings) -> list[Mesh]:
-    """`model.sample` as a function."""
+    """`model.sample` as a function; see `Model.sample`."""
     return _model(model).sample(*arguments, **settings)
 
 
 def interpolate(model: Model, *arguments, **settings) -> list[Mesh]:
-    """`model.interpolate` as a function."""
+    """`model.interpolate` as a function; see `Model.interpolate`."""
     return _model(model).interpolate(*arguments, **settings)
-
-
-def _flat(root: str, tree) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join([root, *(entry.key for entry in path)]): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _nested(root: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in arrays.items():
-        first, *path, last = name.split("/")
-        if first == root:
-            inner = tree
-            for part in path:
-                inner = inner.setdefault(part, {})
-            inner[last] = value
-    return tree
-
-
-def _intact(path: Path, checksum: str | None) -> bool:
-    """Whether a file has the SHA-256 that was recorded (32 digits of it, or all 64 as version 0.1.0 wrote)."""
-    if not path.is_file() or checksum is None:
-        return False
-    if len(checksum) == 64:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == checksum
-    return identity.digest(path) == checksum

@@ -1,11 +1,12 @@
-"""The mapping over devices and processes: the only room that says "device".
+"""Data parallelism over devices and processes; the only module that handles devices.
 
-Everything else writes a function of *one device's share*, with visible collectives (`sum`, `gather`) over the named
-axis, and `pmap` maps it over every device of every process.  Behind it stands `jax.jit(jax.shard_map(...))`.
+All other code writes a function of *one device's part* of the data, with explicit collectives (`sum`, `gather`) over
+the named axis, and `pmap` maps it over every device of every process by `jax.jit(jax.shard_map(...))`.
 
-Gradients: take the gradient of this device's share of a loss, then `sum` it.  Collectives inside the loss (batch
-statistics) transpose as those of `jax.pmap` do, so that rule gives the gradient of the global loss (`check_vma=False`;
-with it on, gradients of replicated arguments arrive already summed, and a second sum would multiply them).
+Gradients: differentiate this device's part of a loss, then `sum` the gradient.  Collectives inside the loss (batch
+norm) transpose as those of `jax.pmap` do, so this rule gives the gradient of the global loss.  That needs
+`check_vma=False`: with it on, gradients of replicated arguments arrive already summed, and a second sum would multiply
+them by the number of devices.
 """
 
 from __future__ import annotations
@@ -29,20 +30,21 @@ from jonet.errors import ConfigError
 
 AXIS = "devices"
 REPLICATED = P()
-SPLIT = P(AXIS)  # the leading axis is dealt over devices
+SPLIT = P(AXIS)  # the leading axis is split over devices
 
-_working: Sequence[jax.Device] | None = None  # the devices that work now; None: all
+_working: Sequence[jax.Device] | None = None  # the devices in use; None: all
 
 
 def use(count: int):
-    """Within this context only the first `count` devices work (tests, and runs that leave devices to others)."""
+    """Within this context only the first `count` devices are used (tests, and runs on a part of a machine)."""
     if not 1 <= count <= len(jax.devices()):
-        raise ValueError(f"{count} devices asked for, but this process sees {len(jax.devices())}")
+        raise ValueError(f"{count} devices requested, but this process sees {len(jax.devices())}")
     return _only(jax.devices()[:count])
 
 
-def alone():
-    """Within this context each process works on its own devices, on its own share of the work, whatever others do."""
+def local_only():
+    """Within this context each process uses its local devices only, on its own part of the work, without collectives
+    across processes."""
     return _only(jax.local_devices())
 
 
@@ -57,81 +59,82 @@ def _only(devices: Sequence[jax.Device]):
 
 
 def working() -> Sequence[jax.Device]:
-    """The devices that work now, of every process (within `alone`, of this one)."""
+    """The devices in use, of every process (within `local_only`, of this one)."""
     return jax.devices() if _working is None else _working
 
 
 def mesh() -> Mesh:
-    """The devices that work now as a mesh with the one axis `AXIS`."""
+    """The devices in use as a mesh with the single axis `AXIS`."""
     return Mesh(np.array(working()), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def count() -> int:
-    """How many devices work, over all processes."""
+    """How many devices are in use, over all processes."""
     return len(working())
 
 
-def together() -> bool:
-    """Whether several processes share the work now, so that all must ask for it in the same order."""
+def is_multiprocess() -> bool:
+    """Whether the devices in use belong to several processes, which must then run the same collectives in order."""
     return len({device.process_index for device in working()}) > 1
 
 
 def memory() -> int:
-    """Bytes that JAX may use on each device of this process; on a CPU, all of the host's."""
+    """Bytes that JAX may use on each device of this process (the smallest); on a CPU, all of the host's memory."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     return min(limits) if all(limits) else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def describe() -> str:
-    """Devices, matrix precision and versions in one line, with a warning where a GPU is present that jax cannot see."""
+    """Devices, matrix precision and versions in one line, with a warning if there is a GPU that jax cannot see."""
     devices = jax.devices()
     kind = devices[0].device_kind if devices[0].platform != "cpu" else f"{platform.machine()}, {os.cpu_count()} cores"
     precision = jax.config.jax_default_matmul_precision or "default"
     line = f"{len(devices)} {devices[0].platform} ({kind}) · {precision} precision · jax {jax.__version__}"
     line += f" · python {platform.python_version()}"
     if devices[0].platform == "cpu" and (shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version")):
-        line += " · warning: there is a GPU that jax cannot see; install jonet[cuda]"
+        line += " · warning: there is a GPU that jax cannot see; install jax[cuda]"
     return line
 
 
 def is_main() -> bool:
-    """Whether this process writes what is not sharded."""
+    """Whether this is the process that writes files (index 0)."""
     return jax.process_index() == 0
 
 
 def join(where: str = "") -> None:
-    """Makes this process one of many (`jax.distributed`), before anything is computed.
+    """Joins this process to a multi-process run (`jax.distributed`); before any computation.
 
-    where: "ADDRESS:PORT,N,I" of the first process, how many there are, and which one this is; "" asks the cluster that
-    JAX finds itself in (Slurm, Open MPI, Kubernetes, TPU pods).
+    where: "ADDRESS:PORT,N,I", the address of the first process, the number of processes, and this one's index; "" or
+    "auto": JAX detects the cluster (Slurm, Open MPI, Kubernetes, TPU pods).
     """
-    if not where:
+    if where in ("", "auto"):
         try:
             jax.distributed.initialize()
         except (ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"no cluster tells this process its place ({error}); give it as ADDRESS:PORT,N,I"
+                f"JAX detects no cluster around this process ({error}); give its place as ADDRESS:PORT,N,I"
             ) from error
         return
     try:
         address, count, index = where.split(",")
-        place = {"num_processes": int(count), "process_id": int(index)}
+        numbers = {"num_processes": int(count), "process_id": int(index)}
     except ValueError as error:
         raise ConfigError(f"processes are given as ADDRESS:PORT,N,I, but this is {where!r}") from error
     try:
-        jax.distributed.initialize(address, **place)
+        jax.distributed.initialize(address, **numbers)
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"the processes did not find each other by {where!r}: {error}") from error
+        raise ConfigError(f"the processes could not connect by {where!r}: {error}") from error
 
 
 def from_main(value: Any) -> Any:
-    """What the first process found, in every process, so that all decide alike; all must ask, in the same order.
+    """Broadcasts the first process's value to every process, so that all take the same decision.  A collective: all
+    processes must call it, in the same order.
 
-    value: anything that JSON holds; that of the other processes does not matter.
+    value: any JSON value; those of the other processes are ignored.
     """
-    if not together():
+    if not is_multiprocess():
         return value
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)  # the length first: all processes need equal shapes
     (size,) = multihost_utils.broadcast_one_to_all(np.array([len(text)], np.int32))
     sent = np.zeros(size, np.uint8)
     if is_main():
@@ -140,13 +143,13 @@ def from_main(value: Any) -> Any:
 
 
 def pmap(fn: Callable, in_specs, out_specs, donate: Sequence[int] = ()) -> Callable:
-    """`fn` of one device's share, mapped over all devices and compiled.
+    """`fn`, a function of one device's part, mapped over all devices and compiled.
 
-    in_specs, out_specs: one a positional argument or result, REPLICATED or SPLIT (or a tree of them).
-    donate: arguments whose memory the result may take.  The mapped function has `.lower(*arguments)`.
+    in_specs, out_specs: one per positional argument or result, REPLICATED or SPLIT (or a tree of them).
+    donate: positions of arguments whose buffers the result may reuse.  The mapped function has `.lower(*arguments)`.
     """
 
-    compiled: dict[Mesh, Callable] = {}
+    compiled: dict[Mesh, Callable] = {}  # `use` and `local_only` change the mesh between calls
 
     def on_mesh() -> Callable:
         here = mesh()
@@ -169,7 +172,7 @@ def sum(tree):
 
 
 def gather(tree):
-    """Every leaf of all devices, joined along its leading axis; inside a mapped function."""
+    """Every leaf of all devices, concatenated along its leading axis; inside a mapped function."""
     return jax.lax.all_gather(tree, AXIS, tiled=True)
 
 
@@ -179,20 +182,20 @@ def index() -> jax.Array:
 
 
 def replicate(tree):
-    """Host arrays, equal in every process, on all devices."""
+    """Host arrays, equal in every process, copied to all devices."""
     return _place(tree, REPLICATED)
 
 
 def split(tree):
-    """Host arrays, whole in every process, dealt over the devices along their leading axis."""
+    """Host arrays, complete in every process, split over the devices along their leading axis."""
     return _place(tree, SPLIT)
 
 
-def split_by(shape: tuple[int, ...], share: Callable[[int], np.ndarray]) -> jax.Array:
-    """An array dealt over the devices along its leading axis; share(number of a device) gives that device's part."""
+def split_by(shape: tuple[int, ...], part: Callable[[int], np.ndarray]) -> jax.Array:
+    """An array split over the devices along its leading axis; part(index of a device) gives that device's rows."""
     each = shape[0] // count()
     return jax.make_array_from_callback(
-        shape, NamedSharding(mesh(), SPLIT), lambda where: share((where[0].start or 0) // each)
+        shape, NamedSharding(mesh(), SPLIT), lambda where: part((where[0].start or 0) // each)
     )
 
 
@@ -200,7 +203,7 @@ def _place(tree, spec):
     sharding = NamedSharding(mesh(), spec)
 
     def put(x):
-        if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+        if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):  # typed keys are no numpy arrays
             return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda where: x[where])
@@ -209,20 +212,20 @@ def _place(tree, spec):
 
 
 def host(tree):
-    """Arrays of any placement as whole numpy arrays, in every process."""
+    """Arrays of any sharding as complete numpy arrays, in every process."""
 
     def fetch(x):
         if not isinstance(x, jax.Array):
             return np.asarray(x)
-        if not x.is_fully_addressable and not x.is_fully_replicated:
+        if not x.is_fully_addressable and not x.is_fully_replicated:  # parts are in other processes: gather first
             x = jax.jit(lambda y: y, out_shardings=NamedSharding(x.sharding.mesh, REPLICATED))(x)
         return np.asarray(x.addressable_data(0) if x.is_fully_replicated else x)
 
     return jax.tree.map(fetch, tree)
 
 
-def fold(key: jax.Array, *names: str | int | jax.Array) -> jax.Array:
-    """The key derived by folding in names (by crc32) and indices, one after the other."""
+def fold_in(key: jax.Array, *names: str | int | jax.Array) -> jax.Array:
+    """The PRNG key derived by folding in names (by their crc32) and indices, one after the other."""
     for name in names:
         key = jax.random.fold_in(key, zlib.crc32(name.encode()) if isinstance(name, str) else name)
     return key

@@ -16,16 +16,16 @@ import trimesh
 
 from jonet import bulk, parallel
 from jonet.codes import Codes
-from jonet.data.meshes import Mesh
 from jonet.errors import InputError
+from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
-from jonet.inference.latents import FitConfig
-from jonet.model import Surfaces
+from jonet.settings.fitting import FitConfig
+from jonet.settings.surfaces import Surfaces
 
 
 @dataclasses.dataclass
 class Balls:
-    """What bulk jobs ask of a model.  limit: memory runs out for more shapes at once.  seen: sizes of the batches."""
+    """What bulk jobs need of a model.  limit: memory runs out for more shapes at once.  seen: sizes of the batches."""
 
     limit: int = 1000
     scale: float = 1.0
@@ -34,7 +34,7 @@ class Balls:
     inputs = Inputs("points", 200)
     fitting = FitConfig()
     surfaces = Surfaces(resolution=8)
-    statistics = ()
+    batch_stats = ()
 
     def __post_init__(self):
         self.seen: list[int] = []

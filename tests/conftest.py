@@ -1,4 +1,4 @@
-"""What all tests share: a safe set-up of JAX, larger data where they are, and counted compilations."""
+"""Shared by all tests: the set-up of JAX, paths of larger data, and counting of compilations."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ TESTS = Path(__file__).parent
 
 
 def pytest_unconfigure():
-    """Orbax leaves half-read arrays behind where it met damage; their end is nobody's concern."""
+    """Silences warnings about arrays that Orbax leaves half-read in damaged checkpoints."""
     warnings.filterwarnings("ignore", category=pytest.PytestUnraisableExceptionWarning)
 
 

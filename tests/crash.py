@@ -88,7 +88,7 @@ def disk(root: Path, at: int | None = None, error: int | None = None) -> Iterato
 def each(root: Path, prepare: Callable[[], None], work: Callable[[], None], error: int | None = None) -> Iterator[int]:
     """For every change that `work` makes below `root`: prepares, works until that change fails, and yields its number.
 
-    What is raised on the way is swallowed: the caller looks at what is there then.
+    Exceptions of `work` are suppressed: the caller checks what is on disk.
     """
     at = 0
     while True:

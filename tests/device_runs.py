@@ -25,7 +25,7 @@ from jonet import parallel
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.loop import Loop, train
-from jonet.training.watch import agreed
+from jonet.training.monitor import agreed
 
 
 class Doubled:
@@ -40,7 +40,7 @@ class Doubled:
 
 def result(loop: Loop, state) -> dict[str, np.ndarray]:
     """Parameters and codes, these in the order of the store."""
-    learned = {"shared": parallel.host(state.shared), "codes": loop.own(state)}
+    learned = {"shared": parallel.host(state.shared), "codes": loop.per_shape(state)}
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(learned)}
 
 
@@ -103,7 +103,7 @@ def five_hundred_steps():
 def collectives():
     """What the mapped functions see of each other, and the gradient of a loss with a sum over devices inside."""
 
-    def share(weights, x):
+    def on_device(weights, x):
         def loss(weights):
             mean = parallel.sum(jnp.sum(x * weights[0])) / 8
             return jnp.sum((x * weights[1] - mean) ** 2)
@@ -115,7 +115,7 @@ def collectives():
         }, parallel.index()[None]
 
     specs = (parallel.REPLICATED, parallel.SPLIT)
-    mapped = parallel.pmap(share, specs, specs)
+    mapped = parallel.pmap(on_device, specs, specs)
     x = np.linspace(-1, 2, 8).astype(np.float32)
     same, index = mapped(parallel.replicate(np.array([2.0, 3.0], np.float32)), parallel.split(x))
     chosen = parallel.from_main({"place": "here" if parallel.is_main() else "elsewhere"})  # of all processes

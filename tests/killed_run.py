@@ -1,4 +1,4 @@
-"""A miniature training run in a process of its own, to be killed: FOLDER STEPS [SECONDS A DISPATCH]."""
+"""A miniature training run in its own process, to be killed: FOLDER STEPS [SECONDS A DISPATCH]."""
 
 import sys
 import time

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 
 from jonet import parallel
-from jonet.data.batches import Draw, Plan, load
-from jonet.data.lanes import Lanes
-from jonet.data.store import Packed
+from jonet.data.store import RaggedArray
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
+from jonet.training.batches import BatchSpec, RowSampling, load
+from jonet.training.lanes import Lanes
 from jonet.training.loop import Loop
 from jonet.training.optimizers import Optimizer, Schedule
 
@@ -19,7 +19,7 @@ SPECS = Specs(latent_size=4, dims=(16,) * 3, dropout=(0, 1), norm_layers=(0, 1),
 DECODER = Decoder(SPECS)
 
 
-def spheres(count: int, rows: int = 200) -> dict[str, Packed]:
+def spheres(count: int, rows: int = 200) -> dict[str, RaggedArray]:
     """Signed distances around spheres, as a store packs them: of each shape the rows outside first."""
     rng = np.random.default_rng(count)
     values, counts = [], []
@@ -30,19 +30,21 @@ def spheres(count: int, rows: int = 200) -> dict[str, Packed]:
         values.append(np.column_stack([points, distances])[order])
         counts.append([np.sum(distances > 0), np.sum(distances <= 0)])
     offsets = np.concatenate([[0], np.cumsum(np.sum(counts, axis=1))[:-1]])
-    return {"sdf": Packed(np.concatenate(values).astype(np.float32), offsets, np.array(counts))}
+    return {"sdf": RaggedArray(np.concatenate(values).astype(np.float32), offsets, np.array(counts))}
 
 
 def batches(shapes: int = 6, batch: int = 4, points: int = 32, *, arrays=None, resident: bool = True, how="windows"):
     """Where batches of spheres come from."""
     lanes = Lanes.deal(range(shapes), batch, 0, parallel.count())
-    return load(arrays or spheres(shapes), lanes, Plan(Draw("sdf", points, how)), jax.random.key(0), resident)
+    return load(
+        arrays or spheres(shapes), lanes, BatchSpec(RowSampling("sdf", points, how)), jax.random.key(0), resident
+    )
 
 
 def make(source=None, *, decoder=DECODER, rate: float = 5e-3) -> Loop:
     """A loop over batches of spheres."""
     source, settings = source or batches(), AutoDecoder()
-    optimizer = Optimizer(shared=Schedule("cosine", rate), own=Schedule("constant", rate), clip=1.0)
+    optimizer = Optimizer(shared=Schedule("cosine", rate), per_shape=Schedule("constant", rate), clip=1.0)
     loss = functools.partial(autodecoder.loss, decoder=decoder, settings=settings)
     lookup = functools.partial(autodecoder.lookup, bound=settings.code_bound)
     return Loop(loss, optimizer.build(), source, jax.random.key(0), lookup=lookup)
@@ -60,7 +62,7 @@ def fresh(loop: Loop, decoder: Decoder = DECODER):
 
 
 def once(function, *arguments):
-    """`function` compiled without optimising, since it runs a few times only; and its result."""
+    """`function` compiled without optimizing, since it runs a few times only; and its result."""
     lowered = function if hasattr(function, "lower") else jax.jit(function)
     compiled = lowered.lower(*arguments).compile({"xla_backend_optimization_level": 0})
     return compiled, compiled(*arguments)
@@ -69,7 +71,7 @@ def once(function, *arguments):
 @functools.cache
 def start(decoder: Decoder, shapes: int):
     """Initial parameters and codes, on the host."""
-    return jax.device_get(autodecoder.initial(decoder, shapes, jax.random.key(0), start="centred"))
+    return jax.device_get(autodecoder.initial(decoder, shapes, jax.random.key(0), start="centered"))
 
 
 def bits(state) -> list[bytes]:

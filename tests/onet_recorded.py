@@ -1,4 +1,4 @@
-"""What the published Occupancy Networks program gave (recorded/onet), and how close to it a module of ours comes."""
+"""Recorded outputs of the published Occupancy Networks program (recorded/onet), and comparisons with them."""
 
 import functools
 import json
@@ -12,8 +12,8 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jonet.networks.layers import Share
-from jonet.networks.pretrained import from_torch
+from jonet.networks.layers import BatchReduction
+from jonet.networks.published.pretrained import from_torch
 
 HERE = Path(__file__).parent / "recorded" / "onet"
 STEPS = 5
@@ -44,7 +44,7 @@ class Recorded:
 
 
 def find(name: str) -> Path:
-    """A recorded file: small ones lie beside the tests, the others where the variable JONET_DATA says."""
+    """A recorded file: small ones are in the tests' folder, the others in the folder JONET_DATA."""
     if (HERE / name).exists():
         return HERE / name
     folder = Path(os.environ.get("JONET_DATA", "")) / "reference" / "onet"
@@ -65,7 +65,7 @@ def drawn(like, seed: int = 0):
 
 
 def trees(recorded: Recorded, like, prefix: str, prepare=lambda state: state):
-    """Recorded arrays as parameters and statistics shaped like ours; what was not recorded is nan."""
+    """Recorded arrays as parameters and batch_stats shaped like ours; nan where nothing was recorded."""
     state = recorded.group("state")
     known = recorded.group(prefix)
     dead = set(recorded.facts.get("dead_parameters", ())) if prefix == "after" else set()
@@ -76,35 +76,35 @@ def trees(recorded: Recorded, like, prefix: str, prepare=lambda state: state):
 
 
 def reproduce(recorded: Recorded, like, apply, loss, inputs, prepare=lambda state: state, slack=8.0):
-    """Runs a module as the program ran it, and compares all that was recorded.
+    """Runs a module as the published program did, and compares everything recorded.
 
-    like: parameters and statistics, as shapes.  apply(parameters, statistics, inputs, share) → outputs by recorded
-    name, new statistics.  loss(outputs, inputs) → the mean over shapes.  inputs: arrays by recorded name.
-    In float64 the loss is the program's to 1e-12, which proves the function; float32 then has its own rounding.
-    slack: how many times the program's own distance from float64 ours may lie from its float32.
+    like: parameters and batch_stats, as shapes.  apply(parameters, batch_stats, inputs, reduction) → outputs by
+    recorded name, new batch_stats.  loss(outputs, inputs) → the mean over shapes.  inputs: arrays by recorded name.
+    In float64 the loss equals the program's to 1e-12, which proves the function; float32 adds rounding.
+    slack: largest error in float32, as a multiple of the program's own float32 error.
     """
-    parameters, statistics = trees(recorded, like, "state", prepare)
-    share = Share(jnp.ones(recorded.shapes))
+    parameters, batch_stats = trees(recorded, like, "state", prepare)
+    reduction = BatchReduction(jnp.ones(recorded.shapes))
 
     @quickly
-    def run(parameters, statistics, inputs):
+    def run(parameters, batch_stats, inputs):
         def objective(parameters, inputs):
-            outputs, changed = apply(parameters, statistics, inputs, share)
+            outputs, changed = apply(parameters, batch_stats, inputs, reduction)
             return loss(outputs, inputs), (outputs, changed)
 
         with jax.default_matmul_precision("highest"):
-            evaluated, _ = apply(parameters, statistics, inputs, None)
+            evaluated, _ = apply(parameters, batch_stats, inputs, None)
             whole = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
             return (loss(evaluated, inputs), evaluated), whole(parameters, inputs)
 
-    (value, evaluated), first = run(parameters, statistics, inputs)
+    (value, evaluated), first = run(parameters, batch_stats, inputs)
     (_, (outputs, changed)), (gradients, back) = first
     vector, whole = ravel_pytree(parameters)
     optimizer, losses, moved = optax.adam(RATE), [], []
-    slots, running = optimizer.init(vector), statistics
+    opt_state, running = optimizer.init(vector), batch_stats
     for _ in range(STEPS):
         _, ((now, (_, running)), (gradient, _)) = run(whole(vector), running, inputs)
-        updates, slots = optimizer.update(ravel_pytree(gradient)[0], slots)
+        updates, opt_state = optimizer.update(ravel_pytree(gradient)[0], opt_state)
         vector = optax.apply_updates(vector, updates)
         losses.append(now)
         moved.append(vector)

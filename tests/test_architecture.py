@@ -1,4 +1,4 @@
-"""The order of imports: every room imports only what lies below it, and data/ never imports jax."""
+"""The order of imports: a file imports only from earlier layers, there are no cycles, worker processes need no jax."""
 
 import ast
 from pathlib import Path
@@ -7,27 +7,37 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
+    "jonet.version",
     "jonet.errors",
+    "jonet.checks",
     "jonet.interrupt",
+    "jonet.progress",
     "jonet.storage",
     "jonet.config",
+    "jonet.settings",
+    "jonet.parser",
     "jonet.parallel",
+    "jonet.geometry",
+    "jonet.rendering",
     "jonet.data",
+    "jonet.formats",
     "jonet.networks",
     "jonet.training",
     "jonet.inference",
     "jonet.evaluation",
     "jonet.codes",
     "jonet.arguments",
+    "jonet.model_folder",
     "jonet.model",
     "jonet.bulk",
     "jonet.tasks",
     "jonet.run",
-    "jonet.learn",
     "jonet.commands",
     "jonet.__main__",
     "experiments",
 ]
+WITHOUT_JAX = ("jonet.geometry", "jonet.rendering", "jonet.data", "jonet.formats", "jonet.storage")
+JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 FILES = sorted([*ROOT.glob("jonet/**/*.py"), *ROOT.glob("experiments/**/*.py")])
 
 
@@ -36,7 +46,8 @@ def module(path: Path) -> str:
     return name.removesuffix(".__init__")
 
 
-def room(name: str) -> int | None:
+def layer(name: str) -> int | None:
+    """The place of a module in ORDER; None for modules that are not ours."""
     return next((i for i, prefix in enumerate(ORDER) if name == prefix or name.startswith(prefix + ".")), None)
 
 
@@ -51,32 +62,57 @@ def imports(path: Path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: module(p))
-def test_imports_run_downwards(path):
+def test_files_import_only_from_earlier_layers(path):
     here = module(path)
     if here in ("jonet", "experiments"):
         return
-    place = room(here)
+    place = layer(here)
     assert place is not None, f"{here} has no place in the order of imports"
     for name in imports(path):
-        if name == "jonet" or (name.startswith("jonet.") and room(name) is None):
+        if name == "jonet" or (name.startswith("jonet.") and layer(name) is None):
             assert place == ORDER.index("experiments") or here == "jonet.__main__" or name != "jonet", (
-                f"{here} imports the front door"
+                f"{here} imports the package's public names"
             )
             continue
-        below = room(name)
-        assert below is None or below <= place, f"{here} imports {name}, which lies above it"
+        imported = layer(name)
+        assert imported is None or imported <= place, f"{here} imports {name}, which is in a later layer"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jonet/data").glob("**/*.py")), ids=lambda p: module(p))
-def test_workers_never_import_jax(path):
-    if path.name == "batches.py":
-        return
-    for name in imports(path):
-        assert name.split(".")[0] not in ("jax", "flax", "optax", "orbax", "chex"), f"{path} imports {name}"
-        assert not name.startswith(("jonet.parallel", "jonet.data.batches")), f"{path} imports {name}, which needs jax"
+def graph() -> dict[str, set[str]]:
+    """The modules of jonet and experiments that each of them imports, anywhere in the file."""
+    files = {module(path): path for path in FILES}
+    found = {}
+    for here, path in files.items():
+        names = {name if name in files else name.rpartition(".")[0] for name in imports(path)}
+        found[here] = {name for name in names if name in files and name not in (here, "jonet")}
+    return found
 
 
-def test_folders_hand_names_on_and_define_nothing():
+def dependencies(edges: dict[str, set[str]], start: str) -> set[str]:
+    """What a module imports, directly or indirectly."""
+    seen, new = set(), set(edges[start])
+    while new:
+        seen |= new
+        new = set().union(*(edges[name] for name in new)) - seen
+    return seen
+
+
+def test_there_are_no_import_cycles():
+    edges = graph()
+    assert len(edges) > 100
+    assert not [name for name in edges if name in dependencies(edges, name)]
+
+
+def test_modules_of_worker_processes_never_import_jax():
+    """Sampling and storing shapes, with all their dependencies."""
+    edges, files = graph(), {module(path): path for path in FILES}
+    workers = [name for name in edges if name.startswith(WITHOUT_JAX)]
+    for name in sorted(set(workers).union(*(dependencies(edges, name) for name in workers))):
+        for imported in imports(files[name]):
+            assert imported.split(".")[0] not in JAX, f"{name} imports {imported}"
+
+
+def test_init_files_define_nothing():
     for path in FILES:
         if path.name == "__init__.py" and path.parent.name not in ("jonet",):
             nodes = [n for n in ast.parse(path.read_text()).body if not isinstance(n, ast.Import | ast.ImportFrom)]
@@ -84,6 +120,6 @@ def test_folders_hand_names_on_and_define_nothing():
             assert not named, f"{path} defines {named[0].name}"
 
 
-def test_no_rooms_without_a_subject():
+def test_no_file_is_named_utils():
     for path in FILES:
         assert path.stem not in ("utils", "common", "helpers", "misc"), path

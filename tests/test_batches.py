@@ -1,4 +1,4 @@
-"""Batches: lanes, draws, and the same batch resident or streamed, on one device or four."""
+"""Batches: lanes, sampling, and the same batch resident or streamed, on one device or four."""
 
 import dataclasses
 import json
@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jonet import parallel
-from jonet.data import batches
-from jonet.data.batches import Draw, Plan, Resident, Streamed
-from jonet.data.lanes import Lanes
-from jonet.data.store import Packed
+from jonet.data.store import RaggedArray
 from jonet.errors import ConfigError
+from jonet.training import batches
+from jonet.training.batches import BatchSpec, Resident, RowSampling, Streamed
+from jonet.training.lanes import Lanes
 
 KEY = jax.random.key(7)
 
 
-def packed(shapes=7, sides=2, width=4, few=False, dtype=np.float32) -> Packed:
+def packed(shapes=7, sides=2, width=4, few=False, dtype=np.float32) -> RaggedArray:
     """Rows that say whose they are: shape, place, 1 if inside, and ± a number."""
     rng = np.random.default_rng(0)
     counts = rng.integers(2, 6, (shapes, sides)) if few else rng.integers(40, 90, (shapes, sides))
@@ -31,7 +31,7 @@ def packed(shapes=7, sides=2, width=4, few=False, dtype=np.float32) -> Packed:
     place = np.arange(counts.sum()) - offsets[shape]
     inside = place >= counts[shape, 0]
     values = np.column_stack([shape, place, inside, np.where(inside, -1, 1) * (0.5 + place)])
-    return Packed(values[:, :width].astype(dtype), offsets, counts)
+    return RaggedArray(values[:, :width].astype(dtype), offsets, counts)
 
 
 def arrays(**options):
@@ -45,15 +45,15 @@ def arrays(**options):
 def run(source, steps):
     """The batches of some steps as numpy, all devices together."""
 
-    def share(data, step):
+    def fraction(data, step):
         batch = source.draw(data, step)
         return batch._replace(epoch=batch.epoch[None])
 
-    out, share = {}, parallel.pmap(share, (source.specs, parallel.REPLICATED), parallel.SPLIT)
+    out, fraction = {}, parallel.pmap(fraction, (source.specs, parallel.REPLICATED), parallel.SPLIT)
     for step in steps:
         data, count = source.segment(step, 10)
         assert count >= 1
-        out[step] = parallel.host(share(data, np.int32(step)))
+        out[step] = parallel.host(fraction(data, np.int32(step)))
     return out
 
 
@@ -61,7 +61,7 @@ def lanes(shapes=7, batch=3, seed=0, devices=1, first=0):
     return Lanes.deal(np.arange(first, first + shapes), batch, seed, devices)
 
 
-SDF = Plan(Draw("sdf", 12))
+SDF = BatchSpec(RowSampling("sdf", 12))
 
 
 # Which shapes
@@ -74,7 +74,7 @@ def test_an_epoch_has_every_shape_at_most_once(shapes, batch, seed):
     assert sorted(dealt.positions[dealt.positions >= 0]) == list(range(shapes))
     assert dealt.steps == max(1, shapes // batch)
     deal = jax.tree.map(np.asarray, dealt.deal_of())
-    take = jax.jit(lambda step: batches.turn(deal, dealt.steps, step, KEY))
+    take = jax.jit(lambda step: batches.select_shapes(deal, dealt.steps, step, KEY))
     seen = [take(step) for step in range(dealt.steps)]
     index = np.concatenate([now.index for now in seen])
     assert len(index) == len(set(index.tolist())) == shapes - shapes % min(batch, shapes)
@@ -85,7 +85,7 @@ def test_an_epoch_has_every_shape_at_most_once(shapes, batch, seed):
 
 def test_epochs_differ_and_leave_out_other_shapes():
     dealt = lanes(shapes=11, batch=4)
-    take = jax.jit(lambda step: batches.turn(dealt.deal_of(), dealt.steps, step, KEY))
+    take = jax.jit(lambda step: batches.select_shapes(dealt.deal_of(), dealt.steps, step, KEY))
     epochs = [[take(2 * epoch + step).index.tolist() for step in range(2)] for epoch in range(30)]
     assert len({str(epoch) for epoch in epochs}) > 20
     assert {i for epoch in epochs for step in epoch for i in step} == set(range(11))
@@ -96,7 +96,7 @@ def test_epochs_differ_and_leave_out_other_shapes():
 def test_fewer_shapes_than_a_batch_leave_lanes_empty():
     dealt = lanes(shapes=3, batch=16, devices=2)
     assert dealt.dealt.shape == (4, 1) and dealt.steps == 1 and dealt.shapes == 3
-    now = batches.turn(dealt.deal_of(), 1, 5, KEY)
+    now = batches.select_shapes(dealt.deal_of(), 1, 5, KEY)
     assert now.mask.tolist() == [1, 1, 1, 0] and now.epoch == 6
     assert sorted(now.index[:3].tolist()) == [0, 1, 2]
 
@@ -129,7 +129,7 @@ def test_batches_that_do_not_fit(shapes, batch, devices, match):
 @pytest.mark.parametrize(("how", "count"), [("rows", 12), ("windows", 13), ("windows", 1)])
 def test_half_of_the_points_from_each_side(how, count):
     held = arrays()
-    source = Resident(held, lanes(), Plan(Draw("sdf", count, how)), KEY)
+    source = Resident(held, lanes(), BatchSpec(RowSampling("sdf", count, how)), KEY)
     for batch in run(source, range(4)).values():
         for s, i in enumerate(batch.index):
             shape, place, inside = batch.points[s].T
@@ -144,7 +144,7 @@ def test_half_of_the_points_from_each_side(how, count):
 
 def test_a_side_with_few_rows_is_drawn_with_replacement():
     held = arrays(few=True)
-    for batch in run(Resident(held, lanes(), Plan(Draw("sdf", 40, "windows")), KEY), range(3)).values():
+    for batch in run(Resident(held, lanes(), BatchSpec(RowSampling("sdf", 40, "windows")), KEY), range(3)).values():
         for s, i in enumerate(batch.index):
             place, inside = batch.points[s, :, 1], batch.points[s, :, 2]
             outside, count = held["sdf"].counts[i]
@@ -155,8 +155,8 @@ def test_a_side_with_few_rows_is_drawn_with_replacement():
 
 @pytest.mark.parametrize("how", ["rows", "windows"])
 def test_any_row_is_as_likely_as_any_other(how):
-    held = {"occupancy": Packed(packed(1, width=3).values, np.array([0]), np.array([[30, 10]]))}
-    source = Resident(held, lanes(1, 1), Plan(Draw("occupancy", 8, how, "any"), "occupancies"), KEY)
+    held = {"occupancy": RaggedArray(packed(1, width=3).values, np.array([0]), np.array([[30, 10]]))}
+    source = Resident(held, lanes(1, 1), BatchSpec(RowSampling("occupancy", 8, how, "any"), "occupancies"), KEY)
     seen = np.zeros(40)
     for batch in run(source, range(400)).values():
         place = batch.points[0, :, 1].astype(int)
@@ -168,8 +168,8 @@ def test_any_row_is_as_likely_as_any_other(how):
 
 def test_windows_start_everywhere():
     """A uniform start, both ends included (DeepSDF's unpack_sdf_samples_from_ram)."""
-    held = {"sdf": Packed(packed(1).values, np.array([0]), np.array([[9, 9]]))}
-    source = Resident(held, lanes(1, 1), Plan(Draw("sdf", 12, "windows")), KEY)
+    held = {"sdf": RaggedArray(packed(1).values, np.array([0]), np.array([[9, 9]]))}
+    source = Resident(held, lanes(1, 1), BatchSpec(RowSampling("sdf", 12, "windows")), KEY)
     starts = [batch.points[0, [0, 6], 1].tolist() for batch in run(source, range(80)).values()]
     assert {s for s, _ in starts} == {0, 1, 2, 3} and {s for _, s in starts} == {9, 10, 11, 12}
 
@@ -196,9 +196,11 @@ def test_indices_are_numbers_in_the_store_and_rows_those_of_the_selection():
 
 
 def test_inputs_are_rows_with_noise():
-    plan = Plan(Draw("occupancy", 6, sides="any"), "occupancies", Draw("surface_points", 5), noise=0.01)
+    plan = BatchSpec(
+        RowSampling("occupancy", 6, sides="any"), "occupancies", RowSampling("surface_points", 5), noise=0.01
+    )
     held = arrays()
-    clean = run(Resident(held, lanes(), Plan(plan.points, plan.values, plan.inputs), KEY), range(2))
+    clean = run(Resident(held, lanes(), BatchSpec(plan.points, plan.values, plan.inputs), KEY), range(2))
     noisy = run(Resident(held, lanes(), plan, KEY), range(2))
     for step in clean:
         np.testing.assert_array_equal(clean[step].points, noisy[step].points)
@@ -208,26 +210,30 @@ def test_inputs_are_rows_with_noise():
         np.testing.assert_array_equal(clean[step].inputs[:, :, 0], np.repeat(clean[step].index[:, None], 5, 1))
 
 
-def test_weighed_points_sum_to_what_points_of_any_side_would():
-    """Of 0 to count - 1 outside and count inside: weights are the sides' shares, and their mean is the true mean."""
-    held, plan = arrays(), Plan(Draw("occupancy", 2000), "occupancies", weighed=True)
+def test_importance_weighted_points_have_the_same_expectation():
+    """Of 0 to count - 1 outside and count inside: weights are the sides' fractions, weighted means the true ones."""
+    held, plan = arrays(), BatchSpec(RowSampling("occupancy", 2000), "occupancies", importance_weighted=True)
     for batch in run(Resident(held, lanes(), plan, KEY), range(2)).values():
         outside, inside = held["occupancy"].counts[batch.index].T
         for s in range(3):
             np.testing.assert_array_equal(np.unique(batch.values[s], return_counts=True)[1], 1000)
-            share = inside[s] / (inside[s] + outside[s])
-            np.testing.assert_allclose(batch.weights[s], 2 * np.where(batch.values[s], share, 1 - share), rtol=1e-6)
-            assert abs((batch.weights[s] * batch.values[s]).mean() - share) < 1e-6 > abs(batch.weights[s].mean() - 1)
-    assert run(Resident(held, lanes(), dataclasses.replace(plan, weighed=False), KEY), [0])[0].weights is None
+            fraction = inside[s] / (inside[s] + outside[s])
+            np.testing.assert_allclose(
+                batch.weights[s], 2 * np.where(batch.values[s], fraction, 1 - fraction), rtol=1e-6
+            )
+            assert abs((batch.weights[s] * batch.values[s]).mean() - fraction) < 1e-6 > abs(batch.weights[s].mean() - 1)
+    assert (
+        run(Resident(held, lanes(), dataclasses.replace(plan, importance_weighted=False), KEY), [0])[0].weights is None
+    )
 
 
-def test_stretched_shapes_keep_their_longest_side_and_their_labels():
+def test_scaled_shapes_keep_their_longest_side_and_their_labels():
     held = arrays()
     for name in ("occupancy", "surface_points"):  # no coordinate is 0
         held[name] = held[name]._replace(values=held[name].values + held[name].values.dtype.type(1))
-    plain = Plan(Draw("occupancy", 30), "occupancies", Draw("surface_points", 20))
+    plain = BatchSpec(RowSampling("occupancy", 30), "occupancies", RowSampling("surface_points", 20))
     still = run(Resident(held, lanes(), plain, KEY), range(4))
-    moved = run(Resident(held, lanes(), dataclasses.replace(plain, stretch=0.2), KEY), range(4))
+    moved = run(Resident(held, lanes(), dataclasses.replace(plain, scale_augmentation=0.2), KEY), range(4))
     found = []
     for step, batch in moved.items():
         np.testing.assert_array_equal(batch.values, still[step].values)
@@ -244,8 +250,10 @@ def test_stretched_shapes_keep_their_longest_side_and_their_labels():
 def test_rows_may_be_images():
     """Any array with a number of rows a shape can be drawn from: 24 views, of which a step takes one."""
     views = np.arange(7 * 3).astype(np.uint8).reshape(21, 1, 1) * np.ones((1, 4, 4), np.uint8)
-    held = arrays() | {"views": Packed(views, np.arange(7) * 3, np.full((7, 1), 3))}
-    for batch in run(Resident(held, lanes(), Plan(SDF.points, inputs=Draw("views", 1)), KEY), range(3)).values():
+    held = arrays() | {"views": RaggedArray(views, np.arange(7) * 3, np.full((7, 1), 3))}
+    for batch in run(
+        Resident(held, lanes(), BatchSpec(SDF.points, inputs=RowSampling("views", 1)), KEY), range(3)
+    ).values():
         assert batch.inputs.shape == (3, 1, 4, 4) and batch.inputs.dtype == np.uint8
         np.testing.assert_array_equal(batch.inputs[:, 0, 0, 0] // 3, batch.index)
 
@@ -253,13 +261,21 @@ def test_rows_may_be_images():
 # The same on every way
 
 PLANS = {
-    "distances": Plan(Draw("sdf", 12, "windows")),
-    "few": Plan(Draw("sdf", 300, "windows")),
-    "conditional": Plan(
-        Draw("occupancy", 10, "windows", "any"), "occupancies", Draw("surface_points", 8, "windows"), noise=0.1
+    "distances": BatchSpec(RowSampling("sdf", 12, "windows")),
+    "few": BatchSpec(RowSampling("sdf", 300, "windows")),
+    "conditional": BatchSpec(
+        RowSampling("occupancy", 10, "windows", "any"),
+        "occupancies",
+        RowSampling("surface_points", 8, "windows"),
+        noise=0.1,
     ),
-    "stretched": Plan(
-        Draw("occupancy", 10, "windows"), "occupancies", Draw("surface_points", 8, "windows"), 0.1, 0.2, weighed=True
+    "stretched": BatchSpec(
+        RowSampling("occupancy", 10, "windows"),
+        "occupancies",
+        RowSampling("surface_points", 8, "windows"),
+        0.1,
+        0.2,
+        importance_weighted=True,
     ),
 }
 
@@ -316,14 +332,14 @@ def test_one_two_and_four_devices_draw_the_same():
 def test_a_second_store_of_the_same_size_compiles_nothing():
     traced = []
 
-    def share(data, step):
+    def fraction(data, step):
         traced.append(1)
         return source.draw(data, step).points
 
     one, two = arrays(), arrays()
     two["sdf"] = two["sdf"]._replace(values=two["sdf"].values + 1)
     source = Resident(one, lanes(), SDF, KEY)
-    mapped = parallel.pmap(share, (source.specs, parallel.REPLICATED), parallel.SPLIT)
+    mapped = parallel.pmap(fraction, (source.specs, parallel.REPLICATED), parallel.SPLIT)
     first = mapped(source.segment(0, 1)[0], np.int32(0))
     other = mapped(Resident(two, lanes(), SDF, KEY).segment(0, 1)[0], np.int32(0))
     np.testing.assert_array_equal(first + 1, other)
@@ -337,15 +353,15 @@ def test_a_second_store_of_the_same_size_compiles_nothing():
 @pytest.mark.parametrize(
     ("plan", "match"),
     [
-        (Plan(Draw("points", 4)), "no array 'points'.*occupancy, sdf, surface_points"),
-        (Plan(Draw("occupancy", 4)), "'occupancy' holds no distances"),
-        (Plan(Draw("none", 4), "occupancies"), r"shape 0 of the store has \[0, 0\] rows of 'none'"),
-        (Plan(Draw("half", 4)), r"shape 0 of the store has \[1, 0\] rows of 'half'"),
+        (BatchSpec(RowSampling("points", 4)), "no array 'points'.*occupancy, sdf, surface_points"),
+        (BatchSpec(RowSampling("occupancy", 4)), "'occupancy' holds no distances"),
+        (BatchSpec(RowSampling("none", 4), "occupancies"), r"shape 0 of the store has \[0, 0\] rows of 'none'"),
+        (BatchSpec(RowSampling("half", 4)), r"shape 0 of the store has \[1, 0\] rows of 'half'"),
     ],
 )
 def test_plans_that_the_store_cannot_serve(plan, match):
-    empty = Packed(np.zeros((0, 4), np.float32), np.zeros(7, int), np.zeros((7, 2), int))
-    half = Packed(np.zeros((7, 4), np.float32), np.arange(7), np.tile([1, 0], (7, 1)))
+    empty = RaggedArray(np.zeros((0, 4), np.float32), np.zeros(7, int), np.zeros((7, 2), int))
+    half = RaggedArray(np.zeros((7, 4), np.float32), np.arange(7), np.tile([1, 0], (7, 1)))
     with pytest.raises(ConfigError, match=match):
         Resident(arrays() | {"none": empty, "half": half}, lanes(), plan, KEY)
 
@@ -353,15 +369,15 @@ def test_plans_that_the_store_cannot_serve(plan, match):
 def test_draws_that_make_no_sense():
     for wrong in (dict(count=0), dict(count=4, how="lines"), dict(count=4, sides="left")):
         with pytest.raises(ConfigError, match="it must be of at least 1 row"):
-            Draw("sdf", **wrong)
+            RowSampling("sdf", **wrong)
     with pytest.raises(ConfigError, match="sdf is streamed, so draw 'windows' of it, not 12 single 'rows'"):
         Streamed(arrays(), lanes(), SDF, KEY)
 
 
 def test_what_fits_stays_on_the_devices():
     small, plan = arrays(), PLANS["distances"]
-    assert batches.fits(small, lanes(), plan) and not batches.fits(small, lanes(), plan, share=1e-12)
+    assert batches.fits(small, lanes(), plan) and not batches.fits(small, lanes(), plan, fraction=1e-12)
     huge = {"sdf": small["sdf"]._replace(counts=small["sdf"].counts * 2**27)}
-    assert not batches.fits(huge, lanes(), plan, share=1e9)  # more rows than int32 counts
+    assert not batches.fits(huge, lanes(), plan, fraction=1e9)  # more rows than int32 counts
     assert isinstance(batches.load(small, lanes(), plan, KEY, resident=True), Resident)
     assert isinstance(batches.load(small, lanes(), plan, KEY, resident=False), Streamed)

@@ -1,4 +1,4 @@
-"""The bench: both sides are the same function, and every row runs on tiny workloads and says what it must."""
+"""The benchmark: both sides compute the same function, and every row runs on tiny workloads with all its entries."""
 
 import json
 import math
@@ -23,9 +23,7 @@ pytestmark = pytest.mark.unoptimized
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {"row", "workload", "ours", "theirs", "unit", "ratio", "of_peak", "device"}
 
-needs_torch = pytest.mark.skipif(
-    not peers.available(), reason="the PyTorch side needs torch: pip install 'jonet[bench]'"
-)
+needs_torch = pytest.mark.skipif(not peers.available(), reason="the PyTorch side needs torch: pip install torch")
 
 
 def test_every_row_has_an_aim():
@@ -46,7 +44,7 @@ def test_units():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="by a call that Linux has")
 def test_a_stopped_peer_ends_with_a_killed_bench():
-    """Peers that are not asked are stopped; the bench is killed, and cannot wake them."""
+    """Peers are paused between requests; a killed bench cannot resume them, so they must end with it."""
     peer = (
         "from experiments.bench.peer.lifetime import end_with_parent; end_with_parent(); print(1, flush=True); input()"
     )
@@ -91,7 +89,7 @@ def test_rows_without_torch(monkeypatch, tmp_path, capsys):
     assert [row["row"] for row in rows] == names.split(",")
     for row in rows:
         assert row.keys() >= PUBLISHED and row["ours"] > 0 and row["theirs"] is None and row["of_peak"] > 0
-    assert "ours alone" in capsys.readouterr().err
+    assert "jonet only" in capsys.readouterr().err
 
 
 @needs_torch
@@ -121,41 +119,40 @@ def test_networks_go_to_the_peer_and_come_back(tmp_path):
 
 @needs_torch
 def test_the_octree_of_the_peer_is_ours():
-    """MISE on a ball: as many samples asked as by `mise.refine`, and the ball's volume."""
+    """MISE on a ball: as many points evaluated as by `mise.refine`, and the ball's volume."""
     from experiments.bench.peer.meshing import Octree
-    from jonet.data.meshes import Mesh
+    from jonet.geometry.mesh import Mesh
 
     def ball(points):
         return 40 * (0.35 - np.linalg.norm(points, axis=1)).astype(np.float32)
 
     octree = Octree.__new__(Octree)
-    octree.coarse, octree.steps, octree.level, octree.side, asked = 8, 2, 0.0, 1.1, []
-    octree.ask = lambda points: (asked.append(len(points)), ball(points))[1]
+    octree.coarse, octree.steps, octree.level, octree.side, evaluated = 8, 2, 0.0, 1.1, []
+    octree.evaluate = lambda points: (evaluated.append(len(points)), ball(points))[1]
     vertices, faces = octree.mesh(whole=True)
     a, b, c = np.moveaxis(vertices[faces], 1, 0)
     volume = abs(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
     assert volume == pytest.approx(4 / 3 * np.pi * 0.35**3, rel=0.01)
-    assert sum(asked) == expected_by_mise(8, 2, ball)
+    assert sum(evaluated) == expected_by_mise(8, 2, ball)
     assert Mesh(vertices, faces).watertight
 
 
 def expected_by_mise(coarse, steps, function) -> int:
-    """How many samples `inference.mise` asks of the same function."""
-
-    from jonet.inference import mise
-    from jonet.inference.grid import Lattice
+    """The number of points at which `mise.refine` evaluates the same function."""
+    from jonet.inference.surfaces import mise
+    from jonet.inference.surfaces.grid import Lattice
 
     half = 0.55
     lattice = Lattice(np.array([[[-half] * 3, [half] * 3]]), coarse << steps)
 
-    def asker(keys):
-        return function(lattice.locate(lattice.shape(keys), lattice.index(keys)))
+    def evaluator(keys):
+        return function(lattice.to_coordinates(lattice.shape(keys), lattice.index(keys)))
 
-    class Asker:
-        fields, __call__ = [None], staticmethod(asker)
+    class Evaluator:
+        fields, __call__ = [None], staticmethod(evaluator)
 
-    Asker.lattice = lattice
-    _, counts = mise.refine(Asker(), coarse)
+    Evaluator.lattice = lattice
+    _, counts = mise.refine(Evaluator(), coarse)
     return int(np.sum(counts))
 
 

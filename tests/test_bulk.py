@@ -1,4 +1,4 @@
-"""Bulk jobs: stopped and continued, damaged inputs, memory that runs out, shares, and what the manifest says."""
+"""Bulk jobs: stopped and continued, damaged inputs, memory that runs out, shards, and what the manifest says."""
 
 import csv
 import os
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import program
 import pytest
 import trimesh
 from balls import Balls, write_clouds
 from PIL import Image
 
-from jonet import __main__ as shell
 from jonet import bulk
 from jonet.bulk import shapes
 from jonet.bulk.manifest import Manifest, Row
@@ -25,14 +25,15 @@ from jonet.bulk.pipeline import Pipeline, Stages
 from jonet.bulk.shapes import DEFAULT, Settings
 from jonet.codes import Codes
 from jonet.commands import fit as verbs
-from jonet.data import meshes, observed
+from jonet.data import scans
 from jonet.errors import ConfigError, InputError
-from jonet.inference import latents
+from jonet.geometry import mesh_files
+from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
-from jonet.inference.gauss_newton import GaussNewton
-from jonet.inference.latents import FitConfig
+from jonet.inference.fitting import latents
 from jonet.model import Model
 from jonet.networks.deepsdf import Decoder, Specs
+from jonet.settings.fitting import FitConfig, GaussNewton
 from jonet.training import autodecoder
 
 pytestmark = pytest.mark.unoptimized
@@ -59,23 +60,23 @@ def test_codes_of_a_folder(inputs, tmp_path):
     codes = Codes.load(tmp_path / "codes.npz")
     assert codes.names == tuple(f"ball_{i:02d}" for i in range(11))
     np.testing.assert_allclose(codes.values[:, 0], 2 / 1.03, rtol=1e-5)
-    np.testing.assert_allclose([way.scale * 1.03 for way in codes.similarities], 1 / RADII, rtol=1e-5)
+    np.testing.assert_allclose([transform.scale * 1.03 for transform in codes.similarities], 1 / RADII, rtol=1e-5)
     rows = table(tmp_path / "codes")
     assert list(rows["ball_03.npy"]) == list(Row._fields)
     assert rows["ball_03.npy"]["status"] == "ok" and rows["ball_03.npy"]["output"] == "shapes/ball_03.npz"
     assert float(rows["ball_03.npy"]["residual"]) == pytest.approx(1 / 1030, rel=1e-4)
-    assert float(rows["ball_03.npy"]["explained"]) == 0.5 and float(rows["ball_03.npy"]["seconds"]) > 0
+    assert float(rows["ball_03.npy"]["inlier_fraction"]) == 0.5 and float(rows["ball_03.npy"]["seconds"]) > 0
     assert 0 < report.outcome.solving <= report.outcome.seconds
 
 
-def test_meshes_in_own_units(inputs, tmp_path):
+def test_meshes_in_input_units(inputs, tmp_path):
     write_clouds(inputs / "more", [7.0, 5.0, 4.0], ["odd", "hollow", "ball_03"])
     report = bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH, form="obj")
     rows = table(tmp_path / "made")
-    assert len(rows) == 14 and rows["more/odd.npy"]["status"] == "doubtful: a stranger to the space"
+    assert len(rows) == 14 and rows["more/odd.npy"]["status"] == "doubtful: out of distribution"
     assert rows["more/hollow.npy"]["status"].startswith("empty") and rows["more/hollow.npy"]["output"] == ""
     for name, radius in {"ball_03": RADII[3], "more/ball_03": 4.0, "more/odd": 7.0}.items():
-        mesh = meshes.read(tmp_path / "made" / f"{name}.obj")
+        mesh = mesh_files.read(tmp_path / "made" / f"{name}.obj")
         np.testing.assert_allclose(
             mesh.bounds, [[100 - radius, -radius, -radius], [100 + radius, radius, radius]], rtol=1e-3
         )
@@ -91,7 +92,7 @@ def test_codes_to_meshes(inputs, tmp_path):
     for path in (tmp_path / "a").glob("*.ply"):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     assert set(table(tmp_path / "a")) == {f"ball_{i:02d}" for i in range(11)}
-    assert float(table(tmp_path / "a")["ball_03"]["explained"]) == 0.5
+    assert float(table(tmp_path / "a")["ball_03"]["inlier_fraction"]) == 0.5
 
 
 class Stop(BaseException):
@@ -131,7 +132,7 @@ def test_inputs_that_changed_are_done_again(inputs, tmp_path):
     os.utime(inputs / "ball_05.npy", (later, later))
     report = bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
     assert [row.file for row in report.outcome.rows] == ["ball_05.npy"] and report.complete
-    assert np.ptp(meshes.read(tmp_path / "made" / "ball_05.ply").bounds[:, 0]) == pytest.approx(18, rel=1e-3)
+    assert np.ptp(mesh_files.read(tmp_path / "made" / "ball_05.ply").bounds[:, 0]) == pytest.approx(18, rel=1e-3)
 
 
 def test_inputs_that_are_gone_are_left_out(inputs, tmp_path):
@@ -244,17 +245,17 @@ def test_other_settings_are_refused_by_name(inputs, tmp_path):
         bulk.reconstruct(Balls(scale=2.0), inputs, tmp_path / "made")
 
 
-def test_shares_are_joined_by_the_last(inputs, tmp_path):
-    first = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(0, 2)))
+def test_fractions_are_joined_by_the_last(inputs, tmp_path):
+    first = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(shard=(0, 2)))
     assert not first.complete and first.inputs == 6 and not (tmp_path / "codes.npz").exists()
-    last = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(1, 2)))
+    last = bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(shard=(1, 2)))
     assert last.complete and len(Codes.load(tmp_path / "codes.npz")) == 11 == len(table(tmp_path / "codes"))
     assert [path.name for path in (tmp_path / "codes").glob("manifest*")] == ["manifest.csv"]
-    with pytest.raises(ConfigError, match="shares count from 0"):
-        bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(2, 2)))
+    with pytest.raises(ConfigError, match="shards count from 0"):
+        bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(shard=(2, 2)))
 
 
-def test_success_is_not_hidden_by_another_shares_failure(inputs, tmp_path):
+def test_success_is_not_hidden_by_another_shards_failure(inputs, tmp_path):
     bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
     made = Manifest(tmp_path / "codes").rows()["ball_04.npy"][0]
     Manifest(tmp_path / "codes", (1, 2)).add(made._replace(status="failed: once", output="", made={}))
@@ -263,7 +264,7 @@ def test_success_is_not_hidden_by_another_shares_failure(inputs, tmp_path):
     assert table(tmp_path / "codes")["ball_04.npy"]["status"] == "ok"
 
 
-def test_names_of_what_is_made(tmp_path):
+def test_names_of_outputs(tmp_path):
     write_clouds(tmp_path / "a", [1.0, 2.0], ["x", "y.z"])
     write_clouds(tmp_path / "b", [3.0], ["x"])
     np.savetxt(tmp_path / "a" / "x.xyz", np.load(tmp_path / "a" / "x.npy"))
@@ -283,27 +284,27 @@ def test_other_processes_may_read(inputs, tmp_path):
     assert report.complete and len(Codes.load(tmp_path / "codes.npz")) == 11
 
 
-def test_networks_that_take_other_things_say_so(inputs, tmp_path):
+def test_other_kinds_of_inputs_are_refused(inputs, tmp_path):
     model = Balls()
     model.inputs = Inputs("samples", 100)
     with pytest.raises(InputError, match="with occupancies"):
         bulk.fit(model, inputs, tmp_path / "codes.npz", DEFAULT)
     model.inputs = None
-    with pytest.raises(InputError, match="knows only the shapes"):
+    with pytest.raises(InputError, match="only represents the shapes"):
         bulk.fit(model, inputs, tmp_path / "codes.npz", DEFAULT)
 
 
 def test_fitted_codes_are_those_of_the_plain_call(inputs, tmp_path):
     """Two at once in bulk, whatever their order; one alone without it."""
     network = Decoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
-    shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centred")
+    shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centered")
     fitting = FitConfig(starts=1, gauss_newton=GaussNewton((1024,), (0.01,), (1,), 1))
     trained = Model("deepsdf", network, shared, {}, "sphere", Codes(np.asarray(codes), tuple("abc")), fitting=fitting)
     np.save(inputs / "plane.npy", np.pad(np.random.default_rng(0).uniform(0, 1, (50, 2)), ((0, 0), (0, 1))))
     bulk.fit(trained, inputs, tmp_path / "codes.npz", Settings(batch=2))
     found = Codes.load(tmp_path / "codes.npz")
     assert "enclose nothing" in table(tmp_path / "codes")["plane.npy"]["status"] and len(found) == 11
-    one = observed.read(inputs / "ball_07.npy")
+    one = scans.read(inputs / "ball_07.npy")
     alone = latents.fit(
         network, shared, {}, points=[one.points], index=[zlib.crc32(b"ball_07") >> 1], config=fitting, starts=codes
     )
@@ -325,15 +326,15 @@ def test_encoders_of_pictures_and_voxels(kind, tmp_path):
     folder = tmp_path / "inputs"
     folder.mkdir()
     if kind == "images":
-        Image.new("L", (20, 20), 51).save(folder / "grey.png")
+        Image.new("L", (20, 20), 51).save(folder / "gray.png")
         Image.new("RGBA", (8, 16), (0, 0, 0, 0)).save(folder / "clear.png")
         (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff")
-        wanted = {"clear": 1.0, "grey": 0.2}
+        wanted = {"clear": 1.0, "gray": 0.2}
     else:
         np.save(folder / "half.npy", np.arange(512).reshape(8, 8, 8) % 2)
         np.save(folder / "torn.npy", np.zeros((8, 8)))
         box = trimesh.creation.box((8, 3.9, 3.9))
-        meshes.write(meshes.Mesh(box.vertices + 50, box.faces), folder / "box.ply")
+        mesh_files.write(Mesh(box.vertices + 50, box.faces), folder / "box.ply")
         wanted = {"box": 0.25, "half": 0.5}
     bulk.fit(Seeing(), folder, tmp_path / "codes.npz")
     codes = Codes.load(tmp_path / "codes.npz")
@@ -352,12 +353,12 @@ def test_batches_by_the_devices_memory(monkeypatch):
 
 
 def test_options_that_cannot_be_read(tmp_path, capfd):
-    for option in ("--share=1", "--share=a/b", "--limit=0", "--distributed=host,2"):
-        assert shell.main(["fit", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "x.npz"), option]) == 1
-        assert "error:" in capfd.readouterr().err
+    for option in ("--shard=1", "--shard=a/b", "--limit=0", "--distributed=host,2"):
+        assert program.refused(["fit", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "x.npz"), option])
+        assert option.split("=")[1] in capfd.readouterr().err
 
 
-def test_two_processes_take_a_share_each(inputs, tmp_path):
+def test_two_processes_take_a_shard_each(inputs, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -376,10 +377,10 @@ def test_two_processes_take_a_share_each(inputs, tmp_path):
         for i in range(2)
     ]
     try:
-        for process, share in zip(processes, (6, 5), strict=True):
+        for process, shard in zip(processes, (6, 5), strict=True):
             said, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors[-4000:]
-            assert int(said.split()[-1]) == share
+            assert int(said.split()[-1]) == shard
     finally:
         for process in processes:
             process.kill()

@@ -1,4 +1,4 @@
-"""Names of files, whatever they are: found, named, kept in the manifest, made into outputs and scored."""
+"""Unusual names of files: they are found, named, stored in the manifest, and used for outputs."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from jonet.bulk import inputs
 from jonet.bulk.manifest import Manifest, Row
 from jonet.codes import Codes
 from jonet.commands import evaluate
-from jonet.data import meshes
+from jonet.geometry import mesh_files
 from jonet.storage.names import unique
 
 pytestmark = pytest.mark.unoptimized
@@ -147,18 +147,18 @@ def test_from_scan_to_score(tmp_path, capsys):
     bulk.reconstruct(Balls(), tmp_path / "scans", tmp_path / "rebuilt")
     for name, radius in zip(names, np.linspace(1, 2, len(names)), strict=True):
         row = Manifest(tmp_path / "made").rows()[name][0]
-        mesh = meshes.read(tmp_path / "made" / row.output)
+        mesh = mesh_files.read(tmp_path / "made" / row.output)
         assert np.ptp(mesh.bounds[:, 0]) == pytest.approx(2 * radius, rel=1e-3)
         assert not set(row.output) & set('<>:"|?*\\\n\r')
         (tmp_path / "truth").mkdir(exist_ok=True)
         with open(tmp_path / "truth" / f"{name}.stl", "wb") as file:
-            file.write(meshes.write(mesh, tmp_path / "ball.stl").read_bytes())
-    truths = evaluate._found(str(tmp_path / "truth"), "")
+            file.write(mesh_files.write(mesh, tmp_path / "ball.stl").read_bytes())
+    ground_truths = evaluate._found(str(tmp_path / "truth"), "")
     for folder in ("made", "rebuilt"):
-        pairs, missing, alone = evaluate.matched(evaluate._found(str(tmp_path / folder), ""), truths)
+        pairs, missing, alone = evaluate.matched(evaluate._found(str(tmp_path / folder), ""), ground_truths)
         assert sorted(pairs) == sorted(names) and not missing and not alone
         for made, true in pairs.values():
-            np.testing.assert_allclose(meshes.read(made).bounds, meshes.read(true).bounds, rtol=1e-3)
+            np.testing.assert_allclose(mesh_files.read(made).bounds, mesh_files.read(true).bounds, rtol=1e-3)
 
 
 def test_names_that_are_found_in_two_folders(tmp_path):

@@ -1,4 +1,4 @@
-"""What a bulk job takes for done: known by the contents of inputs, outputs and codes, by settings and network."""
+"""Which inputs of a bulk job count as done: by contents of inputs, outputs and codes, by settings and network."""
 
 import dataclasses
 import json
@@ -13,13 +13,12 @@ from test_bulk import BATCH, RADII, table
 
 from jonet import bulk
 from jonet.bulk.job import Job
-from jonet.bulk.manifest import Manifest
 from jonet.bulk.shapes import Settings
 from jonet.codes import Codes
-from jonet.data import meshes
-from jonet.data.meshes import Similarity
 from jonet.errors import BusyError, ConfigError, InputError
-from jonet.model import network_digest
+from jonet.geometry import mesh_files
+from jonet.geometry.mesh import Similarity
+from jonet.model_folder import network_digest
 from jonet.storage import identity
 
 pytestmark = pytest.mark.unoptimized
@@ -32,9 +31,12 @@ def inputs(tmp_path):
 
 
 def sizes(path) -> dict[str, float]:
-    """The radius of each shape in own units, by name."""
+    """The radius of each shape in input units, by name."""
     codes = Codes.load(path)
-    return {name: round(1 / way.scale / 1.03, 3) for name, way in zip(codes.names, codes.similarities, strict=True)}
+    return {
+        name: round(1 / transform.scale / 1.03, 3)
+        for name, transform in zip(codes.names, codes.similarities, strict=True)
+    }
 
 
 def aged(folder):
@@ -67,7 +69,7 @@ def test_a_replaced_input_whatever_its_age_and_size(inputs, tmp_path):
     os.replace(tmp_path / "older" / "ball_02.npy", inputs / "ball_02.npy")
     report = bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
     assert [row.file for row in report.outcome.rows] == ["ball_02.npy"]
-    assert np.ptp(meshes.read(tmp_path / "made" / "ball_02.ply").bounds[:, 0]) == pytest.approx(18, rel=1e-3)
+    assert np.ptp(mesh_files.read(tmp_path / "made" / "ball_02.ply").bounds[:, 0]) == pytest.approx(18, rel=1e-3)
 
 
 def test_moved_and_copied_folders_are_not_done_again(inputs, tmp_path):
@@ -85,7 +87,7 @@ def test_moved_and_copied_folders_are_not_done_again(inputs, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]])
-def test_damaged_parts_are_made_again(inputs, tmp_path, damage):
+def test_damaged_parts_are_sampled_again(inputs, tmp_path, damage):
     bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
     whole = (tmp_path / "codes.npz").read_bytes()
     part = tmp_path / "codes" / "shapes" / "ball_02.npz"
@@ -109,7 +111,7 @@ def test_joined_codes_are_those_of_the_inputs_and_name_their_network(inputs, tmp
     assert Codes.load(tmp_path / "codes" / "shapes" / "ball_01.npz").network == codes.network
 
 
-def test_what_an_input_made_goes_when_it_fails(inputs, tmp_path):
+def test_the_earlier_output_of_a_failed_input_is_removed(inputs, tmp_path):
     bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
     (inputs / "ball_01.npy").write_bytes(b"broken")
     write_clouds(inputs, [2.0], ["ball_03"])
@@ -131,16 +133,16 @@ def test_what_an_input_made_goes_when_it_fails(inputs, tmp_path):
     assert (tmp_path / "made" / "ball_00.ply").read_bytes() == mine
 
 
-def test_codes_are_known_by_their_values(tmp_path):
+def test_codes_are_identified_by_their_values(tmp_path):
     values = np.array([[1.0], [2.0]], np.float32)
-    ways = (Similarity(), Similarity())
-    Codes(values, ("a", "b"), ways).save(tmp_path / "one.npz")
-    Codes(values + 1, ("a", "b"), ways).save(tmp_path / "two.npz")
-    Codes(values[::-1] + 1, ("b", "a"), ways).save(tmp_path / "three.npz")
+    transforms = (Similarity(), Similarity())
+    Codes(values, ("a", "b"), transforms).save(tmp_path / "one.npz")
+    Codes(values + 1, ("a", "b"), transforms).save(tmp_path / "two.npz")
+    Codes(values[::-1] + 1, ("b", "a"), transforms).save(tmp_path / "three.npz")
     aged(tmp_path)
     bulk.extract(Balls(), tmp_path / "one.npz", tmp_path / "made")
     assert bulk.extract(Balls(), tmp_path / "two.npz", tmp_path / "made").before == 0
-    assert np.ptp(meshes.read(tmp_path / "made" / "a.ply").bounds[:, 0]) == pytest.approx(2)
+    assert np.ptp(mesh_files.read(tmp_path / "made" / "a.ply").bounds[:, 0]) == pytest.approx(2)
     assert bulk.extract(Balls(), tmp_path / "three.npz", tmp_path / "made").before == 2
 
 
@@ -158,16 +160,14 @@ def test_codes_of_another_network_are_refused_before_any_work(inputs, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_rows_of_version_0_1_0_are_read_and_done_again(inputs, tmp_path):
+def test_a_folder_of_another_format_is_refused(inputs, tmp_path):
     bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
-    rows = [",".join(list(row.values())[:6]) for row in table(tmp_path / "made").values()]
-    header = "file,status,residual,explained,seconds,output"
-    (tmp_path / "made" / "manifest.csv").write_text("\n".join([header, *rows, "gone.npy,ok,0.1,0.5,1,gone.ply", ""]))
-    before = Balls()
-    report = bulk.reconstruct(before, inputs, tmp_path / "made", BATCH)
-    assert report.before == 0 and report.complete
-    assert Manifest(tmp_path / "made").rows()["gone.npy"][0].output == "gone.ply"
-    assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH).before == 4
+    path = tmp_path / "made" / "job.json"
+    settings = json.loads(path.read_text())
+    del settings["version"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="results of other settings .*version"):
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
 
 
 def test_failures_stay_failures(inputs, tmp_path):
@@ -184,19 +184,19 @@ def test_failures_stay_failures(inputs, tmp_path):
 def test_options_are_looked_at_before_the_work(inputs, tmp_path, wrong):
     with pytest.raises(ConfigError):
         bulk.reconstruct(Balls(), inputs, tmp_path / "made", **wrong)
-    for settings in ({"batch": 0}, {"batch": -1}, {"limit": 0}, {"share": (2, 2)}, {"share": (-1, 2)}):
-        with pytest.raises(ConfigError, match="batch|limit|share"):
+    for settings in ({"batch": 0}, {"batch": -1}, {"limit": 0}, {"shard": (2, 2)}, {"shard": (-1, 2)}):
+        with pytest.raises(ConfigError, match="batch|limit|shard"):
             bulk.reconstruct(Balls(), inputs, tmp_path / "made", Settings(**settings))
     assert not (tmp_path / "made").exists()
     bulk.reconstruct(Balls(), inputs, tmp_path / "made")
 
 
-def test_settings_are_fixed_by_what_was_made_with_them(inputs, tmp_path):
+def test_results_of_other_settings_are_refused(inputs, tmp_path):
     class Stopping(Balls):
         def encode(self, **given):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match="same command continues"):
         bulk.reconstruct(Stopping(), inputs, tmp_path / "made", resolution=17)
     assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", resolution=16).complete
     with pytest.raises(ConfigError, match="resolution: 16 → 17"):
@@ -215,10 +215,10 @@ def test_what_a_killed_process_left_is_removed(inputs, tmp_path):
     assert [path.parent for path in tmp_path.rglob(left)] == [inputs]
 
 
-def test_a_share_with_other_settings_is_refused_whoever_came_first(inputs, tmp_path):
-    bulk.reconstruct(Balls(), inputs, tmp_path / "made", Settings(share=(1, 2)), resolution=8)
+def test_a_shard_with_other_settings_is_refused_whoever_came_first(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", Settings(shard=(1, 2)), resolution=8)
     with pytest.raises(ConfigError, match="resolution: 8 → 16"):
-        bulk.reconstruct(Balls(), inputs, tmp_path / "made", Settings(share=(0, 2)), resolution=16)
+        bulk.reconstruct(Balls(), inputs, tmp_path / "made", Settings(shard=(0, 2)), resolution=16)
 
 
 def test_results_are_no_inputs(inputs, tmp_path):
@@ -233,7 +233,7 @@ def test_results_are_no_inputs(inputs, tmp_path):
     assert not (inputs / "job.json").exists() and not (inputs / "shapes").exists()
 
 
-def test_outputs_replace_neither_inputs_nor_what_others_made(inputs, tmp_path):
+def test_outputs_replace_neither_inputs_nor_files_of_others(inputs, tmp_path):
     write_clouds(tmp_path / "scans", [1.0], ["ball_00"])
     bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
     own = tmp_path / "own"
@@ -241,18 +241,18 @@ def test_outputs_replace_neither_inputs_nor_what_others_made(inputs, tmp_path):
     shutil.copy(tmp_path / "made" / "ball_00.ply", own)
     before = (own / "ball_00.ply").read_bytes()
     for given in (own / "ball_00.ply", own, inputs):
-        with pytest.raises(ConfigError, match="one of the inputs|searched for inputs|there already"):
+        with pytest.raises(ConfigError, match="one of the inputs|searched for inputs|exists already"):
             bulk.reconstruct(Balls(), given, own, BATCH)
     Codes(np.ones((1, 1), np.float32), ("x",)).save(own / "x.ply")  # whatever it is called
     with pytest.raises(ConfigError, match="one of the inputs"):
         bulk.extract(Balls(), own / "x.ply", own)
     (own / "mine.npz").write_bytes(b"mine")
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         bulk.fit(Balls(), inputs, own / "mine.npz")
     assert (own / "ball_00.ply").read_bytes() == before and len(list(own.iterdir())) == 3
     (tmp_path / "made" / "late.ply").write_bytes(b"mine")  # beside what the job made
     write_clouds(inputs, [1.0], ["late"])
-    with pytest.raises(ConfigError, match="late.ply is there already"):
+    with pytest.raises(ConfigError, match="late.ply exists already"):
         bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
     assert (tmp_path / "made" / "late.ply").read_bytes() == b"mine"
 
@@ -264,7 +264,7 @@ def test_what_a_link_in_place_of_a_result_leads_to_is_not_replaced(inputs, tmp_p
     place.symlink_to(mine)
     assert bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH).before == 4  # the same, on another disk
     mine.write_bytes(b"mine")
-    with pytest.raises(ConfigError, match="ball_00.ply is there already"):
+    with pytest.raises(ConfigError, match="ball_00.ply exists already"):
         bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
     assert mine.read_bytes() == b"mine"
 
@@ -272,15 +272,15 @@ def test_what_a_link_in_place_of_a_result_leads_to_is_not_replaced(inputs, tmp_p
 def test_inputs_in_the_folder_of_the_results_are_refused(inputs, tmp_path):
     files = sorted(inputs.iterdir())
     for do, out in ((bulk.fit, tmp_path / "scans.npz"), (bulk.fit, inputs), (bulk.reconstruct, inputs)):
-        with pytest.raises(ConfigError, match="results would lie among inputs"):
+        with pytest.raises(ConfigError, match="results would be among inputs"):
             do(Balls(), files, out)
     assert sorted(inputs.iterdir()) == files
 
 
-def test_codes_beside_a_job_are_not_replaced_by_those_that_it_joins(inputs, tmp_path):
+def test_codes_of_others_are_not_replaced_by_joined_codes(inputs, tmp_path):
     bulk.fit(Balls(), inputs, tmp_path / "codes")
     (tmp_path / "codes.npz").write_bytes(b"mine")
-    with pytest.raises(ConfigError, match="codes.npz is there already"):
+    with pytest.raises(ConfigError, match="codes.npz exists already"):
         bulk.fit(Balls(), inputs, tmp_path / "codes.npz")
     assert (tmp_path / "codes.npz").read_bytes() == b"mine"
     (tmp_path / "codes/codes.npz").rename(tmp_path / "codes.npz")
@@ -322,7 +322,7 @@ def test_a_stop_between_an_output_and_its_row(inputs, tmp_path, monkeypatch):
 
 
 class Waiting(Balls):
-    """Works until it is told to go on."""
+    """Waits in the middle of its work until an event is set."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -334,20 +334,20 @@ class Waiting(Balls):
         return super().encode(**given)
 
 
-@pytest.mark.parametrize("share, others", [(None, [None, (0, 2)]), ((0, 2), [None, (0, 2), (1, 3)])])
-def test_one_at_work(inputs, tmp_path, share, others):
+@pytest.mark.parametrize("shard, others", [(None, [None, (0, 2)]), ((0, 2), [None, (0, 2), (1, 3)])])
+def test_one_at_work(inputs, tmp_path, shard, others):
     first = Waiting()
     thread = threading.Thread(
-        target=bulk.fit, args=(first, inputs, tmp_path / "codes.npz", Settings(share=share)), daemon=True
+        target=bulk.fit, args=(first, inputs, tmp_path / "codes.npz", Settings(shard=shard)), daemon=True
     )
     thread.start()
     try:
         assert first.begun.wait(60)
         for other in others:
             with pytest.raises(BusyError, match=f"process {os.getpid()} .*works here"):
-                bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=other))
-        if share:
-            assert not bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(1, 2))).complete
+                bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(shard=other))
+        if shard:
+            assert not bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(shard=(1, 2))).complete
     finally:
         first.go.set()
         thread.join(60)
@@ -359,16 +359,16 @@ def test_one_at_work(inputs, tmp_path, share, others):
 def test_many_join_at_once(inputs, tmp_path):
     failures = []
 
-    def share(index):
+    def shard(index):
         try:
-            bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(index, 4)))
+            bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(shard=(index, 4)))
         except BaseException as error:
             failures.append(error)
 
-    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(share=(0, 4)))
+    bulk.fit(Balls(), inputs, tmp_path / "codes.npz", Settings(shard=(0, 4)))
     for i in (1, 2):
-        share(i)
-    threads = [threading.Thread(target=share, args=(i,)) for i in range(4)]
+        shard(i)
+    threads = [threading.Thread(target=shard, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Files of points: every kind gives the same rows, thinned while they are read; damage and colours are named."""
+"""Point cloud files: every format gives the same rows, subsampled while reading; damage and colors are reported."""
 
 import struct
 import tracemalloc
@@ -6,8 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from jonet.data import clouds, observed
+from jonet.data import scans
 from jonet.errors import FormatError
+from jonet.geometry import point_cloud_files
 
 KINDS = ("npy", "npz", "packed.npz", "xyz", "ascii.ply", "little.ply", "big.ply")
 
@@ -47,25 +48,25 @@ def write(path, kind: str, points, normals):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_same_rows(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(clouds, "CHUNK", 128)
+    monkeypatch.setattr(point_cloud_files, "CHUNK", 128)
     points, normals = ball(1000)
     path = tmp_path / f"ball.{kind}"
     write(path, kind, points, normals)
-    np.testing.assert_array_equal(clouds.read(path), np.column_stack([points, normals]))
-    kept = clouds.chosen(1000, 77, 0)
-    np.testing.assert_array_equal(clouds.read(path, 77), np.column_stack([points, normals])[kept])
-    one = observed.read(path, limit=77)
+    np.testing.assert_array_equal(point_cloud_files.read(path), np.column_stack([points, normals]))
+    kept = point_cloud_files.chosen(1000, 77, 0)
+    np.testing.assert_array_equal(point_cloud_files.read(path, 77), np.column_stack([points, normals])[kept])
+    one = scans.read(path, limit=77)
     assert one.kind == ("points", "normals") and len(one.points) == 77
 
 
 @pytest.mark.parametrize("count, limit", [(10, 10), (11, 10), (10, 20), (1000, 7), (10**10, 1000)])
-def test_one_row_of_each_stretch(count, limit):
-    rows = clouds.chosen(count, limit, 3)
+def test_one_row_of_each_interval(count, limit):
+    rows = point_cloud_files.chosen(count, limit, 3)
     assert len(rows) == min(count, limit) and (np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < count
     if count % limit == 0:
         np.testing.assert_array_equal(rows * limit // count, np.arange(limit))
     if count > 100 * limit:
-        assert (clouds.chosen(count, limit, 4) != rows).any()
+        assert (point_cloud_files.chosen(count, limit, 4) != rows).any()
 
 
 @pytest.mark.parametrize("kind", ["npy", "packed.npz", "little.ply"])
@@ -74,7 +75,7 @@ def test_memory_is_bounded_by_what_is_kept(kind, tmp_path):
     write(path, kind, *ball(800_000))  # 19 MB
     tracemalloc.start()
     try:
-        clouds.read(path, 1000)
+        point_cloud_files.read(path, 1000)
         assert tracemalloc.get_traced_memory()[1] < 8e6
     finally:
         tracemalloc.stop()
@@ -87,14 +88,14 @@ def test_files_that_are_cut_off_are_named(kind, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2 + 7])
     with pytest.raises(FormatError, match=path.name):
-        clouds.read(path)
+        point_cloud_files.read(path)
 
 
-def test_colours_are_no_normals(tmp_path):
+def test_colors_are_no_normals(tmp_path):
     points, _ = ball(20)
     np.savetxt(tmp_path / "scan.xyz", np.column_stack([points, np.full((20, 3), 200)]))
-    with pytest.raises(FormatError, match="colours"):
-        clouds.read(tmp_path / "scan.xyz")
+    with pytest.raises(FormatError, match="colors"):
+        point_cloud_files.read(tmp_path / "scan.xyz")
 
 
 def test_what_is_not_finite_is_refused(tmp_path):
@@ -102,7 +103,7 @@ def test_what_is_not_finite_is_refused(tmp_path):
     points[3, 1] = np.nan
     np.save(tmp_path / "scan.npy", points)
     with pytest.raises(FormatError, match="not finite"):
-        clouds.read(tmp_path / "scan.npy")
+        point_cloud_files.read(tmp_path / "scan.npy")
 
 
 def test_headers_that_lie_allocate_nothing(tmp_path):
@@ -110,19 +111,19 @@ def test_headers_that_lie_allocate_nothing(tmp_path):
     text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10, 1000000000000), }"
     path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n")
     with pytest.raises(FormatError, match="3 or 6 in a row"):
-        clouds.read(path)
+        point_cloud_files.read(path)
     (tmp_path / "lie.ply").write_bytes(
         b"ply\nformat ascii 1.0\nelement vertex 2000000\nproperty float x\nproperty float y\nproperty float z\n"
         b"end_header\n0 0 0\n"
     )
     with pytest.raises(FormatError, match="cut off"):
-        clouds.read(tmp_path / "lie.ply")
+        point_cloud_files.read(tmp_path / "lie.ply")
 
 
 def test_hidden_files_are_left_out(tmp_path):
     np.save(tmp_path / "a.npy", ball(10)[0])
     np.save(tmp_path / ".b.npy", ball(10)[0])
-    assert observed.find(tmp_path) == [tmp_path / "a.npy"]
+    assert scans.find(tmp_path) == [tmp_path / "a.npy"]
 
 
 def test_normals_belong_to_their_points(tmp_path):
@@ -130,12 +131,12 @@ def test_normals_belong_to_their_points(tmp_path):
     np.savez(tmp_path / "scan.npz", points=points, normals=normals[:2000])
     for limit in (500, 10_000):
         with pytest.raises(FormatError, match="scan.npz: holds 2000 normals for 3000 points"):
-            clouds.read(tmp_path / "scan.npz", limit)
+            point_cloud_files.read(tmp_path / "scan.npz", limit)
 
 
 def test_a_mark_of_byte_order_is_no_number(tmp_path):
     points, _ = ball(20)
     np.savetxt(tmp_path / "scan.xyz", points)
-    plain = clouds.read(tmp_path / "scan.xyz")
+    plain = point_cloud_files.read(tmp_path / "scan.xyz")
     (tmp_path / "scan.xyz").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "scan.xyz").read_bytes())
-    np.testing.assert_array_equal(clouds.read(tmp_path / "scan.xyz"), plain)
+    np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "scan.xyz"), plain)

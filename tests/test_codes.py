@@ -1,5 +1,6 @@
-"""Files of codes: what comes back, and what is no such file."""
+"""Codes: the file round trip, damaged files, and the one-line repr."""
 
+import dataclasses
 import io
 import zipfile
 
@@ -7,8 +8,8 @@ import numpy as np
 import pytest
 
 from jonet.codes import Codes, read_npz
-from jonet.data.meshes import Similarity
 from jonet.errors import CheckpointError
+from jonet.geometry.mesh import Similarity
 
 pytestmark = pytest.mark.unoptimized
 
@@ -21,16 +22,16 @@ def saved(path, **changes):
 
 
 def test_codes_come_back(tmp_path):
-    ways = (Similarity(2.0), Similarity(3.0, translation=[1, 2, 3]))
+    transforms = (Similarity(2.0), Similarity(3.0, translation=[1, 2, 3]))
     doubts = dict(residual=np.ones(2, np.float32), converged=np.ones(2, bool))
-    whole = Codes(FINE["values"], ("a\udcff", "b"), ways, network="0123", sources=("x", "y"), **doubts)
+    whole = Codes(FINE["values"], ("a\udcff", "b"), transforms, network="0123", sources=("x", "y"), **doubts)
     for codes in (whole, whole[:0], Codes(np.ones((2, 0), np.float32), ("a", "b"))):
         codes.save(tmp_path / "codes.npz")
         again = Codes.load(tmp_path / "codes.npz")
         assert again.names == codes.names and again.network == codes.network
         np.testing.assert_array_equal(again.values, codes.values)
-        for way, same in zip(codes.similarities or (), again.similarities or (), strict=True):
-            np.testing.assert_array_equal(way.as_array(), same.as_array())
+        for transform, same in zip(codes.similarities or (), again.similarities or (), strict=True):
+            np.testing.assert_array_equal(transform.as_array(), same.as_array())
     again.values[:] = 0  # they can be written to
 
 
@@ -52,7 +53,7 @@ def test_codes_come_back(tmp_path):
         {"similarities": np.array(["x", "y"])},
         {"residual": np.zeros(0, np.float32)},
         {"converged": np.array(["yes", "no"])},
-        {"stranger": np.zeros((2, 2), bool)},
+        {"out_of_distribution": np.zeros((2, 2), bool)},
         {"network": np.array(["x"])},
         {"sources": np.array(["x"])},
         {"names": np.array([{}, []], object)},
@@ -87,3 +88,9 @@ def test_files_that_are_no_archives_or_claim_too_much(tmp_path):
                 read(tmp_path / "codes.npz")
     with pytest.raises(CheckpointError, match="no such file"):
         Codes.load(tmp_path / "nothing.npz")
+
+
+def test_codes_are_one_line_in_print():
+    codes = Codes(FINE["values"], ("a", "b"))
+    assert repr(codes) == "Codes(2 shapes, 3-d)" and repr(codes[0]) == "Codes(1 shape, 3-d)"
+    assert repr(dataclasses.replace(codes, converged=np.ones(2, bool))) == "Codes(2 shapes, 3-d, fitted)"

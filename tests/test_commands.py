@@ -1,4 +1,4 @@
-"""Verbs of the shell: what they refuse before any work, what they replace, and what they say."""
+"""Commands of the shell: what they refuse before any work, what they replace, and what they print."""
 
 import io
 import json
@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import program
 import pytest
 import trimesh
 from balls import write_clouds
@@ -18,13 +19,13 @@ from jonet import __main__ as shell
 from jonet import model as models
 from jonet.bulk import inputs
 from jonet.codes import Codes
-from jonet.data import meshes
-from jonet.data.meshes import Mesh
+from jonet.geometry import mesh_files
+from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
-from jonet.inference.prior import Prior
+from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
-from jonet.networks import published
 from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.published import folders
 from jonet.training import autodecoder
 
 pytestmark = pytest.mark.unoptimized
@@ -33,7 +34,7 @@ BALL = trimesh.creation.icosphere(2)
 
 
 def ball(path, radius=1.0, name="") -> Mesh:
-    meshes.write(mesh := Mesh(BALL.vertices * radius, BALL.faces, name=name), path)
+    mesh_files.write(mesh := Mesh(BALL.vertices * radius, BALL.faces, name=name), path)
     return mesh
 
 
@@ -44,14 +45,14 @@ def contents(folder) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def small():
     network = Decoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
-    shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centred")
+    shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centered")
     codes = np.asarray(codes)
     return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, tuple("abc")), Prior.of(codes))
 
 
 @pytest.fixture
 def stub(monkeypatch):
-    """In place of every model: balls, and clouds as they came; those called so have no surface."""
+    """Replaces every model: its meshes are balls, its clouds unchanged; shapes of certain names have no surface."""
 
     def shapes(count):
         hollow = Mesh(BALL.vertices, BALL.faces[:0])
@@ -63,8 +64,8 @@ def stub(monkeypatch):
         kind="occupancy",
         frame="sphere",
         codes={"a": 0, "b": 1},
-        sample=lambda count, seed, resolution: shapes(count),
-        interpolate=lambda a, b, count, resolution: shapes(count),
+        sample=lambda count, seed: shapes(count),
+        interpolate=lambda a, b, count: shapes(count),
         purify=lambda points, **more: [cloud[: 0 if i in made.hollow else None] for i, cloud in enumerate(points)],
     )
     monkeypatch.setattr(models, "load", lambda folder: made)
@@ -83,7 +84,7 @@ def test_a_scan_is_not_overwritten_by_what_completes_it(tmp_path, capsys, monkey
     (tmp_path / "other.ply").unlink()
     (tmp_path / "scan.obj").write_text("mine")
     assert shell.main(["complete", "scan.ply", "--model=nothing", "--out=.", "--format=obj"]) == 1
-    assert "jonet did not make it" in capsys.readouterr().err
+    assert "jonet did not write it" in capsys.readouterr().err
     assert contents(tmp_path) == before | {"scan.obj": b"mine"}
 
 
@@ -127,18 +128,18 @@ def test_samples_replace_those_before_and_nothing_else(stub, tmp_path, capsys):
     before = contents(out) | {"shape_000.ply": b"mine, too"}
     (out / "shape_000.ply").write_bytes(b"mine, too")
     assert shell.main(["sample", "model", f"--out={out}", "--count=2"]) == 1
-    assert contents(out) == before and "jonet did not make it" in capsys.readouterr().err
+    assert contents(out) == before and "jonet did not write it" in capsys.readouterr().err
 
 
 def test_a_stop_while_files_are_written(stub, tmp_path, monkeypatch):
-    write = meshes.write
+    write = mesh_files.write
 
     def stop(mesh, path):
         write(mesh, path)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(meshes, "write", stop)
+        patch.setattr(mesh_files, "write", stop)
         assert shell.main(["sample", "model", f"--out={tmp_path}", "--count=2"]) == 130
     assert (tmp_path / "shape_000.ply").exists()
     assert shell.main(["sample", "model", f"--out={tmp_path}", "--count=2"]) == 0
@@ -160,7 +161,7 @@ NUMBERS = {
 def test_numbers_are_looked_at_first(verb, wrong, tmp_path, capsys, monkeypatch):
     given = {"interpolate": ["m", "a", "b"], "complete": ["--model=m", "scan"], "sample": ["m"]}.get(verb, ["m", "x"])
     monkeypatch.setattr(models, "load", lambda folder: pytest.fail("the work was begun"))
-    assert shell.main([verb, *given, f"--out={tmp_path / 'out'}", f"--{wrong}"]) == 1
+    assert program.refused([verb, *given, f"--out={tmp_path / 'out'}", f"--{wrong}"])
     assert wrong.split("=")[0] in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
@@ -187,10 +188,10 @@ def test_an_export_replaces_exports_alone(small, tmp_path, capsys):
 
 
 def test_an_import_replaces_imports_alone(small, tmp_path, capsys, monkeypatch):
-    parts = {name: getattr(small, name) for name in ("kind", "network", "shared", "statistics", "frame", "history")}
+    parts = {name: getattr(small, name) for name in ("kind", "network", "shared", "batch_stats", "frame", "history")}
     found = SimpleNamespace(**parts, codes=small.codes.values, names=("x", "y", "z"), similarities=None, takes=None)
     found.notes, found.fitted = (), {"f": small.codes.values[0]}
-    monkeypatch.setattr(published, "read", lambda *given: found)
+    monkeypatch.setattr(folders, "read", lambda *given: found)
     out = tmp_path / "out"
     for _ in range(2):
         assert shell.main(["import", "source", f"--out={out}"]) == 0
@@ -198,7 +199,7 @@ def test_an_import_replaces_imports_alone(small, tmp_path, capsys, monkeypatch):
     assert Codes.load(out / "codes.npz").network == models.load(out).digest
     found.fitted = {}
     assert shell.main(["import", "source", f"--out={out}"]) == 0 and not (out / "fitted.npz").exists()
-    monkeypatch.setattr(published, "read", lambda *given: pytest.fail("the work was begun"))
+    monkeypatch.setattr(folders, "read", lambda *given: pytest.fail("the work was begun"))
     (out / "config.json").write_text("{}")
     small.save(tmp_path / "own" / "model")
     (tmp_path / "thesis" / "model").mkdir(parents=True)
@@ -208,7 +209,7 @@ def test_an_import_replaces_imports_alone(small, tmp_path, capsys, monkeypatch):
         assert shell.main(["import", "source", f"--out={tmp_path / folder}"]) == 1
         assert capsys.readouterr().err.startswith("error: ")
     assert contents(tmp_path) == before
-    monkeypatch.setattr(published, "read", lambda *given: found)
+    monkeypatch.setattr(folders, "read", lambda *given: found)
     (tmp_path / "codes").mkdir()
     shutil.copy(out / "codes.npz", tmp_path / "codes")
     assert shell.main(["import", "source", f"--out={tmp_path / 'codes'}"]) == 1
@@ -217,7 +218,7 @@ def test_an_import_replaces_imports_alone(small, tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def trees(tmp_path):
-    """Meshes and true ones of the same names in several classes, one of them missing, one without a true shape."""
+    """Meshes and ground truths of the same names in several classes; one mesh is missing, one has no ground truth."""
     for kind in ("chair", "table"):
         for name in ("001", "002"):
             ball(tmp_path / "truth" / kind / name / "model.ply")
@@ -233,11 +234,11 @@ def test_every_shape_is_scored_or_counted(trees, capsys):
     for _ in range(2):
         assert shell.main(["evaluate", str(trees / "made"), str(trees / "truth"), f"--json={out}"]) == 0
         said = capsys.readouterr().out
-        assert "2 shapes" in said and "1 of 4 true shapes have no mesh" in said and "table/002/model" in said
-        assert "1 of 4 meshes have no true shape" in said and "chair/002/model: failed" in said
+        assert "2 shapes" in said and "1 of 4 ground-truth shapes have no mesh" in said and "table/002/model" in said
+        assert "1 of 4 meshes have no ground truth" in said and "chair/002/model: failed" in said
         found = json.loads(out.read_text())
         assert [shape["name"] for shape in found["shapes"]] == ["chair/001/model", "table/001/model"]
-        assert found["missing"] == ["table/002/model"] and found["without_truth"] == ["chair/003/model"]
+        assert found["missing"] == ["table/002/model"] and found["without_ground_truth"] == ["chair/003/model"]
         assert list(found["failed"]) == ["chair/002/model"]
 
 
@@ -263,14 +264,14 @@ def test_suffixes_part_shapes_only_where_they_must(tmp_path, capsys):
         ball(tmp_path / path)
     assert shell.main(["evaluate", str(tmp_path / "made"), str(tmp_path / "truth")]) == 0
     said = capsys.readouterr().out
-    assert "3 shapes" in said and "1 of 4 meshes have no true shape: a.ply" in said
+    assert "3 shapes" in said and "1 of 4 meshes have no ground truth: a.ply" in said
     assert shell.main(["evaluate", str(tmp_path / "made/a.ply"), str(tmp_path / "truth/b.stl")]) == 0
     (tmp_path / "made/a.ply").write_bytes(b"ply broken")
     assert shell.main(["evaluate", str(tmp_path / "made/a.ply"), str(tmp_path / "truth/b.stl")]) == 1
     assert "none of 1 shapes could be scored" in capsys.readouterr().err
 
 
-def test_true_shapes_beside_what_was_made_of_them(trees):
+def test_predictions_inside_the_ground_truth_folder(trees):
     shutil.copytree(trees / "made", trees / "truth" / "rebuilt")
     assert shell.main(["evaluate", str(trees / "truth" / "rebuilt"), str(trees / "truth")]) == 0
     write_clouds(trees / "truth" / "job", [1.0])

@@ -1,9 +1,10 @@
-"""Shapes completed from one view: the task in miniature, scans from the shell, and what points of a surface tell."""
+"""Shapes completed from one view: the task in miniature, scans from the shell, and fits to surface points."""
 
 import dataclasses
 import json
 
 import numpy as np
+import program
 import pytest
 import trimesh
 from PIL import Image
@@ -12,20 +13,19 @@ from test_latents import QUICK, load_chairs
 from test_run import arguments
 
 import jonet
-from experiments import run
 from jonet import __main__ as shell
 from jonet.codes import Codes
 from jonet.commands import complete
-from jonet.data import depth, meshes
 from jonet.data import store as stores
-from jonet.data.meshes import Mesh, Similarity
-from jonet.data.rays import Camera
 from jonet.errors import ConfigError, InputError
-from jonet.inference.first_order import LBFGS, Adam
-from jonet.inference.pose import PoseConfig
-from jonet.model import Model, Surfaces
+from jonet.geometry import depth, mesh_files
+from jonet.geometry.mesh import Mesh, Similarity
+from jonet.geometry.rays import Camera
+from jonet.model import Model
 from jonet.networks import occupancy
 from jonet.networks.field import fold
+from jonet.settings.fitting import LBFGS, Adam, PoseConfig
+from jonet.settings.surfaces import Surfaces
 from jonet.tasks import deepsdf_completion as task
 from jonet.tasks.deepsdf_completion import View
 
@@ -59,7 +59,7 @@ SEARCH = ["--pose.tries=4", "--pose.keep=1 1 1"]  # read where the pose is searc
 @pytest.fixture(scope="module")
 def completed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "completed"
-    assert run.main(arguments(folder, *OPTIONS)) == 0
+    assert program.run(arguments(folder, *OPTIONS)) == 0
     return folder
 
 
@@ -70,15 +70,15 @@ def test_a_run_shows_view_points_and_the_whole(completed):
     assert "the view" in page and "points seen" in page and "one depth view" in page
 
 
-@pytest.mark.parametrize("pose", ["turned", "unknown"])
-def test_a_space_trained_before_and_a_pose_not_known(completed, tmp_path, capsys, pose):
-    more = [f"--model={completed}", f"--view.pose={pose}", "--view.noise=0.003", "--known=0"]
+@pytest.mark.parametrize("pose", ["yaw", "similarity"])
+def test_a_given_model_and_an_unknown_pose(completed, tmp_path, capsys, pose):
+    more = [f"--model={completed}", f"--view.pose={pose}", "--view.noise=0.003", "--rebuilt-train=0"]
     given = arguments(tmp_path / "again", *OPTIONS, *more)
-    assert run.main(given) == 1  # settings of the other way to find codes
+    assert program.run(given) == 1  # settings of the other way to find codes
     assert f"fitting.gauss_newton.points is given, but not read: view.pose is {pose}" in capsys.readouterr().err
     place = given.index("--fitting.gauss-newton.points")
     given = [*given[:place], *given[place + 4 :], *SEARCH[0].split("="), *SEARCH[1].replace("=", " ").split()]
-    assert run.main(given) == 0
+    assert program.run(given) == 0
     values = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert all(0 <= row["turned_by"] <= 180 for row in values["shapes"])
     ours, theirs = jonet.load(tmp_path / "again"), jonet.load(completed)
@@ -88,15 +88,15 @@ def test_a_space_trained_before_and_a_pose_not_known(completed, tmp_path, capsys
 def test_test_shapes_that_the_space_learned_from_are_left_out(completed, tmp_path, capsys):
     """Of the family shape i is the same whatever it is to be: two of four test shapes were trained on."""
     more = [*OPTIONS, f"--model={completed}", "--generated=0"]
-    given = arguments(tmp_path / "some", *more, "--shapes.train=4", "--shapes.test=4", "--known=9")
+    given = arguments(tmp_path / "some", *more, "--shapes.train=4", "--shapes.test=4", "--rebuilt-train=9")
     with pytest.warns(UserWarning, match="2 of 4 test shapes are left out.* mug_0004, mug_0005"):
-        assert run.main(given) == 0
+        assert program.run(given) == 0
     values = json.loads((tmp_path / "some" / "metrics.json").read_text())
     assert [row["name"] for row in values["shapes"]] == ["mug_0006", "mug_0007"]
-    assert [row["name"] for row in values["known"]["shapes"]] == [f"mug_000{i}" for i in range(6)]
-    assert "learned from 6 others" in (tmp_path / "some" / "report.html").read_text()
+    assert [row["name"] for row in values["train"]["shapes"]] == [f"mug_000{i}" for i in range(6)]
+    assert "trained on 6 other shapes" in (tmp_path / "some" / "report.html").read_text()
     given = arguments(tmp_path / "none", *more, "--shapes.train=3", "--shapes.test=3", "--stages=prepare,train")
-    assert run.main(given) == 1
+    assert program.run(given) == 1
     assert "all 3 test shapes are among those" in capsys.readouterr().err
 
 
@@ -106,13 +106,13 @@ def test_a_space_without_codes_and_shapes_of_the_same_names(completed, tmp_path)
     imported.save(tmp_path / "imported")
     more = [*OPTIONS, "--seed=5", "--generated=2"]
     with pytest.warns(UserWarning, match="does not say which shapes it learned from"):
-        assert run.main(arguments(tmp_path / "a", *more, f"--model={tmp_path / 'imported'}")) == 0
-    assert run.main(arguments(tmp_path / "b", *more, f"--model={completed}")) == 0  # mug_0000 is another mug here
+        assert program.run(arguments(tmp_path / "a", *more, f"--model={tmp_path / 'imported'}")) == 0
+    assert program.run(arguments(tmp_path / "b", *more, f"--model={completed}")) == 0  # mug_0000 is another mug here
     for name, learned in (("a", False), ("b", True)):
         values = json.loads((tmp_path / name / "metrics.json").read_text())
-        assert len(values["shapes"]) == 2 and not values["known"]["shapes"] and not values["nearest"]["shapes"]
+        assert len(values["shapes"]) == 2 and not values["train"]["shapes"] and not values["nearest"]["shapes"]
         page = (tmp_path / name / "report.html").read_text()
-        assert "nearest training shape" not in page and ("learned from 6 others" in page) == learned
+        assert "nearest training shape" not in page and ("trained on 6 other shapes" in page) == learned
 
 
 def test_a_model_of_another_kind_is_refused_before_any_work(tmp_path, capsys):
@@ -120,20 +120,20 @@ def test_a_model_of_another_kind_is_refused_before_any_work(tmp_path, capsys):
     Model("classifier", network, {}, {}, "cube").save(tmp_path / "model")
     for name in ("deepsdf_completion", "purify"):
         folder = tmp_path / name
-        assert run.main([f"--task={name}", "--model", str(tmp_path / "model"), "--workdir", str(folder)]) == 1
+        assert program.run([f"--task={name}", "--model", str(tmp_path / "model"), "--workdir", str(folder)]) == 1
         assert "give a run of" in capsys.readouterr().err and not folder.exists()
 
 
-def test_views_are_the_same_whenever_they_are_asked_for(completed):
+def test_views_are_reproducible(completed):
     store, config = stores.open(completed / "store"), task.PRESETS["quick"]
     one, two = (task.scan(config, store, 7) for _ in range(2))
     np.testing.assert_array_equal(one.points, two.points)
-    np.testing.assert_array_equal(one.free, two.free)
+    np.testing.assert_array_equal(one.free_space, two.free_space)
     others = task.scan(dataclasses.replace(config, seed=1), store, 7), task.scan(config, store, 6)
     assert all(other.points.shape != one.points.shape or (other.points != one.points).any() for other in others)
-    turned = task.scan(dataclasses.replace(config, view=View(pose="unknown")), store, 7)
-    np.testing.assert_allclose(turned.way.inverse()(turned.points), one.points, atol=1e-5)
-    np.testing.assert_allclose(turned.normals @ turned.way.rotation, one.normals, atol=1e-5)
+    turned = task.scan(dataclasses.replace(config, view=View(pose="similarity")), store, 7)
+    np.testing.assert_allclose(turned.transform.inverse()(turned.points), one.points, atol=1e-5)
+    np.testing.assert_allclose(turned.normals @ turned.transform.rotation, one.normals, atol=1e-5)
     store.names[7] = "caf\udce9"  # no UTF-8, as names of files can be
     assert len(task.scan(config, store, 7).points)
 
@@ -148,7 +148,7 @@ def test_impossible_views_are_refused():
 
 
 def turned(up):
-    """A turn of which +y becomes the axis `up`."""
+    """A rotation that turns +y into the axis `up`."""
     sign, axis = -1 if up[0] == "-" else 1, "xyz".index(up[-1])
     return Rotation.align_vectors(sign * np.eye(3)[axis], [0, 1, 0])[0].as_matrix()
 
@@ -161,39 +161,39 @@ def shown(points, normals, eye):
 
 @pytest.mark.parametrize("kind", ["normals", "eye", "whole"])
 def test_a_scan_in_known_pose(chairs, folder, tmp_path, capsys, kind):
-    """Units, place and axes of the scan's own; the chair comes back there."""
+    """A scan with other units, position and axes; the chair is returned in its frame."""
     _, points, normals = chairs
-    way = Similarity(40.0, turned("z"), [3, -1, 2])  # normalised → own
+    transform = Similarity(40.0, turned("z"), [3, -1, 2])  # normalized → own
     eye = np.array([1.5, 1.5, 2.0])
     seen, facing = (points[0], normals[0]) if kind == "whole" else shown(points[0], normals[0], eye)
-    rows = way(seen) if kind == "eye" else np.column_stack([way(seen), facing @ way.rotation.T])
+    rows = transform(seen) if kind == "eye" else np.column_stack([transform(seen), facing @ transform.rotation.T])
     np.savetxt(tmp_path / "scan.xyz", rows)
-    centre, more = way([0, 0, 0]), ["--whole"] if kind == "whole" else []
+    center, more = transform([0, 0, 0]), ["--whole"] if kind == "whole" else []
     if kind == "eye":
-        more = ["--eye", *map(str, way(eye))]
-    place = ["--pose=known", "--up=z", "--radius", str(40 / 1.03), "--centre", *map(str, centre)]
+        more = ["--eye", *map(str, transform(eye))]
+    place = ["--known-pose", "--up=z", "--radius", str(40 / 1.03), "--center", *map(str, center)]
     command = ["complete", str(tmp_path / "scan.xyz"), f"--model={folder}", f"--out={tmp_path / 'made'}"]
     assert shell.main([*command, *place, *more]) == 0
-    assert "explained" in capsys.readouterr().out
-    made = way.inverse().apply(meshes.read(tmp_path / "made" / "scan.ply"))
+    assert "inliers" in capsys.readouterr().out
+    made = transform.inverse().apply(mesh_files.read(tmp_path / "made" / "scan.ply"))
     low, high = points[0].min(0), points[0].max(0)
     np.testing.assert_allclose(made.bounds, [low, high], atol=0.15)
 
 
 def test_a_depth_picture(chairs, folder, tmp_path):
-    """A chair of the network's own, seen by a camera that looks down; the result lies in the camera's space."""
+    """A training chair seen by a camera that looks down; the result is in the camera's frame."""
     model, _, _ = chairs
     (chair,) = model.extract(model.codes[3])
     pitch = Rotation.from_euler("x", 15, degrees=True).as_matrix()
-    way = Similarity(0.5, pitch @ np.diag([1.0, -1, -1]), [0, 0, 3.0])  # down is y, forward is z
-    view = depth.view(way.apply(chair), Camera(np.zeros(3), np.eye(3), 200.0, (80, 80), (160, 160)))
+    transform = Similarity(0.5, pitch @ np.diag([1.0, -1, -1]), [0, 0, 3.0])  # down is y, forward is z
+    view = depth.view(transform.apply(chair), Camera(np.zeros(3), np.eye(3), 200.0, (80, 80), (160, 160)))
     assert np.isfinite(view.depth).sum() > 1000
     levels = np.where(np.isfinite(view.depth), view.depth * 1000, 60000)
     Image.fromarray(levels.round().astype(np.uint16)).save(tmp_path / "view.png")
     command = ["complete", str(tmp_path / "view.png"), f"--model={folder}", f"--out={tmp_path}", "--focal=200"]
     assert shell.main([*command, "--far=10"]) == 0
-    made = meshes.read(tmp_path / "view.ply")
-    np.testing.assert_allclose(made.bounds, way.apply(chair).bounds, atol=0.15)
+    made = mesh_files.read(tmp_path / "view.ply")
+    np.testing.assert_allclose(made.bounds, transform.apply(chair).bounds, atol=0.15)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_depth_picture(chairs, folder, tmp_path):
     [
         (["nothing.ply"], "no such file"),
         (["empty.png"], "PNG"),
-        (["scan.npy", "--pose=known", "--radius=0"], "radius"),
+        (["scan.npy", "--known-pose", "--radius=0"], "radius"),
     ],
 )
 def test_scans_that_are_none(folder, tmp_path, capsys, more, said):
@@ -216,7 +216,7 @@ def test_a_range_scan_of_triangles_is_a_scan(folder, tmp_path):
     """An open sheet encloses nothing, and need not."""
     plane = trimesh.creation.box((0.8, 0.02, 0.8))
     sheet = Mesh(plane.vertices, plane.faces[plane.face_normals[:, 1] > 0.5])
-    meshes.write(sheet, tmp_path / "seat.ply")
+    mesh_files.write(sheet, tmp_path / "seat.ply")
     assert shell.main(["complete", str(tmp_path / "seat.ply"), f"--model={folder}", f"--out={tmp_path}/made"]) == 0
 
 
@@ -231,14 +231,14 @@ def test_a_scan_far_from_the_origin_is_completed_as_at_the_origin(chairs, folder
         eye, suffix = np.array([1.5, 1.5, 2.0]) + offset, "ply" if kind == "mesh" else "npy"
         scan = tmp_path / f"{name}.{suffix}"
         if kind == "mesh":
-            meshes.write(Mesh(chair.vertices + offset, chair.faces), scan)
+            mesh_files.write(Mesh(chair.vertices + offset, chair.faces), scan)
         else:
             np.save(scan, points[0] + offset)
-        place = ["--pose=known", "--radius", str(1 / 1.03), "--centre", *map(str, offset), "--resolution=32"]
+        place = ["--known-pose", "--radius", str(1 / 1.03), "--center", *map(str, offset), "--resolution=32"]
         more = ["--eye", *map(str, eye)] if kind == "eye" else ["--whole"]
         command = ["complete", str(scan), f"--model={folder}", f"--out={tmp_path / 'made'}"]
         assert shell.main([*command, *place, *more]) == 0
-        made[name] = meshes.read(tmp_path / "made" / f"{name}.ply").vertices - offset
+        made[name] = mesh_files.read(tmp_path / "made" / f"{name}.ply").vertices - offset
     np.testing.assert_allclose(made["there"].max(0), made["here"].max(0), atol=2e-3)
     np.testing.assert_allclose(made["there"].mean(0), made["here"].mean(0), atol=2e-3)
 
@@ -247,13 +247,13 @@ def test_a_scan_far_from_the_origin_is_completed_as_at_the_origin(chairs, folder
 
 
 @pytest.mark.parametrize("oriented", [True, False])
-def test_a_whole_cloud_in_own_units(chairs, oriented):
-    """Not f = 0 everywhere: inside and outside are told apart, at any scale, as in the network's own frame."""
+def test_a_whole_cloud_in_input_units(chairs, oriented):
+    """Not f = 0 everywhere: inside and outside are distinguished at any scale, as in the normalized frame."""
     model, points, normals = chairs
-    way = Similarity(37.0, np.eye(3), [100, -20, 3])
+    transform = Similarity(37.0, np.eye(3), [100, -20, 3])
     given = {"normals": list(normals) if oriented else None}
     frame = [Similarity(1 / 37, np.eye(3), -37 * np.array([100, -20, 3.0]))] * len(points)
-    own = model.fit(points=[way(p) for p in points], frame=frame, **given)
+    own = model.fit(points=[transform(p) for p in points], frame=frame, **given)
     plain = model.fit(points=list(points), **given)
     np.testing.assert_allclose(own.residual, plain.residual, rtol=0.1, atol=2e-4)
     field = fold(model.network, model.shared, {}, own.values)
@@ -263,35 +263,35 @@ def test_a_whole_cloud_in_own_units(chairs, oriented):
     before, behind = (np.asarray(field((points + s).astype(np.float32))) for s in (step, -step))
     assert (before > 0).mean() > 0.85 and (behind < before).mean() > 0.9
     assert (np.abs(field(points.astype(np.float32))) < 0.02).mean() > 0.85
-    boxed = model.fit(points=[way(p) for p in points], frame="own", **given)
-    assert [way.scale for way in boxed.similarities] == pytest.approx([1 / 37] * len(points), rel=0.1)
+    boxed = model.fit(points=[transform(p) for p in points], frame="input", **given)
+    assert [transform.scale for transform in boxed.similarities] == pytest.approx([1 / 37] * len(points), rel=0.1)
 
 
 def test_the_free_space_loss_is_the_published_one(chairs):
     """Places seen through cost |f| where f < 0 and nothing where f > 0 (DeepSDF, section 5)."""
-    from jonet.inference import codes, observations
+    from jonet.inference.fitting import methods, observations
 
     rows = observations.of_surface(
         np.float32([[0, 0, 0]]), None, np.float32([[0.5, 0, 0], [0, 0.5, 0]]), 0.01, None, None
     )
     packed = observations.pack(rows, 0.1, None, 0, 0)
-    free = packed[packed[:, observations.SECOND] > 0]
+    free_space = packed[packed[:, observations.GROUP] > 0]
     values = np.float32([-0.04, 0.07])
-    np.testing.assert_allclose(codes.clamped(values, free, 0.1), [0.04, 0], atol=1e-7)
+    np.testing.assert_allclose(methods.clamped(values, free_space, 0.1), [0.04, 0], atol=1e-7)
     weights = packed[:, observations.WEIGHT]
-    assert weights[packed[:, observations.SECOND] > 0].sum() == pytest.approx(weights.sum() / 2)
+    assert weights[packed[:, observations.GROUP] > 0].sum() == pytest.approx(weights.sum() / 2)
 
 
 def test_half_a_chair_is_fitted_by_every_method(chairs):
     model, points, normals = chairs
     seen = [shown(p, n, np.array([1.5, 1.5, 2.0])) for p, n in zip(points, normals, strict=True)]
     rng = np.random.default_rng(0)
-    free = [depth.free_space([1.5, 1.5, 2.0], p, 2000, rng) for p, _ in seen]
+    free_space = [depth.free_space([1.5, 1.5, 2.0], p, 2000, rng) for p, _ in seen]
     clouds, facing = [p for p, _ in seen], [n for _, n in seen]
     adam, lbfgs = Adam(steps=150, rows=2000, start="best"), LBFGS(steps=40, points=4096)
     for method in ("gauss_newton", "adam", "lbfgs"):
         config = dataclasses.replace(QUICK, method=method, prior=1e-3, adam=adam, lbfgs=lbfgs)
-        found = model.fit(points=clouds, normals=facing, free=free, config=config)
+        found = model.fit(points=clouds, normals=facing, free_space=free_space, config=config)
         assert (found.residual < 0.02).all(), method
         field = model.field(found)
         hidden = np.stack([p + 0.03 * n for p, n in zip(points, normals, strict=True)]).astype(np.float32)

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 
 class Told(NamedTuple):
-    """A network that takes the recorded noise for its own, and tells its logits and divergence."""
+    """A network with the recorded noise as its latent noise, which stores its logits and divergence."""
 
     network: OccupancyNetwork
     noise: jax.Array | None
@@ -46,9 +46,9 @@ class Told(NamedTuple):
     def specs(self):
         return self.network.specs
 
-    def apply(self, variables, points, occupancies, inputs, noise, share, mutable):
+    def apply(self, variables, points, occupancies, inputs, noise, reduction, mutable):
         noise = noise if self.noise is None else self.noise
-        result = self.network.apply(variables, points, occupancies, inputs, noise, share, mutable=mutable)
+        result = self.network.apply(variables, points, occupancies, inputs, noise, reduction, mutable=mutable)
         self.told["logits"], self.told["kl"] = result[0]
         return result
 
@@ -66,17 +66,17 @@ def test_models_reproduce_the_program(name):
     def own_rows(parameters):
         return parameters["encoder"]["kernel"].T[inputs] if name == "embedding" else ()
 
-    def apply(parameters, statistics, arrays, share):
+    def apply(parameters, batch_stats, arrays, reduction):
         told = {}
         total, (changed, metrics) = conditional.loss(
-            *({"params": parameters}, own_rows(parameters), statistics, batch._replace(points=arrays["points"]), KEY),
+            *({"params": parameters}, own_rows(parameters), batch_stats, batch._replace(points=arrays["points"]), KEY),
             network=Told(network, noise, told),
             over_devices=lambda tree: tree,
-            train=share is not None,
+            train=reduction is not None,
         )
         assert ("kl" in metrics) == (name == "vae")
         outputs = {"total": total}
-        if share is not None:  # in evaluation the program's logits are those of the prior's mean: below
+        if reduction is not None:  # in evaluation the program's logits are those of the prior's mean: below
             outputs |= told if name == "vae" else {"logits": told["logits"]}
         return outputs, changed
 
@@ -89,10 +89,10 @@ def test_models_reproduce_the_program(name):
         like = like[0] | {"encoder": {"kernel": jax.ShapeDtypeStruct((16, 6), np.float32)}}, like[1]
     reproduce(recorded, like, apply, loss, {"points": data["points"]})
 
-    parameters, statistics = trees(recorded, like, "state")
-    variables = {"params": parameters, "statistics": statistics}
-    centres = (np.arange(32) + 0.5) / 32 - 0.5
-    grid = np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), -1).reshape(1, -1, 3).astype(np.float32)
+    parameters, batch_stats = trees(recorded, like, "state")
+    variables = {"params": parameters, "batch_stats": batch_stats}
+    centers = (np.arange(32) + 0.5) / 32 - 0.5
+    grid = np.stack(np.meshgrid(centers, centers, centers, indexing="ij"), -1).reshape(1, -1, 3).astype(np.float32)
     seen = own_rows(parameters) if name == "embedding" else inputs
 
     @quickly
@@ -132,22 +132,24 @@ def test_the_classifier_trains_as_recorded():
     optimizer = optax.adam(1e-3)
 
     @quickly
-    def step(codes, slots, points, occupancies):
+    def step(codes, opt_state, points, occupancies):
         batch = Batch(points, occupancies, jnp.arange(2), jnp.array([1.0, 0.0]))
-        run = functools.partial(conditional.classifier_loss, {}, statistics={}, batch=batch, key=KEY, network=network)
+        run = functools.partial(conditional.classifier_loss, {}, batch_stats={}, batch=batch, key=KEY, network=network)
         (total, _), gradient = jax.value_and_grad(run, has_aux=True)(codes)
-        updates, slots = optimizer.update(gradient, slots)
-        return optax.apply_updates(codes, updates), slots, total, gradient
+        updates, opt_state = optimizer.update(gradient, opt_state)
+        return optax.apply_updates(codes, updates), opt_state, total, gradient
 
     field = network.fold({}, {}, code_of("state"))
     close(field(recorded["input/p"][0]), recorded["before/logits"], 2e-6, "logits")
-    assert field.own["level"] == 0
+    assert field.per_shape["level"] == 0
 
     codes = jnp.stack([code_of("state"), jnp.ones(16_961)])  # the second shape is padding
-    slots = optimizer.init(codes)
+    opt_state = optimizer.init(codes)
     with jax.default_matmul_precision("highest"):
         for i, (points, occupancies) in enumerate(zip(recorded["input/p"], recorded["input/occ"], strict=True)):
-            codes, slots, total, gradient = step(codes, slots, np.stack([points] * 2), np.stack([occupancies] * 2))
+            codes, opt_state, total, gradient = step(
+                codes, opt_state, np.stack([points] * 2), np.stack([occupancies] * 2)
+            )
             np.testing.assert_allclose(total, recorded["losses"][i], rtol=2e-6)
             if i == 0:
                 close(gradient[0], code_of("grad"), 2e-6, "gradient")
@@ -158,13 +160,13 @@ def test_the_classifier_trains_as_recorded():
 
 def vae():
     network = OccupancyNetwork(MODELS["vae"])
-    shared, statistics = drawn(jax.eval_shape(network.start, KEY))
+    shared, batch_stats = drawn(jax.eval_shape(network.start, KEY))
     points = np.random.default_rng(0).uniform(size=(4, 10, 3)).astype(np.float32)
     batch = Batch(points, points[..., 0] > 0.5, np.array([7, 3, 5, 1]), np.ones(4, np.float32))
-    return quickly(lambda batch: conditional.loss(shared, (), statistics, batch, KEY, network=network)), batch
+    return quickly(lambda batch: conditional.loss(shared, (), batch_stats, batch, KEY, network=network)), batch
 
 
-def test_a_shapes_noise_is_its_own_wherever_it_lies():
+def test_a_shapes_noise_depends_on_its_index_only():
     loss, batch = vae()
     total, (_, metrics) = loss(batch)
     turned, _ = loss(Batch(*(x[::-1] for x in batch[:4])))
@@ -208,14 +210,14 @@ def test_cross_entropy_survives_sure_logits():
 @pytest.mark.parametrize("specs", MODELS.values(), ids=MODELS)
 def test_a_start_has_what_the_loss_needs(specs):
     network = OccupancyNetwork(specs)
-    shared, own, statistics = jax.eval_shape(lambda: conditional.initial(network, 4, KEY))
+    shared, per_shape, batch_stats = jax.eval_shape(lambda: conditional.initial(network, 4, KEY))
     seen = {"points": (4, 30, 3), "voxels": (4, 32, 32, 32), "images": (4, 64, 64, 3)}
     seen = next((shape for name, shape in seen.items() if specs is MODELS[name]), (4, 0))
     batch = Batch(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in [(4, 9, 3), (4, 9), (4,), (4,), seen]))
     batch = batch._replace(index=jax.ShapeDtypeStruct((4,), np.int32))
     loss = functools.partial(conditional.loss, network=network, over_devices=lambda tree: tree)
-    total, (changed, _) = jax.eval_shape(loss, shared, own, statistics, batch, KEY)
-    assert total.shape == () and jax.tree.map(jnp.shape, changed) == jax.tree.map(jnp.shape, statistics)
+    total, (changed, _) = jax.eval_shape(loss, shared, per_shape, batch_stats, batch, KEY)
+    assert total.shape == () and jax.tree.map(jnp.shape, changed) == jax.tree.map(jnp.shape, batch_stats)
 
 
 def test_rows_start_by_their_index():
@@ -237,7 +239,7 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, numpy as np, optax
 from onet_recorded import drawn
 from jonet import parallel
-from jonet.data.batches import Batch
+from jonet.training.batches import Batch
 from jonet.inference import encode
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.training import conditional
@@ -246,7 +248,7 @@ from jonet.training.loop import State, train_step
 specs = Specs(encoder="pointnet_simple", encoder_width=4, c_dim=5, hidden_size=6, n_blocks=1, z_dim=2)
 network = OccupancyNetwork(specs)
 like = jax.eval_shape(lambda: conditional.initial(network, 8, jax.random.key(0)))
-shared, own, statistics = jax.tree.map(lambda x: x.astype(np.float64), drawn(like))
+shared, per_shape, batch_stats = jax.tree.map(lambda x: x.astype(np.float64), drawn(like))
 rng = np.random.default_rng(0)
 batch = Batch(
     rng.uniform(-1, 1, (8, 30, 3)), rng.uniform(size=(8, 30)) < 0.5, np.zeros(8, np.int32), np.arange(8), np.ones(8),
@@ -258,17 +260,17 @@ loss = functools.partial(conditional.loss, network=network)
 results = []
 for devices in (1, 2, 4):
     with parallel.use(devices):
-        def run(shared, own, statistics, batch):
+        def run(shared, per_shape, batch_stats, batch):
             batch = batch._replace(row=jnp.arange(len(batch.mask)), epoch=batch.epoch[0])
-            slots = optimizer.init({"shared": shared, "own": own})
+            opt_state = optimizer.init({"shared": shared, "per_shape": per_shape})
             def step(state, i):
                 key = jax.random.fold_in(jax.random.key(1), i)
                 return train_step(loss, lambda rows: rows, optimizer, state, batch, key)
-            state = State(shared=shared, own=own, statistics=statistics, slots=slots, step=jnp.int32(0))
+            state = State(shared, per_shape, batch_stats, opt_state, step=jnp.int32(0))
             state, metrics = jax.lax.scan(step, state, jnp.arange(500))
-            return state.shared, state.statistics, metrics
+            return state.shared, state.batch_stats, metrics
         R, S = parallel.REPLICATED, parallel.SPLIT
-        results.append(parallel.host(parallel.pmap(run, (R, S, R, S), R)(shared, own, statistics, batch)))
+        results.append(parallel.host(parallel.pmap(run, (R, S, R, S), R)(shared, per_shape, batch_stats, batch)))
 
 def check(path, one, other):
     names = jax.tree_util.keystr(path)
@@ -282,7 +284,7 @@ for other in results[1:]:
 codes = []
 for devices in (1, 2, 4):
     with parallel.use(devices):
-        codes.append(encode.encode(network, shared, statistics, batch.inputs[:5], "points"))  # 2 and 4 do not divide 5
+        codes.append(encode.encode(network, shared, batch_stats, batch.inputs[:5], "points"))  # 2 and 4 do not divide 5
 for other in codes[1:]:
     np.testing.assert_allclose(other, codes[0], rtol=0, atol=1e-12)
 assert codes[0].shape == (5, specs.latent_size) and np.ptp(codes[0], axis=0).max() > 0

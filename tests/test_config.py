@@ -1,4 +1,4 @@
-"""Configs go to JSON and come back equal; what is unknown or of the wrong type is refused by name."""
+"""Configs are equal after a round trip through JSON; unknown options and wrong types are refused by name."""
 
 import dataclasses
 import json

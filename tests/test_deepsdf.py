@@ -119,15 +119,15 @@ class Case:
     def step(self):
         """One training step on one device, jitted: (state, batch) → (state, metrics)."""
         constant = [Schedule("constant", rate) for rate in self.rates]
-        optimizer = Optimizer(shared=constant[0], own=constant[1]).build()
+        optimizer = Optimizer(shared=constant[0], per_shape=constant[1]).build()
         loss = functools.partial(autodecoder.loss, decoder=self.plain(), settings=self.settings)
         lookup = functools.partial(autodecoder.lookup, bound=self.settings.code_bound)
         step = functools.partial(train_step, loss, lookup, optimizer)
         with parallel.use(1):
             mapped = parallel.pmap(step, (parallel.REPLICATED,) * 3, parallel.REPLICATED)
         state = State(self.shared, self["codes"], {}, None, np.int32(0))
-        slots = optimizer.init({"shared": state.shared, "own": state.own})
-        return mapped, state.replace(slots=slots)
+        opt_state = optimizer.init({"shared": state.shared, "per_shape": state.per_shape})
+        return mapped, state.replace(opt_state=opt_state)
 
 
 @pytest.fixture(scope="module", params=[*SMALL, "published"])
@@ -167,13 +167,15 @@ def test_training_steps(case):
     settings, published = case.settings, "grad_part/lin0.bias" in case.recorded
     for number, rows in enumerate(case.batches, 1):
         rows = np.array(rows)
-        looked_up = np.array(state.own)
+        looked_up = np.array(state.per_shape)
         looked_up[rows] = autodecoder.lookup(looked_up[rows], bound=settings.code_bound)
         np.testing.assert_allclose(looked_up, case[f"step{number}/codes_after_lookup"], rtol=0, atol=2e-6)
         state, metrics = step(state, case.batch(rows), jax.random.key(0))
-        moments = {name: optax.tree.get(slots, "mu") for name, slots in state.slots.inner_states.items()}
+        moments = {name: optax.tree.get(opt_state, "mu") for name, opt_state in state.opt_state.inner_states.items()}
         if number == 1:  # Adam's first moment is then a tenth of the gradient
-            gradient = jax.tree.map(lambda mu: 10 * mu, (moments["shared"]["shared"], moments["own"]["own"]))
+            gradient = jax.tree.map(
+                lambda mu: 10 * mu, (moments["shared"]["shared"], moments["per_shape"]["per_shape"])
+            )
             np.testing.assert_allclose(gradient[1], case["step1/code_grad"], rtol=1e-4, atol=1e-7)
             if not published:
                 assert_trees_close(gradient[0]["params"], case.tree("grad/"), rtol=1e-4, atol=1e-7)
@@ -182,7 +184,7 @@ def test_training_steps(case):
         for ours, theirs in {"loss": "loss", "error": "loss_data", "prior": "loss_reg"}.items():
             np.testing.assert_allclose(metrics[ours], case[f"step{number}/{theirs}"], rtol=1e-5)
         near = np.abs(case[f"step{number}/code_grad"]) > 1e-6  # else the first Adam steps are ill-conditioned
-        codes = np.array(state.own)
+        codes = np.array(state.per_shape)
         np.testing.assert_allclose(codes[near], case[f"step{number}/codes_after"][near], rtol=0, atol=2e-6)
         np.testing.assert_allclose(codes, case[f"step{number}/codes_after"], rtol=0, atol=number * case.rates[1])
     if published:
@@ -196,7 +198,7 @@ def test_training_steps(case):
                 got, steep = np.array(state.shared["params"][layer][name]), np.abs(sure[layer][name]) > 1e-6
                 np.testing.assert_allclose(got[steep], array[steep], rtol=0, atol=2e-6, err_msg=f"{layer}.{name}")
                 np.testing.assert_allclose(got, array, rtol=0, atol=3 * case.rates[0], err_msg=f"{layer}.{name}")
-    after = case.outputs[0](state.shared, state.own, case["points"])[0]
+    after = case.outputs[0](state.shared, state.per_shape, case["points"])[0]
     np.testing.assert_allclose(after, case["eval_after"], rtol=0, atol=5e-5 if published else 5e-6)
 
 

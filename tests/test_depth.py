@@ -1,4 +1,4 @@
-"""Depth views: closed forms of a sphere, free space, noise, pictures of depth cameras, and what is none."""
+"""Depth views: closed forms of a sphere, free space, noise, depth images of cameras, and invalid files."""
 
 import dataclasses
 import json
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jonet.data import depth
-from jonet.data.meshes import Mesh
-from jonet.data.rays import Camera
 from jonet.errors import FormatError, InputError
+from jonet.geometry import depth
+from jonet.geometry.mesh import Mesh
+from jonet.geometry.rays import Camera
 
 RADIUS = 0.7
 
@@ -30,9 +30,9 @@ def camera(distance=2.5, back=(0.3, 0.4, 0.8), pixels=64, orthographic=False):
 
 
 def to_lines(points, eye):
-    """Distances of the centre from the lines through `eye` and points."""
-    way = points - eye
-    return np.linalg.norm(np.cross(way, eye), axis=1) / np.linalg.norm(way, axis=1)
+    """Distances of the center from the lines through `eye` and points."""
+    direction = points - eye
+    return np.linalg.norm(np.cross(direction, eye), axis=1) / np.linalg.norm(direction, axis=1)
 
 
 @pytest.mark.parametrize("orthographic", [False, True])
@@ -60,19 +60,19 @@ def test_free_space_is_seen_through(ball, orthographic, background):
     """Before the sphere or, on rays that pass it by, anywhere: never in it, never behind it."""
     one = camera(orthographic=orthographic)
     seen = depth.view(ball, one)
-    free = seen.free(4000, np.random.default_rng(0), background=background)
-    assert free.shape == (4000, 3) and (np.linalg.norm(free, axis=1) > 0.99 * RADIUS).all()
+    free_space = seen.free_space(4000, np.random.default_rng(0), background=background)
+    assert free_space.shape == (4000, 3) and (np.linalg.norm(free_space, axis=1) > 0.99 * RADIUS).all()
     if orthographic:
-        beside = np.linalg.norm(free - np.outer(free @ one.rotation[2], one.rotation[2]), axis=1) > RADIUS
+        beside = np.linalg.norm(free_space - np.outer(free_space @ one.rotation[2], one.rotation[2]), axis=1) > RADIUS
     else:
-        beside = to_lines(free, one.position) > RADIUS
-    before = free @ -one.rotation[2] > -0.02
+        beside = to_lines(free_space, one.position) > RADIUS
+    before = free_space @ -one.rotation[2] > -0.02
     assert (beside | before).all()
     assert beside.any() == background
-    assert (np.linalg.norm(free, axis=1) < 2.2 * RADIUS).all()  # within the ball around what was seen
+    assert (np.linalg.norm(free_space, axis=1) < 2.2 * RADIUS).all()  # within the ball around what was seen
 
 
-def test_noise_is_as_wide_as_asked_and_normals_are_found(ball):
+def test_noise_has_the_given_deviation_and_normals_are_estimated(ball):
     rng = np.random.default_rng(0)
     plain, noisy = depth.view(ball, camera()), depth.view(ball, camera(), noise=0.004, rng=rng)
     seen = np.isfinite(plain.depth)
@@ -81,8 +81,8 @@ def test_noise_is_as_wide_as_asked_and_normals_are_found(ball):
     points, normals = noisy.surface()
     cosine = np.einsum("nc,nc->n", normals, points) / np.linalg.norm(points, axis=1)
     assert np.median(cosine) > 0.97 and (cosine > 0).mean() > 0.97
-    free = noisy.free(2000, rng, margin=0.02, background=False)
-    assert (np.linalg.norm(free, axis=1) > RADIUS).all()
+    free_space = noisy.free_space(2000, rng, margin=0.02, background=False)
+    assert (np.linalg.norm(free_space, axis=1) > RADIUS).all()
     with pytest.raises(InputError, match="rng"):
         depth.view(ball, camera(), noise=0.1)
 
@@ -92,11 +92,11 @@ def test_noise_is_as_wide_as_asked_and_normals_are_found(ball):
 def test_free_space_lies_on_lines(seed, margin, away):
     rng = np.random.default_rng(seed)
     ends, eye = rng.uniform(-1, 1, (20, 3)), np.array([0, 0, away])
-    free = depth.free_space(eye, ends, 200, rng, margin=margin, ball=(np.zeros(3), 1.5)).astype(np.float64)
-    assert (np.linalg.norm(free, axis=1) < 1.5 + 1e-5).all()
-    way, length = ends - eye, np.linalg.norm(ends - eye, axis=1)
-    along = (free - eye) @ way.T / length
-    beside = np.linalg.norm(free[:, None] - eye - along[..., None] * way / length[:, None], axis=-1)
+    free_space = depth.free_space(eye, ends, 200, rng, margin=margin, ball=(np.zeros(3), 1.5)).astype(np.float64)
+    assert (np.linalg.norm(free_space, axis=1) < 1.5 + 1e-5).all()
+    direction, length = ends - eye, np.linalg.norm(ends - eye, axis=1)
+    along = (free_space - eye) @ direction.T / length
+    beside = np.linalg.norm(free_space[:, None] - eye - along[..., None] * direction / length[:, None], axis=-1)
     on = (beside < 1e-5) & (along >= -1e-6) & (along <= length - margin + 1e-5)
     assert on.any(1).all()
 
@@ -105,16 +105,16 @@ def test_lines_without_room_give_nothing():
     rng = np.random.default_rng(0)
     assert depth.free_space([0, 0, 1], np.eye(3), 50, rng, margin=9).shape == (0, 3)
     with pytest.raises(InputError, match="no surface"):
-        depth.Depth(camera(), np.full((64, 64), np.inf)).free(10, rng)
+        depth.Depth(camera(), np.full((64, 64), np.inf)).free_space(10, rng)
     with pytest.raises(InputError, match="three"):
         depth.normals_towards(np.zeros((2, 3)), [0, 0, 1])
 
 
 def save(folder, seen, levels=None):
-    """A depth picture in millimetres, and its camera in all three spellings."""
+    """A depth picture in millimeters, and its camera in all three spellings."""
     levels = np.where(np.isfinite(seen.depth), seen.depth * 1000, 0).round() if levels is None else levels
     Image.fromarray(levels.astype(np.uint16)).save(folder / "view.png")
-    (fx, fy), (cx, cy) = seen.camera.focal, seen.camera.centre
+    (fx, fy), (cx, cy) = seen.camera.focal, seen.camera.center
     forms = {
         "view": {"fx": fx, "fy": fy, "cx": cx, "cy": cy},
         "open3d": {"width": 64, "height": 48, "intrinsic_matrix": [fx, 0, 0, 0, fy, 0, cx, cy, 1]},
@@ -140,7 +140,7 @@ def test_pictures_of_depth_cameras(taken, tmp_path, form):
     assert np.isnan(got.depth[~np.isfinite(taken.depth)]).all()  # level 0 says nothing
     np.testing.assert_allclose(got.camera.project(taken.surface()[0])[0].max(0), [57, 47], atol=12)
     far = depth.read(path, 65, far=1.6)
-    assert np.isposinf(far.depth).any() and far.camera.focal == (65, 65) and far.camera.centre == (32, 24)
+    assert np.isposinf(far.depth).any() and far.camera.focal == (65, 65) and far.camera.center == (32, 24)
 
 
 def test_what_is_no_depth_picture(taken, tmp_path):
@@ -179,7 +179,9 @@ def test_views_far_from_the_origin_keep_their_digits(ball):
     (points, normals), (far, turned) = (picture.surface(400) for picture in pictures)
     np.testing.assert_allclose(far - away, points, atol=1e-6)
     np.testing.assert_allclose(turned, normals, atol=1e-4)
-    free = [depth.free_space(o.position, p, 500, np.random.default_rng(0)) for o, p in ((here, points), (there, far))]
-    np.testing.assert_allclose(free[1] - away, free[0], atol=1e-6)
-    free = [picture.free(500, np.random.default_rng(0)) for picture in pictures]
-    np.testing.assert_allclose(free[1] - away, free[0], atol=1e-4)
+    free_space = [
+        depth.free_space(o.position, p, 500, np.random.default_rng(0)) for o, p in ((here, points), (there, far))
+    ]
+    np.testing.assert_allclose(free_space[1] - away, free_space[0], atol=1e-6)
+    free_space = [picture.free_space(500, np.random.default_rng(0)) for picture in pictures]
+    np.testing.assert_allclose(free_space[1] - away, free_space[0], atol=1e-4)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from jonet.data.meshes import Similarity
 from jonet.errors import InputError
+from jonet.geometry.mesh import Similarity
 from jonet.inference import encode
 from jonet.inference.encode import Inputs
 from jonet.model import Model
@@ -17,19 +17,19 @@ from jonet.training import conditional
 def variational():
     """A network with a latent encoder, and samples of a ball."""
     network = OccupancyNetwork(Specs(decoder="simple", encoder="null", c_dim=0, z_dim=4, hidden_size=16))
-    shared, _, statistics = jax.device_get(conditional.initial(network, 1, jax.random.key(0)))
-    model = Model("occupancy", network, shared, statistics, "cube", inputs=Inputs("samples", 64))
+    shared, _, batch_stats = jax.device_get(conditional.initial(network, 1, jax.random.key(0)))
+    model = Model("occupancy", network, shared, batch_stats, "cube", inputs=Inputs("samples", 64))
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 3))
     return model, np.column_stack([points, np.linalg.norm(points, axis=1) < 0.4])
 
 
 def test_occupancies_are_not_scaled_with_the_frame(variational):
     model, samples = variational
-    way = Similarity(0.01, translation=[5e5, 120, 4.2e6])
+    transform = Similarity(0.01, translation=[5e5, 120, 4.2e6])
     own = samples.copy()
-    own[:, :3] = way.inverse()(samples[:, :3])
+    own[:, :3] = transform.inverse()(samples[:, :3])
     wanted = model.encode([samples]).values
-    np.testing.assert_allclose(model.encode([own], frame=[way]).values, wanted, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_allclose(model.encode([own], frame=[transform]).values, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("wrong", [0.5, -1, 100])

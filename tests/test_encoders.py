@@ -1,4 +1,4 @@
-"""Encoders against the published program, and each faster way against the plain one."""
+"""Encoders against the published program, and each faster implementation against the plain one."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from test_occupancy import KEY, run, shapes_of
 from jonet.networks import resnet
 from jonet.networks.convolutions import Convolution, convolve, convolve_by_blocks
 from jonet.networks.encoders import ENCODERS, LatentEncoder, ResnetPointnet, SimplePointnet, VoxelEncoder
-from jonet.networks.layers import Share
+from jonet.networks.layers import BatchReduction
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 
 CASES = {
@@ -31,9 +31,9 @@ def test_encoders_reproduce_the_program(name):
     images = name.startswith("resnet")
     inputs = recorded.group("input")
 
-    def apply(parameters, statistics, inputs, share):
+    def apply(parameters, batch_stats, inputs, reduction):
         x = jnp.moveaxis(inputs["x"], 1, -1) if images else inputs["x"]
-        c, changed = run(encoder, parameters, statistics, x, share=share)
+        c, changed = run(encoder, parameters, batch_stats, x, reduction=reduction)
         return {"c": c}, changed
 
     x = np.moveaxis(inputs["x"], 1, -1) if images else inputs["x"]
@@ -46,9 +46,9 @@ def test_latent_encoders_reproduce_the_program(name):
     encoder = LatentEncoder(8, leaky="leaky" in name)
     inputs = recorded.group("input")
 
-    def apply(parameters, statistics, inputs, share):
+    def apply(parameters, batch_stats, inputs, reduction):
         mean, logstd = encoder.apply({"params": parameters}, inputs["p"], inputs["occ"], inputs["c"])
-        return {"mean": mean, "logstd": logstd}, statistics
+        return {"mean": mean, "logstd": logstd}, batch_stats
 
     def loss(outputs, inputs):
         names = ("mean", "logstd")
@@ -57,7 +57,7 @@ def test_latent_encoders_reproduce_the_program(name):
     reproduce(recorded, shapes_of(encoder, inputs["p"], inputs["occ"], inputs["c"]), apply, loss, inputs)
 
 
-def test_images_are_normalised_as_published():
+def test_images_are_normalized_as_published():
     recorded = Recorded("imagenet_normalisation")
     x = np.moveaxis(recorded["input/x"], 1, -1)
     ours = (x - np.array(resnet.MEAN)) / np.array(resnet.DEVIATION)
@@ -109,16 +109,16 @@ def test_a_cloud_is_a_set(name):
     close(c[6:8], c[2:4], 1e-6, "twice")
 
 
-def test_padding_does_not_count_in_an_image_encoders_statistics():
+def test_padding_does_not_count_in_an_image_encoders_batch_stats():
     encoder = ENCODERS["resnet18"](8, width=4, blocks=(1, 1))
     images = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
     trees = drawn(shapes_of(encoder, images))
-    trained = quickly(lambda x, mask: run(encoder, *trees, x, share=Share(mask)))
-    wanted, statistics = trained(images[:3], np.ones(3, np.float32))
+    trained = quickly(lambda x, mask: run(encoder, *trees, x, reduction=BatchReduction(mask)))
+    wanted, batch_stats = trained(images[:3], np.ones(3, np.float32))
     images[3] *= 9
     c, changed = trained(images, np.array([1, 1, 1, 0], np.float32))
     close(c[:3], wanted, 4e-6, "c")
-    each(changed, statistics, lambda name, a, b: close(a, b, 4e-6, name))
+    each(changed, batch_stats, lambda name, a, b: close(a, b, 4e-6, name))
 
 
 def test_the_published_101_is_a_50():
@@ -131,6 +131,6 @@ def test_the_published_101_is_a_50():
 @pytest.mark.parametrize("name", [*ENCODERS, "idx", "null"])
 def test_every_encoder_starts_and_conditions_a_decoder(name):
     network = OccupancyNetwork(Specs(encoder=name, c_dim=0 if name == "null" else 8, hidden_size=4, n_blocks=1))
-    shared, statistics = jax.eval_shape(network.start, KEY)
+    shared, batch_stats = jax.eval_shape(network.start, KEY)
     assert ("encoder" in shared["params"]) == (name in ENCODERS)
-    assert ("encoder" in statistics) == name.startswith("resnet")
+    assert ("encoder" in batch_stats) == name.startswith("resnet")

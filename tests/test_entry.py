@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 import jonet
-from jonet import learn
 from jonet import model as models
+from jonet.checks import listed, whole
 from jonet.codes import Codes
-from jonet.data.meshes import Mesh, Similarity
-from jonet.errors import JonetError, listed, shown, whole
+from jonet.errors import JonetError, shown
+from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference.encode import Inputs
-from jonet.inference.latents import FitConfig
-from jonet.inference.pose import PoseConfig
-from jonet.inference.prior import Prior
-from jonet.model import Model, Surfaces
+from jonet.inference.fitting.prior import Prior
+from jonet.model import Model
 from jonet.networks.deepsdf import Decoder, Specs
+from jonet.run import train
+from jonet.settings.fitting import FitConfig, PoseConfig
+from jonet.settings.surfaces import Surfaces
 from jonet.training import autodecoder
 
 pytestmark = pytest.mark.unoptimized
@@ -77,16 +78,16 @@ def begun(*_, **__):
 
 
 @pytest.fixture
-def at_the_door(monkeypatch):
+def before_work(monkeypatch):
     """In place of all work."""
     for module, name in (
         (models.latents, "fit"),
         (models.pose, "fit_pose"),
         (models.encoding, "encode"),
-        (models.surface, "extract"),
+        (models.extraction, "extract"),
         (models.fields_, "fold"),
-        (models.strays, "kept"),
-        (learn.state, "opened"),
+        (models.outliers, "inlier_mask"),
+        (train.state, "opened"),
     ):
         monkeypatch.setattr(module, name, begun)
 
@@ -103,25 +104,25 @@ ENCODED = {
     for kind in ("points", "voxels", "images", "samples")
 }
 RESOLUTION = {"none"}
-OBSERVED = {"points": {"none"}, "normals": {"none"}, "free": {"none", "list of lists"}}
+OBSERVED = {"points": {"none"}, "normals": {"none"}, "free_space": {"none", "list of lists"}}
 NAMES, SEED, TEXT = {"none"}, {"zero", "one"}, {"text", "path"}
 CODE = np.zeros(2, np.float32)
 CALLS = {  # valid arguments, and of each that is tried which of JUNK it takes
     "fit samples": (FITTED.fit, {"samples": ROWS}, {"samples": set(), "frame": set(), "names": NAMES, "config": NAMES}),
     "fit points": (
         FITTED.fit,
-        {"points": CLOUDS, "normals": CLOUDS, "free": CLOUDS},
-        {"points": set(), "normals": {"none"}, "free": {"none"}, "frame": set()},
+        {"points": CLOUDS, "normals": CLOUDS, "free_space": CLOUDS},
+        {"points": set(), "normals": {"none"}, "free_space": {"none"}, "frame": set()},
     ),
     "fit points in own units": (
         FITTED.fit,
-        {"points": CLOUDS, "normals": CLOUDS, "frame": "own"},
+        {"points": CLOUDS, "normals": CLOUDS, "frame": "input"},
         {"points": set(), "normals": {"none"}},
     ),
     "fit_pose": (
         FITTED.fit_pose,
-        {"points": CLOUDS, "normals": CLOUDS, "free": CLOUDS},
-        {"points": set(), "normals": {"none"}, "free": {"none"}, "names": NAMES, "config": NAMES},
+        {"points": CLOUDS, "normals": CLOUDS, "free_space": CLOUDS},
+        {"points": set(), "normals": {"none"}, "free_space": {"none"}, "names": NAMES, "config": NAMES},
     ),
     "encode points": (ENCODED["points"].encode, {"points": CLOUDS}, {"points": set(), "frame": set(), "names": NAMES}),
     "encode samples": (
@@ -157,7 +158,7 @@ CALLS = {  # valid arguments, and of each that is tried which of JUNK it takes
     ),
     "purify": (
         ENCODED["points"].purify,
-        {"points": CLOUDS, "frame": "own"},
+        {"points": CLOUDS, "frame": "input"},
         {
             "points": set(),
             "count": {"none", "one"},
@@ -202,7 +203,7 @@ CALLS |= {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_each_call_names_what_is_wrong_before_any_work(at_the_door, name):
+def test_each_call_names_what_is_wrong_before_any_work(before_work, name):
     call, valid, tried = CALLS[name]
     if name != "load":
         with pytest.raises(Begun):
@@ -231,8 +232,8 @@ def refused(call, arguments: dict, name: str, kind: str = "") -> str:
     return said
 
 
-@pytest.mark.parametrize("task", learn.TASKS)
-def test_every_option_of_training_is_read_before_any_work(at_the_door, task):
+@pytest.mark.parametrize("task", train.TASKS)
+def test_every_option_of_training_is_read_before_any_work(before_work, task):
     """Each option, of groups each of theirs, takes nothing of another type and nothing that is not finite."""
 
     def each(config, where=()):
@@ -243,7 +244,7 @@ def test_every_option_of_training_is_read_before_any_work(at_the_door, task):
                 yield from each(value, (*where, field.name))
 
     data = "mug,car"
-    module = learn.task(task)
+    module = train.task(task)
     for path, now in each(module.PRESETS["quick"]):
         if path == ("data",):
             continue
@@ -259,7 +260,7 @@ def test_every_option_of_training_is_read_before_any_work(at_the_door, task):
                 value = {name: value}
             said = refused(jonet.train, {"data": data, "task": task, path[0]: value}, path[0], kind)
             assert path[-1] in said
-    known = learn.task(task).PRESETS["quick"]
+    known = train.task(task).PRESETS["quick"]
     for path in ("stepz", "networks"):
         said = refused(jonet.train, {"data": data, "task": task, path: 1}, path)
         assert "did you mean" in said or "known are" in said
@@ -278,34 +279,34 @@ def test_every_option_of_training_is_read_before_any_work(at_the_door, task):
         (FITTED.reconstruct, {"samples": [Path("a.ply")]}, r"samples\[0\] is a path"),
         (FITTED.fit, {"points": CLOUDS, "normals": CLOUDS[:1]}, "normals are of 1 shapes, but points of 2"),
         (FITTED.fit, {"points": CLOUDS, "normals": [c[:5] for c in CLOUDS]}, r"normals\[0\] has 5 rows"),
-        (FITTED.fit, {"points": CLOUDS, "frame": "own", "normals": ROWS[..., :2]}, r"normals\[0\] must have shape"),
-        (FITTED.fit, {"points": [CLOUDS[0], CLOUDS[0][:0]], "frame": "own"}, r"points\[1\] is empty"),
-        (FITTED.fit, {"points": [np.ones((5, 3))], "frame": "own"}, r"points\[0\] has no size"),
+        (FITTED.fit, {"points": CLOUDS, "frame": "input", "normals": ROWS[..., :2]}, r"normals\[0\] must have shape"),
+        (FITTED.fit, {"points": [CLOUDS[0], CLOUDS[0][:0]], "frame": "input"}, r"points\[1\] is empty"),
+        (FITTED.fit, {"points": [np.ones((5, 3))], "frame": "input"}, r"points\[0\] has no size"),
         (FITTED.fit, {"points": CLOUDS, "frame": Similarity()}, "frame is one similarity; give a list"),
         (FITTED.fit, {"points": CLOUDS, "frame": [Similarity()]}, "list of similarities, one for each of the 2"),
-        (FITTED.fit, {"samples": ROWS, "normals": CLOUDS}, "normals and free belong to points"),
+        (FITTED.fit, {"samples": ROWS, "normals": CLOUDS}, "normals and free_space belong to points"),
         (FITTED.fit, {"samples": ROWS, "names": ["a"]}, "names has 1 entries for 2 shapes"),
         (FITTED.fit, {"samples": ROWS, "config": PoseConfig()}, "config .*FitConfig"),
-        (FITTED.extract, {"codes": FITTED.codes[[]]}, "codes holds no code"),
+        (FITTED.extract, {"codes": FITTED.codes[[]]}, "codes contains no code"),
         (FITTED.extract, {"codes": CODE[None], "resolutoin": 8}, "did you mean resolution"),
         (
             FITTED.extract,
             {"codes": CODE[None], "resolution": 100, "method": "mise"},
             "resolution is 100, .* 32, 64, 128",
         ),
-        (FITTED.interpolate, {"a": FITTED.codes, "b": CODE, "count": 3}, "a holds 3 codes, but must be one"),
+        (FITTED.interpolate, {"a": FITTED.codes, "b": CODE, "count": 3}, "a contains 3 codes, but must be one"),
         (ENCODED["points"].encode, {"points": [CLOUDS[0][:0]]}, r"points\[0\] is empty"),
         (ENCODED["images"].encode, {"images": np.zeros((8, 8, 3))}, "images is one array .* give a list"),
         (jonet.fit, {"model": "runs/mine", "samples": ROWS}, "model is 'runs/mine', .* jonet.load"),
     ],
 )
-def test_what_is_wrong_is_said_with_what_to_do(at_the_door, call, arguments, words):
+def test_what_is_wrong_is_said_with_what_to_do(before_work, call, arguments, words):
     with pytest.raises(JonetError, match=words):
         call(**arguments)
 
 
 @pytest.mark.parametrize("resolution", [0, 1, -5, 5000, 64.0, "64", True])
-def test_a_resolution_is_checked_before_codes_are_found(at_the_door, resolution):
+def test_a_resolution_is_checked_before_codes_are_found(before_work, resolution):
     for call, arguments in (
         (FITTED.reconstruct, {"samples": ROWS}),
         (FITTED.extract, {"codes": CODE[None]}),
@@ -316,16 +317,18 @@ def test_a_resolution_is_checked_before_codes_are_found(at_the_door, resolution)
         refused(call, {**arguments, "resolution": resolution}, "resolution")
 
 
-def test_free_space_may_be_empty(at_the_door):
-    for free in ([[], []], [np.zeros((0, 3)), []], [CLOUDS[0], []]):
+def test_free_space_may_be_empty(before_work):
+    for free_space in ([[], []], [np.zeros((0, 3)), []], [CLOUDS[0], []]):
         with pytest.raises(Begun):
-            FITTED.fit(points=CLOUDS, free=free)
+            FITTED.fit(points=CLOUDS, free_space=free_space)
 
 
-def test_a_file_in_the_place_of_a_model_is_said(tmp_path):
+def test_a_file_instead_of_a_model_is_refused(tmp_path):
     cloud = tmp_path / "plain.xyz"
     cloud.write_text("0 0 0\n")
-    with pytest.raises(JonetError, match="plain.xyz is a file, but a model is a folder .* it comes first"):
+    with pytest.raises(
+        JonetError, match="plain.xyz is a file, not a model; expected is a model folder .* the first argument"
+    ):
         jonet.load(cloud)
 
 
@@ -342,8 +345,8 @@ def test_options_of_training_from_python(monkeypatch, tmp_path):
             jonet.train(data, task, **options)
         return seen.pop()
 
-    monkeypatch.setattr(learn.state, "opened", opened)
-    quick = learn.task("deepsdf").PRESETS["quick"]
+    monkeypatch.setattr(train.state, "opened", opened)
+    quick = train.task("deepsdf").PRESETS["quick"]
     expected = dataclasses.replace(quick, data="mug", network=dataclasses.replace(quick.network, latent_size=8))
     for network in ({"latent_size": 8}, {"latent_size": np.int64(8)}, expected.network):
         assert configured(network=network) == expected
@@ -357,13 +360,13 @@ def test_options_of_training_from_python(monkeypatch, tmp_path):
     with pytest.raises(JonetError, match="steps is 20 and minutes 5, but only one of them"):
         jonet.train("mug", steps=20, minutes=5)
     (tmp_path / "one.obj").write_text("")
-    single = dataclasses.replace(learn.task("deepsdf").PRESETS["single"], data=str(tmp_path / "one.obj"))
+    single = dataclasses.replace(train.task("deepsdf").PRESETS["single"], data=str(tmp_path / "one.obj"))
     assert configured(tmp_path / "one.obj") == single
     assert configured(tmp_path / "one.obj", preset="quick").network == quick.network
-    assert configured("mug", "occnet", optimizer={"own": {"initial": 2e-3}}).optimizer.own.initial == 2e-3
+    assert configured("mug", "occnet", optimizer={"per_shape": {"initial": 2e-3}}).optimizer.per_shape.initial == 2e-3
 
 
-def test_places_where_no_run_can_be(at_the_door, tmp_path):
+def test_places_where_no_run_can_be(before_work, tmp_path):
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "below" / "it", "", "a\0b"):
         refused(jonet.train, {"data": "mug", "workdir": workdir}, "workdir")

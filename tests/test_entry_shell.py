@@ -1,4 +1,4 @@
-"""Options of runs that cannot be, or cannot be together, are refused before any work; programs end with a sentence."""
+"""Impossible options of runs are refused before any work; programs end with one sentence."""
 
 import contextlib
 import dataclasses
@@ -10,18 +10,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import program
 import pytest
 from tiny_run import write_meshes
 
 import jonet
-from experiments import run
 from jonet import __main__ as shell
 from jonet import config as configs
-from jonet import interrupt, learn, parallel
+from jonet import interrupt, parallel
 from jonet.data import sources
 from jonet.data import store as stores
 from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError
+from jonet.run import train
+from jonet.run.program import cache_folder
 from jonet.tasks import occnet, onet_points, purify
 
 pytestmark = pytest.mark.unoptimized
@@ -33,7 +35,7 @@ def refusal(*arguments: str) -> str:
     """What is said of options, by the config or by the parser of options, which has it in a box."""
     box = io.StringIO()
     with pytest.raises((ConfigError, SystemExit)) as caught, contextlib.redirect_stderr(box):
-        run.parse(list(arguments))
+        program.parse(list(arguments))
     assert caught.type is ConfigError or caught.value.code == 2
     return " ".join((box.getvalue() or str(caught.value)).translate(str.maketrans("│─╭╮╰╯\n", "       ")).split())
 
@@ -41,21 +43,21 @@ def refusal(*arguments: str) -> str:
 @pytest.mark.parametrize("task", ["deepsdf", "deepsdf_completion", "onet_points", "purify"])
 def test_steps_alone_take_the_place_of_minutes(task):
     for arguments in (["--steps=100"], ["--steps", "100"], ["--minutes=0", "--steps=100"]):
-        config = run.parse([f"--task={task}", *arguments])[1]
+        config = program.parse([f"--task={task}", *arguments])[1]
         assert (config.steps, config.minutes) == (100, 0)
-    assert run.parse([f"--task={task}", "--minutes=7"])[1].minutes == 7
+    assert program.parse([f"--task={task}", "--minutes=7"])[1].minutes == 7
     assert "only one of them says how long" in refusal(f"--task={task}", "--steps=100", "--minutes=7")
-    config = learn.configured(learn.task(task), None, {"steps": 100, "data": "chair,mug"})
-    assert config == run.parse([f"--task={task}", "--steps=100", "--data=chair,mug"])[1]
+    config = train.configured(train.task(task), None, {"steps": 100, "data": "chair,mug"})
+    assert config == program.parse([f"--task={task}", "--steps=100", "--data=chair,mug"])[1]
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
         ("--samples.surface=0", "samples.surface is 0"),
-        ("--known=0 --shapes.test=0", "known is 0 and chair leaves no shape to test with"),
-        ("--task=occnet --known=0", "known is 0"),
-        ("--task=purify --shapes.test=0", "purify attacks"),
+        ("--rebuilt-train=0 --shapes.test=0", "rebuilt_train is 0 and chair leaves no shape to test with"),
+        ("--task=occnet --rebuilt-train=0", "rebuilt_train is 0"),
+        ("--task=purify --shapes.test=0", "purify evaluates"),
         ("--samples.near=0 --samples.uniform=0", "nothing to learn from"),
         ("--task=onet_points --samples.occupancies=0", "samples.occupancies"),
         ("--task=onet_voxels --samples.voxels=none", "samples.voxels is none"),
@@ -72,14 +74,17 @@ def test_steps_alone_take_the_place_of_minutes(task):
         ("--generated=-1", "generated is -1"),
         ("--preset=fast", "preset is 'fast', but deepsdf has"),
         # options that nothing reads beside the others
-        ("--task=deepsdf_completion --view.pose=unknown --fitting.clamp=0.2", "fitting.clamp .* view.pose is unknown"),
-        ("--task=deepsdf_completion --view.pose=turned --pose.radius=2", "pose.radius .* place and size are known"),
+        (
+            "--task=deepsdf_completion --view.pose=similarity --fitting.clamp=0.2",
+            "fitting.clamp .* view.pose is similarity",
+        ),
+        ("--task=deepsdf_completion --view.pose=yaw --pose.radius=2", "pose.radius .* position and scale are known"),
         ("--task=deepsdf_completion --pose.tries=9", "pose.tries .* view.pose is known"),
-        ("--shapes.val-share=0.1", "shapes.val_share .* nothing is validated"),
-        ("--task=occnet --shapes.test-share=0.1", "shapes.test_share .* all shapes are trained on"),
+        ("--shapes.val-fraction=0.1", "shapes.val_fraction .* no validation"),
+        ("--task=occnet --shapes.test-fraction=0.1", "shapes.test_fraction .* all shapes are trained on"),
         ("--shapes.split=a.json", "shapes.split .* data is 'chair'"),
         ("--data=tests --shapes.train=5", "shapes.train .* data is the folder"),
-        ("--data=README.md --shapes.test-share=0.5", "shapes.test_share .* one mesh"),
+        ("--data=README.md --shapes.test-fraction=0.5", "shapes.test_fraction .* one mesh"),
         ("--task=onet_points --network.encoder=idx --inputs.points=5", "inputs.points .* idx"),
     ],
 )
@@ -102,45 +107,41 @@ def test_patience_needs_validation():
     store = SimpleNamespace(frame="cube", select=lambda split: [])
     config = dataclasses.replace(onet_points.PRESETS["quick"], patience=2)
     with pytest.raises(ConfigError, match="patience is 2, but there are no validation shapes"):
-        onet_points.problem(config, store, [0, 1], None, {})
+        onet_points.training_setup(config, store, [0, 1], None, {})
 
 
 def test_purify_needs_shapes_to_test_with(monkeypatch):
     monkeypatch.setattr(purify, "families", lambda *_: None)
     store = SimpleNamespace(select=lambda split: [])
     with pytest.raises(ConfigError, match="no shape to test with"):
-        purify.problem(purify.PRESETS["quick"], store, [0, 1], None, {})
+        purify.training_setup(purify.PRESETS["quick"], store, [0, 1], None, {})
 
 
 def test_one_mesh_takes_the_same_preset_from_shell_and_python(tmp_path):
     write_meshes(tmp_path, (0,))
     data = str(tmp_path / "m0.ply")
-    config = run.parse([f"--data={data}"])[1]
-    assert config == learn.configured(learn.task("deepsdf"), None, {"data": data})
-    assert config == dataclasses.replace(learn.task("deepsdf").PRESETS["single"], data=data)
+    config = program.parse([f"--data={data}"])[1]
+    assert config == train.configured(train.task("deepsdf"), None, {"data": data})
+    assert config == dataclasses.replace(train.task("deepsdf").PRESETS["single"], data=data)
 
 
 def test_a_classifier_has_no_options_of_what_shapes_share(capsys):
-    with pytest.raises(SystemExit):
-        run.parse(["--task=occnet", "--optimizer.name=muon"])
-    assert run.parse(["--task=occnet", "--optimizer.own.initial=1e-4"])[1].optimizer.own.initial == 1e-4
-    values = configs.to_dict(occnet.PRESETS["quick"])
-    shared = {"kind": "step"}
-    values["optimizer"] |= {"name": "adam", "shared": shared, "clip": 0.0, "weight_decay": 0.01}  # as 0.1.0 wrote
-    assert configs.from_dict(occnet.Config, values) == occnet.PRESETS["quick"]
+    with pytest.raises(ConfigError, match="no option --optimizer.name"):
+        program.parse(["--task=occnet", "--optimizer.name=muon"])
+    assert program.parse(["--task=occnet", "--optimizer.per-shape.initial=1e-4"])[1].optimizer.per_shape.initial == 1e-4
     with pytest.raises(ConfigError, match="unknown option optimizer.name"):
         configs.changed(occnet.PRESETS["quick"], {"optimizer": {"name": "muon"}})
 
 
 def test_presets_can_be_used_as_they_are():
-    for name in learn.TASKS:
-        for preset, config in learn.task(name).PRESETS.items():
+    for name in train.TASKS:
+        for preset, config in train.task(name).PRESETS.items():
             config.check_later()
             values = configs.to_dict(config)
             assert (
                 configs.from_dict(type(config), values)
                 == config
-                == run.parse([f"--task={name}", f"--preset={preset}"])[1]
+                == program.parse([f"--task={name}", f"--preset={preset}"])[1]
             )
     assert onet_points.PRESETS["paper"].surfaces.method == "mise"
 
@@ -156,7 +157,7 @@ def test_presets_can_be_used_as_they_are():
         (OSError(18, "Invalid cross-device link", "a", None, "b"), "error: a → b: Invalid cross-device link\n"),
         (BrokenPipeError(32, "Broken pipe"), "error: Broken pipe\n"),  # of another pipe than what is printed
         (MemoryError(), "error: there is not enough memory\n"),
-        (RecursionError("maximum depth"), "error: something that was given is nested too deeply to be read\n"),
+        (RecursionError("maximum depth"), "error: an input is nested too deeply to be read\n"),
         (ConfigError("what"), "error: what\n"),
     ],
 )
@@ -173,15 +174,15 @@ def test_mistakes_of_the_program_are_tracebacks():
         interrupt.status(lambda: 1 / 0, "")
 
 
-def test_a_place_below_a_file_is_said_by_both_programs(tmp_path, capsys):
+def test_a_place_below_a_file_is_said(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    for main, words in ((run.main, ["--workdir"]), (shell.main, ["train", "mug", "--out"])):
-        assert main([*words, str(tmp_path / "file" / "run")]) == 1
+    for words in (["run", "--workdir"], ["train", "--workdir"]):
+        assert shell.main([*words, str(tmp_path / "file" / "run")]) == 1
         said = capsys.readouterr().err
         assert said.startswith("error: ") and str(tmp_path / "file") in said and said.count("\n") == 1
 
 
-def program(*words, **settings) -> subprocess.Popen:
+def started(*words, **settings) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings.pop("env", {})}
     return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, **settings)
 
@@ -190,34 +191,35 @@ def program(*words, **settings) -> subprocess.Popen:
 def test_a_reader_that_goes_away_ends_a_program_quietly(unbuffered, words):
     reading, writing = os.pipe()
     os.close(reading)
-    with program(*words.split(), stdout=writing, env={"PYTHONUNBUFFERED": unbuffered}) as process:
+    with started(*words.split(), stdout=writing, env={"PYTHONUNBUFFERED": unbuffered}) as process:
         os.close(writing)
         assert (process.communicate()[1], process.returncode) == (b"", 141)
 
 
-def test_a_full_disk_is_said_once():
+def test_a_full_disk_is_reported_once():
     code = "from jonet import interrupt; interrupt.leave(interrupt.status(lambda: print('much'), ''))"
-    with open("/dev/full", "w") as full, program("-c", code, stdout=full) as process:
+    with open("/dev/full", "w") as full, started("-c", code, stdout=full) as process:
         said = process.communicate()[1].decode()
     assert process.returncode == 1 and said == "error: No space left on device\n"
 
 
 def test_a_terminal_without_an_arrow_ends_no_run():
-    code = "from experiments import run, stages; stages.run = lambda *_: print('a → b'); raise SystemExit(run.main([]))"
-    with program("-c", code, env={"PYTHONIOENCODING": "cp1252"}, stdout=subprocess.PIPE) as process:
+    code = "from jonet import __main__ as shell; from jonet.run import stages; stages.run = lambda *_: print('a → b'); "
+    code += "raise SystemExit(shell.main(['run', '--task=deepsdf']))"
+    with started("-c", code, env={"PYTHONIOENCODING": "cp1252"}, stdout=subprocess.PIPE) as process:
         out, said = process.communicate()
     assert (process.returncode, said, out.strip()) == (0, b"", rb"a \u2192 b")
 
 
 def test_without_a_home_nothing_is_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert run.cache_folder() == tmp_path / "jonet" / "compiled"
+    assert cache_folder() == tmp_path / "jonet" / "compiled"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where no home is known
-    assert run.cache_folder() is None
+    assert cache_folder() is None
 
 
-def test_a_machine_in_no_cluster_is_said(monkeypatch):
+def test_a_machine_in_no_cluster_is_reported(monkeypatch):
     import jax
 
     def nowhere(*_, **__):

@@ -18,7 +18,7 @@ from jonet.data.families import FAMILIES, make, parameters, solids
 from jonet.data.families.draws import count, pick
 from jonet.errors import ConfigError
 
-LONGEST = {  # metres, of the longest side
+LONGEST = {  # meters, of the longest side
     "chair": (0.4, 1.3),
     "table": (0.4, 1.9),
     "lamp": (0.28, 1.8),
@@ -198,8 +198,8 @@ def test_aeroplanes_have_the_tail_behind():
 
 
 def test_chairs_are_as_thin_as_furniture():
-    share = [m.volume / np.ptp(m.bounds, axis=0).prod() for m in (make("chair", 0, i) for i in range(40))]
-    assert 0.08 < np.median(share) < 0.13 and max(share) < 0.35
+    fraction = [m.volume / np.ptp(m.bounds, axis=0).prod() for m in (make("chair", 0, i) for i in range(40))]
+    assert 0.08 < np.median(fraction) < 0.13 and max(fraction) < 0.35
 
 
 def test_an_unknown_family_is_named():
@@ -256,7 +256,7 @@ def test_paths_keep_to_their_points():
     np.testing.assert_allclose(bent[[0, 1, 4, -1]], [(0, 0, 0), (0.75, 0, 0), (1, 0.25, 0), (3, 2, 1)], atol=1e-12)
 
 
-def test_arrangements_mirror_and_turn():
+def test_arrangements_mirror_and_rotate():
     peg = solids.turned((0.1, 0.1), (0, 1), at=(1, 0))
     left = solids.pair(peg)[1]
     assert left.bounding_box()[0] == pytest.approx(-peg.bounding_box()[3]) and left.volume() > 0

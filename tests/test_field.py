@@ -1,4 +1,4 @@
-"""Fields: one shape and batches of them, asked in bulk, in blocks that know nothing of each other."""
+"""Fields: one shape and batches of them, evaluated in tiles that do not depend on each other."""
 
 import dataclasses
 import functools
@@ -22,13 +22,17 @@ class Sphere:
 
     sign: float = 1.0
 
-    def __call__(self, shared, own, points):
-        return self.sign * (jnp.linalg.norm(points - shared["center"], axis=-1) - own["radius"])
+    def __call__(self, shared, per_shape, points):
+        return self.sign * (jnp.linalg.norm(points - shared["center"], axis=-1) - per_shape["radius"])
 
 
 def sphere(radius: float, sign: float = 1.0, level: float = 0.0) -> Field:
-    own = {"radius": jnp.float32(radius), "level": jnp.float32(level), "box": jnp.asarray([[-1.0] * 3, [1.0] * 3])}
-    return Field({"center": jnp.asarray([0.1, 0.0, 0.0])}, own, Sphere(sign), inside=-1 if sign > 0 else 1)
+    per_shape = {
+        "radius": jnp.float32(radius),
+        "level": jnp.float32(level),
+        "box": jnp.asarray([[-1.0] * 3, [1.0] * 3]),
+    }
+    return Field({"center": jnp.asarray([0.1, 0.0, 0.0])}, per_shape, Sphere(sign), inside=-1 if sign > 0 else 1)
 
 
 def cloud(*shape: int) -> np.ndarray:
@@ -43,7 +47,7 @@ def distance(points, radius):
 def network():
     """A decoder, its parameters and codes."""
     decoder = Decoder(Specs(latent_size=6, dims=(24,) * 3, latent_in=(1,), norm_layers=(0, 1, 2)))
-    return decoder, *autodecoder.initial(decoder, 5, jax.random.key(1), start="centred")
+    return decoder, *autodecoder.initial(decoder, 5, jax.random.key(1), start="centered")
 
 
 def test_one_shape():
@@ -96,8 +100,8 @@ def test_a_fold_is_the_network(network):
         plain = functools.partial(decoder.apply, shared, codes)
         np.testing.assert_allclose(values, plain(points), atol=2e-6)
         np.testing.assert_allclose(gradients, jax.grad(lambda p: plain(p).sum())(points), atol=2e-5)
-    own = sum(leaf[0].size for leaf in jax.tree.leaves(fields.own))
-    assert own < 100 and own < 0.1 * sum(leaf.size for leaf in jax.tree.leaves(fields.shared))
+    per_shape = sum(leaf[0].size for leaf in jax.tree.leaves(fields.per_shape))
+    assert per_shape < 100 and per_shape < 0.1 * sum(leaf.size for leaf in jax.tree.leaves(fields.shared))
 
 
 def test_a_tile_knows_nothing_of_the_others(network, compilations):
@@ -113,7 +117,9 @@ def test_a_tile_knows_nothing_of_the_others(network, compilations):
         np.testing.assert_array_equal(evaluate_tiles(fields, owner[order], blocks[order])[0], values[order])
         np.testing.assert_array_equal(evaluate_tiles(fields, owner[:17], blocks[:17])[0], values[:17])
     assert not seen
-    direct = jax.vmap(lambda i, p: fields.architecture(fields.shared, jax.tree.map(lambda x: x[i], fields.own), p))
+    direct = jax.vmap(
+        lambda i, p: fields.architecture(fields.shared, jax.tree.map(lambda x: x[i], fields.per_shape), p)
+    )
     np.testing.assert_allclose(direct(owner, blocks), values, atol=2e-6)
 
 
@@ -151,3 +157,11 @@ def test_blocks_of_another_size_and_single_fields_are_refused():
         evaluate_tiles(Field.stack([sphere(0.5)]), [0, 0], cloud(1, TILE))
     with pytest.raises(InputError, match="stack"):
         evaluate_tiles(sphere(0.5), [0], cloud(1, TILE))
+
+
+def test_a_field_is_one_line_in_print():
+    one = sphere(0.5)
+    assert repr(one) == "Field(1 shape, signed distances)"
+    assert repr(Field.stack([one, one])) == "Field(batch of 2 shapes, signed distances)"
+    assert repr(sphere(0.5, sign=-1.0)) == "Field(1 shape, occupancy logits)"
+    assert repr(one.axes) == "Field(of unknown size, signed distances)"  # the specification for `jax.vmap`

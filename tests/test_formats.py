@@ -1,4 +1,4 @@
-"""The authors' data layouts: read as they lie, packed, written, and refused where they are damaged."""
+"""The authors' data layouts: read, packed and written, and refused if they are damaged."""
 
 import dataclasses
 import io
@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jonet.data import archives, deepsdf_layout, formats, meshes, onet_layout, splits, store
-from jonet.data.meshes import Similarity
+from jonet.data import splits, store
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError, FormatError, StoreError
+from jonet.formats import deepsdf_samples, detect, onet_samples
+from jonet.geometry import mesh_files
+from jonet.geometry.mesh import Mesh, Similarity
+from jonet.storage import archives
 
 LAYOUTS = Path(__file__).parent / "recorded" / "layouts"
 RECIPE = Recipe(near=400, uniform=101, surface=120, occupancies=333)
@@ -34,13 +37,13 @@ def build(folder, sources, frame):
 # DeepSDF
 
 
-def test_deepsdf_data_as_they_lie(tmp_path):
+def test_deepsdf_data_in_the_published_layout(tmp_path):
     """Rows without a distance are dropped and counted; the others are there, and the surface in the samples' frame."""
     lying = np.load(LAYOUTS / "deepsdf" / BRICK)
     with pytest.warns(UserWarning, match="missing.npz"):
         split = tmp_path / "solids_train.json"
         split.write_text(json.dumps({"solids": {"simple": ["brick", "missing"]}}))
-        packed = build(tmp_path / "store", formats.discover(LAYOUTS / "deepsdf", split=str(split)), "sphere")
+        packed = build(tmp_path / "store", detect.discover(LAYOUTS / "deepsdf", split=str(split)), "sphere")
     assert packed.names == ["brick"] and packed.splits.tolist() == ["train"]
     assert [entry["file"] for entry in packed.skipped] == ["SdfSamples/solids/simple/missing.npz"]
     for side, name in enumerate(("pos", "neg")):
@@ -50,7 +53,7 @@ def test_deepsdf_data_as_they_lie(tmp_path):
         assert not np.array_equal(got, wanted)  # the program's order, near samples before the others, is undone
     assert sum(np.isnan(lying[name]).any(1).sum() for name in ("pos", "neg")) == 3
     assert packed.index["sources"][0]["mark"]["dropped"] == 3
-    assert packed.verdicts == [None]
+    assert packed.diagnoses == [None]
     points, normals = packed.surface(0)
     assert points.shape == (300, 3) and not len(normals)
     assert np.abs(points).max() <= 1 / 1.03 + 1e-6
@@ -62,7 +65,7 @@ def test_deepsdf_data_as_they_lie(tmp_path):
 
 def test_deepsdf_frame_and_names(tmp_path):
     with pytest.raises(StoreError, match="frame 'sphere'"), pytest.warns(UserWarning):
-        build(tmp_path / "store", formats.discover(LAYOUTS / "deepsdf"), "cube")
+        build(tmp_path / "store", detect.discover(LAYOUTS / "deepsdf"), "cube")
     assert splits.short(["a/b/c", "a/b/d"]) == {"a/b/c": "c", "a/b/d": "d"}
     assert splits.short(["a/b/c", "a/e/c"]) == {"a/b/c": "b/c", "a/e/c": "e/c"}
     assert splits.short(["a/b/c"]) == {"a/b/c": "c"}
@@ -71,16 +74,16 @@ def test_deepsdf_frame_and_names(tmp_path):
 # Occupancy Networks
 
 
-def test_onet_data_as_they_lie(tmp_path, reading):
+def test_onet_data_in_the_published_layout(tmp_path, reading):
     """What the published program read: points, their sides, surfaces, places."""
-    with pytest.warns(UserWarning, match="4 shapes stand in the lists of several splits"):
-        sources = formats.discover(LAYOUTS / "onet")
+    with pytest.warns(UserWarning, match="4 shapes are in the lists of several splits"):
+        sources = detect.discover(LAYOUTS / "onet")
     packed = build(tmp_path / "store", sources, "cube")
     assert packed.names == ["02691156/a1", "02691156/a2", "03001627/c1", "03001627/c2"]
     assert set(packed.splits) == {"train"}
     for i, name in enumerate(packed.names):
         points, inside = packed.occupancy(i)
-        np.testing.assert_array_equal(packed.labelled(i)[1], inside)  # there is no mesh to tell the IoU by
+        np.testing.assert_array_equal(packed.labeled(i)[1], inside)  # there is no mesh to tell the IoU by
         wanted = np.column_stack([reading[f"{name}/points_as_float32"], reading[f"{name}/occupancies"]])
         assert sorted(map(tuple, np.column_stack([points, inside]))) == sorted(map(tuple, wanted))
         lying = np.load(LAYOUTS / "onet" / name / "pointcloud.npz")
@@ -92,16 +95,16 @@ def test_onet_data_as_they_lie(tmp_path, reading):
 
 def test_onet_voxels_and_views(tmp_path, reading):
     for name in ("02691156/a1", "03001627/c2"):
-        voxels = onet_layout.read_voxels(LAYOUTS / "onet" / name / "model.binvox")
+        voxels = onet_samples.read_voxels(LAYOUTS / "onet" / name / "model.binvox")
         np.testing.assert_array_equal(voxels, reading[f"{name}/voxels"])
-        onet_layout.write_voxels(voxels, tmp_path / "again.binvox")
-        np.testing.assert_array_equal(onet_layout.read_voxels(tmp_path / "again.binvox"), voxels)
-        views = onet_layout.read_views(LAYOUTS / "onet" / name / "img_choy2016")
+        onet_samples.write_voxels(voxels, tmp_path / "again.binvox")
+        np.testing.assert_array_equal(onet_samples.read_voxels(tmp_path / "again.binvox"), voxels)
+        views = onet_samples.read_views(LAYOUTS / "onet" / name / "img_choy2016")
         assert views.images.shape == (2, 137, 137, 3) and views.images.dtype == np.uint8
         for i in range(2):
             np.testing.assert_allclose(views.world[i], reading[f"{name}/world_mat_{i}"], rtol=1e-6)
     points = reading["projection/points"][0]
-    views = onet_layout.read_views(LAYOUTS / "onet/02691156/a1/img_choy2016")
+    views = onet_samples.read_views(LAYOUTS / "onet/02691156/a1/img_choy2016")
     seen = points @ views.world[0, :, :3].T + views.world[0, :, 3]
     np.testing.assert_allclose(seen, reading["projection/camera_space"][0], atol=1e-5)
     pixels = seen @ views.camera[0].T
@@ -112,22 +115,22 @@ def test_onet_voxels_and_views(tmp_path, reading):
 @pytest.mark.parametrize("runs", [1, 254, 255, 256, 1000])
 def test_long_runs_of_voxels(tmp_path, runs):
     voxels = (np.arange(16**3) // runs % 2 == 1).reshape((16,) * 3)
-    onet_layout.write_voxels(voxels, tmp_path / "v.binvox")
-    np.testing.assert_array_equal(onet_layout.read_voxels(tmp_path / "v.binvox"), voxels)
+    onet_samples.write_voxels(voxels, tmp_path / "v.binvox")
+    np.testing.assert_array_equal(onet_samples.read_voxels(tmp_path / "v.binvox"), voxels)
 
 
 def test_onet_categories_and_lists(tmp_path):
     def names(**options):
-        return [source.name for source in formats.discover(LAYOUTS / "onet", **options)]
+        return [source.name for source in detect.discover(LAYOUTS / "onet", **options)]
 
     with pytest.warns(UserWarning, match="several splits"):
         assert names(category="chair") == names(category="03001627") == ["c1", "c2"]
         assert names(category="aeroplane") == ["a1", "a2"]  # a name of its metadata.yaml
-    with pytest.raises(ConfigError, match="category 02958343 is not there; there are 02691156, 03001627"):
+    with pytest.raises(ConfigError, match="category 02958343 does not exist; there are 02691156, 03001627"):
         names(category="car")
     for word, content in {"train": "a1\nc1\n\n", "test": "03001627/c2"}.items():
         (tmp_path / f"{word}.lst").write_text(content)
-    found = formats.discover(LAYOUTS / "onet", split=f"{tmp_path}/train.lst,{tmp_path}/test.lst")
+    found = detect.discover(LAYOUTS / "onet", split=f"{tmp_path}/train.lst,{tmp_path}/test.lst")
     assert {source.place: source.split for source in found} == {
         "02691156/a1": "train",
         "03001627/c1": "train",
@@ -136,15 +139,15 @@ def test_onet_categories_and_lists(tmp_path):
 
 
 def test_onet_without_packing_or_lists(tmp_path):
-    """Own data: occupancies as plain bools, points as float32, no lists."""
+    """User data: occupancies as plain bools, points as float32, no lists."""
     rng = np.random.default_rng(0)
     points = rng.uniform(-0.5, 0.5, (200, 3)).astype(np.float32)
     for name in ("one", "two", "three"):
         (tmp_path / "shapes" / name).mkdir(parents=True)
         np.savez(tmp_path / "shapes" / name / "points.npz", points=points, occupancies=points[:, 0] > 0)
-    found = formats.discover(tmp_path, test_share=0.4)
+    found = detect.discover(tmp_path, test_fraction=0.4)
     assert sorted(source.split for source in found) == ["test", "train", "train"]
-    (outside, inside), similarity, ordered = onet_layout.read_points(tmp_path / "shapes/one/points.npz")
+    (outside, inside), similarity, ordered = onet_samples.read_points(tmp_path / "shapes/one/points.npz")
     assert (outside[:, 0] <= 0).all() and (inside[:, 0] > 0).all() and len(outside) + len(inside) == 200 and ordered
     np.testing.assert_array_equal(similarity.as_array(), Similarity().as_array())
 
@@ -159,9 +162,9 @@ def test_export_reads_back_equal(tmp_path, layout, frame, names):
     if names == "nested":
         sources = [Renamed(f"{'aabb'[i]}/{i}", source.split, source) for i, source in enumerate(sources)]
     packed = build(tmp_path / "store", sources, frame)
-    formats.export(packed, tmp_path / "out", layout)
-    assert formats.layout(tmp_path / "out") == layout
-    again = build(tmp_path / "again", formats.discover(tmp_path / "out"), frame)
+    detect.export(packed, tmp_path / "out", layout)
+    assert detect.layout(tmp_path / "out") == layout
+    again = build(tmp_path / "again", detect.discover(tmp_path / "out"), frame)
     assert again.names == packed.names and again.splits.tolist() == packed.splits.tolist()
     kinds = {"deepsdf": ("sdf",), "onet": ("occupancy",)}[layout] + ("surface_points", "surface_normals")
     for kind in kinds:
@@ -170,10 +173,10 @@ def test_export_reads_back_equal(tmp_path, layout, frame, names):
     for ours, theirs in zip(again.similarities, packed.similarities, strict=True):
         np.testing.assert_allclose(ours.as_array(), theirs.as_array(), rtol=1e-15)
     with pytest.raises(ConfigError, match="not empty"):
-        formats.export(packed, tmp_path / "out", layout)
+        detect.export(packed, tmp_path / "out", layout)
     other = {"deepsdf": "onet", "onet": "deepsdf"}[layout]
     with pytest.raises(ConfigError, match="in the frame"):
-        formats.export(packed, tmp_path / "other", other)
+        detect.export(packed, tmp_path / "other", other)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +188,9 @@ class Renamed(store.Source):
 
 
 def test_export_as_the_programs_read_it(tmp_path):
-    """The keys, types and lists that the programs' own readers ask for."""
+    """The keys, types and lists that the published programs' readers expect."""
     cube = build(tmp_path / "cube", [Procedural("mug", 0, i) for i in range(2)], "cube")
-    formats.export(cube, tmp_path / "onet", "onet")
+    detect.export(cube, tmp_path / "onet", "onet")
     model = tmp_path / "onet/shapes/mug_0000"
     points = np.load(model / "points.npz")
     assert points["points"].dtype == np.float16 and points["occupancies"].dtype == np.uint8
@@ -196,18 +199,18 @@ def test_export_as_the_programs_read_it(tmp_path):
     assert (tmp_path / "onet/shapes/train.lst").read_text().split("\n") == ["mug_0000", "mug_0001"]  # no '' at the end
     own = points["points"] * points["scale"] + points["loc"]
     np.testing.assert_allclose(cube.similarities[0](own), points["points"], atol=1e-6)
-    voxels = onet_layout.read_voxels(model / "model.binvox")
+    voxels = onet_samples.read_voxels(model / "model.binvox")
     cells = np.clip((points["points"].astype(float) + 0.5) * 32, 0, 31).astype(int)
     assert (voxels[tuple(cells.T)] >= inside)[inside > 0].mean() > 0.95
     sphere = build(tmp_path / "sphere", [Procedural("mug", 0, i) for i in range(2)], "sphere")
-    formats.export(sphere, tmp_path / "deepsdf", "deepsdf")
+    detect.export(sphere, tmp_path / "deepsdf", "deepsdf")
     samples = np.load(tmp_path / "deepsdf" / "SdfSamples/jonet/shapes/mug_0001.npz")
     assert (samples["pos"][:, 3] > 0).all() and (samples["neg"][:, 3] <= 0).all() and samples["pos"].dtype == np.float32
     assert json.loads((tmp_path / "deepsdf/train.json").read_text()) == {"jonet": {"shapes": ["mug_0000", "mug_0001"]}}
-    surface = meshes.read(tmp_path / "deepsdf/SurfaceSamples/jonet/shapes/mug_0001.ply")
+    surface = mesh_files.read(tmp_path / "deepsdf/SurfaceSamples/jonet/shapes/mug_0001.ply")
     scales = np.load(tmp_path / "deepsdf/NormalizationParameters/jonet/shapes/mug_0001.npz")
-    normalised = (surface.vertices + scales["offset"]) * scales["scale"]
-    np.testing.assert_allclose(normalised, sphere.surface(1)[0], atol=1e-7)
+    normalized = (surface.vertices + scales["offset"]) * scales["scale"]
+    np.testing.assert_allclose(normalized, sphere.surface(1)[0], atol=1e-7)
 
 
 # Raw ShapeNet and plain folders
@@ -217,7 +220,7 @@ def shapenet(root, version):
     for place in ("02691156/x1", "02691156/x2", "03001627/y1", "03001627/x2"):
         file = root / place / ("model.obj" if version == 1 else "models/model_normalized.obj")
         vertices, faces = _box()
-        meshes.write(meshes.Mesh(vertices * [1, 1, 1 + len(list(root.rglob("*.obj")))], faces), file)
+        mesh_files.write(Mesh(vertices * [1, 1, 1 + len(list(root.rglob("*.obj")))], faces), file)
         (file.parent / "model_normalized.json").write_text("{}")
     return root
 
@@ -231,16 +234,16 @@ def _box():
 @pytest.mark.parametrize("version", [1, 2])
 def test_raw_shapenet(tmp_path, version):
     root = shapenet(tmp_path / "ShapeNetCore", version)
-    assert formats.layout(root) == "shapenet"
-    found = formats.discover(root, test_share=0.25)
+    assert detect.layout(root) == "shapenet"
+    found = detect.discover(root, test_fraction=0.25)
     assert [source.name for source in found] == ["02691156/x1", "02691156/x2", "03001627/x2", "03001627/y1"]
     assert sorted(source.split for source in found) == ["test", "train", "train", "train"]
-    assert [source.name for source in formats.discover(root, category="chair")] == ["x2", "y1"]
+    assert [source.name for source in detect.discover(root, category="chair")] == ["x2", "y1"]
     assert found[0].load().watertight
     split = tmp_path / "sv2_train.json"
     split.write_text(json.dumps({"ShapeNetV2": {"02691156": ["x1", "x2", "gone"], "03001627": ["y1"]}}))
     (tmp_path / "test.lst").write_text("03001627/x2\n")
-    listed = formats.discover(root, split=f"{split}, {tmp_path}/test.lst", category="02691156,chair")
+    listed = detect.discover(root, split=f"{split}, {tmp_path}/test.lst", category="02691156,chair")
     assert {source.name: source.split for source in listed} == {
         "02691156/x1": "train",
         "02691156/x2": "train",
@@ -253,17 +256,17 @@ def test_raw_shapenet(tmp_path, version):
     assert len(packed) == 4 and len(packed.skipped) == 1
     (tmp_path / "vague.lst").write_text("x2")
     with pytest.raises(FormatError, match="x2, which could be 02691156/x2 or 03001627/x2"):
-        formats.discover(root, split=str(tmp_path / "vague.lst"))
+        detect.discover(root, split=str(tmp_path / "vague.lst"))
 
 
 def test_plain_folders_take_lists_too(tmp_path):
     for name in ("a", "b", "c"):
-        meshes.write(meshes.Mesh(*_box()), tmp_path / "meshes" / f"{name}.ply")
+        mesh_files.write(Mesh(*_box()), tmp_path / "meshes" / f"{name}.ply")
     (tmp_path / "train.lst").write_text("a\nb")
-    found = formats.discover(tmp_path / "meshes", split=str(tmp_path / "train.lst"))
+    found = detect.discover(tmp_path / "meshes", split=str(tmp_path / "train.lst"))
     assert [(source.name, source.split) for source in found] == [("a", "train"), ("b", "train")]
     with pytest.raises(ConfigError, match="no category"):
-        formats.discover(tmp_path / "meshes", category="chair")
+        detect.discover(tmp_path / "meshes", category="chair")
 
 
 # What is wrong
@@ -297,7 +300,7 @@ def test_damaged_and_hostile_samples(tmp_path):
     path, good = tmp_path / "x.npz", (LAYOUTS / "deepsdf" / BRICK).read_bytes()
     neg = npy((1, 4), "<f4", bytes(16))
 
-    def check(said, read=deepsdf_layout.read_samples):
+    def check(said, read=deepsdf_samples.read_samples):
         refused(path, read, said)
 
     check("no such file")
@@ -352,7 +355,7 @@ def test_damaged_lists_and_scales(tmp_path):
     scales = tmp_path / "s.npz"
     for content in ({"offset": np.zeros(2), "scale": 1.0}, {"offset": np.zeros(3), "scale": [0.0]}):
         np.savez(scales, **content)
-        refused(scales, deepsdf_layout.read_similarity, "offset must be|scale above 0")
+        refused(scales, deepsdf_samples.read_similarity, "offset must be|scale above 0")
     with (tmp_path / "huge.lst").open("wb") as file:
         file.truncate(archives.TEXT + 1)
     refused(tmp_path / "huge.lst", splits.read, "at most")
@@ -361,25 +364,25 @@ def test_damaged_lists_and_scales(tmp_path):
 def test_damaged_occupancies_voxels_and_views(tmp_path):
     path = tmp_path / "points.npz"
     np.savez(path, points=np.zeros((20, 3)), occupancies=np.zeros(2, np.uint8))
-    refused(path, onet_layout.read_points, "2 occupancies, packed or not")
+    refused(path, onet_samples.read_points, "2 occupancies, packed or not")
     np.savez(path, points=np.zeros((20, 3)), occupancies=np.zeros(3, np.uint8), scale=0.0)
-    refused(path, onet_layout.read_points, "scale one above 0")
+    refused(path, onet_samples.read_points, "scale one above 0")
     cloud = tmp_path / "pointcloud.npz"
     np.savez(cloud, points=np.zeros((20, 3)), normals=np.zeros((19, 3)))
-    refused(cloud, onet_layout.read_cloud, "19 normals")
+    refused(cloud, onet_samples.read_cloud, "19 normals")
     voxels, header = tmp_path / "model.binvox", "#binvox 1\ndim {0} {0} {0}\ntranslate 0 0 0\nscale 1\ndata\n"
     for size, body in [(32, b""), (10**9, b"\x01\xff"), (2, b"\x01\x07"), (2, b"\x01"), (2, b"\x01\xff")]:
         voxels.write_bytes(header.format(size).encode() + body)
-        refused(voxels, onet_layout.read_voxels, "no .binvox file, or damaged")
+        refused(voxels, onet_samples.read_voxels, "no .binvox file, or damaged")
     views = tmp_path / "img_choy2016"
     shutil.copytree(LAYOUTS / "onet/02691156/a1/img_choy2016", views)
     image = (views / "001.jpg").read_bytes()
     (views / "001.jpg").write_bytes(image[:300])
-    refused(views, onet_layout.read_views, "cannot be read as an image")
+    refused(views, onet_samples.read_views, "cannot be read as an image")
     (views / "001.jpg").unlink()
-    assert onet_layout.read_views(views).images.shape[0] == 1
+    assert onet_samples.read_views(views).images.shape[0] == 1
     (tmp_path / "metadata.yaml").write_text("a: [1, 2]")
-    refused(tmp_path / "metadata.yaml", onet_layout.read_metadata, "no list of categories")
+    refused(tmp_path / "metadata.yaml", onet_samples.read_metadata, "no list of categories")
 
 
 def test_one_bad_file_is_listed(tmp_path):
@@ -389,13 +392,13 @@ def test_one_bad_file_is_listed(tmp_path):
     (root / "02691156/a1/points.npz").write_bytes(b"PK\x03\x04nonsense")
     (root / "03001627/c1/points.npz").unlink()
     with pytest.warns(UserWarning):
-        packed = build(tmp_path / "store", formats.discover(root), "cube")
+        packed = build(tmp_path / "store", detect.discover(root), "cube")
     assert packed.names == ["02691156/a2", "03001627/c2"]
     reasons = {entry["file"]: entry["reason"] for entry in packed.skipped}
     assert "damaged" in reasons["02691156/a1/points.npz"] and "no such file" in reasons["03001627/c1/points.npz"]
     with pytest.warns(UserWarning):
-        again = build(tmp_path / "store", formats.discover(root), "cube")
+        again = build(tmp_path / "store", detect.discover(root), "cube")
     assert len(again) == 2
     shutil.copy(LAYOUTS / "onet/02691156/a2/points.npz", root / "02691156/a1/points.npz")
     with pytest.raises(StoreError, match="changed"), pytest.warns(UserWarning):
-        build(tmp_path / "store", formats.discover(root), "cube")
+        build(tmp_path / "store", detect.discover(root), "cube")

@@ -1,4 +1,4 @@
-"""Fused meshes are closed, face outwards and lie about a voxel outside of what went in, however that was wound."""
+"""Fused meshes are closed, face outwards, and are about a voxel outside of the input, whatever its face orientation."""
 
 import functools
 
@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import trimesh
 
-from jonet.data import families, fusion, meshes
-from jonet.data.meshes import Mesh, examine
+from jonet.data import families
 from jonet.data.sampling import Recipe, signed_distances, surface
 from jonet.data.sources import MeshFile
 from jonet.errors import InputError, MeshError
+from jonet.geometry import fusion, mesh_files
+from jonet.geometry.diagnosis import diagnose
+from jonet.geometry.mesh import Mesh
 
 SOME = np.random.default_rng(0)
 
@@ -22,8 +24,8 @@ def voxel(mesh, resolution):
 def test_a_solid_grows_by_about_a_voxel():
     chair = families.make("chair", 0, 3)
     fused = fusion.fuse(chair, 128)
-    verdict = examine(fused)
-    assert fused.watertight and verdict.closed and not verdict.inverted
+    diagnosis = diagnose(fused)
+    assert fused.watertight and diagnosis.closed and not diagnosis.inverted
     step = voxel(chair, 128)
     assert chair.volume < fused.volume < chair.volume + 2 * step * chair.area
     out = signed_distances(chair, fused.vertices) / step
@@ -67,7 +69,7 @@ def test_only_what_is_near_is_looked_at_closely():
     chair, resolution = families.make("chair", 0, 1), 48
     step = voxel(chair, resolution)
     corner = chair.bounds.mean(0) - step * resolution / 2
-    looks = fusion._looks(chair, 30, resolution, step)
+    looks = fusion._depth_maps(chair, 30, resolution, step)
     got = fusion._volume(looks, corner, resolution, step)
     at = np.stack(np.meshgrid(*[np.arange(resolution + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
     dense = fusion._distances(looks, corner + step * at, fusion.TRUNCATION * step).reshape(got.shape)
@@ -87,9 +89,9 @@ def test_only_what_is_near_is_looked_at_closely():
 )
 def test_awkward_meshes_are_closed(data, name):
     """Open, overlapping, non-manifold, wound at random."""
-    mesh = meshes.read(data / "awkward" / f"{name}.ply")
+    mesh = mesh_files.read(data / "awkward" / f"{name}.ply")
     fused, step = fusion.fuse(mesh, 64), voxel(mesh, 64)
-    assert fused.watertight and fused.volume > 0 and examine(fused).method == "exact"
+    assert fused.watertight and fused.volume > 0 and diagnose(fused).method == "exact"
     np.testing.assert_allclose(fused.bounds, mesh.bounds, atol=3 * step)
     assert (signed_distances(fused, surface(mesh, 2000, SOME)[0]) < 0.5 * step).mean() > 0.97
 
@@ -98,12 +100,12 @@ def test_samples_of_a_fused_mesh(monkeypatch, tmp_path):
     """A bucket of sheets becomes a solid with an inside; the store would hold the closed mesh."""
     monkeypatch.setattr(fusion, "fuse", functools.partial(fusion.fuse, resolution=48, views=30))
     box = trimesh.creation.box((2, 2, 2))
-    meshes.write(Mesh(box.vertices, box.faces[box.face_normals[:, 1] < 0.5]), tmp_path / "bucket.ply")
+    mesh_files.write(Mesh(box.vertices, box.faces[box.face_normals[:, 1] < 0.5]), tmp_path / "bucket.ply")
     recipe = Recipe(near=2000, uniform=500, surface=500, occupancies=2000)
     source = MeshFile("bucket", path=tmp_path / "bucket.ply")
     shape = source.shape(recipe, seed=0, frame="cube", sign="fusion")
     mesh = Mesh(shape.rows["vertices"][0], shape.rows["faces"][0])
-    assert mesh.watertight and shape.verdict.method == "exact" and "Before: Open" in shape.verdict.reason
+    assert mesh.watertight and shape.diagnosis.method == "exact" and "Before: Open" in shape.diagnosis.reason
     inside = shape.rows["sdf"][1]
     np.testing.assert_allclose(inside[:, 3], signed_distances(mesh, inside[:, :3]), atol=1e-5)
     np.testing.assert_allclose(shape.similarity.scale, 0.5)  # of the mesh as it came

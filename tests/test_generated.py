@@ -1,4 +1,4 @@
-"""Shapes that nobody made: samples of a prior and ways between codes, from Python and from the shell."""
+"""Generated shapes: samples of a prior and interpolations of codes, from Python and from the shell."""
 
 import jax
 import numpy as np
@@ -7,17 +7,17 @@ from onet_recorded import drawn
 from test_surface import accepts
 
 import jonet
-from experiments import pages
 from jonet import __main__ as shell
-from jonet import learn
 from jonet.codes import Codes
-from jonet.data import meshes, sampling
+from jonet.data import sampling
 from jonet.data.families import make
 from jonet.errors import InputError
+from jonet.geometry import mesh_files
 from jonet.inference.encode import Inputs
-from jonet.inference.prior import Prior
+from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
 from jonet.networks.occupancy import OccupancyNetwork, Specs
+from jonet.run import report_pages, train
 
 pytestmark = pytest.mark.unoptimized
 
@@ -26,18 +26,18 @@ NAMES = ("a", "b", "c")
 
 @pytest.fixture(scope="module")
 def model():
-    """A generative network that nobody trained, its logits moved so that half of the box lies inside of its shapes."""
+    """An untrained generative network, its logits shifted so that half of the box is inside its shapes."""
     specs = Specs(decoder="simple", encoder="null", c_dim=0, z_dim=4, hidden_size=16, n_blocks=2)
     network = OccupancyNetwork(specs)
-    shared, statistics = drawn(jax.eval_shape(network.start, jax.random.key(0)), seed=3)
+    shared, batch_stats = drawn(jax.eval_shape(network.start, jax.random.key(0)), seed=3)
     decoder = shared["params"]["decoder"]
     decoder["fc_p"]["kernel"] *= 20  # folds, holes and parts
     codes = Codes(np.float32(2 * np.random.default_rng(0).standard_normal((3, 4))), NAMES)
     prior = Prior.plain(specs.z_dim, 1.0)
-    made = Model("occupancy", network, shared, statistics, "cube", codes, prior, inputs=Inputs("samples", 64))
+    made = Model("occupancy", network, shared, batch_stats, "cube", codes, prior, inputs=Inputs("samples", 64))
     points = np.random.default_rng(1).uniform(-0.55, 0.55, (3, 500, 3)).astype(np.float32)
     fields = made.field(codes)
-    decoder["fc_out"]["bias"] += np.median(fields.own["level"]) - np.median(fields(points))
+    decoder["fc_out"]["bias"] += np.median(fields.per_shape["level"]) - np.median(fields(points))
     return made
 
 
@@ -72,13 +72,13 @@ def test_the_verbs(model, tmp_path, capsys):
         said = capsys.readouterr()
         files = sorted(out.glob("*.off"))
         assert len(files) == len(said.out.splitlines()) == 3 - said.err.count("no surface")
-        assert files and all(meshes.read(path).watertight for path in files)
+        assert files and all(mesh_files.read(path).watertight for path in files)
     assert shell.main(["interpolate", run[0], "b", "nobody", *run[1:], f"--out={tmp_path / 'x'}"]) == 1
-    assert "no code is named 'nobody'; there are a, b, c" in capsys.readouterr().err
+    assert "no code is named 'nobody'; the names are a, b, c" in capsys.readouterr().err
 
 
-def test_networks_without_a_prior_or_codes_say_so(model, tmp_path, capsys):
-    parts = {name: getattr(model, name) for name in ("kind", "network", "shared", "statistics", "frame")}
+def test_networks_without_a_prior_or_codes_are_refused(model, tmp_path, capsys):
+    parts = {name: getattr(model, name) for name in ("kind", "network", "shared", "batch_stats", "frame")}
     Model(**parts).save(tmp_path / "model")
     with pytest.raises(InputError, match="no prior"):
         jonet.load(tmp_path).sample(1)
@@ -94,23 +94,23 @@ def test_the_page_shows_them_in_order_with_what_came_near(tmp_path):
         def surface(self, i):
             return sampling.surface(known[i], 200, np.random.default_rng(0))
 
-        def truth(self, i):
+        def ground_truth(self, i):
             return known[i]
 
     for kind in ("sample", "between"):
         for i in {*range(11)} - {4}:
-            meshes.write(known[i % 3], tmp_path / kind / f"{kind}_{i}.ply")
-    samples, between = pages.generated(tmp_path, Store(), [0, 1, 2], 11)
+            mesh_files.write(known[i % 3], tmp_path / kind / f"{kind}_{i}.ply")
+    samples, between = report_pages.generated(tmp_path, Store(), [0, 1, 2], 11)
     assert [row.name for row in samples.rows] == [f"sample_{i}" for i in range(11) if i != 4]
     assert all(row.parts[1].thing is known[int(row.name[7:]) % 3] for row in samples.rows)
     (row,) = between.rows
     assert [part.caption for part in row.parts] == [f"{10 * i}%" for i in range(11)]
     assert [len(part.thing.faces) > 0 for part in row.parts] == [i != 4 for i in range(11)]
-    assert pages.generated(tmp_path / "none", Store(), [0], 11) == []
+    assert report_pages.generated(tmp_path / "none", Store(), [0], 11) == []
 
 
 def test_the_page_draws_training_and_validation():
     steps = [{"step": 10 * i, "loss": 1 / i, "kl": i, "rate": 7} for i in (1, 2)]
-    training, checked = pages.charts(learn.task("onet_points"), [*steps, {"step": 20, "validation": -0.25}])
+    training, checked = report_pages.charts(train.task("onet_points"), [*steps, {"step": 20, "validation": -0.25}])
     assert training.lines == {"loss": ([10, 20], [1, 0.5]), "kl": ([10, 20], [1, 2])}
     assert checked.lines == {"IoU of validation shapes": ([20], [-0.25])} and not checked.log

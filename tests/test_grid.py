@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jonet.errors import InputError
-from jonet.inference import grid
+from jonet.inference.surfaces import grid
 from jonet.networks import field as fields_module
 
 RECORDED = Path(__file__).parent / "recorded/surface"
@@ -65,8 +65,8 @@ def test_points_of_many_shapes_get_their_own_fields_values():
     rng = np.random.default_rng(0)
     shape = np.sort(rng.choice([0, 2, 3], 3000, p=[0.7, 0.1, 0.2]))  # one shape has none, one more than a block
     points = rng.uniform(-1, 1, (3000, 3)).astype(np.float32)
-    values, gradients = grid.ask(fields, shape, points, gradient=True)
-    only, none = grid.ask(fields, shape, points)
+    values, gradients = grid.evaluate_points(fields, shape, points, gradient=True)
+    only, none = grid.evaluate_points(fields, shape, points)
     assert none is None
     for i in range(4):
         expected, slope = (
@@ -75,7 +75,7 @@ def test_points_of_many_shapes_get_their_own_fields_values():
         np.testing.assert_allclose(values[shape == i], expected, atol=1e-6)
         np.testing.assert_allclose(only[shape == i], expected, atol=1e-6)
         np.testing.assert_allclose(gradients[shape == i], slope, atol=1e-5)
-    empty, _ = grid.ask(fields, np.zeros(0, int), np.zeros((0, 3)))
+    empty, _ = grid.evaluate_points(fields, np.zeros(0, int), np.zeros((0, 3)))
     assert empty.shape == (0,)
 
 
@@ -90,7 +90,9 @@ def test_keys_sort_by_shape_and_place_and_move_by_addition(resolution, data):
     assert (np.diff(keys) > 0).all()
     np.testing.assert_array_equal(lattice.shape(keys), places[:, 0])
     np.testing.assert_array_equal(lattice.index(keys), places[:, 1:])
-    np.testing.assert_array_equal(lattice.beyond(keys), ((places[:, 1:] < 0) | (places[:, 1:] > resolution)).any(1))
+    np.testing.assert_array_equal(
+        lattice.outside_box(keys), ((places[:, 1:] < 0) | (places[:, 1:] > resolution)).any(1)
+    )
     inner = places[(places[:, 1:] >= 0).all(1) & (places[:, 1:] < resolution).all(1)]
     moved = lattice.keys(inner[:, 0], inner[:, 1:]) + lattice.steps([1, -1, 1])
     np.testing.assert_array_equal(lattice.index(moved), inner[:, 1:] + [1, -1, 1])
@@ -99,7 +101,7 @@ def test_keys_sort_by_shape_and_place_and_move_by_addition(resolution, data):
 def test_the_ends_of_the_lattice_are_the_corners_of_the_box():
     box = np.array([[-0.3, 0.1, 5], [0.4, 0.2, 9]])
     lattice = grid.Lattice(box[None], 37)
-    np.testing.assert_array_equal(lattice.locate(0, np.array([[0, 0, 0], [37, 37, 37]])), box)
+    np.testing.assert_array_equal(lattice.to_coordinates(0, np.array([[0, 0, 0], [37, 37, 37]])), box)
 
 
 @pytest.mark.parametrize("resolution", [0, -4, 2.5])
@@ -108,7 +110,7 @@ def test_a_grid_has_a_whole_number_of_cells(resolution):
         grid.lattice(batch(field(ball, center=(0, 0, 0), radius=0.5)), resolution)
 
 
-def test_a_single_field_is_asked_to_be_stacked():
+def test_a_single_field_is_refused_where_a_batch_is_needed():
     with pytest.raises(InputError, match="stack"):
         grid.evaluate(field(ball, center=(0, 0, 0), radius=0.5), 4)
 

@@ -1,4 +1,4 @@
-"""What networks are shown: renderings, voxels and near points in a store, and the batches that draw from them."""
+"""Inputs of networks: renderings, voxels and near-surface points in a store, and batches of them."""
 
 import dataclasses
 
@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_batches import KEY, run
 
-from jonet.data import images, onet_layout, sampling, store, voxels
-from jonet.data.batches import Draw, Plan, Resident, Streamed
-from jonet.data.lanes import Lanes
-from jonet.data.meshes import Mesh
-from jonet.data.rays import Camera
+from jonet.data import sampling, store
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError, StoreError
+from jonet.formats import onet_samples
+from jonet.geometry import voxels
+from jonet.geometry.mesh import Mesh
+from jonet.geometry.rays import Camera
+from jonet.rendering import network_views
+from jonet.training.batches import BatchSpec, Resident, RowSampling, Streamed
+from jonet.training.lanes import Lanes
 
 pytestmark = pytest.mark.unoptimized
 
@@ -25,9 +28,9 @@ RECIPE = Recipe(0, 0, surface=400, occupancies=600, near_occupancies=500, voxels
 LAYOUT = dataclasses.replace(RECIPE, near_occupancies=0)  # what its files hold
 SHAPES = [Procedural("chair", seed=1, index=i, split="test" if i == 4 else "train") for i in range(5)]
 INPUTS = {
-    "points": (Draw("surface_points", 30), 0.005),
-    "voxels": (Draw("voxels", 1), 0.0),
-    "images": (Draw("images", 1), 0.0),
+    "points": (RowSampling("surface_points", 30), 0.005),
+    "voxels": (RowSampling("voxels", 1), 0.0),
+    "images": (RowSampling("images", 1), 0.0),
 }
 
 
@@ -53,7 +56,7 @@ def built(tmp_path_factory):
 def test_nothing_is_cut_off(extents, seed):
     t = trimesh.creation.box(extents)
     mesh = Mesh(t.vertices + 7, t.faces)
-    for camera in images.cameras(mesh, 4, 64, np.random.default_rng(seed)):
+    for camera in network_views.cameras(mesh, 4, 64, np.random.default_rng(seed)):
         pixels, depth = camera.project(mesh.vertices)
         assert (pixels > 0).all() and (pixels < 64).all() and (depth > 0).all()
         height = (camera.position - 7)[1] / np.linalg.norm(camera.position - 7)
@@ -61,11 +64,11 @@ def test_nothing_is_cut_off(extents, seed):
 
 
 def test_a_ball_in_closed_form():
-    """The disc that a ball covers, brighter towards the lamp, and grey where the lamp looks along the viewer."""
+    """The disc that a ball covers, brighter towards the lamp, and gray where the lamp looks along the viewer."""
     distance, radius, size = 2.0, 0.5, 64
-    camera = Camera.towards((0, 0, 1), (0, 0, 0), distance, images.FOCAL * size, (size, size))
-    picture = images.render(ball(radius), [camera])[0]
-    reach = images.FOCAL * size * np.tan(np.arcsin(radius / distance))
+    camera = Camera.towards((0, 0, 1), (0, 0, 0), distance, network_views.FOCAL * size, (size, size))
+    picture = network_views.render(ball(radius), [camera])[0]
+    reach = network_views.FOCAL * size * np.tan(np.arcsin(radius / distance))
     rows, columns = np.indices(picture.shape) + 0.5 - size / 2
     away = np.hypot(rows, columns)
     assert (picture[away < reach - 1.5] < 240).all() and (picture[away > reach + 1.5] == 255).all()
@@ -73,30 +76,30 @@ def test_a_ball_in_closed_form():
     assert upper_left > lower_right + 40
     normal = np.array([0.0, 0.0, 1.0])
     lamp = np.array([-0.5, 1.0, 0.7]) / np.linalg.norm([0.5, 1.0, 0.7])
-    linear = images.GREY * (0.72 * normal @ lamp + 0.22)
+    linear = network_views.GRAY * (0.72 * normal @ lamp + 0.22)
     assert picture[31:33, 31:33].mean() == pytest.approx(255 * (1.055 * linear ** (1 / 2.4) - 0.055), abs=3)
 
 
 def test_a_picture_depends_on_the_shape_and_not_on_its_place_size_or_winding():
     mesh = SHAPES[0].load()
-    one = images.render(mesh, images.cameras(mesh, 2, 48, np.random.default_rng(3))).astype(int)
+    one = network_views.render(mesh, network_views.cameras(mesh, 2, 48, np.random.default_rng(3))).astype(int)
     for other in (Mesh(mesh.vertices * 20 + 300, mesh.faces), Mesh(mesh.vertices, mesh.faces[:, ::-1])):
-        two = images.render(other, images.cameras(other, 2, 48, np.random.default_rng(3))).astype(int)
+        two = network_views.render(other, network_views.cameras(other, 2, 48, np.random.default_rng(3))).astype(int)
         assert (np.abs(one - two) > 2).mean() < 0.005
     assert np.abs(one[0] - one[1]).mean() > 2
 
 
 def test_grazing_cameras_and_other_boxes_than_the_picture():
-    """A shape that reaches beyond the picture is cut at its edge, and one beside it leaves it white."""
+    """A shape that extends beyond the image is cut at its border; one outside leaves it white."""
     camera = Camera.towards((0, 0, 1), (0, 0, 0), 1.0, 64.0, (32, 48))
-    assert (images.render(ball(0.9, (0, 0, -2)), [camera])[0] < 255).all(0).any()
-    assert (images.render(ball(0.1, (5, 0, 0)), [camera])[0] == 255).all()
+    assert (network_views.render(ball(0.9, (0, 0, -2)), [camera])[0] < 255).all(0).any()
+    assert (network_views.render(ball(0.1, (5, 0, 0)), [camera])[0] == 255).all()
 
 
 # Columns of a store
 
 
-def test_columns_are_what_the_recipe_asks_for(built):
+def test_columns_match_the_recipe(built):
     assert {name: packed.values.shape[1:] for name, packed in built.arrays.items()} == {
         "sdf": (4,),
         "occupancy": (3,),
@@ -118,15 +121,15 @@ def test_voxels_are_those_of_the_stored_mesh(built):
     for i in (0, 3):
         grid, mesh = built.voxels(i), built.mesh(i)
         assert grid.dtype == bool and (grid >= voxels.voxelize(mesh, 32, "surface")).all()
-        centres = (np.argwhere(voxels.voxelize(mesh, 32, "interior")) + 0.5) / 32 - 0.5
-        deep = sampling.signed_distances(mesh, centres) < -0.05 / 32 * np.sqrt(3)  # whatever the jitter
-        assert grid[tuple(((centres[deep] + 0.5) * 32).astype(int).T)].all()
+        centers = (np.argwhere(voxels.voxelize(mesh, 32, "interior")) + 0.5) / 32 - 0.5
+        deep = sampling.signed_distances(mesh, centers) < -0.05 / 32 * np.sqrt(3)  # whatever the jitter
+        assert grid[tuple(((centers[deep] + 0.5) * 32).astype(int).T)].all()
         empty = (np.argwhere(~grid) + 0.5) / 32 - 0.5
         assert (sampling.signed_distances(mesh, empty) > -0.05 / 32 * np.sqrt(3)).all()
 
 
 def test_images_show_the_stored_mesh_through_the_stored_cameras(built):
-    lens = images.intrinsics(32)
+    lens = network_views.intrinsics(32)
     for i in (1, 4):
         points = built.surface(i)[0]
         for seen, camera in zip(built.rows("images", i), built.rows("cameras", i), strict=True):
@@ -148,7 +151,7 @@ def test_near_points_hug_the_surface_and_know_their_side(built):
         assert np.abs(distances).max() < 0.06 and 0.003 < np.abs(distances).mean() < 0.01  # of N(0, 0.01²) at walls
 
 
-def test_other_ways_to_the_same_store(tmp_path, built):
+def test_the_store_does_not_depend_on_how_it_is_built(tmp_path, built):
     import concurrent.futures
 
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -175,14 +178,19 @@ def test_a_store_older_than_an_option_is_known_by_the_options_default(tmp_path):
         store.build(tmp_path / "s", SHAPES[:1], dataclasses.replace(recipe, images=2), progress=False)
 
 
-def test_what_is_not_there_is_said(tmp_path, built):
+def test_missing_images_and_other_frames_are_refused(tmp_path, built):
     with pytest.raises(ConfigError, match="frame 'cube', but the frame is 'sphere'"):
         store.build(tmp_path / "s", SHAPES, RECIPE)
     plain = build(tmp_path / "plain", Recipe(0, 0, surface=10), SHAPES[:1])
-    with pytest.raises(StoreError, match="has no images; build it by a recipe that asks for them"):
+    with pytest.raises(StoreError, match="has no images; build it with a recipe that includes them"):
         plain.image(0)
     with pytest.raises(ConfigError, match="no array 'images' to draw from"):
-        Resident(plain.arrays, Lanes.deal([0], 1, 0, 1), Plan(Draw("surface_points", 4), inputs=Draw("images", 1)), KEY)
+        Resident(
+            plain.arrays,
+            Lanes.deal([0], 1, 0, 1),
+            BatchSpec(RowSampling("surface_points", 4), inputs=RowSampling("images", 1)),
+            KEY,
+        )
 
 
 @pytest.mark.parametrize(
@@ -190,8 +198,8 @@ def test_what_is_not_there_is_said(tmp_path, built):
     [
         ({"voxels": "cubes"}, "must be 'none' or one of ray, fill, interior, surface"),
         ({"images": -1}, "images is -1"),
-        ({"image_size": 4}, "4 pixels a side"),
-        ({"image_channels": 2}, "2 channels"),
+        ({"image_size": 4}, "image_size is 4"),
+        ({"image_channels": 2}, "image_channels 2"),
         ({"sigma": 0.0}, "sigma is 0.0"),
     ],
 )
@@ -203,9 +211,9 @@ def test_recipes_that_make_no_sense(wrong, match):
 # Batches
 
 
-def plan(kind, how="rows", array="occupancy", sides="any") -> Plan:
+def plan(kind, how="rows", array="occupancy", sides="any") -> BatchSpec:
     inputs, noise = INPUTS[kind]
-    return Plan(Draw(array, 40, how, sides), "occupancies", dataclasses.replace(inputs, how=how), noise)
+    return BatchSpec(RowSampling(array, 40, how, sides), "occupancies", dataclasses.replace(inputs, how=how), noise)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
@@ -254,22 +262,24 @@ def test_published_samplings_of_points(built):
 
 def test_draws_of_whole_inputs_that_make_no_sense():
     with pytest.raises(ConfigError, match="a draw of 2 images; a step sees one of each shape"):
-        Draw("images", 2)
+        RowSampling("images", 2)
     with pytest.raises(ConfigError, match="noise of 0.1 belongs to inputs that are points"):
-        Plan(Draw("occupancy", 4), "occupancies", Draw("voxels", 1), 0.1)
-    for inputs, values in ((Draw("voxels", 1), "occupancies"), (Draw("surface_points", 5), "distances")):
-        with pytest.raises(ConfigError, match="stretch of 0.1 belongs to occupancies, with inputs that are points"):
-            Plan(Draw("occupancy", 4), values, inputs, stretch=0.1)
-    with pytest.raises(ConfigError, match="weighed are drawn as 'half'"):
-        Plan(Draw("occupancy", 4, sides="any"), "occupancies", weighed=True)
+        BatchSpec(RowSampling("occupancy", 4), "occupancies", RowSampling("voxels", 1), 0.1)
+    for inputs, values in ((RowSampling("voxels", 1), "occupancies"), (RowSampling("surface_points", 5), "distances")):
+        with pytest.raises(
+            ConfigError, match="scale_augmentation of 0.1 belongs to occupancies, with inputs that are points"
+        ):
+            BatchSpec(RowSampling("occupancy", 4), values, inputs, scale_augmentation=0.1)
+    with pytest.raises(ConfigError, match="importance_weighted points are drawn as 'half'"):
+        BatchSpec(RowSampling("occupancy", 4, sides="any"), "occupancies", importance_weighted=True)
 
 
 # The published layout
 
 
 def test_voxels_and_views_leave_and_come_back(tmp_path, built):
-    onet_layout.write(built, tmp_path / "out")
-    again = build(tmp_path / "s", LAYOUT, onet_layout.discover(tmp_path / "out"), seed=2)
+    onet_samples.write(built, tmp_path / "out")
+    again = build(tmp_path / "s", LAYOUT, onet_samples.discover(tmp_path / "out"), seed=2)
     assert sorted(name.split("/")[-1] for name in again.names) == sorted(built.names)
     for j, name in enumerate(again.names):
         i = built.names.index(name.split("/")[-1])
@@ -279,20 +289,20 @@ def test_voxels_and_views_leave_and_come_back(tmp_path, built):
 
 
 def test_views_that_are_missing_are_listed(tmp_path, built):
-    onet_layout.write(built, tmp_path / "out")
-    sources = onet_layout.discover(tmp_path / "out")
+    onet_samples.write(built, tmp_path / "out")
+    sources = onet_samples.discover(tmp_path / "out")
     (tmp_path / "out" / sources[0].place / "img_choy2016/002.jpg").unlink()
     (tmp_path / "out" / sources[1].place / "model.binvox").unlink()
     with pytest.warns(UserWarning, match="skipped"):
         made = build(tmp_path / "s", LAYOUT, sources, seed=2)
-    assert len(made) == 3 and "holds 2 views, but the recipe asks for 3" in made.skipped[0]["reason"]
+    assert len(made) == 3 and "holds 2 views, but the recipe requires 3" in made.skipped[0]["reason"]
     assert "model.binvox" in made.skipped[1]["reason"]
 
 
 def test_pictures_in_other_sizes():
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None], (64, 64))
     pictures = np.stack([np.repeat(ramp[..., None], 3, -1)] * 2)
-    assert images.resized(pictures, 64) is pictures
-    small = images.resized(pictures, 32)
+    assert network_views.resized(pictures, 64) is pictures
+    small = network_views.resized(pictures, 32)
     assert small.shape == (2, 32, 32, 3)
     np.testing.assert_allclose(small[0, 4:-4, 0, 0], np.arange(32)[4:-4] * 2 + 0.5, atol=1)

@@ -1,13 +1,14 @@
-"""Which points lie inside: rays and winding numbers agree, and where rays cannot tell is seen."""
+"""Which points are inside: rays and winding numbers agree, and ambiguous rays are detected."""
 
 import igl
 import numpy as np
 import pytest
 import trimesh
 
-from jonet.data import families, sampling, walls
-from jonet.data.inside import ALONG, Inside, simple
-from jonet.data.meshes import Mesh, normalize
+from jonet.data import families, sampling
+from jonet.geometry import boundary
+from jonet.geometry.inside import ALONG, Inside, simple
+from jonet.geometry.mesh import Mesh, normalize
 
 
 def box(extents, center=(0, 0, 0)) -> trimesh.Trimesh:
@@ -25,7 +26,7 @@ def test_bars_that_run_into_each_other_are_not_simple():
 
 
 def tube(turns: float) -> Mesh:
-    """A closed tube of eight sides around an arc; after more than a turn its end runs through its start."""
+    """A closed tube of eight sides around an arc; after more than a full turn its end intersects its start."""
     angle = np.linspace(0, 2 * np.pi * turns, 60)[:, None]
     side = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     radius = 0.6 + 0.15 * np.cos(side)
@@ -41,8 +42,8 @@ def test_one_surface_that_runs_through_itself_is_not_simple():
     through, short = tube(1.1), tube(0.8)
     assert short.watertight and short.volume > 0 and simple(short)
     assert through.watertight and through.volume > 0 and not simple(through)
-    assert walls.walls(through).area < through.area - 0.1
-    np.testing.assert_allclose(walls.walls(short).area, short.area)
+    assert boundary.boundary_surface(through).area < through.area - 0.1
+    np.testing.assert_allclose(boundary.boundary_surface(short).area, short.area)
 
 
 @pytest.mark.parametrize("family", sorted(families.FAMILIES))
@@ -77,7 +78,7 @@ PARTS = {  # closed surfaces in one mesh, and whether each has solid behind and 
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_many_closed_surfaces_are_simple_where_each_is_turned_rightly(name):
+def test_many_closed_surfaces_are_simple_if_each_is_oriented(name):
     parts, expected = PARTS[name]
     whole = joined(*parts)
     assert simple(whole) == expected
@@ -86,8 +87,8 @@ def test_many_closed_surfaces_are_simple_where_each_is_turned_rightly(name):
     np.testing.assert_array_equal(Inside(whole)(points), w > 0.5)
 
 
-def test_rays_that_start_on_a_face_or_pass_through_edges_and_corners_are_told_by_winding_numbers():
-    """Points on a lattice that holds the corners, edges and faces of a box, and beside them."""
+def test_ambiguous_rays_are_decided_by_winding_numbers():
+    """Points of a lattice on the corners, edges and faces of a box, and next to them."""
     cube = joined(box((1, 1, 1)))
     side = np.array([-0.5 - 1e-7, -0.5 + 1e-7, -0.25, 0.0, 0.25, 0.5 - 1e-7, 0.5 + 1e-7])
     points = np.stack(np.meshgrid(side, side, side), -1).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""Codes for unseen shapes: the published loop replayed, the fast methods against it, and what may go wrong."""
+"""Codes of unseen shapes: the published loop replayed, the fast methods compared with it, and failures."""
 
 import dataclasses
 import json
@@ -18,18 +18,16 @@ from test_deepsdf import CASES, FOLDER, below
 
 from jonet.config import from_dict, to_dict
 from jonet.errors import ConfigError, InputError
-from jonet.inference import codes, first_order, gauss_newton, jobs, latents, observations
-from jonet.inference.first_order import LBFGS, Adam
-from jonet.inference.gauss_newton import GaussNewton
-from jonet.inference.jacobian import along_code
-from jonet.inference.jobs import Net
-from jonet.inference.latents import FitConfig, Prior
-from jonet.inference.pose import PoseConfig
+from jonet.inference.fitting import first_order, gauss_newton, latents, methods, observations, sharded_batch
+from jonet.inference.fitting.jacobian import along_code
+from jonet.inference.fitting.latents import Prior
+from jonet.inference.fitting.sharded_batch import BoundNetwork
 from jonet.networks.deepsdf import Decoder, Specs
 from jonet.networks.field import Field
+from jonet.settings.fitting import LBFGS, Adam, FitConfig, GaussNewton, PoseConfig
 
 RECORDED = Path(__file__).parent / "recorded" / "latents"
-QUICK = FitConfig(gauss_newton=GaussNewton(points=(1024, 3072), smooth=(0.03, 0.001), phases=(5, 8)))
+QUICK = FitConfig(gauss_newton=GaussNewton(points=(1024, 3072), huber_epsilon=(0.03, 0.001), phases=(5, 8)))
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +89,7 @@ def test_the_published_fit_is_replayed(name):
         arrays = dict(file)
     case = CASES["small_published"]
     network = Decoder(Specs(latent_size=case["code_length"], **case["network_specs"]))
-    net = Net(network, {"params": below(arrays, "param/")}, {})
+    net = BoundNetwork(network, {"params": below(arrays, "param/")}, {})
     steps = len(record["data_loss"])
     half = {"few_negatives": 64, "odd_no_l2": 32, "800": 256}[name]
     negatives = len(record["pos"])
@@ -108,7 +106,7 @@ def test_the_published_fit_is_replayed(name):
     @jax.jit
     def run(code):
         def loss(code, some):
-            return codes.clamped(net.fold(code).at(some[:, :3]), some, 0.1).mean()
+            return methods.clamped(net.fold(code).at(some[:, :3]), some, 0.1).mean()
 
         return first_order.adam(loss, code, lambda step: rows[drawn[step]], Adam(steps=steps, decay=decay))
 
@@ -153,7 +151,7 @@ def test_the_fast_jacobian_is_the_plain_one(name):
     @jax.jit
     def both(code):
         return (
-            along_code(Net(network, shared, {}), code)(points),
+            along_code(BoundNetwork(network, shared, {}), code)(points),
             plain(code, points),
             jax.jacfwd(plain, (0, 1))(code, points),
         )
@@ -168,7 +166,7 @@ def test_the_fast_jacobian_is_the_plain_one(name):
 
 
 def linear(matrix, target, ridge):
-    """A linear problem u → A u - b with a ridge, whose answer is known."""
+    """A linear problem u → A u - b with a ridge, whose solution is known."""
     unknowns = matrix.shape[1]
     return gauss_newton.Objective(
         linearize=lambda at: lambda block: (block[:, :-1] @ at - block[:, -1], block[:, :-1], jnp.ones(len(block))),
@@ -179,11 +177,13 @@ def linear(matrix, target, ridge):
 
 def test_least_squares_are_solved_in_closed_form():
     rng = np.random.default_rng(0)
-    matrix, target, ridge, smooth = rng.normal(size=(60, 5)), rng.normal(size=60), 0.01, 10.0
+    matrix, target, ridge, huber_epsilon = rng.normal(size=(60, 5)), rng.normal(size=60), 0.01, 10.0
     objective, rows = linear(jnp.asarray(matrix, jnp.float32), jnp.asarray(target, jnp.float32), ridge)
     start = jax.tree.map(lambda x: x[0], gauss_newton.start(np.zeros((1, 5), np.float32), 1, 5, 1e-3))
-    state = gauss_newton.descend(objective, start, lambda k: rows.reshape(2, 30, 6)[k], 2, smooth, 12)
-    best = np.linalg.solve(matrix.T @ matrix / (60 * smooth) + ridge * np.eye(5), matrix.T @ target / (60 * smooth))
+    state = gauss_newton.descend(objective, start, lambda k: rows.reshape(2, 30, 6)[k], 2, huber_epsilon, 12)
+    best = np.linalg.solve(
+        matrix.T @ matrix / (60 * huber_epsilon) + ridge * np.eye(5), matrix.T @ target / (60 * huber_epsilon)
+    )
     np.testing.assert_allclose(state.at, best, atol=3e-4)  # where float32 sees no lower loss
 
 
@@ -232,7 +232,7 @@ def test_a_hidden_code_is_found_again():
     starts = record["hidden_code"] + 0.1 * np.random.default_rng(0).normal(size=(8, 16))
     found = latents.fit(network, shared, {}, [samples], starts=starts, config=dataclasses.replace(QUICK, prior=0))
     np.testing.assert_allclose(found.values, record["hidden_code"], atol=1e-3)
-    assert found.residual[0] < 1e-4 and found.explained[0] == 1 and found.converged[0]
+    assert found.residual[0] < 1e-4 and found.inlier_fraction[0] == 1 and found.converged[0]
 
 
 class Ellipsoids:
@@ -240,24 +240,24 @@ class Ellipsoids:
 
     specs = SimpleNamespace(latent_size=3)
 
-    def fold(self, shared, statistics, code):
-        own = {"axes": shared * jnp.exp(code), "level": jnp.zeros(()), "box": jnp.array([[-1.0] * 3, [1.0] * 3])}
-        return Field(None, own, ellipsoid, inside=-1)
+    def fold(self, shared, batch_stats, code):
+        per_shape = {"axes": shared * jnp.exp(code), "level": jnp.zeros(()), "box": jnp.array([[-1.0] * 3, [1.0] * 3])}
+        return Field(None, per_shape, ellipsoid, inside=-1)
 
 
-def ellipsoid(shared, own, points):
-    length = jnp.linalg.norm(points / own["axes"], axis=1)
-    return (length - 1) * length / jnp.linalg.norm(points / own["axes"] ** 2, axis=1)
+def ellipsoid(shared, per_shape, points):
+    length = jnp.linalg.norm(points / per_shape["axes"], axis=1)
+    return (length - 1) * length / jnp.linalg.norm(points / per_shape["axes"] ** 2, axis=1)
 
 
 def test_any_network_that_folds_can_be_fitted():
     rng = np.random.default_rng(0)
-    truth = rng.uniform(-0.4, 0.4, (3, 3)).astype(np.float32)
+    ground_truth = rng.uniform(-0.4, 0.4, (3, 3)).astype(np.float32)
     points = rng.uniform(-1, 1, (3, 1500, 3)).astype(np.float32)
-    distances = [ellipsoid(None, {"axes": 0.5 * jnp.exp(z)}, p) for z, p in zip(truth, points, strict=True)]
+    distances = [ellipsoid(None, {"axes": 0.5 * jnp.exp(z)}, p) for z, p in zip(ground_truth, points, strict=True)]
     found = latents.fit(Ellipsoids(), jnp.asarray(0.5), {}, np.concatenate([points, np.array(distances)[..., None]], 2))
-    np.testing.assert_allclose(found.values, truth, atol=2e-3)
-    assert found.converged.all() and (found.explained > 0.99).all()
+    np.testing.assert_allclose(found.values, ground_truth, atol=2e-3)
+    assert found.converged.all() and (found.inlier_fraction > 0.99).all()
 
 
 # Batches
@@ -265,7 +265,7 @@ def test_any_network_that_folds_can_be_fitted():
 
 def test_a_code_depends_on_its_own_shape_alone(chairs, fitted):
     alone = fit(chairs, [chairs.samples[2]], index=[2])
-    for name in ("values", "residual", "explained"):
+    for name in ("values", "residual", "inlier_fraction"):
         np.testing.assert_array_equal(getattr(alone, name)[0], getattr(fitted, name)[2])
     ragged = fit(chairs, [chairs.samples[0][:700], np.tile(chairs.samples[1], (2, 1)), chairs.samples[2]])
     np.testing.assert_allclose(ragged.values[2], fitted.values[2], atol=1e-4)  # other blocks, other program
@@ -279,10 +279,10 @@ def test_a_second_call_compiles_nothing(chairs, fitted, compilations):
 
 def test_codes_found_one_by_one_are_those_found_together(chairs, fitted, monkeypatch):
     """As accelerators do it, where shapes that have converged wait for the others of their group."""
-    monkeypatch.setitem(jobs.TOGETHER, "cpu", 4)
-    jobs.program.cache_clear()
+    monkeypatch.setitem(sharded_batch.TOGETHER, "cpu", 4)
+    sharded_batch.program.cache_clear()
     together = fit(chairs, chairs.samples)
-    jobs.program.cache_clear()
+    sharded_batch.program.cache_clear()
     tolerance = QUICK.gauss_newton.tolerance  # a shape leaves at this gain, and rounding may take it to either side
     np.testing.assert_allclose(together.residual, fitted.residual, rtol=tolerance)
     same = np.isclose(
@@ -321,11 +321,11 @@ def test_codes_are_the_same_on_one_two_and_four_devices(tmp_path):
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_the_program_is_lowered_for_accelerators(chairs, platform):
     rows = [observations.pack(observations.of_samples(chairs.samples[0]), 0.1, None, 0, 0)]
-    job = codes.job(rows)
-    state = job.out(gauss_newton.start(chairs.codes[:1], 1, 16, 0.1))
+    job = methods.sharded(rows)
+    state = job.scatter(gauss_newton.start(chairs.codes[:1], 1, 16, 0.1))
     order, count = np.zeros(job.capacity, np.int32), np.ones(1, np.int32)
-    arguments = codes.penalty(chairs.prior, 1e-4), np.int32(1), np.float32(0.01), np.int32(2)
-    compiled = jobs.program(codes._newton, chairs.network, None, len(arguments)).jitted()
+    arguments = methods.penalty(chairs.prior, 1e-4), np.int32(1), np.float32(0.01), np.int32(2)
+    compiled = sharded_batch.program(methods._newton, chairs.network, None, len(arguments)).jitted()
     lowered = compiled.trace(chairs.shared, {}, state, job.data, order, count, *arguments)
     assert "while" in lowered.lower(lowering_platforms=(platform,)).as_text()
 
@@ -334,11 +334,11 @@ def test_the_program_is_lowered_for_accelerators(chairs, platform):
 
 
 def agreement(chairs, values) -> np.ndarray:
-    """The share of held-out samples near the surface on whose side of it network and truth agree, per shape."""
+    """Per shape, the fraction of held-out samples near the surface whose sign is that of the ground truth."""
     predicted = chairs.network.apply(chairs.shared, jnp.asarray(values), jnp.asarray(chairs.held_out[..., :3]))
-    truth = chairs.held_out[..., 3]
-    clear = np.abs(truth) > 0.01
-    return ((np.asarray(predicted) < 0) == (truth < 0)).mean(axis=1, where=clear)
+    ground_truth = chairs.held_out[..., 3]
+    clear = np.abs(ground_truth) > 0.01
+    return ((np.asarray(predicted) < 0) == (ground_truth < 0)).mean(axis=1, where=clear)
 
 
 @pytest.mark.parametrize("normals", [True, False])
@@ -353,9 +353,9 @@ def test_half_a_surface_takes_free_space_from_the_user(chairs):
     seen = chairs.points[..., 0] > 0  # chairs are symmetric to x = 0
     points = [p[s] for p, s in zip(chairs.points, seen, strict=True)]
     normals = [n[s] for n, s in zip(chairs.normals, seen, strict=True)]
-    free = [p + 0.1 * n for p, n in zip(points, normals, strict=True)]
+    free_space = [p + 0.1 * n for p, n in zip(points, normals, strict=True)]
     config = dataclasses.replace(QUICK, prior=1e-3)
-    found = fit(chairs, points=points, normals=normals, free=free, config=config)
+    found = fit(chairs, points=points, normals=normals, free_space=free_space, config=config)
     assert agreement(chairs, found.values).mean() > 0.9
 
 
@@ -368,16 +368,16 @@ def test_intervals_hold_the_distance_of_a_sphere(radius, seed, oriented):
     box = np.array([[-1.0] * 3, [1.0] * 3])
     rows = observations.of_surface(radius * normals, normals if oriented else None, None, 0.02, box, rng)
     distance = np.linalg.norm(rows.points, axis=1) - radius
-    assert len(distance) == (4 if oriented else 2) * 2000 and rows.given.sum() == 2000
+    assert len(distance) == (4 if oriented else 2) * 2000 and rows.measured.sum() == 2000
     sag = 0.02 * radius  # a sphere bulges that far, at most, beyond the hull of its points
     assert (rows.low <= distance + sag).all() and (rows.high >= distance - 1e-5).all()
-    assert (rows.low[rows.second & (distance > 0.1)] > 0.05).all()  # space around is known to be outside
+    assert (rows.low[rows.group & (distance > 0.1)] > 0.05).all()  # space around is known to be outside
 
 
 # Observations
 
 
-def test_packed_rows_are_shuffled_cut_and_weighed():
+def test_rows_are_shuffled_thinned_and_weighted():
     rng = np.random.default_rng(0)
     samples = np.concatenate([rng.uniform(-1, 1, (500, 3)), rng.uniform(-0.1, 0.3, (500, 1))], axis=1)
     rows = observations.of_samples(samples.astype(np.float32))
@@ -385,19 +385,19 @@ def test_packed_rows_are_shuffled_cut_and_weighed():
     np.testing.assert_array_equal(packed, observations.pack(rows, 0.1, None, 3, 7))
     assert not np.array_equal(packed, observations.pack(rows, 0.1, None, 3, 8))
     assert not np.array_equal(packed, observations.pack(rows, 0.1, None, 4, 7))
-    inside = packed[:, observations.SECOND] > 0
+    inside = packed[:, observations.GROUP] > 0
     weights = packed[:, observations.WEIGHT]
     np.testing.assert_allclose([weights[inside].sum(), weights[~inside].sum()], 250, rtol=1e-5)
     values = np.linspace(-0.4, 0.4, 500).astype(np.float32)
-    truth = dict(zip(map(tuple, samples[:, :3].astype(np.float32)), samples[:, 3], strict=True))
-    distances = np.array([truth[tuple(row)] for row in packed[:, :3]])
+    ground_truth = dict(zip(map(tuple, samples[:, :3].astype(np.float32)), samples[:, 3], strict=True))
+    distances = np.array([ground_truth[tuple(row)] for row in packed[:, :3]])
     error = np.abs(np.clip(values, -0.1, 0.1) - np.clip(distances, -0.1, 0.1))  # DeepSDF, eq. 4
-    np.testing.assert_allclose(codes.clamped(values, packed, 0.1), error, atol=1e-6)
+    np.testing.assert_allclose(methods.clamped(values, packed, 0.1), error, atol=1e-6)
     sorted_, counts = observations.grouped(packed)
-    assert counts.tolist() == [(~inside).sum(), inside.sum()] and not sorted_[: counts[0], observations.SECOND].any()
+    assert counts.tolist() == [(~inside).sum(), inside.sum()] and not sorted_[: counts[0], observations.GROUP].any()
 
 
-def test_blocks_ask_nothing_where_they_are_filled_up():
+def test_padding_of_blocks_has_no_weight():
     rows = [np.ones((n, observations.COLUMNS), np.float32) for n in (1, 1024, 2500)]
     data, used = observations.blocks(rows)
     assert data.shape == (3, 4, 1024, observations.COLUMNS) and used.tolist() == [1, 1, 3]
@@ -406,16 +406,16 @@ def test_blocks_ask_nothing_where_they_are_filled_up():
     assert (observations.outside(np.linspace(-9, 9, len(flat))[1:], flat[1:]) == 0).all()
 
 
-# The prior, and judgements
+# The prior, and judgments
 
 
 def test_errors_are_those_of_the_plain_network(chairs):
     values = chairs.codes[:4]
     predicted = chairs.network.apply(chairs.shared, jnp.asarray(values), jnp.asarray(chairs.samples[..., :3]))
     error = np.abs(np.clip(predicted, -0.1, 0.1) - np.clip(chairs.samples[..., 3], -0.1, 0.1))
-    residual, explained = latents.errors(chairs.network, chairs.shared, {}, values, chairs.samples)
+    residual, inlier_fraction = latents.errors(chairs.network, chairs.shared, {}, values, chairs.samples)
     np.testing.assert_allclose(residual, error.mean(axis=1), rtol=1e-5)
-    np.testing.assert_allclose(explained, (error < 0.01).mean(axis=1), atol=1e-3)
+    np.testing.assert_allclose(inlier_fraction, (error < 0.01).mean(axis=1), atol=1e-3)
 
 
 @given(count=st.integers(1, 40), length=st.integers(1, 12), seed=st.integers(0, 99))
@@ -446,17 +446,17 @@ def test_equal_codes_have_a_prior_too():
     assert np.isfinite(prior.precision()).all() and np.isfinite(prior.distances(np.zeros((1, 3)))).all()
 
 
-def test_a_stranger_is_called_one(chairs, fitted):
+def test_an_unlike_shape_is_out_of_distribution(chairs, fitted):
     limit = np.percentile(latents.errors(chairs.network, chairs.shared, {}, fitted.values, chairs.samples)[0], 99)
     prior = chairs.prior._replace(residual=2 * limit)
     points = np.random.default_rng(0).uniform(-1, 1, (3000, 3)).astype(np.float32)
     waves = 0.1 * np.sin(9 * points[:, 0]) * np.cos(7 * points[:, 1])  # the distance to no furniture
     found = fit(chairs, [np.column_stack([points, waves]), chairs.samples[0]], prior=prior)
-    assert found.stranger.tolist() == [True, False]
+    assert found.out_of_distribution.tolist() == [True, False]
 
 
 def test_what_still_falls_has_not_converged(chairs):
-    hurried = GaussNewton(points=(3000,), smooth=(0.001,), phases=(2,), steps=1)
+    hurried = GaussNewton(points=(3000,), huber_epsilon=(0.001,), phases=(2,), steps=1)
     found = fit(chairs, chairs.samples[:2], config=FitConfig(starts=1, gauss_newton=hurried))
     assert not found.converged.any()
 
@@ -476,7 +476,7 @@ ROW = np.zeros((5, 3), np.float32)
         ({"samples": [np.ones((5, 4)), np.full((5, 4), np.nan)]}, r"samples\[1\] must be finite"),
         ({"samples": [np.zeros((0, 4))]}, "empty"),
         ({"samples": []}, "no shape"),
-        ({"samples": [np.full((5, 4), 40.0)]}, "normalise"),
+        ({"samples": [np.full((5, 4), 40.0)]}, "normalize"),
         ({"samples": [np.zeros((5, 4))], "normals": [ROW]}, "belong to points"),
         ({"points": [ROW], "normals": [ROW, ROW]}, "of 2 shapes"),
         ({"points": [ROW], "normals": [ROW[:3]]}, "3 rows"),
@@ -497,7 +497,7 @@ def test_networks_without_codes_are_refused(chairs):
         latents.fit(plain, {}, {}, chairs.samples)
 
 
-@pytest.mark.parametrize("config", [FitConfig(starts=2, adam=Adam(rows=16)), PoseConfig(turns="any", tries=99)])
+@pytest.mark.parametrize("config", [FitConfig(starts=2, adam=Adam(rows=16)), PoseConfig(rotations="any", tries=99)])
 def test_settings_come_back_from_json(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 

@@ -1,4 +1,4 @@
-"""Folders as people have them: what train and test say holds everywhere, and what is left out is said."""
+"""Layouts of user folders: train and test folders decide the split, and files that are left out are reported."""
 
 import dataclasses
 import json
@@ -8,11 +8,13 @@ import warnings
 import numpy as np
 import pytest
 
-from jonet.data import depth, formats, meshes, onet_layout, splits, store
-from jonet.data.meshes import Similarity
+from jonet.data import splits, store
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural, Shape, Source, discover
 from jonet.errors import FormatError
+from jonet.formats import detect, onet_samples
+from jonet.geometry import depth, mesh_files
+from jonet.geometry.mesh import Similarity
 from jonet.storage import atomic
 
 
@@ -24,7 +26,7 @@ def touch(root, *places):
 
 
 def found(root, **options) -> dict[str, str]:
-    return {source.name: source.split for source in formats.discover(root, **options)}
+    return {source.name: source.split for source in detect.discover(root, **options)}
 
 
 def quietly(root, **options) -> dict[str, str]:
@@ -36,8 +38,8 @@ def quietly(root, **options) -> dict[str, str]:
 @pytest.mark.parametrize("below", ["{}.ply", "{}/model.obj", "02691156/{}/models/model_normalized.obj"])
 def test_split_folders_win_whatever_lies_in_them(tmp_path, words, below):
     touch(tmp_path, *(f"{word}/{below.format(i)}" for word in words for i in "abcd"))
-    assert formats.layout(tmp_path) == "meshes"
-    shapes = formats.discover(tmp_path)
+    assert detect.layout(tmp_path) == "meshes"
+    shapes = detect.discover(tmp_path)
     assert len(shapes) == 12
     assert all(shape.path.relative_to(tmp_path).parts[0].lower() == shape.split for shape in shapes)
 
@@ -46,13 +48,13 @@ def test_split_folders_within_classes(tmp_path):
     touch(tmp_path, *(f"{kind}/{word}/{kind}_{word}.off" for kind in ("chair", "desk") for word in ("train", "test")))
     assert quietly(tmp_path) == {f"{k}_{word}": word for k in ("chair", "desk") for word in ("train", "test")}
     touch(tmp_path, "readme.off")
-    with pytest.warns(UserWarning, match=r"1 mesh files lie beside its folders test, train .first readme.off"):
+    with pytest.warns(UserWarning, match=r"1 mesh files are outside of its folders test, train .first readme.off"):
         assert len(found(tmp_path)) == 4
 
 
 def test_one_deep_folder_called_test_decides_nothing(tmp_path):
     touch(tmp_path, *(f"scans/{i}.ply" for i in range(9)), "scans/test/x.ply")
-    with pytest.warns(UserWarning, match="9 mesh files lie beside its folders test .* are split at random"):
+    with pytest.warns(UserWarning, match="9 mesh files are outside of its folders test .* are split at random"):
         assert len(found(tmp_path)) == 10
 
 
@@ -69,9 +71,9 @@ def test_split_folders_of_samples(tmp_path):
     assert quietly(one) == {"Train/a": "train", "Train/b": "train", "test/a": "test", "test/b": "test"}
     two = samples(tmp_path / "two", *(f"{word}/chair/{i}" for word in ("train", "TEST") for i in "ab"))
     assert quietly(two) == {"train/a": "train", "train/b": "train", "TEST/a": "test", "TEST/b": "test"}
-    assert formats.discover(two)[0].paths["points.npz"].is_file()
+    assert detect.discover(two)[0].paths["points.npz"].is_file()
     (two / "table").mkdir()
-    with pytest.warns(UserWarning, match="1 folders lie beside its TEST, train .first table"):
+    with pytest.warns(UserWarning, match="1 folders are outside of its TEST, train .first table"):
         assert len(found(two)) == 4
     deep = touch(tmp_path / "deep", *(f"SdfSamples/{word}/chair/{i}.npz" for word in ("train", "test") for i in "ab"))
     assert quietly(deep) == {f"{word}/chair/{i}": word for word in ("train", "test") for i in "ab"}
@@ -81,7 +83,7 @@ def test_split_folders_of_samples(tmp_path):
 
 def test_one_file_among_many_tells_no_layout(tmp_path):
     one = touch(tmp_path / "one", *(f"{i}.ply" for i in range(9)), "a/b/model.obj")
-    assert formats.layout(one) == "meshes" and len(quietly(one)) == 10
+    assert detect.layout(one) == "meshes" and len(quietly(one)) == 10
     two = samples(touch(tmp_path / "two", *(f"{i}.ply" for i in range(9))), "a/b")
     with pytest.warns(UserWarning, match="read as meshes, so 1 folders of Occupancy Networks' samples .first a/b"):
         assert len(found(two)) == 9
@@ -99,15 +101,15 @@ def test_one_file_among_many_tells_no_layout(tmp_path):
         assert list(found(six)) == ["a", "b"]
 
 
-def test_what_lists_leave_out_is_said(tmp_path):
+def test_shapes_missing_in_lists_are_reported(tmp_path):
     samples(tmp_path, "chairs/a", "chairs/b", "tables/c", "tables/d")
     (tmp_path / "chairs" / "Train.lst").write_bytes("\ufeffa\r\n".encode())
     (tmp_path / "chairs" / "test.lst").write_text("b")
-    with pytest.warns(UserWarning, match=r"2 shapes stand in none of its lists .first tables/c"):
+    with pytest.warns(UserWarning, match=r"2 shapes are in none of its lists .first tables/c"):
         assert found(tmp_path) == {"a": "train", "b": "test"}
     other = touch(tmp_path / "other", *(f"SdfSamples/s/c/{i}.npz" for i in "ab"))
     (other / "train.json").write_text(json.dumps({"s": {"c": ["a"]}}))
-    with pytest.warns(UserWarning, match="1 shapes stand in none of its lists .first s/c/b"):
+    with pytest.warns(UserWarning, match="1 shapes are in none of its lists .first s/c/b"):
         assert found(other) == {"a": "train"}
 
 
@@ -154,7 +156,7 @@ def test_files_of_any_name_are_shapes(tmp_path):
     names = [b"\xff.ply", b"a\nb.ply", "\u2028.ply".encode(), b"c.ply"]
     for name in names:
         (tmp_path / os.fsdecode(name)).touch()
-    assert {os.fsencode(source.path.name) for source in formats.discover(tmp_path)} == set(names)
+    assert {os.fsencode(source.path.name) for source in detect.discover(tmp_path)} == set(names)
     assert [s.split for s in discover(tmp_path, 0.5, seed=1)] == [s.split for s in discover(tmp_path, 0.5, seed=1)]
     assert splits.drawn(["\ud800", "a"], 0.5, 0).keys() == {"\ud800", "a"}  # half of a pair, from JSON
 
@@ -179,14 +181,14 @@ def test_exports_hold_every_shape(tmp_path, layout, frame):
     sources = [Ball(name, "test" if i % 3 else "train") for i, name in enumerate(NAMES)]
     packed = store.build(tmp_path / "s", sources, Recipe(2, 2, surface=0), frame=frame, progress=False)
     assert packed.names == NAMES
-    formats.export(packed, tmp_path / "out", layout)
-    again = formats.discover(tmp_path / "out")
+    detect.export(packed, tmp_path / "out", layout)
+    again = detect.discover(tmp_path / "out")
     assert len(again) == len(NAMES) and sum(source.split == "test" for source in again) == 7
     assert len({source.place.casefold() for source in again}) == len(NAMES)
     assert all(next(iter(source.paths.values())).is_file() for source in again)
     if layout == "onet":
         assert {source.place for source in again} >= {"a_c/x", "b_c/x"}
-        assert onet_layout.read_metadata(tmp_path / "out" / "metadata.yaml")
+        assert onet_samples.read_metadata(tmp_path / "out" / "metadata.yaml")
 
 
 @pytest.mark.parametrize("layout, frame", [("deepsdf", "sphere"), ("onet", "cube")])
@@ -199,19 +201,19 @@ def test_a_stopped_export_leaves_nothing_half(tmp_path, layout, frame, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(splits, "write", stop)
         with pytest.raises(KeyboardInterrupt):
-            formats.export(packed, tmp_path / "out", layout)
+            detect.export(packed, tmp_path / "out", layout)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
-    formats.export(packed, tmp_path / "out", layout)
+    detect.export(packed, tmp_path / "out", layout)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert before and not any(map(atomic.is_temporary, (tmp_path / "out").rglob("*")))
     with pytest.raises(OSError, match="not empty"):
-        formats.WRITERS[layout](packed, tmp_path / "out")
+        detect.WRITERS[layout](packed, tmp_path / "out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 def test_names_of_families_are_exported_as_they_are(tmp_path):
     packed = store.build(tmp_path / "s", [Procedural("mug", 0, 3)], Recipe(20, 20, surface=10), progress=False)
-    formats.export(packed, tmp_path / "out", "deepsdf")
+    detect.export(packed, tmp_path / "out", "deepsdf")
     assert (tmp_path / "out/SdfSamples/jonet/shapes/mug_0003.npz").is_file()
 
 
@@ -226,10 +228,10 @@ def test_links_to_folders_are_followed(tmp_path):
     touch(disk, *(f"synset/{i}/model.obj" for i in "abc"))
     (tmp_path / "shapenet").mkdir()
     (tmp_path / "shapenet/02691156").symlink_to(disk / "synset")
-    assert formats.layout(tmp_path / "shapenet") == "shapenet" and set(quietly(tmp_path / "shapenet")) == set("abc")
+    assert detect.layout(tmp_path / "shapenet") == "shapenet" and set(quietly(tmp_path / "shapenet")) == set("abc")
 
 
-def test_a_folder_that_cannot_be_searched_is_said(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_searched_is_reported(tmp_path, monkeypatch):
     touch(tmp_path, "a.ply", "secret/b.ply")
     real = os.scandir
 
@@ -240,7 +242,7 @@ def test_a_folder_that_cannot_be_searched_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.warns(UserWarning, match="secret: cannot be searched .Permission denied., so it is left out"):
-        assert meshes.find(tmp_path) == [tmp_path / "a.ply"]
+        assert mesh_files.find(tmp_path) == [tmp_path / "a.ply"]
 
 
 def test_hidden_files_belong_to_no_layout(tmp_path):
@@ -256,7 +258,7 @@ def test_hidden_files_belong_to_no_layout(tmp_path):
         touch(below, *(own.format(i) for i in "abc"))
         before = quietly(root)
         touch(below, *(other.format(i) for other in others for i in "abc"))
-        assert formats.layout(root) == layout and quietly(root) == before and len(before) == 3
+        assert detect.layout(root) == layout and quietly(root) == before and len(before) == 3
     touch(tmp_path / "onet", ".git/train.lst", "04000000/empty/.keep", "03001627/a/._x")
     assert quietly(tmp_path / "onet") == {
         name: split for name, split in found(tmp_path / "onet").items() if name in "abc"
@@ -265,7 +267,7 @@ def test_hidden_files_belong_to_no_layout(tmp_path):
 
 def test_meshes_of_a_run_are_no_shapes_whatever_it_lacks(tmp_path):
     touch(tmp_path, "a.ply", "b.ply", "run/meshes/test/a.ply", "job/a.ply", "job/manifest.1-2.csv")
-    (tmp_path / "run/config.json").write_text('{"task": "deepsdf", "config": {}, "chosen": {}, "done": {}}')
+    (tmp_path / "run/config.json").write_text('{"task": "deepsdf", "config": {}, "autotuned": {}, "done": {}}')
     (tmp_path / "job/job.json").write_text('{"verb": "reconstruct"}')
     assert set(quietly(tmp_path)) == {"a", "b"}
     (tmp_path / "run/config.json").write_text('{"model_type": "of somebody else"}')

@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jonet.data.meshes import Mesh, Similarity, Verdict, check, examine, find, normalize, orient, read, write
 from jonet.errors import MeshError
+from jonet.geometry.diagnosis import MeshDiagnosis, diagnose, orient
+from jonet.geometry.mesh import Mesh, Similarity, check, normalize
+from jonet.geometry.mesh_files import find, read, write
 
 # ------------------------------------------------------------------------------------------- shapes with known insides
 
@@ -96,7 +98,7 @@ SOLIDS = {
         "exact",
         "1 of 2 parts",
     ),
-    "third of faces flipped": (turned(ball(), FLIPS), lambda p: in_ball(p, 0.99), "exact", "wound against each other"),
+    "third of faces flipped": (turned(ball(), FLIPS), lambda p: in_ball(p, 0.99), "exact", "inconsistent winding"),
     "soup": (soup(CUBE), in_box, "exact", "Closed"),
     "inverted soup": (turned(soup(CUBE)), in_box, "exact", "inside out"),
     "double-sided": (joined(CUBE, turned(CUBE)), in_box, "exact", "both windings"),
@@ -138,22 +140,22 @@ SOLIDS = {
 @pytest.mark.parametrize("name", SOLIDS)
 def test_inside_is_inside(name):
     mesh, inside, method, words = SOLIDS[name]
-    verdict = examine(mesh)
+    diagnosis = diagnose(mesh)
     points = rest(mesh)
     if name.startswith("open"):
         points = points[(points[:, 2] < 0.5) | (np.linalg.norm(points, axis=1) > 1.1)]
-    got = winding(orient(mesh, verdict), points) > 0.5
+    got = winding(orient(mesh, diagnosis), points) > 0.5
     assert (got != inside(points)).mean() < 0.01
-    assert verdict.method == method, verdict.reason
-    assert verdict.closed == (name not in ("open", "open, inverted", "loose sides"))
-    assert words in verdict.reason
+    assert diagnosis.method == method, diagnosis.reason
+    assert diagnosis.closed == (name not in ("open", "open, inverted", "loose sides"))
+    assert words in diagnosis.reason
 
 
 @pytest.mark.parametrize("name", SOLIDS)
-def test_once_oriented_there_is_nothing_left_to_turn(name):
+def test_an_oriented_mesh_stays_as_it_is(name):
     mesh = orient(SOLIDS[name][0])
-    verdict = examine(mesh)
-    assert verdict.consistent and verdict.inverted == 0
+    diagnosis = diagnose(mesh)
+    assert diagnosis.consistent and diagnosis.inverted == 0
     np.testing.assert_array_equal(orient(mesh).faces, mesh.faces)
 
 
@@ -164,20 +166,20 @@ def test_once_oriented_there_is_nothing_left_to_turn(name):
     offset=hnp.arrays(float, 3, elements=st.floats(-1e5, 1e5)),
     order=st.permutations(range(3)),
 )
-def test_the_verdict_knows_neither_units_nor_axes(name, exponent, offset, order):
+def test_the_diagnosis_does_not_depend_on_units_or_axes(name, exponent, offset, order):
     mesh = SOLIDS[name][0]
     axes = np.eye(3)[list(order)] * np.linalg.det(np.eye(3)[list(order)])
     moved = Similarity(10.0**exponent, axes, offset).apply(mesh)
-    before, after = examine(mesh), examine(moved)
+    before, after = diagnose(mesh), diagnose(moved)
     assert (after.method, after.closed, after.parts) == (before.method, before.closed, before.parts)
     assert (after.inverted, after.cavities, after.consistent) == (before.inverted, before.cavities, before.consistent)
 
 
 def test_a_clean_mesh_is_left_alone():
     mesh = Mesh(CUBE.vertices, CUBE.faces, normals=CUBE.vertices / 3**0.5)
-    verdict = examine(mesh)
-    assert not verdict.repaired and orient(mesh, verdict) is mesh
-    assert verdict == Verdict.from_dict(json.loads(json.dumps(verdict.to_dict())))
+    diagnosis = diagnose(mesh)
+    assert not diagnosis.repaired and orient(mesh, diagnosis) is mesh
+    assert diagnosis == MeshDiagnosis.from_dict(json.loads(json.dumps(diagnosis.to_dict())))
 
 
 def test_nearly_equal_vertices_are_welded_only_at_open_edges():
@@ -199,18 +201,18 @@ def test_nearly_equal_vertices_are_welded_only_at_open_edges():
     ids=["triangle", "triangle of two sides", "plate"],
 )
 def test_a_sheet_has_no_inside(mesh):
-    verdict = examine(mesh)
-    assert verdict.method == "views" and verdict.thin > 0.9 and "no inside" in verdict.reason
+    diagnosis = diagnose(mesh)
+    assert diagnosis.method == "views" and diagnosis.thin > 0.9 and "no inside" in diagnosis.reason
     assert len(orient(mesh).faces)
 
 
 def test_a_shallow_bowl_is_left_to_the_views():
     bowl = kept(ball(), ball().corners[:, :, 1].max(1) < -0.3)
-    verdict = examine(bowl)
-    assert verdict.method == "views" and verdict.doubtful > 0.3 and "in doubt" in verdict.reason
+    diagnosis = diagnose(bowl)
+    assert diagnosis.method == "views" and diagnosis.doubtful > 0.3 and "ambiguous" in diagnosis.reason
 
 
-def test_a_one_sided_strip_has_a_verdict():
+def test_a_one_sided_strip_has_a_diagnosis():
     around = np.linspace(0, 2 * np.pi, 41)[:-1]
     across = np.array([-0.3, 0.3])[:, None]
     radius = 1 + across * np.cos(around / 2)
@@ -220,14 +222,14 @@ def test_a_one_sided_strip_has_a_verdict():
     ends = np.stack([after, after + 40], 1)
     ends[-1] = ends[-1][::-1]  # the last piece meets the first upside down
     faces = np.concatenate([np.stack([low, ends[:, 0], low + 40], 1), np.stack([low + 40, ends[:, 0], ends[:, 1]], 1)])
-    verdict = examine(Mesh(strip.reshape(-1, 3), faces))
-    assert verdict.method == "views" and not verdict.consistent and not verdict.closed
+    diagnosis = diagnose(Mesh(strip.reshape(-1, 3), faces))
+    assert diagnosis.method == "views" and not diagnosis.consistent and not diagnosis.closed
 
 
 def test_a_cavity_is_not_believed_in_a_file_that_is_half_inside_out():
     mesh = joined(ball(), turned(ball(0.5)), turned(ball(1, (5, 0, 0))))
-    verdict = examine(mesh)
-    assert (verdict.inverted, verdict.cavities) == (2, 0)
+    diagnosis = diagnose(mesh)
+    assert (diagnosis.inverted, diagnosis.cavities) == (2, 0)
 
 
 # -------------------------------------------------------------------------------------------- the mesh and its numbers
@@ -273,7 +275,7 @@ def test_arrays_of_the_wrong_shape_are_refused():
         (Mesh(np.outer(np.arange(3), [1, 2, 3]) / 7, [[0, 1, 2]]), "no area"),
     ],
 )
-@pytest.mark.parametrize("act", [check, examine, orient, normalize])
+@pytest.mark.parametrize("act", [check, diagnose, orient, normalize])
 def test_unusable_meshes_are_refused_everywhere(mesh, words, act):
     with pytest.raises(MeshError, match=words):
         act(mesh)
@@ -320,7 +322,7 @@ def test_a_similarity_means_scale_of_rotated_plus_moved():
 
 
 @pytest.mark.parametrize("unit, offset", [(1, 0), (1e-6, 0), (95, (1e6, -2e6, 5e5))])
-def test_normalised_frames(unit, offset):
+def test_normalized_frames(unit, offset):
     made = Mesh(CUBE.vertices * [3, 2, 1] * unit + offset, CUBE.faces)
     stray = Mesh(np.concatenate([made.vertices, [[1e9, 0, 0]]]), made.faces)  # of no face: it does not count
     sphere, similarity = normalize(stray)
@@ -446,7 +448,7 @@ PYRAMIDS = {
     "glued.off": f"OFF5 5 0\n{BODY_OFF}\n{FACES_OFF}".encode(),
     "one_line.off": f"OFF 5 5 0\n{BODY_OFF}\n{FACES_OFF}".encode(),
     "commented.off": f"# a\nOFF # b\n\n5 5 0\n\n{BODY_OFF}\n# c\n{FACES_OFF}\n".replace("\n", "\r\n").encode(),
-    "coloured.off": f"COFF\n5 5 8\n{BODY_OFF}\n{FACES_OFF}".replace(" 0\n", " 0 9 9 9 9\n").encode(),
+    "colored.off": f"COFF\n5 5 8\n{BODY_OFF}\n{FACES_OFF}".replace(" 0\n", " 0 9 9 9 9\n").encode(),
     "plain.obj": f"# mesh\nmtllib none.mtl\no a\n{BODY_OBJ}\nvt 0 0\nvn 0 0 1\ng b\nusemtl c\n{FACES_OBJ}".encode(),
     "crlf.obj": f"{BODY_OBJ}\n{FACES_OBJ} # end\n".replace("\n", "\r\n").encode(),
     "relative.obj": f"{BODY_OBJ}\nf -5 -2 -3 \\\n-4\nf 1//1 2//1 5//1\nf 2 3 5\nf -3 -2 -1\nf 4 1 5".encode(),
@@ -515,12 +517,12 @@ def test_broken_files_are_named_with_their_cause(name, tmp_path):
 
 
 @settings(max_examples=120, deadline=None)
-@given(kind=st.sampled_from(KINDS), share=st.floats(0, 1, exclude_max=True))
-def test_a_file_cut_anywhere_is_an_error(kind, share, tmp_path_factory):
+@given(kind=st.sampled_from(KINDS), fraction=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_anywhere_is_an_error(kind, fraction, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cut")
     whole = write(CUBE, folder / f"whole.{kind}").read_bytes().rstrip(b"\n" if kind in ("obj", "off") else b"")
     path = folder / f"cut.{kind}"
-    path.write_bytes(whole[: int(share * len(whole))])
+    path.write_bytes(whole[: int(fraction * len(whole))])
     try:
         mesh = read(path)
     except MeshError as error:
@@ -540,7 +542,7 @@ def test_damaged_files_give_a_mesh_or_an_error_but_never_a_crash(kind, changes, 
     path.write_bytes(data)
     with warnings.catch_warnings(action="error"):
         try:
-            examine(read(path))
+            diagnose(read(path))
         except MeshError as error:
             assert str(path) in str(error) or "damaged:" in str(error)
 
@@ -581,7 +583,7 @@ def test_scenes_are_joined_with_their_transforms(tmp_path):
     (tmp_path / "scene.glb").write_bytes(glb(nodes))
     mesh = read(tmp_path / "scene.glb")
     np.testing.assert_allclose(mesh.bounds, [[8, 0, 0], [10, 5, 1]] - np.array([[0, 0, 0], [0, 0, 0]]), atol=1e-6)
-    assert mesh.volume == pytest.approx(2 / 6 + 1 / 6) and examine(mesh).inverted == 0
+    assert mesh.volume == pytest.approx(2 / 6 + 1 / 6) and diagnose(mesh).inverted == 0
 
 
 def test_gltf_counts_are_not_believed(tmp_path):
@@ -608,10 +610,10 @@ def test_reading_makes_no_noise(tmp_path, capfd, caplog):
 
 
 def agreement(mesh):
-    """Share of points near the surface where winding numbers after `orient` agree with what rays see.
+    """Fraction of points near the surface where winding numbers after `orient` agree with rays.
 
-    A point from which none of 64 rays reach the open is inside, one from which a tenth do is outside: no winding of
-    faces enters there.
+    A point from which none of 64 rays escape is inside, one from which a tenth do is outside; this does not depend
+    on the orientation of faces.
     """
     rng = np.random.default_rng(0)
     local, _ = normalize(mesh, "cube")
@@ -638,12 +640,12 @@ AWKWARD = {
     "empty.off": "empty",
     "empty.ply": "empty",
     "empty.stl": "empty",
-    "flat_plane.ply": ("views", None, "there is no inside to speak of"),
+    "flat_plane.ply": ("views", None, "there is no inside"),
     "half_inverted_jet.ply": ("winding", 0.995, "2 of 8 parts inside out"),
     "hollow_shell.ply": ("exact", None, "1 cavity; the inside is certain"),
     "index_out_of_range.obj": "face 184 uses vertex 99998",
     "inverted_chair.ply": ("winding", 0.995, "14 of 14 parts inside out"),
-    "mixed_winding_chair.ply": ("views", None, "neighbouring faces wound against each other.* in doubt"),
+    "mixed_winding_chair.ply": ("views", None, "inconsistent winding of neighboring faces.* ambiguous"),
     "nan_vertex.obj": "not all finite",
     "obj_syntax_zoo.obj": ("exact", 1, "Closed; the inside is certain"),
     "off_comments_colours_crlf.off": ("winding", 1, "Closed"),
@@ -651,12 +653,12 @@ AWKWARD = {
     "offset_1e6_double.ply": ("winding", 1, "Closed"),
     "offset_1e6_float.ply": ("winding", 1, "Closed"),
     "open_camel_head.ply": ("winding", 0.93, "Open .41 unmatched edges"),  # rays leave through the neck
-    "open_range_scan.ply": ("views", None, "in doubt along 9.% of the surface"),
+    "open_range_scan.ply": ("views", None, "ambiguous along 9.% of the surface"),
     "points_only_no_faces.ply": "257 vertices but no faces",
     "scene_nested_nodes.glb": ("winding", 1, "Closed"),
     "stray_part_jet.ply": ("winding", 0.995, "5 of 21 parts inside out"),
-    "thin_sheet_car.ply": ("views", None, "Open .* in doubt"),
-    "third_of_faces_flipped.ply": ("exact", 0.995, "neighbouring faces wound against each other"),
+    "thin_sheet_car.ply": ("views", None, "Open .* ambiguous"),
+    "third_of_faces_flipped.ply": ("exact", 0.995, "inconsistent winding of neighboring faces"),
     "tiny_1e-6.ply": ("winding", 1, "Closed"),
     "truncated_binary.ply": "cut off in face element 86 of 184",
     "truncated_header.ply": "cut off in its header",
@@ -678,12 +680,12 @@ def test_awkward_file(name, data):
             read(path)
         assert str(path) in str(caught.value)
         return
-    method, share, words = expected
+    method, fraction, words = expected
     mesh = read(path)
-    verdict = examine(mesh)
-    assert verdict.method == method
-    assert re.search(words, verdict.reason), verdict.reason
-    assert share is None or agreement(mesh) >= share - 1e-9
+    diagnosis = diagnose(mesh)
+    assert diagnosis.method == method
+    assert re.search(words, diagnosis.reason), diagnosis.reason
+    assert fraction is None or agreement(mesh) >= fraction - 1e-9
 
 
 def test_every_awkward_file_has_its_line(data):
@@ -705,33 +707,33 @@ def test_the_hollow_of_the_shell_is_outside(data):
 
 
 def test_mirrored_nodes_keep_their_outside(data):
-    verdict = examine(read(data / "awkward" / "scene_nested_nodes.glb"))
-    assert verdict.inverted == 0 and verdict.consistent and verdict.parts == 24
+    diagnosis = diagnose(read(data / "awkward" / "scene_nested_nodes.glb"))
+    assert diagnosis.inverted == 0 and diagnosis.consistent and diagnosis.parts == 24
 
 
 @pytest.mark.parametrize("name", ["armadillo", "bunny_closed", "fandisk", "fertility", "horse", "rocker_arm", "spot"])
 def test_known_closed_shapes_are_exact_and_left_alone(name, data):
-    verdict = examine(read(data / "shapes" / f"{name}.ply"))
-    assert (verdict.method, verdict.repaired) == ("exact", False), verdict.reason
+    diagnosis = diagnose(read(data / "shapes" / f"{name}.ply"))
+    assert (diagnosis.method, diagnosis.repaired) == ("exact", False), diagnosis.reason
 
 
 @pytest.mark.slow
 def test_real_meshes_against_their_index(data):
-    """What the index calls inverted is turned, what it calls leaky is not trusted, what is good stays."""
+    """Meshes that the index names inverted are flipped, leaky ones are not trusted, good ones stay."""
     with (data / "meshes" / "index.csv").open() as file:
         rows = list(csv.DictReader(file))
     methods, worst = {}, {}
     for row in rows:
         mesh = read(data / "meshes" / row["category"] / row["split"] / f"{row['name']}.ply")
-        verdict = examine(mesh)
+        diagnosis = diagnose(mesh)
         quality = row["inside_quality"]
-        methods.setdefault(quality, []).append(verdict.method)
-        if verdict.method != "views":
+        methods.setdefault(quality, []).append(diagnosis.method)
+        if diagnosis.method != "views":
             worst.setdefault(quality, []).append(agreement(mesh))
         if row["watertight"] == "1" and row["consistent_winding"] == "1":
-            assert verdict.closed and verdict.consistent, row["name"]
+            assert diagnosis.closed and diagnosis.consistent, row["name"]
         if quality in ("inverted", "partinv") and row["name"] != "shrec12_D00914":
-            assert verdict.inverted or not verdict.consistent, row["name"]
+            assert diagnosis.inverted or not diagnosis.consistent, row["name"]
     assert methods["good"].count("views") == 0
     assert methods["leaky"].count("views") == 4 and methods["inverted"].count("views") == 2
     assert np.median(worst["good"]) == 1 and np.mean(np.array(worst["good"]) > 0.97) > 0.95

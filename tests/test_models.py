@@ -1,9 +1,8 @@
-"""Models and codes on disk: what they replace, what is there when the disk stops, which codes they take."""
+"""Models and codes on disk: what they replace, what is on disk after a failure, and checks of their network."""
 
 import concurrent.futures
 import dataclasses
 import errno
-import hashlib
 import json
 import shutil
 
@@ -13,13 +12,16 @@ import numpy as np
 import pytest
 
 import jonet
-from jonet.codes import Codes
+from jonet import config
+from jonet.codes import Codes, read_npz, write_npz
 from jonet.errors import CheckpointError, ConfigError, InputError
 from jonet.inference import export
-from jonet.inference.prior import Prior
+from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
 from jonet.networks.deepsdf import Decoder, Specs
-from jonet.training import autodecoder
+from jonet.networks.occupancy import Classifier, ClassifierSpecs
+from jonet.storage import atomic, identity
+from jonet.training import autodecoder, conditional
 
 pytestmark = pytest.mark.unoptimized
 
@@ -120,7 +122,7 @@ def test_a_folder_of_something_else_is_never_replaced(models, tmp_path, monkeypa
 def test_a_run_is_no_place_for_a_model(models, tmp_path):
     models[0].save(tmp_path / "run" / "model")
     (tmp_path / "run" / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="holds 'config.json'"):
+    with pytest.raises(CheckpointError, match="contains 'config.json'"):
         jonet.load(tmp_path / "run").save(tmp_path / "run")
 
 
@@ -131,13 +133,21 @@ def test_a_link_to_a_model_stays_a_link(models, tmp_path):
     assert (tmp_path / "link").is_symlink() and same(jonet.load(tmp_path / "real"), models[1])
 
 
-def test_models_of_the_first_version_are_read(models, tmp_path):
+def test_models_of_another_format_are_refused(models, tmp_path):
     models[0].save(tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
-    del about["files"], about["checksum"]
-    about["checksums"] = {n: hashlib.sha256((tmp_path / n).read_bytes()).hexdigest() for n in about["checksums"]}
-    (tmp_path / "model.json").write_text(json.dumps(about))
-    assert same(jonet.load(tmp_path), models[0])
+    del about["checksum"]
+    for changes, words in (({"version": 1}, "of version 1"), ({"statistics": {}}, "entry 'statistics' is not one")):
+        values = {**about, **changes}
+        atomic.write_json(tmp_path / "model.json", values | {"checksum": config.digest(values)})
+        with pytest.raises(CheckpointError, match=words):
+            jonet.load(tmp_path)
+    arrays = read_npz(tmp_path / "arrays.npz")
+    write_npz(tmp_path / "arrays.npz", {**arrays, "statistics/mean": np.zeros(3)})
+    about["checksums"]["arrays.npz"] = identity.digest(tmp_path / "arrays.npz")
+    atomic.write_json(tmp_path / "model.json", about | {"checksum": config.digest(about)})
+    with pytest.raises(CheckpointError, match="array 'statistics/mean', which no model has"):
+        jonet.load(tmp_path)
 
 
 def test_a_changed_setting_of_a_model_is_damage(models, tmp_path):
@@ -149,7 +159,7 @@ def test_a_changed_setting_of_a_model_is_damage(models, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", "[" * 100_000, '{"version": 1}', '{"version": 1, "kind": []}'])
-def test_a_model_json_that_is_none_is_said(models, tmp_path, text):
+def test_an_invalid_model_json_is_refused(models, tmp_path, text):
     models[0].save(tmp_path)
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(CheckpointError):
@@ -158,7 +168,7 @@ def test_a_model_json_that_is_none_is_said(models, tmp_path, text):
 
 @pytest.mark.parametrize("name", ["checksums", "network", "frame", "fitting", "files"])
 @pytest.mark.parametrize("value", [None, 3, [], {"arrays": 3}])
-def test_a_model_json_whose_parts_are_none_is_said(models, tmp_path, name, value):
+def test_a_model_json_with_invalid_parts_is_refused(models, tmp_path, name, value):
     models[0].save(tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     del about["checksum"]
@@ -187,3 +197,27 @@ def test_codes_of_another_network_are_refused(models, tmp_path):
         assert jonet.load(tmp_path / f"again {probability}").digest == again.digest
     wider = dataclasses.replace(one, network=Decoder(dataclasses.replace(one.config, use_tanh=True)))
     assert wider.digest != one.digest  # the same numbers, asked in another way
+
+
+def test_a_path_without_a_model_is_refused_with_what_is_expected(tmp_path):
+    (tmp_path / "scan.ply").write_text("ply")
+    for name, problem in (
+        ("scan.ply", "is a file, not a model"),
+        ("", "contains no trained"),
+        ("no", "does not exist"),
+    ):
+        with pytest.raises(CheckpointError, match=f"{problem}.*; expected is a model folder .with model.json in it."):
+            jonet.load(tmp_path / name)
+
+
+def test_a_model_is_one_line_in_print(models):
+    assert repr(models[0]) == "Model(deepsdf, 2-d codes, 3 training shapes, sphere frame, 129 parameters)"
+    trained = dataclasses.replace(models[0], history={"shapes": 1}, codes=None)
+    assert repr(trained) == "Model(deepsdf, 2-d codes, 1 training shape, sphere frame, 129 parameters)"
+
+
+def test_a_classifier_states_the_parameters_of_each_shape():
+    network = Classifier(ClassifierSpecs())
+    _, codes, _ = conditional.initial(network, 2, jax.random.key(0))
+    model = Model("classifier", network, {}, {}, "cube", Codes(codes, ("a", "b")))
+    assert repr(model) == "Model(classifier, 2 training shapes, cube frame, 16,961 parameters per shape)"

@@ -1,4 +1,4 @@
-"""What is observed of a shape, packed: groups that weigh the same, and stay groups however many rows there are."""
+"""Packed observations of a shape: groups have equal weight, for any number of rows."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_latents import QUICK, load_chairs
 
 from jonet.errors import InputError
-from jonet.inference import latents, observations
+from jonet.inference.fitting import latents, observations
 from jonet.model import Model
 
 
@@ -16,20 +16,22 @@ def chairs():
     return load_chairs()
 
 
-def sphere(count: int, free: int, oriented: bool) -> observations.Rows:
+def sphere(count: int, free_space: int, oriented: bool) -> observations.Observations:
     rng = np.random.default_rng(count)
     normals = rng.normal(size=(count, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    space = rng.uniform(-1, 1, (free, 3))
+    space = rng.uniform(-1, 1, (free_space, 3))
     return observations.of_surface(0.5 * normals, normals if oriented else None, space, 0.01, None, rng)
 
 
-@pytest.mark.parametrize(("count", "free", "oriented"), [(500, 100_000, True), (20, 300_000, True), (1, 20_000, False)])
-def test_much_free_space_leaves_all_of_the_surface(count, free, oriented):
-    rows = sphere(count, free, oriented)
+@pytest.mark.parametrize(
+    ("count", "free_space", "oriented"), [(500, 100_000, True), (20, 300_000, True), (1, 20_000, False)]
+)
+def test_much_free_space_leaves_all_of_the_surface(count, free_space, oriented):
+    rows = sphere(count, free_space, oriented)
     packed = observations.pack(rows, 0.1, 8192, 0, 0)
-    assert len(packed) == 8192 and packed[:, observations.GIVEN].sum() == count
-    second, weights = packed[:, observations.SECOND] > 0, packed[:, observations.WEIGHT]
+    assert len(packed) == 8192 and packed[:, observations.MEASURED].sum() == count
+    second, weights = packed[:, observations.GROUP] > 0, packed[:, observations.WEIGHT]
     assert (~second).sum() == (3 if oriented else 1) * count
     np.testing.assert_allclose([weights[second].sum(), weights[~second].sum()], 4096, rtol=1e-4)
     place = np.flatnonzero(~second)
@@ -53,20 +55,22 @@ def test_no_group_drowns(first, second, limit, seed):
 
 def test_a_few_points_amid_much_free_space_are_fitted_and_judged(chairs):
     points, normals = chairs.points[:1, :20], chairs.normals[:1, :20]
-    free = np.random.default_rng(0).uniform(-1, 1, (1, 400_000, 3))
-    free = free[:, np.abs(free[0]).max(1) > 0.9]
+    free_space = np.random.default_rng(0).uniform(-1, 1, (1, 400_000, 3))
+    free_space = free_space[:, np.abs(free_space[0]).max(1) > 0.9]
     known = {"prior": chairs.prior, "starts": chairs.codes, "config": QUICK}
-    found = latents.fit(chairs.network, chairs.shared, {}, points=points, normals=normals, free=free, **known)
-    assert found.residual[0] < 0.02 and found.explained[0] > 0.4
+    found = latents.fit(
+        chairs.network, chairs.shared, {}, points=points, normals=normals, free_space=free_space, **known
+    )
+    assert found.residual[0] < 0.02 and found.inlier_fraction[0] > 0.4
 
 
-@pytest.mark.parametrize("frame", ["own", "normalised"])
+@pytest.mark.parametrize("frame", ["input", "normalized"])
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"free": []}, "free"),
-        ({"free": [[], []]}, "free are of 2 shapes"),
-        ({"free": [np.zeros((3, 4))]}, r"free\[0\] must have shape"),
+        ({"free_space": []}, "free_space"),
+        ({"free_space": [[], []]}, "free_space are of 2 shapes"),
+        ({"free_space": [np.zeros((3, 4))]}, r"free_space\[0\] must have shape"),
         ({"normals": [np.eye(3)] * 2}, "normals are of 2 shapes"),
         ({"normals": [np.eye(4)]}, r"normals\[0\] must have shape"),
     ],
@@ -79,7 +83,7 @@ def test_what_belongs_to_points_is_as_many_as_they(chairs, frame, given, message
 
 def test_no_free_space_is_an_empty_list(chairs):
     nothing, none = (
-        observations.observe(None, [np.eye(3)], None, [free], None, offset=0.01, box=None, seed=0)[0][0]
-        for free in ([], np.zeros((0, 3)))
+        observations.observe(None, [np.eye(3)], None, [free_space], None, offset=0.01, box=None, seed=0)[0][0]
+        for free_space in ([], np.zeros((0, 3)))
     )
-    assert len(nothing.points) == 3 and not nothing.second.any() and len(none.points) == 3
+    assert len(nothing.points) == 3 and not nothing.group.any() and len(none.points) == 3

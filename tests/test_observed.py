@@ -1,4 +1,4 @@
-"""Files that people hold: meshes and clouds become observations in the normalised frame, or a typed error."""
+"""User files: meshes and clouds become observations in the normalized frame, or a typed error."""
 
 import dataclasses
 
@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import trimesh
 
-from jonet.data import meshes, observed, voxels
-from jonet.data.meshes import Mesh
+from jonet.data import scans
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.sources import MeshFile
 from jonet.errors import FormatError, MeshError
+from jonet.geometry import mesh_files, voxels
+from jonet.geometry.mesh import Mesh
 
 RECIPE = dataclasses.replace(RECIPES["default"], near=400, uniform=100, surface=100)
 
@@ -37,7 +38,7 @@ def write(kind, path, points, normals):
 def test_clouds_with_normals(kind, cloud, tmp_path):
     path = tmp_path / f"ball.{kind}"
     write(kind, path, *cloud)
-    one = observed.read(path)
+    one = scans.read(path)
     assert one.kind == ("points", "normals") and one.name == "ball"
     np.testing.assert_allclose(one.points, one.similarity(cloud[0]), atol=1e-5)
     np.testing.assert_allclose(one.normals, cloud[1], atol=1e-5)
@@ -46,18 +47,18 @@ def test_clouds_with_normals(kind, cloud, tmp_path):
 
 def test_a_ply_without_faces_is_a_cloud(cloud, tmp_path):
     trimesh.PointCloud(cloud[0]).export(tmp_path / "ball.ply")
-    one = observed.read(tmp_path / "ball.ply")
+    one = scans.read(tmp_path / "ball.ply")
     assert one.kind == ("points",) and len(one.points) == 500
 
 
 def test_a_mesh_is_sampled(tmp_path):
     made = trimesh.creation.box((1, 2, 3))
-    meshes.write(Mesh(made.vertices, made.faces), tmp_path / "box.obj")
-    one = observed.read(tmp_path / "box.obj", recipe=RECIPE)
+    mesh_files.write(Mesh(made.vertices, made.faces), tmp_path / "box.obj")
+    one = scans.read(tmp_path / "box.obj", recipe=RECIPE)
     assert one.kind == ("samples",) and one.samples.shape == (500, 4)
     inside = (np.abs(one.similarity.inverse()(one.samples[:, :3])) < np.array([1, 2, 3]) / 2).all(1)
     np.testing.assert_array_equal(one.samples[:, 3] < 0, inside)
-    assert observed.find(tmp_path) == [tmp_path / "box.obj"]
+    assert scans.find(tmp_path) == [tmp_path / "box.obj"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_mesh_is_sampled(tmp_path):
 def test_damaged_clouds_are_named(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FormatError, match=name):
-        observed.read(tmp_path / name)
+        scans.read(tmp_path / name)
 
 
 def test_pickles_and_wrong_shapes_are_refused(tmp_path):
@@ -76,19 +77,19 @@ def test_pickles_and_wrong_shapes_are_refused(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros((10, 3)))
     for name, error in (("objects", FormatError), ("flat", FormatError), ("other", FormatError), ("one", MeshError)):
         with pytest.raises(error):
-            observed.read(next(tmp_path.glob(f"{name}.*")))
+            scans.read(next(tmp_path.glob(f"{name}.*")))
 
 
-def test_folders_that_are_called_like_clouds_are_no_inputs(cloud, tmp_path):
+def test_folders_named_like_clouds_are_no_inputs(cloud, tmp_path):
     (tmp_path / "d.npy").mkdir()
     write("npy", tmp_path / "d.npy" / "a.npy", *cloud)
-    assert observed.find(tmp_path) == [tmp_path / "d.npy" / "a.npy"]
+    assert scans.find(tmp_path) == [tmp_path / "d.npy" / "a.npy"]
 
 
 def test_voxels_of_a_mesh_that_winding_numbers_cannot_tell_are_those_of_training(data):
     """By votes, as its samples are."""
     path = data / "awkward" / "mixed_winding_chair.ply"
-    grid, _ = observed.grid(path, 32)
+    grid, _ = scans.grid(path, 32)
     recipe = Recipe(near=0, uniform=0, surface=0, voxels="ray")
     shape = MeshFile("chair", path=path).shape(recipe, seed=0, frame="cube", sign="auto")
     trained = voxels.unpacked(shape.rows["voxels"][0][0])

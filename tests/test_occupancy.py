@@ -14,9 +14,9 @@ from jonet import parallel
 from jonet.errors import ConfigError, FormatError
 from jonet.networks import field
 from jonet.networks.encoders import ENCODERS
-from jonet.networks.layers import Norm, ResidualBlock, Share
+from jonet.networks.layers import BatchReduction, Norm, ResidualBlock
 from jonet.networks.occupancy import ClassifierSpecs, Decoder, OccupancyNetwork, Specs
-from jonet.networks.pretrained import from_torch
+from jonet.networks.published.pretrained import from_torch
 from jonet.training.conditional import cross_entropy
 
 KEY = jax.random.key(0)
@@ -57,15 +57,15 @@ LAYERS = {
 
 def shapes_of(module, *arguments, **keywords):
     like = jax.eval_shape(lambda: module.init(KEY, *arguments, **keywords))
-    return like["params"], like.get("statistics", {})
+    return like["params"], like.get("batch_stats", {})
 
 
-def run(module, parameters, statistics, *arguments, share=None, **keywords):
-    """A module's result and its statistics afterwards."""
-    variables = {"params": parameters, "statistics": statistics}
-    mutable = [] if share is None else ["statistics"]
-    result, changed = module.apply(variables, *arguments, share=share, mutable=mutable, **keywords)
-    return result, changed.get("statistics", statistics)
+def run(module, parameters, batch_stats, *arguments, reduction=None, **keywords):
+    """A module's result and its updated batch_stats."""
+    variables = {"params": parameters, "batch_stats": batch_stats}
+    mutable = [] if reduction is None else ["batch_stats"]
+    result, changed = module.apply(variables, *arguments, reduction=reduction, mutable=mutable, **keywords)
+    return result, changed.get("batch_stats", batch_stats)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -77,9 +77,11 @@ def test_layers_reproduce_the_program(name):
         c = inputs.get("c")
         return c.swapaxes(1, 2) if c is not None and c.ndim == 3 else c
 
-    def apply(parameters, statistics, inputs, share):
+    def apply(parameters, batch_stats, inputs, reduction):
         x = inputs["x"].swapaxes(1, 2) if turned else inputs["x"]
-        y, changed = run(layer, parameters.get("bn", parameters), statistics, x, c=condition(inputs), share=share)
+        y, changed = run(
+            layer, parameters.get("bn", parameters), batch_stats, x, c=condition(inputs), reduction=reduction
+        )
         return {"y": y.swapaxes(1, 2) if turned else y}, changed
 
     def loss(outputs, inputs):
@@ -94,8 +96,8 @@ def test_layers_reproduce_the_program(name):
     def inside(state):  # a norm by itself goes by its name inside of a network
         return {f"bn.{key}": value for key, value in state.items()}
 
-    def named(parameters, statistics, inputs, share):
-        outputs, changed = apply(parameters["bn"], statistics.get("bn", {}), inputs, share)
+    def named(parameters, batch_stats, inputs, reduction):
+        outputs, changed = apply(parameters["bn"], batch_stats.get("bn", {}), inputs, reduction)
         return outputs, {"bn": changed} if changed else {}
 
     like = {"bn": like[0]}, {"bn": like[1]} if like[1] else {}
@@ -114,9 +116,9 @@ def decoder_case(name):
 def test_decoders_reproduce_the_program(name):
     specs, recorded, inputs, like = decoder_case(name)
 
-    def apply(parameters, statistics, inputs, share):
+    def apply(parameters, batch_stats, inputs, reduction):
         arguments = inputs["p"], inputs["z"], inputs["c"]
-        logits, changed = run(Decoder(specs), parameters, statistics, *arguments, share=share)
+        logits, changed = run(Decoder(specs), parameters, batch_stats, *arguments, reduction=reduction)
         return {"logits": logits}, changed
 
     def loss(outputs, inputs):
@@ -128,13 +130,13 @@ def test_decoders_reproduce_the_program(name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_field_is_its_network(name):
     specs, recorded, inputs, like = decoder_case(name)
-    parameters, statistics = trees(recorded, like, "state")
+    parameters, batch_stats = trees(recorded, like, "state")
     network = OccupancyNetwork(specs)
     codes = np.concatenate([inputs["z"], inputs["c"]], -1)
-    fields = field.fold(network, {"params": {"decoder": parameters}}, {"decoder": statistics}, codes)
+    fields = field.fold(network, {"params": {"decoder": parameters}}, {"decoder": batch_stats}, codes)
     with jax.default_matmul_precision("highest"):
         close(fields(inputs["p"]), recorded["eval/logits"], 2e-6, "logits")
-        level = fields.own["level"]
+        level = fields.per_shape["level"]
         np.testing.assert_allclose(level, math.log(0.2 / 0.8) * np.ones(3), rtol=1e-6)
         inside = recorded["eval/logits"] > math.log(0.2 / 0.8)
         far = np.abs(recorded["eval/logits"] - level[:, None]) > 1e-3
@@ -142,7 +144,7 @@ def test_a_field_is_its_network(name):
     np.testing.assert_allclose(fields.box, [[-0.55] * 3, [0.55] * 3])
     shared = {leaf.shape for leaf in jax.tree.leaves(fields.shared)}
     assert (specs.hidden_size, specs.hidden_size) in shared and all(
-        leaf.ndim < 4 for leaf in jax.tree.leaves(fields.own)
+        leaf.ndim < 4 for leaf in jax.tree.leaves(fields.per_shape)
     )
 
 
@@ -151,9 +153,9 @@ def test_the_published_width_reproduces_the_program():
     specs = Specs(encoder="idx")
     p, c = recorded["input/p"], recorded["input/c"]
     z = np.zeros((len(p), 0), np.float32)
-    parameters, statistics = trees(recorded, shapes_of(Decoder(specs), p, z, c), "state")
+    parameters, batch_stats = trees(recorded, shapes_of(Decoder(specs), p, z, c), "state")
     with jax.default_matmul_precision("highest"):
-        logits, _ = quickly(lambda *trees: run(Decoder(specs), *trees, p, z, c))(parameters, statistics)
+        logits, _ = quickly(lambda *trees: run(Decoder(specs), *trees, p, z, c))(parameters, batch_stats)
     close(logits, recorded["eval/logits"], 2e-6, "logits")
 
 
@@ -205,29 +207,31 @@ def test_published_sizes_by_the_recipe(name):
     state = by_recipe(published["state"], recorded.facts["recipes"][name]["seed"])
     inputs = state.pop("encoder.weight")[[3, 1]] if specs.encoder == "idx" else inputs_of(name)
     network = OccupancyNetwork(specs)
-    shared, statistics = jax.eval_shape(network.start, KEY)
+    shared, batch_stats = jax.eval_shape(network.start, KEY)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shared))
     assert count + (5 * 512 if specs.encoder == "idx" else 0) == published["parameters"]
-    shared["params"], statistics = from_torch(state, shared["params"], statistics)
+    shared["params"], batch_stats = from_torch(state, shared["params"], batch_stats)
     wanted = recorded.group(name.replace("/", "."))
     points, z = recorded["input/points"], np.zeros((2, 0), np.float32)
     if specs.z_dim:
         z = np.random.RandomState(904).standard_normal((2, 128)).astype(np.float32)
 
     @quickly
-    def whole(shared, statistics, inputs, points, z):
-        variables = {**shared, "statistics": statistics}
+    def whole(shared, batch_stats, inputs, points, z):
+        variables = {**shared, "batch_stats": batch_stats}
         with jax.default_matmul_precision("highest"):
             c = network.apply(variables, inputs, method="encode")
-            own = jax.vmap(lambda code: network.fold(shared, statistics, code).own)(jnp.concatenate([z, c], -1))
-            one = network.fold(shared, statistics, jnp.concatenate([z, c], -1)[0])
-            folded = jax.vmap(lambda own, p: one.architecture(one.shared, own, p))(own, points)
+            per_shape = jax.vmap(lambda code: network.fold(shared, batch_stats, code).per_shape)(
+                jnp.concatenate([z, c], -1)
+            )
+            one = network.fold(shared, batch_stats, jnp.concatenate([z, c], -1)[0])
+            folded = jax.vmap(lambda per_shape, p: one.architecture(one.shared, per_shape, p))(per_shape, points)
             posterior = ()
             if specs.z_dim:
                 posterior = network.apply(variables, points, wanted["occ"], c, method="infer")
             return c, network.apply(variables, points, jnp.concatenate([z, c], -1), method="decode"), folded, posterior
 
-    c, logits, folded, posterior = jax.device_get(whole(shared, statistics, inputs, points, z))
+    c, logits, folded, posterior = jax.device_get(whole(shared, batch_stats, inputs, points, z))
     error = recorded.facts["recipes"][name]["float32_error_of_logits"]
     if c.size:
         close(c, wanted["c"], 4e-6, "c")
@@ -247,9 +251,9 @@ def test_published_encoders_by_the_recipe(name):
     like = shapes_of(encoder, images)
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like[0])) == published["parameters"]
     state = by_recipe(published["state"], recorded.facts["recipes"][f"encoder {name}"]["seed"])
-    parameters, statistics = from_torch(state, *like)
+    parameters, batch_stats = from_torch(state, *like)
     with jax.default_matmul_precision("highest"):
-        c, _ = quickly(lambda p, s, x: run(encoder, p, s, x))(parameters, statistics, images)
+        c, _ = quickly(lambda p, s, x: run(encoder, p, s, x))(parameters, batch_stats, images)
     close(c, recorded[f"{name}/c"], 4e-6, "c")
 
 
@@ -267,26 +271,26 @@ def test_a_fresh_network_ignores_its_condition_and_starts_as_published():
     kernel, bias = block["fc_0"]["kernel"], block["fc_0"]["bias"]
     bound = 1 / math.sqrt(32)
     assert bound * 0.9 < max(np.abs(kernel).max(), np.abs(bias).max()) <= bound
-    np.testing.assert_array_equal(variables["statistics"]["bn"]["mean"], 0)
-    np.testing.assert_array_equal(variables["statistics"]["bn"]["variance"], 1)
+    np.testing.assert_array_equal(variables["batch_stats"]["bn"]["mean"], 0)
+    np.testing.assert_array_equal(variables["batch_stats"]["bn"]["variance"], 1)
     logits = quickly(decoder.apply)(variables, points, codes, condition)
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-6)
 
 
-def test_masked_shapes_and_many_devices_leave_the_batch_statistics_alone():
+def test_batch_stats_ignore_masked_shapes_and_devices():
     network = Decoder(dataclasses.replace(SMALL, n_blocks=1))
     rng = np.random.default_rng(1)
     points, z, c = (rng.standard_normal(shape).astype(np.float32) for shape in [(6, 20, 3), (6, 8), (6, 16)])
     weights = rng.standard_normal((6, 20)).astype(np.float32)
-    parameters, statistics = drawn(shapes_of(network, points, z, c))
+    parameters, batch_stats = drawn(shapes_of(network, points, z, c))
 
     def on(devices, shapes, mask):
-        """Logits, statistics and the summed gradient, with the batch dealt over devices."""
+        """Logits, batch_stats and the summed gradient, with the batch divided among devices."""
 
         def share_of(points, z, c, weights, mask):
             def value(parameters):
-                share = Share(mask, parallel.sum)
-                logits, changed = run(network, parameters, statistics, points, z, c, share=share)
+                reduction = BatchReduction(mask, parallel.sum)
+                logits, changed = run(network, parameters, batch_stats, points, z, c, reduction=reduction)
                 return jnp.sum(mask[:, None] * weights * logits), (logits, changed)
 
             gradient, (logits, changed) = jax.grad(value, has_aux=True)(parameters)
@@ -310,7 +314,9 @@ def test_running_statistics_follow_pytorch():
     x = jax.random.normal(KEY, (3, 5, 4)) * 2 + 1
     norm = Norm()
     start = quickly(norm.init)(KEY, x)
-    y, changed = quickly(lambda x: run(norm, start["params"], start["statistics"], x, share=Share(jnp.ones(3))))(x)
+    y, changed = quickly(
+        lambda x: run(norm, start["params"], start["batch_stats"], x, reduction=BatchReduction(jnp.ones(3)))
+    )(x)
     rows = np.asarray(x).reshape(15, 4)
     np.testing.assert_allclose(changed["mean"], 0.1 * rows.mean(0), atol=1e-6)
     np.testing.assert_allclose(changed["variance"], 0.9 + 0.1 * rows.var(0, ddof=1), atol=1e-6)

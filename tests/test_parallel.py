@@ -11,12 +11,12 @@ def test_keys_are_folded_by_name_and_number():
     key = jax.random.key(3)
 
     def data(*names):
-        return jax.random.key_data(parallel.fold(key, *names)).tolist()
+        return jax.random.key_data(parallel.fold_in(key, *names)).tolist()
 
     assert (
         data("step", 1)
         == data("step", np.int32(1))
-        == jax.jit(lambda i: jax.random.key_data(parallel.fold(key, "step", i)))(1).tolist()
+        == jax.jit(lambda i: jax.random.key_data(parallel.fold_in(key, "step", i)))(1).tolist()
     )
     assert len({tuple(data(*names)) for names in [("a",), ("b",), ("a", 0), ("a", 1), ("b", 0), (0, "a"), ()]}) == 7
 
@@ -51,7 +51,7 @@ def test_use_limits_the_devices():
         assert parallel.count() == 1 and parallel.mesh().size == 1
     assert parallel.count() == everything
     for count in (0, everything + 1):
-        with pytest.raises(ValueError, match=f"{count} devices asked for"), parallel.use(count):
+        with pytest.raises(ValueError, match=f"{count} devices requested"), parallel.use(count):
             pass
 
 

@@ -1,4 +1,4 @@
-"""Unfinished stores: whose a part is, one process at a time, nothing of the user's touched, and workers that end."""
+"""Unfinished stores: ownership of parts, one process at a time, files of users stay untouched, and workers end."""
 
 import concurrent.futures
 import dataclasses
@@ -10,16 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jonet.data import deepsdf_layout, meshes, parts, store
+from jonet.data import shards, store
 from jonet.data.sampling import Recipe
-from jonet.data.sources import MeshFile, Shape, Source
+from jonet.data.sources import Shape, Source
 from jonet.errors import BusyError, JonetError, StoreError
+from jonet.formats import deepsdf_samples
+from jonet.geometry.mesh import Similarity
 from jonet.storage import atomic, identity, locks
 
 TINY = Recipe(near=4, uniform=0, surface=0)
@@ -39,7 +40,7 @@ class File(Source):
 
     def shape(self, recipe, *, seed, frame, sign) -> Shape:
         rows = np.frombuffer(self.path.read_bytes(), np.uint8).astype(np.float32)[:, None] + np.zeros(4, np.float32)
-        return Shape({"sdf": (rows + recipe.near, rows)}, meshes.Similarity())
+        return Shape({"sdf": (rows + recipe.near, rows)}, Similarity())
 
 
 @pytest.fixture
@@ -72,20 +73,20 @@ def begun(tmp_path, sources, monkeypatch):
 # Whose a part is
 
 
-def test_parts_of_other_settings_lie_beside(tmp_path, sources, begun):
+def test_parts_of_other_settings_are_stored_separately(tmp_path, sources, begun):
     """A process of an earlier run that is still at work cannot put its part under this store's name."""
-    job = parts.Job(begun, dataclasses.replace(TINY, near=40), 0, "sphere", "auto")
-    mine = parts.Job(begun, TINY, 0, "sphere", "auto")
+    job = shards.ShardJob(begun, dataclasses.replace(TINY, near=40), 0, "sphere", "auto")
+    mine = shards.ShardJob(begun, TINY, 0, "sphere", "auto")
     before = mine.part(sources[0]).read_bytes()
-    assert parts.make(sources[0], job) is None and job.part(sources[0]).exists()
+    assert shards.make(sources[0], job) is None and job.part(sources[0]).exists()
     assert mine.part(sources[0]).read_bytes() == before
     build(tmp_path / "s", sources)
     assert content(tmp_path / "s") == content(tmp_path / "whole") and not begun.exists()
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
-def test_parts_of_what_a_file_held_before_are_made_again(tmp_path, sources, begun, when, monkeypatch):
-    original, prepare = sources[0].path.read_bytes(), parts.prepare
+def test_parts_of_changed_files_are_sampled_again(tmp_path, sources, begun, when, monkeypatch):
+    original, prepare = sources[0].path.read_bytes(), shards.prepare
 
     def changed(*args):
         found = prepare(*args)
@@ -95,7 +96,7 @@ def test_parts_of_what_a_file_held_before_are_made_again(tmp_path, sources, begu
     if when == "before":
         sources[0].path.write_bytes(b"other")
     else:
-        monkeypatch.setattr(parts, "prepare", changed)
+        monkeypatch.setattr(shards, "prepare", changed)
     made = build(tmp_path / "s", sources)
     assert made.samples(0)[-1, 0] == ord("r")
     sources[0].path.write_bytes(original)
@@ -104,7 +105,7 @@ def test_parts_of_what_a_file_held_before_are_made_again(tmp_path, sources, begu
 
 
 def test_whatever_byte_of_a_part_is_changed(tmp_path, sources, begun):
-    part = parts.Job(begun, TINY, 0, "sphere", "auto").part(sources[1])
+    part = shards.ShardJob(begun, TINY, 0, "sphere", "auto").part(sources[1])
     whole = part.read_bytes()
     for at in [*range(0, len(whole), 97), len(whole) - 5]:
         shutil.copytree(begun, tmp_path / "t.partial", dirs_exist_ok=True)
@@ -115,9 +116,9 @@ def test_whatever_byte_of_a_part_is_changed(tmp_path, sources, begun):
         shutil.rmtree(tmp_path / "t")
 
 
-def test_a_part_that_is_damaged_later_is_made_again_when_it_is_packed(tmp_path, sources, begun, monkeypatch):
-    monkeypatch.setattr(parts, "_is_made", lambda source, job: job.part(source).exists())
-    part = parts.Job(begun, TINY, 0, "sphere", "auto").part(sources[1])
+def test_a_part_damaged_later_is_sampled_again_when_packing(tmp_path, sources, begun, monkeypatch):
+    monkeypatch.setattr(shards, "_is_made", lambda source, job: job.part(source).exists())
+    part = shards.ShardJob(begun, TINY, 0, "sphere", "auto").part(sources[1])
     data = bytearray(part.read_bytes())
     data[data.index(b"sdf.1.npy") + 160] ^= 1  # among the rows of a side
     part.write_bytes(data)
@@ -133,13 +134,10 @@ def test_damaged_settings_are_written_anew(tmp_path, sources, begun, said, monke
     assert content(tmp_path / "s") == content(tmp_path / "whole")
 
 
-def test_what_was_packed_by_half_is_packed_anew(tmp_path, sources, begun):
-    (begun / "packed").mkdir()  # as version 0.1.0 left it
-    (begun / "packed" / "sdf.npy").write_bytes(b"half")
+def test_an_unfinished_packing_is_repeated(tmp_path, sources, begun):
     (begun / ".jonet-0123456789ab.tmp").mkdir()
     (begun / ".jonet-0123456789ab.tmp" / "sdf.npy").write_bytes(b"half")
     (begun / "parts" / ".jonet-0123456789ab.tmp").write_bytes(b"half")
-    (begun / "parts" / f"{'0' * 24}.npz").write_bytes(b"of 0.1.0")
     build(tmp_path / "s", sources)
     assert content(tmp_path / "s") == content(tmp_path / "whole") and not begun.exists()
 
@@ -155,14 +153,14 @@ def test_a_folder_of_that_name_is_left_alone(tmp_path, sources):
     build(tmp_path / "s", sources)
     assert content(tmp_path / "s.partial") == mine
     shutil.rmtree(tmp_path / "s")
-    with pytest.raises(StoreError, match="s.partial: is there, but is no unfinished store; move it away"):
+    with pytest.raises(StoreError, match="s.partial: exists, but is not an unfinished store; move it away"):
         build(tmp_path / "s", sources)
     with pytest.raises(StoreError, match="build one first"):
         store.open(tmp_path / "s")
     assert content(tmp_path / "s.partial") == mine and not (tmp_path / "s").exists()
     for name in ("thesis.txt", "parts/one.npz"):
         (tmp_path / "s.partial" / name).unlink()
-    with pytest.raises(StoreError, match="is no unfinished store"):
+    with pytest.raises(StoreError, match="is not an unfinished store"):
         build(tmp_path / "s", sources)
     assert content(tmp_path / "s.partial") == {"settings.json": mine["settings.json"]}
 
@@ -175,13 +173,13 @@ def test_arrays_of_others_are_not_taken_for_ours(tmp_path, sources):
 
 
 def test_settings_are_fixed_by_what_was_made_with_them(tmp_path, sources, begun):
-    with pytest.raises(StoreError, match="made with other settings"):
+    with pytest.raises(StoreError, match="built with other settings"):
         build(tmp_path / "s", sources, seed=1)
     shutil.rmtree(begun / "parts")  # stopped before anything was made
     assert build(tmp_path / "s", sources, seed=1).seed == 1
 
 
-def test_what_was_put_beside_the_parts_stays(tmp_path, sources, begun):
+def test_files_of_others_among_the_parts_stay(tmp_path, sources, begun):
     (begun / "notes.txt").write_text("mine")
     build(tmp_path / "s", sources)
     build(tmp_path / "s", sources)
@@ -191,7 +189,7 @@ def test_what_was_put_beside_the_parts_stays(tmp_path, sources, begun):
 
 def test_a_stop_after_the_store_stands_leaves_what_the_next_call_removes(tmp_path, sources, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "remove", lambda *args: 1 / 0)
+        patch.setattr(shards, "remove", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(tmp_path / "s", sources)
     assert (tmp_path / "s.partial/parts").is_dir()
@@ -250,27 +248,11 @@ def test_is_whole(tmp_path, sources):
 # Marks
 
 
-def test_files_stamped_by_version_0_1_0(tmp_path, sources):
-    path = sources[0].path
-    stamp = {"bytes": 5, "modified": path.stat().st_mtime_ns, "crc32": zlib.crc32(b"aaaaa")}
-    source = MeshFile("a", path=path)
-    os.utime(path, (1, 1))
-    assert source.unchanged(stamp) and not source.unchanged(stamp | {"crc32": 1})
-    assert source.unchanged(source.mark()) and not source.unchanged(stamp | {"bytes": 4})
-    place = tmp_path / "d" / "SdfSamples/s/c/a.npz"
-    atomic.write_bytes(place, b"aaaaa")
-    shape = deepsdf_layout.SdfSamples("a", "train", tmp_path / "d", "s/c/a")
-    old = {"SdfSamples/s/c/a.npz": [5, 0, zlib.crc32(b"aaaaa")], "dropped": 0}
-    assert shape.unchanged(old) and not shape.unchanged({"SdfSamples/s/c/a.npz": [5, 0, 7]})
-    atomic.write_bytes(tmp_path / "d" / "NormalizationParameters/s/c/a.npz", b"new")
-    assert not shape.unchanged(old)
-
-
-def test_samples_are_known_wherever_they_lie(tmp_path):
+def test_moved_samples_are_recognized(tmp_path):
     for root, place in (("one", "s/c/a"), ("two", "t/d/b")):
         atomic.write_bytes(tmp_path / root / f"SdfSamples/{place}.npz", b"same")
-    one = deepsdf_layout.SdfSamples("a", "train", tmp_path / "one", "s/c/a")
-    two = deepsdf_layout.SdfSamples("b", "test", tmp_path / "two", "t/d/b")
+    one = deepsdf_samples.SdfSamples("a", "train", tmp_path / "one", "s/c/a")
+    two = deepsdf_samples.SdfSamples("b", "test", tmp_path / "two", "t/d/b")
     assert store.content(one.mark()) == store.content(two.mark()) and two.unchanged(one.mark())
 
 
@@ -290,10 +272,10 @@ def test_a_shape_to_train_on_is_no_test(tmp_path, sources, split):
     twin = tmp_path / "in" / "twin"
     twin.write_bytes(sources[1].path.read_bytes())
     both = [*sources, File("twin", split, twin), File("again", "train", twin)]
-    with pytest.warns(UserWarning, match="left out twin: is the same as b, which is trained on"):
+    with pytest.warns(UserWarning, match="left out twin: is the same as the training shape b"):
         made = build(tmp_path / "s", both)
     assert made.names == ["a", "b", "c", "again"] and made.select(split).tolist() == [2] * (split == "test")
-    assert made.skipped == [{"file": "twin", "reason": "is the same as b, which is trained on"}]
+    assert made.skipped == [{"file": "twin", "reason": "is the same as the training shape b"}]
     assert build(tmp_path / "s", both).names == made.names
 
 
@@ -302,7 +284,7 @@ def test_a_store_made_with_such_a_test_says_so(tmp_path, sources, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(store, "_seen", lambda shapes: {})
         build(tmp_path / "s", both)
-    with pytest.warns(UserWarning, match="1 shapes for testing or validation are some to train on .first twin"):
+    with pytest.warns(UserWarning, match="1 test or validation shapes are also training shapes .first twin"):
         build(tmp_path / "s", both)
 
 
@@ -319,7 +301,7 @@ def test_one_process_makes_a_store(tmp_path, sources):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "s"]
 
 
-def test_who_waits_opens_what_was_made(tmp_path, sources, monkeypatch):
+def test_a_waiting_process_opens_the_finished_store(tmp_path, sources, monkeypatch):
     build(tmp_path / "whole", sources)
     asked, released, original = threading.Event(), threading.Event(), File.shape
 
@@ -342,10 +324,10 @@ def test_who_waits_opens_what_was_made(tmp_path, sources, monkeypatch):
 
 UNGUARDED = """
 import sys
-from jonet.data import parts, store
+from jonet.data import shards, store
 from jonet.data.sources import Procedural
 from jonet.data.sampling import Recipe
-parts.PATIENCE = 0.0
+shards.PATIENCE = 0.0
 sources = [Procedural("mug", 0, i) for i in range(3)]
 store.build(sys.argv[1], sources, Recipe(20, 20, surface=0), progress=False, wait=True)
 """
@@ -381,7 +363,7 @@ if __name__ == "__main__":
 
 
 def gone(process: int) -> bool:
-    """Whether a process has ended, be it that nobody has asked how."""
+    """Whether a process has ended, also if its status was not collected."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:

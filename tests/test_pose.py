@@ -1,4 +1,4 @@
-"""Code and pose together: increments, rows of the Jacobian, turns, and scans found again in unknown position."""
+"""Code and pose together: increments, rows of the Jacobian, rotations, and scans found again in unknown position."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from test_latents import load_chairs
 
-from jonet.data.meshes import Similarity
 from jonet.errors import ConfigError, InputError
-from jonet.inference import codes as methods
-from jonet.inference import observations, pose
-from jonet.inference.gauss_newton import GaussNewton
-from jonet.inference.jobs import Net
-from jonet.inference.latents import FitConfig
-from jonet.inference.pose import Pose, PoseConfig, fit_pose
+from jonet.geometry.mesh import Similarity
+from jonet.inference.fitting import methods, observations, pose
+from jonet.inference.fitting.pose import Pose, fit_pose
+from jonet.inference.fitting.sharded_batch import BoundNetwork
+from jonet.settings.fitting import FitConfig, GaussNewton, PoseConfig
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def test_the_exponential_is_the_rotation_by_a_vector(turn):
 
 def test_rows_of_the_jacobian_are_those_of_the_residual(chairs):
     """Against forward mode through a step, with distances below, at and beyond the clamp, and half-open intervals."""
-    net = Net(chairs.network, chairs.shared, {})
+    net = BoundNetwork(chairs.network, chairs.shared, {})
     samples = chairs.samples[0, :200].copy()
     samples[:, 3] *= 2
     rows = observations.pack(observations.of_samples(samples), 0.1, None, 0, 0)
@@ -61,12 +59,12 @@ def test_rows_of_the_jacobian_are_those_of_the_residual(chairs):
     np.testing.assert_allclose(jacobian[off], plain[off], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("turns", "count", "apart"), [("upright", 12, 15), ("any", 300, 32)])
-def test_turns_leave_no_gap(turns, count, apart):
+@pytest.mark.parametrize(("turns", "count", "apart"), [("yaw", 12, 15), ("any", 300, 32)])
+def test_rotations_leave_no_gap(turns, count, apart):
     tried = pose.rotations(turns, count)
     np.testing.assert_allclose(tried @ np.moveaxis(tried, 1, 2), np.broadcast_to(np.eye(3), tried.shape), atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(tried), 1)
-    if turns == "upright":
+    if turns == "yaw":
         np.testing.assert_allclose(tried[:, 1], np.broadcast_to([0, 1, 0], (count, 3)), atol=1e-12)
         wanted = Rotation.from_euler("y", np.linspace(0, 360, 50)[:, None], degrees=True).as_matrix()
     else:
@@ -85,16 +83,16 @@ def test_the_ball_holds_a_scan_wherever_it_is(scale, shift, seed):
 
 
 def test_scans_in_unknown_position_are_found_again(chairs):
-    """Known chairs, turned all the way round and tilted, at half and double size."""
+    """Training chairs at any azimuth and tilted, at half and double size."""
     rng = np.random.default_rng(1)
-    truth, points, normals = [], [], []
+    ground_truth, points, normals = [], [], []
     for i, size in enumerate((0.5, 2.0)):
         turn = Rotation.from_euler("xzy", [*rng.uniform(-20, 20, 2), rng.uniform(0, 360)], degrees=True).as_matrix()
-        way = Similarity(size, turn, rng.normal(size=3))  # normalised frame → scan
-        truth.append(way.inverse())
-        points.append(way(chairs.points[i]))
+        transform = Similarity(size, turn, rng.normal(size=3))  # normalized frame → scan
+        ground_truth.append(transform.inverse())
+        points.append(transform(chairs.points[i]))
         normals.append(chairs.normals[i] @ turn.T)
-    newton = GaussNewton(points=(1024, 4096), smooth=(0.03, 0.003), phases=(8, 8), steps=3)
+    newton = GaussNewton(points=(1024, 4096), huber_epsilon=(0.03, 0.003), phases=(8, 8), steps=3)
     config = PoseConfig(tries=12, keep=(3, 1), fitting=FitConfig(prior=1e-3, gauss_newton=newton))
     found = fit_pose(
         chairs.network,
@@ -107,13 +105,13 @@ def test_scans_in_unknown_position_are_found_again(chairs):
         starts=chairs.codes,
     )
     assert found.codes.values.shape == (2, 16)
-    for got, wanted in zip(found.similarities, truth, strict=True):
+    for got, wanted in zip(found.similarities, ground_truth, strict=True):
         assert angle(got.rotation, wanted.rotation) < 5
         assert abs(np.log(got.scale / wanted.scale)) < 0.1
         np.testing.assert_allclose(np.linalg.det(got.rotation), 1)
     ends = found.similarities[0](points[0])
     np.testing.assert_allclose(ends, chairs.points[0], atol=0.1)
-    assert (found.codes.explained > 0.5).all() and (found.codes.residual < 0.02).all()
+    assert (found.codes.inlier_fraction > 0.5).all() and (found.codes.residual < 0.02).all()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +131,7 @@ def test_what_is_no_scan_is_refused(chairs, points, message):
 @pytest.mark.parametrize(
     "settings_",
     [
-        {"turns": "sideways"},
+        {"rotations": "sideways"},
         {"tries": 2},
         {"keep": (4, 2, 2)},
         {"keep": (4, 1)},
@@ -149,13 +147,13 @@ AWAY = np.array([5e5, 120, 4.2e6])  # surveyors' coordinates, where float32 has 
 FEW = PoseConfig(
     tries=2,
     keep=(1,),
-    fitting=FitConfig(prior=1e-3, gauss_newton=GaussNewton(points=(1024,), smooth=(0.01,), phases=(4,))),
+    fitting=FitConfig(prior=1e-3, gauss_newton=GaussNewton(points=(1024,), huber_epsilon=(0.01,), phases=(4,))),
 )
 
 
 def test_scans_far_from_the_origin_are_found_as_at_the_origin(chairs):
     points, normals = chairs.points[:1].astype(np.float64), chairs.normals[:1]
-    free = points + 0.1 * normals
+    free_space = points + 0.1 * normals
     here, there = (
         fit_pose(
             chairs.network,
@@ -163,7 +161,7 @@ def test_scans_far_from_the_origin_are_found_as_at_the_origin(chairs):
             {},
             points + offset,
             normals=normals,
-            free=free + offset,
+            free_space=free_space + offset,
             config=FEW,
             prior=chairs.prior,
             starts=chairs.codes,
@@ -178,11 +176,11 @@ def test_scans_far_from_the_origin_are_found_as_at_the_origin(chairs):
 
 def test_free_space_is_of_as_many_scans_as_points(chairs):
     with pytest.raises(InputError, match="2 shapes"):
-        fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], free=list(chairs.points[:2]))
+        fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], free_space=list(chairs.points[:2]))
 
 
 def test_what_the_prior_costs_and_how_it_curves(chairs):
-    """Half its weight for a shift by the spread; the Hessian is that of the value, but for a trace of it in turns."""
+    """Half its weight for a shift by the spread; the Hessian is the value's, up to tiny terms in rotations."""
     config, mean = PoseConfig(spread=0.25), jnp.asarray(chairs.prior.mean)
     gaussian = methods.penalty(chairs.prior, config.fitting.prior)
     at = Pose(mean, jnp.eye(3), jnp.array([0.25, 0, 0]), jnp.zeros(()))

@@ -11,8 +11,8 @@ from test_surface import accepts
 
 from jonet import parallel
 from jonet.errors import InputError, MeshError
-from jonet.inference import cells, grid, marching, mise, refine, surface
-from jonet.inference.grid import Asker
+from jonet.inference.surfaces import cells, extraction, grid, marching_cubes, mise, refinement
+from jonet.inference.surfaces.grid import FieldEvaluator
 
 RECORDED = Path(__file__).parent / "recorded/surface"
 
@@ -61,9 +61,9 @@ def generator(recorded):
 
 def test_the_recorded_grid_mesh_and_normals_come_out(generator, recorded):
     with jax.default_matmul_precision("highest"):
-        asker = Asker(batch(generator), grid.lattice(batch(generator), 16), np.log([0.25]))
-        np.testing.assert_allclose(mise.refine(asker, 8)[0][0] + np.log(0.25), recorded["grid"], rtol=0, atol=2e-5)
-        mesh = surface.extract(generator, 16, method="mise", coarse=8, refine_steps=0)
+        evaluator = FieldEvaluator(batch(generator), grid.lattice(batch(generator), 16), np.log([0.25]))
+        np.testing.assert_allclose(mise.refine(evaluator, 8)[0][0] + np.log(0.25), recorded["grid"], rtol=0, atol=2e-5)
+        mesh = extraction.extract(generator, 16, method="mise", coarse=8, refine_steps=0)
     expected = recorded["mesh/vertices"].astype(np.float64)
     assert len(mesh.vertices) == len(expected) and len(mesh.faces) == len(recorded["mesh/faces"])
     apart = np.linalg.norm(mesh.vertices[:, None] - expected, axis=-1)
@@ -73,25 +73,25 @@ def test_the_recorded_grid_mesh_and_normals_come_out(generator, recorded):
 
 
 def test_the_recorded_refinement_is_replayed(generator, recorded):
-    mesh = surface.Mesh(recorded["mesh/vertices"], recorded["mesh/faces"])
+    mesh = extraction.Mesh(recorded["mesh/vertices"], recorded["mesh/faces"])
     wide = [(-1,) * 3, (1,) * 3]  # no lids here: the program moves every vertex
     with jax.default_matmul_precision("highest"):
         corners = jnp.asarray(mesh.corners, jnp.float32)
-        face_losses = jax.jit(refine.face_losses)
+        face_losses = jax.jit(refinement.face_losses)
         losses = [face_losses(generator, corners, recorded["refine/eps"][0], weight).mean() for weight in (0, 0.01)]
         np.testing.assert_allclose(losses[0], recorded["refine/loss_target"], rtol=1e-5)
         np.testing.assert_allclose((losses[1] - losses[0]) / 0.01, recorded["refine/loss_normal"], rtol=1e-4)
 
         @jax.grad
         def gradient(vertices):
-            return refine.face_losses(generator, vertices[mesh.faces], recorded["refine/eps"][0], 0.01).mean()
+            return refinement.face_losses(generator, vertices[mesh.faces], recorded["refine/eps"][0], 0.01).mean()
 
         found = jax.jit(gradient)(jnp.asarray(mesh.vertices, jnp.float32))
         scale = np.abs(recorded["refine/gradient_first_step"]).max()
         np.testing.assert_allclose(found, recorded["refine/gradient_first_step"], rtol=0, atol=1e-4 * scale)
         for steps in (1, 3):
             options = dict(steps=steps, draws=recorded["refine/eps"], box=wide)
-            (after,) = refine.refine(batch(generator), [mesh], **options)
+            (after,) = refinement.refine(batch(generator), [mesh], **options)
             moved = np.abs(after.vertices - recorded[f"refine/vertices_after_{steps}"])
             assert (
                 np.median(moved) < 1e-7 and np.quantile(moved, 0.99) < 2e-6 * steps
@@ -103,16 +103,16 @@ def test_refined_vertices_lie_on_the_level_within_a_thousandth_of_a_cell():
     fields = batch(*(field(waves, frequency=f) for f in (4.0, 11.0)))
     for resolution in (20, 48):
         lattice = grid.lattice(fields, resolution)
-        asker = Asker(fields, lattice, np.zeros(2))
-        found = cells.search(asker)
-        before = marching.polygonize(lattice, found.samples, found.corners)
-        after = refine.project(asker, found.samples, before, 12)
+        evaluator = FieldEvaluator(fields, lattice, np.zeros(2))
+        found = cells.search(evaluator)
+        before = marching_cubes.polygonize(lattice, found.samples, found.corners)
+        after = refinement.project(evaluator, found.samples, before, 12)
         ends = np.stack([found.samples.values[before.low], found.samples.values[before.high]])
         lid = np.isneginf(ends).any(0)
         assert lid.any() and (after.along[lid] == before.along[lid]).all() and (after.along % 1 == 0)[lid].all()
         keys = found.samples.keys[before.low[~lid]]
         step = np.eye(3)[before.axis[~lid]]
-        around = [asker(keys, (after.along[~lid] + delta)[:, None] * step) for delta in (-1e-3, 1e-3)]
+        around = [evaluator(keys, (after.along[~lid] + delta)[:, None] * step) for delta in (-1e-3, 1e-3)]
         assert ((around[0] > 0) != (around[1] > 0)).all()  # the level lies between
         assert ((after.along > 0) & (after.along < 1))[~lid].all()  # on their edges still
         moved = np.abs(after.along - before.along).max()
@@ -122,17 +122,17 @@ def test_refined_vertices_lie_on_the_level_within_a_thousandth_of_a_cell():
 @pytest.mark.filterwarnings("error")
 def test_an_end_on_the_level_is_no_division_by_zero():
     """Signed values 1 and 0 at the ends of an edge, on which the field dips below in between."""
-    samples = marching.Samples(np.arange(2), np.array([1.0, 0.0], np.float32))
-    edge = marching.Welded(*np.array([[0], [1], [0]]), np.array([0.9]), np.zeros((0, 3), int))
-    after = refine.project(lambda keys, offset: 0.5 - offset[:, 0], samples, edge, 12)
+    samples = marching_cubes.Samples(np.arange(2), np.array([1.0, 0.0], np.float32))
+    edge = marching_cubes.Welded(*np.array([[0], [1], [0]]), np.array([0.9]), np.zeros((0, 3), int))
+    after = refinement.project(lambda keys, offset: 0.5 - offset[:, 0], samples, edge, 12)
     np.testing.assert_allclose(after.along, 0.5, atol=1e-3)
 
 
 def test_steep_logits_are_projected_too():
     """Where linear interpolation is poor: saturated values, a cell as wide as the transition."""
     shape = batch(field(logits, steepness=40.0, radius=0.33, box=[(-0.55,) * 3, (0.55,) * 3], inside=1, level=-1.4))
-    (plain,) = surface.extract(shape, 24, refine_steps=0)
-    (refined,) = surface.extract(shape, 24)
+    (plain,) = extraction.extract(shape, 24, refine_steps=0)
+    (refined,) = extraction.extract(shape, 24)
     radius = 0.33 + np.arctanh(1.4 / 12) / 40
     off = [np.abs(np.linalg.norm(mesh.vertices, axis=1) - radius).max() * 24 / 1.1 for mesh in (plain, refined)]
     assert off[0] > 0.05 and off[1] < 1e-3 and accepts(refined)
@@ -140,9 +140,9 @@ def test_steep_logits_are_projected_too():
 
 def test_the_published_refinement_improves_the_fit_of_the_faces():
     shape = batch(field(logits, steepness=6.0, radius=0.33, box=[(-0.55,) * 3, (0.55,) * 3], inside=1))
-    meshes = surface.extract(shape, 16, refine_steps=0)
-    (after,) = refine.refine(shape, meshes, steps=30)
-    (again,) = refine.refine(shape, meshes, steps=30)
+    meshes = extraction.extract(shape, 16, refine_steps=0)
+    (after,) = refinement.refine(shape, meshes, steps=30)
+    (again,) = refinement.refine(shape, meshes, steps=30)
     np.testing.assert_array_equal(after.vertices, again.vertices)
 
     def error(mesh):
@@ -154,16 +154,16 @@ def test_the_published_refinement_improves_the_fit_of_the_faces():
 
 def test_meshes_are_refined_together_as_alone_and_lids_stay():
     fields = batch(*(field(ball, center=(0.9 * i, 0, 0), radius=0.5 + 0.1 * i) for i in range(2)))
-    meshes = surface.extract(fields, 24, refine_steps=0)
-    together = refine.refine(fields, meshes, steps=3)
+    meshes = extraction.extract(fields, 24, refine_steps=0)
+    together = refinement.refine(fields, meshes, steps=3)
     for i in range(2):
-        (alone,) = refine.refine(fields[i : i + 1], meshes[i : i + 1], steps=3)
+        (alone,) = refinement.refine(fields[i : i + 1], meshes[i : i + 1], steps=3)
         np.testing.assert_allclose(alone.vertices, together[i].vertices, rtol=0, atol=1e-6)
         assert np.abs(together[i].vertices - meshes[i].vertices).max() > 5e-4
     lid = meshes[1].vertices[:, 0] == 1
     assert lid.any() and (together[1].vertices[lid, 0] == 1).all()
-    with pytest.raises(InputError, match="one mesh a field"):
-        refine.refine(fields, meshes[:1])
+    with pytest.raises(InputError, match="one mesh per field"):
+        refinement.refine(fields, meshes[:1])
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
@@ -171,34 +171,34 @@ def test_the_refinement_is_lowered_for_other_platforms(platform):
     fields = batch(field(torus, radius=0.6, tube=0.2))
     shapes = [(1, 4, 1024), (1, 4, 1024, 3, 3), (1, 4, 1024, 3), (1, 4, 1024)]
     arrays = [np.zeros(shape, np.float32 if k else np.int32) for k, shape in enumerate(shapes)]
-    exported = jax.export.export(refine._pull.jitted(), platforms=[platform])(
+    exported = jax.export.export(refinement._pull.jitted(), platforms=[platform])(
         fields, *arrays, np.int32(3), np.float32(0.01)
     )
     assert exported.platforms == (platform,)
 
 
 def test_simplified_meshes_stay_closed_and_near():
-    mesh = surface.extract(field(torus, radius=0.6, tube=0.25), 48)
-    simple = refine.simplify(mesh, 1000)
+    mesh = extraction.extract(field(torus, radius=0.6, tube=0.25), 48)
+    simple = refinement.simplify(mesh, 1000)
     assert len(simple.faces) <= 1000 and simple.watertight and simple.euler_number == 0 and accepts(simple)
     np.testing.assert_allclose(simple.volume, mesh.volume, rtol=0.02)
-    assert refine.simplify(mesh, 10**6) is mesh
+    assert refinement.simplify(mesh, 10**6) is mesh
     with pytest.raises(InputError, match="at least 4"):
-        refine.simplify(mesh, 3)
+        refinement.simplify(mesh, 3)
 
 
 def test_a_mesh_that_would_open_is_refused(monkeypatch):
-    mesh = surface.extract(field(torus, radius=0.6, tube=0.25), 16)
+    mesh = extraction.extract(field(torus, radius=0.6, tube=0.25), 16)
     broken = (mesh.vertices, mesh.faces[:-1])
-    monkeypatch.setattr(refine.fast_simplification, "simplify", lambda *_, **__: broken)
+    monkeypatch.setattr(refinement.fast_simplification, "simplify", lambda *_, **__: broken)
     with pytest.raises(MeshError, match="not closed"):
-        refine.simplify(mesh, 100)
+        refinement.simplify(mesh, 100)
 
 
 def test_draws_do_not_depend_on_the_company():
-    few, many = refine.dirichlet(3, 1, [5]), refine.dirichlet(3, 1, [7, 5])
+    few, many = refinement.dirichlet(3, 1, [5]), refinement.dirichlet(3, 1, [7, 5])
     np.testing.assert_array_equal(few, many[7:])
     assert np.allclose(many.sum(1), 1) and (many >= 0).all() and parallel.count() >= 1
-    sample = refine.dirichlet(0, 0, [20000])
+    sample = refinement.dirichlet(0, 0, [20000])
     np.testing.assert_allclose(sample.mean(0), 1 / 3, atol=0.01)
     np.testing.assert_allclose(sample.var(0), 1 / 3 * 2 / 3 / 2.5, rtol=0.03)  # of Dirichlet(½, ½, ½)

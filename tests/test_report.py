@@ -1,4 +1,4 @@
-"""The page of a run: what it holds, what it leaves out, and that its figures say what the numbers say."""
+"""The report of a run: its content, what it omits, and that figures agree with the numbers."""
 
 import base64
 import json
@@ -12,11 +12,11 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jonet.data.meshes import Mesh
 from jonet.errors import InputError
 from jonet.evaluation import figures, gallery, report
 from jonet.evaluation.measures import measure, number
 from jonet.evaluation.report import Chart, Gallery, Map, Part, Report, Row, Slice, Table
+from jonet.geometry.mesh import Mesh
 
 EVIL = "<script>alert('&')</script>\"x"
 NOTHING = Mesh(np.zeros((0, 3)), np.zeros((0, 3), int))
@@ -28,7 +28,7 @@ def ball(radius=0.5, center=(0, 0, 0), subdivisions=2):
 
 
 def row(name="one", iou=0.9, **parts):
-    parts = {"truth": ball(), "made": ball(0.49)} | parts
+    parts = {"ground_truth": ball(), "predicted": ball(0.49)} | parts
     return Row(name, [Part(kind, kind, thing) for kind, thing in parts.items()], {"iou": iou, "chamfer_l1": 0.01})
 
 
@@ -40,8 +40,8 @@ def full(name="a shape"):
         Part("input", name, ball().vertices[:50]),
         Part("input", name, grid),
         Part("input", name, np.full((20, 30, 3), 90, np.uint8)),
-        Part("made", name, NOTHING),
-        Part("known", name, None),
+        Part("predicted", name, NOTHING),
+        Part("train", name, None),
     ]
     return Report(
         title=name,
@@ -86,7 +86,7 @@ def test_each_field_has_its_section(quick):
     page = report.render(full())
     names = set(re.findall(r'<section id="([\w-]+)"', page))
     expected = {
-        "turn",
+        "viewer",
         "gallery-0",
         "gallery-1",
         "scores",
@@ -134,7 +134,8 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
 def test_sixteen_shapes_stay_small(quick):
     fine = ball(subdivisions=4)
     rows = [
-        Row(str(k), [Part("truth", "t", fine), Part("made", "m", fine), Part("known", "k", fine)]) for k in range(16)
+        Row(str(k), [Part("ground_truth", "t", fine), Part("predicted", "m", fine), Part("train", "k", fine)])
+        for k in range(16)
     ]
     page = report.render(Report("many", galleries=[Gallery("g", rows)]))
     assert 1e6 < len(page) < 4e6
@@ -149,7 +150,7 @@ def test_a_browser_shows_the_shapes(tmp_path):
     path = report.write(tmp_path / "report.html", full())
     flags = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--dump-dom"]
     page = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=120).stdout
-    assert page.count("<option") == 3 and '<section id="turn">' in page
+    assert page.count("<option") == 3 and '<section id="viewer">' in page
     assert 'class="cursor"' in page  # the charts' script ran too
 
 
@@ -179,7 +180,7 @@ def test_few_of_many_rows_spread_over_the_ranks():
 
 
 def test_unknown_kinds_are_refused():
-    with pytest.raises(InputError, match="truth, made, input, known"):
+    with pytest.raises(InputError, match="ground_truth, predicted, input, train"):
         Row("a", [Part("guess", "g", None)])
 
 
@@ -197,9 +198,9 @@ def test_parts_become_panels(quick):
 
 
 def test_rows_share_one_frame():
-    truth, made = ball(), ball(0.25)
-    frame = figures.Frame.around(truth.vertices, made.vertices)
-    for mesh in (truth, made):
+    ground_truth, made = ball(), ball(0.25)
+    frame = figures.Frame.around(ground_truth.vertices, made.vertices)
+    for mesh in (ground_truth, made):
         packed = figures.pack(mesh, frame, np.linspace(0, 1, len(mesh.vertices)))
         places = np.frombuffer(base64.b64decode(packed["v"]), "<u2").reshape(-1, 3) / 32767.5 - 1
         np.testing.assert_allclose(places * frame.radius + frame.middle, mesh.vertices, atol=2e-5)
@@ -232,12 +233,12 @@ def test_refined_meshes_are_the_same_surface_in_smaller_faces():
 # errors and slices
 
 
-def test_errors_are_shares_of_two_percent():
+def test_errors_are_fractions_of_the_color_scale():
     values = figures.errors(ball(0.5), ball(0.51, subdivisions=4))
     np.testing.assert_allclose(values, 0.01 / (figures.ERROR_SCALE * 1.02), rtol=0.05)
-    colours = figures.error_colours(np.array([0.0, 0.5, 1.0, 9.0]))
-    np.testing.assert_array_equal(colours[2], colours[3])
-    assert (colours[2, 0] > 2 * colours[2, 1]) and np.ptp(colours[0]) < 0.2
+    colors = figures.error_colors(np.array([0.0, 0.5, 1.0, 9.0]))
+    np.testing.assert_array_equal(colors[2], colors[3])
+    assert (colors[2, 0] > 2 * colors[2, 1]) and np.ptp(colors[0]) < 0.2
 
 
 def test_differences_show_what_is_missing():
@@ -245,11 +246,11 @@ def test_differences_show_what_is_missing():
         np.concatenate([ball(0.2).vertices, ball(0.2, (0.6, 0, 0)).vertices]),
         np.concatenate([ball(0.2).faces, ball(0.2).faces + len(ball().vertices)]),
     )
-    mesh, colours = figures.differences(ball(0.2), both)
+    mesh, colors = figures.differences(ball(0.2), both)
     missing = mesh.vertices[:, 0] > 0.3
     assert 0.1 < missing.mean() < 0.9
-    np.testing.assert_allclose(colours[missing], figures.error_colours([1.0])[[0] * missing.sum()])
-    np.testing.assert_allclose(colours[~missing], figures.error_colours([0.0])[[0] * (~missing).sum()], atol=1e-3)
+    np.testing.assert_allclose(colors[missing], figures.error_colors([1.0])[[0] * missing.sum()])
+    np.testing.assert_allclose(colors[~missing], figures.error_colors([0.0])[[0] * (~missing).sum()], atol=1e-3)
 
 
 def test_a_slice_goes_where_the_inside_is():
@@ -303,7 +304,7 @@ def test_a_chart_draws_what_it_was_given():
     assert "polyline" in figures.chart({"a": ([3], [5.0])}, "step", log=True)  # one point, and no division by zero
 
 
-def test_long_curves_are_means_of_their_neighbours():
+def test_long_curves_are_means_of_their_neighbors():
     x, y = figures._thin(np.arange(10_000.0), np.arange(10_000.0) % 2 + 1, log=True)
     assert len(x) <= 320
     np.testing.assert_allclose(y, 1.5, atol=0.02)
@@ -333,8 +334,8 @@ def test_every_code_is_on_the_map_and_images_do_not_overlap():
 def test_codes_on_a_plane():
     rng = np.random.default_rng(0)
     flat = rng.normal(size=(40, 2)) @ np.linalg.qr(rng.normal(size=(6, 2)))[0].T
-    spots, share = figures.plane(flat)
-    assert share == pytest.approx(1)
+    spots, fraction = figures.plane(flat)
+    assert fraction == pytest.approx(1)
     distances = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
     np.testing.assert_allclose(np.linalg.norm(spots[:, None] - spots[None], axis=-1), distances, atol=1e-9)
     assert figures.plane(np.ones((3, 1)))[0].shape == (3, 2)

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import program
 import pytest
 
 import jonet
-from experiments import run, stages
 from jonet import __main__ as shell
 from jonet import config as configs
-from jonet import learn
 from jonet.codes import Codes
-from jonet.data import meshes
 from jonet.errors import CheckpointError, ConfigError, InputError
+from jonet.geometry import mesh_files
+from jonet.run import stages, train
 
 pytestmark = pytest.mark.unoptimized
 
@@ -45,7 +45,7 @@ SMALL = [
     "--scores.chamfer-points=1500",
     "--scores.accuracy-points=300",
     "--scores.emd-points=50",
-    "--known=2",
+    "--rebuilt-train=2",
 ]
 
 
@@ -57,7 +57,7 @@ def arguments(folder, *more):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mugs"
-    assert run.main(arguments(folder)) == 0
+    assert program.run(arguments(folder)) == 0
     return folder
 
 
@@ -71,7 +71,7 @@ def test_the_run_folder(folder):
         assert (folder / name).exists(), name
     values = json.loads((folder / "metrics.json").read_text())
     assert values["task"] == "deepsdf" and values["device"]
-    assert len(values["shapes"]) == len(values["known"]["shapes"]) == 2
+    assert len(values["shapes"]) == len(values["train"]["shapes"]) == 2
     scores = "iou chamfer_l1 chamfer_l2 normal_consistency f_score mesh_accuracy mesh_completion emd"
     for name in scores.split():
         assert values["summary"][name].keys() == {"mean", "median"}
@@ -81,42 +81,42 @@ def test_the_run_folder(folder):
 
 
 def test_a_config_is_read_back_equal(folder):
-    task, config, _ = run.parse(arguments(folder))
+    task, config, _ = program.parse(arguments(folder))
     saved = json.loads((folder / "config.json").read_text())
     assert configs.from_dict(task.Config, saved["config"]) == config
 
 
 def test_finished_stages_are_skipped_and_changed_ones_done_again(folder, capfd):
-    assert run.main(arguments(folder)) == 0
+    assert program.run(arguments(folder)) == 0
     assert all(f"{stage}: done before" in capfd.readouterr().err or True for stage in stages.STAGES)
     before = (folder / "store" / "index.json").stat().st_mtime_ns
-    assert run.main(arguments(folder, "--scores.seed=1", "--stages=evaluate,report")) == 0
+    assert program.run(arguments(folder, "--scores.seed=1", "--stages=evaluate,report")) == 0
     said = capfd.readouterr()
     assert "evaluate …" in said.err and "IoU" in said.out
     assert (folder / "store" / "index.json").stat().st_mtime_ns == before
 
 
-def test_changed_dear_options_are_refused_by_name(folder, capfd):
-    assert run.main(arguments(folder, "--steps=61")) == 1
+def test_changed_options_of_expensive_stages_are_refused_by_name(folder, capfd):
+    assert program.run(arguments(folder, "--steps=61")) == 1
     assert "steps: 60 → 61" in capfd.readouterr().err
 
 
 def test_what_cannot_be_is_refused(tmp_path, capfd):
-    assert run.main(["--task", "deepsdf", "--data", "chiar", "--workdir", str(tmp_path / "a")]) == 1
+    assert program.run(["--task", "deepsdf", "--data", "chiar", "--workdir", str(tmp_path / "a")]) == 1
     assert "neither a file or folder" in capfd.readouterr().err
-    assert run.main(["--preset", "fast", "--workdir", str(tmp_path / "b")]) == 1
+    assert program.run(["--preset", "fast", "--workdir", str(tmp_path / "b")]) == 1
     assert "quick" in capfd.readouterr().err
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "thesis.tex").write_text("x")
-    assert run.main(arguments(tmp_path / "c")) == 1
+    assert program.run(arguments(tmp_path / "c")) == 1
     assert "choose another --workdir" in capfd.readouterr().err
-    assert run.main(arguments(tmp_path / "d", "--stages=report")) == 1
+    assert program.run(arguments(tmp_path / "d", "--stages=report")) == 1
     assert "needs prepare" in capfd.readouterr().err
 
 
 def test_the_model_that_a_run_leaves(model, folder):
     assert model.codes.values.shape == (6, 8) and model.codes.residual.shape == (6,)
-    assert set(model.params) == {"shared", "statistics"}
+    assert set(model.params) == {"shared", "batch_stats"}
     field = model.field(model.codes)
     points = np.random.default_rng(0).uniform(-1, 1, (6, 50, 3)).astype(np.float32)
     plain = model.network.apply(model.shared, model.codes.values, points)
@@ -141,17 +141,17 @@ def test_a_damaged_model_is_named(model, tmp_path, harm):
         jonet.load(tmp_path)
 
 
-def test_no_model_is_said(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no trained model"):
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="contains no trained model"):
         jonet.load(tmp_path)
 
 
-def test_fit_and_extract_keep_own_units(model):
+def test_fit_and_extract_keep_input_units(model):
     rng = np.random.default_rng(0)
     direction = rng.standard_normal((3000, 3))
     normals = direction / np.linalg.norm(direction, axis=1, keepdims=True)
     points = normals * 20 + [1000, 0, -500]
-    codes = model.fit(points=[points], normals=[normals], frame="own", names=["ball"])
+    codes = model.fit(points=[points], normals=[normals], frame="input", names=["ball"])
     assert codes.names == ("ball",) and len(codes.similarities) == 1
     np.testing.assert_allclose(codes.similarities[0](points).max(), 1 / 1.03, atol=0.01)
     (made,) = model.extract(codes, resolution=24)
@@ -159,13 +159,13 @@ def test_fit_and_extract_keep_own_units(model):
         assert np.abs(made.bounds.mean(0) - [1000, 0, -500]).max() < 25
 
 
-def test_the_door(model):
+def test_wrong_arrays_are_refused(model):
     with pytest.raises(InputError, match="samples"):
         model.fit(np.zeros((1, 10, 3)))
     with pytest.raises(InputError, match="codes"):
         model.extract(np.zeros((2, 9)))
     with pytest.raises(InputError, match="similarities"):
-        model.fit(np.zeros((1, 10, 4)), frame="own")
+        model.fit(np.zeros((1, 10, 4)), frame="input")
     with pytest.raises(InputError, match="nan|finite"):
         model.fit(np.full((1, 10, 4), np.nan))
 
@@ -191,18 +191,18 @@ def test_codes_are_indexed_and_joined(folder):
 
 
 def test_single_steps_from_the_shell(folder, tmp_path, capfd):
-    truth = tmp_path / "truth"
+    ground_truth = tmp_path / "truth"
     for index in (20, 21):
         from jonet.data.families import make
 
-        meshes.write(make("mug", 0, index), truth / f"mug_{index}.ply")
-    assert shell.main(["fit", str(folder), str(truth), "--out", str(tmp_path / "codes.npz")]) == 0
-    assert "explained" in capfd.readouterr().out
+        mesh_files.write(make("mug", 0, index), ground_truth / f"mug_{index}.ply")
+    assert shell.main(["fit", str(folder), str(ground_truth), "--out", str(tmp_path / "codes.npz")]) == 0
+    assert "inliers" in capfd.readouterr().out
     out = ["--out", str(tmp_path / "made"), "--resolution", "24", "--format", "obj"]
     assert shell.main(["extract", str(folder), str(tmp_path / "codes.npz"), *out]) == 0
     written = list((tmp_path / "made").glob("*.obj"))
     if written:
-        assert shell.main(["evaluate", str(tmp_path / "made"), str(truth)]) == 0
+        assert shell.main(["evaluate", str(tmp_path / "made"), str(ground_truth)]) == 0
         assert "IoU" in capfd.readouterr().out
     assert shell.main(["info", str(folder)]) == 0
     assert "deepsdf" in capfd.readouterr().out
@@ -211,8 +211,8 @@ def test_single_steps_from_the_shell(folder, tmp_path, capfd):
 
 
 def test_train_from_python(tmp_path):
-    task = learn.task("deepsdf")
-    _, config, _ = run.parse(arguments(tmp_path))
+    task = train.task("deepsdf")
+    _, config, _ = program.parse(arguments(tmp_path))
     changes = {part: getattr(config, part) for part in ("shapes", "samples", "network", "batch_shapes", "batch_points")}
     model = jonet.train("mug", workdir=tmp_path / "run", minutes=0, steps=5, **changes)
     assert len(model.codes) == 6
@@ -225,19 +225,19 @@ def test_the_first_command_of_the_readme():
     blocks = re.findall(r"^```bash\n(.*?)\n```", (ROOT / "README.md").read_text(), re.S | re.M)
     assert len(blocks) == 2 and all("\n" not in block for block in blocks)
     words = shlex.split(blocks[0])
-    task, config, options = run.parse(words[words.index("experiments/run.py") + 1 :])
-    assert config == task.PRESETS["quick"] and options.stages == list(stages.STAGES)
+    task, config, options = program.parse(words[words.index("experiments/run.py") + 1 :])
+    assert config == task.PRESETS["quick"] and options.stages == stages.STAGES
 
 
 def test_help_names_every_option(capsys):
     with pytest.raises(SystemExit):
-        run.main(["--task=deepsdf", "--help"])
+        program.run(["--task=deepsdf", "--help"])
     said = capsys.readouterr().out
     for option in ("--workdir", "--stages", "--network.latent-size", "--learning.clamp", "published"):
         assert option in said
 
 
 def test_run_works_from_any_folder(tmp_path):
-    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--preset=none"]
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--task=deepsdf", "--preset=none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "error: preset" in done.stderr

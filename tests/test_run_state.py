@@ -1,4 +1,4 @@
-"""Run folders: whatever was changed, removed, damaged or cut short, a run ends with its own results or says why not."""
+"""Run folders: after changed, removed, damaged or cut files, a run ends with its results or says why not."""
 
 import contextlib
 import dataclasses
@@ -31,18 +31,18 @@ from hypothesis.stateful import (
 )
 
 import jonet
-from experiments import stages
-from jonet import learn
-from jonet.data import meshes, sampling
+from jonet.data import sampling
 from jonet.data import store as stores
 from jonet.data.families import make
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
+from jonet.geometry import mesh_files
+from jonet.run import stages, train
 
 pytestmark = pytest.mark.unoptimized
 
 ROOT = Path(__file__).parents[1]
-CHEAP = {"surfaces__resolution": (8, 9), "scores__seed": (0, 1), "known": (1, 2), "generated": (0, 2)}
+CHEAP = {"surfaces__resolution": (8, 9), "scores__seed": (0, 1), "rebuilt_train": (1, 2), "generated": (0, 2)}
 EXPENSIVE = {"steps": (3, 4), "seed": (0, 1)}
 
 
@@ -175,7 +175,7 @@ class Runs(RuleBasedStateMachine):
         self.folder = target
 
     def files(self):
-        """Results but for what the folder is known by, and what training goes on from."""
+        """The results in a run folder, without its identification and checkpoints."""
         if not self.folder.exists():
             return []
         found = (path for path in self.folder.rglob("*") if path.is_file() and "mine" not in path.name)
@@ -240,7 +240,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, data, capfd, at):
     assert "No space left on device" in said and "error: " in said and "Traceback" not in said
 
 
-def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, capfd):
+def test_a_moved_finished_run_is_recognized(folder, data, tmp_path, capfd):
     os.rename(folder, tmp_path / "moved")
     tiny_run.copy(data, tmp_path / "data")
     assert tiny_run.start(tmp_path / "moved", tmp_path / "data") == 0
@@ -252,7 +252,7 @@ def test_a_finished_run_is_recognised_wherever_it_lies(folder, data, tmp_path, c
 
 
 def test_files_of_others_are_moved_aside_and_not_taken_for_codes(tmp_path, data, finished):
-    """Also codes that somebody fitted into the folder, which are of other shapes."""
+    """Also codes of other shapes that were fitted into the folder."""
     folder = tmp_path / "run"
     assert tiny_run.start(folder, data, "prepare,train") == 0
     (name,) = [p.name for p in (finished / "meshes" / "test").iterdir()]
@@ -260,15 +260,15 @@ def test_files_of_others_are_moved_aside_and_not_taken_for_codes(tmp_path, data,
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("mine")
-    with pytest.warns(UserWarning, match="codes.npz is none of this run: it now lies at .*codes.npz.before"):
+    with pytest.warns(UserWarning, match="codes.npz was not written by this run; it was moved to .*codes.npz.before"):
         assert tiny_run.start(folder, data) == 0
     assert all((folder / f"{name}.before").read_text() == "mine" for name in names)
     assert tiny_run.results(folder) == tiny_run.results(finished)
-    assert tiny_run.start(tmp_path / "all", data, "prepare,train", shapes__test_share=0) == 0
+    assert tiny_run.start(tmp_path / "all", data, "prepare,train", shapes__test_fraction=0) == 0
     shutil.copy(finished / "codes.npz", tmp_path / "all" / "codes.npz")
-    assert tiny_run.start(tmp_path / "all", data, shapes__test_share=0) == 0
+    assert tiny_run.start(tmp_path / "all", data, shapes__test_fraction=0) == 0
     values = json.loads((tmp_path / "all" / "metrics.json").read_text())
-    assert values["shapes"] == values["known"]["shapes"]
+    assert values["shapes"] == values["train"]["shapes"]
     assert (tmp_path / "all" / "codes.npz").read_bytes() == (finished / "codes.npz").read_bytes()
 
 
@@ -291,7 +291,7 @@ def test_a_typing_error_is_no_folder_that_has_gone(folder, data, capfd, typed):
 def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, monkeypatch):
     """A to the end, B stopped inside a stage, A again: nothing of B is taken for A's."""
     wanted = tiny_run.results(folder)
-    write, left = stages.meshes.write, [1]
+    write, left = stages.mesh_files.write, [1]
 
     def stop_after_one(mesh, path):
         if not left:
@@ -300,8 +300,8 @@ def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, 
         return write(mesh, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages.meshes, "write", stop_after_one)
-        assert tiny_run.start(folder, data, surfaces__resolution=9, known=2) == 130
+        patched.setattr(stages.mesh_files, "write", stop_after_one)
+        assert tiny_run.start(folder, data, surfaces__resolution=9, rebuilt_train=2) == 130
     capfd.readouterr()
     assert tiny_run.start(folder, data) == 0
     assert stages_done(capfd) == {"prepare", "train"} and tiny_run.results(folder) == wanted
@@ -320,7 +320,7 @@ def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, 
         ("metrics.json", {"evaluate"}),
     ],
 )
-def test_results_that_are_gone_are_made_again(folder, data, capfd, harm, again):
+def test_missing_results_are_computed_again(folder, data, capfd, harm, again):
     wanted, path = tiny_run.results(folder), folder / harm
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert tiny_run.start(folder, data) == 0
@@ -334,7 +334,7 @@ def test_a_damaged_store_is_moved_aside(folder, data):
     content[-5] ^= 1
     path.write_bytes(content)
     wanted = tiny_run.results(folder)
-    with pytest.warns(UserWarning, match="damaged: it now lies at .*store.damaged"):
+    with pytest.warns(UserWarning, match="damaged; it was moved to .*store.damaged"):
         assert tiny_run.start(folder, data) == 0
     assert (folder / "store.damaged" / "sdf.npy").read_bytes() == content and tiny_run.results(folder) == wanted
 
@@ -345,7 +345,7 @@ def test_other_shapes_are_refused_and_nothing_is_lost(folder, data, tmp_path, ca
     tiny_run.write_meshes(tmp_path / "data", (0, 1, 0, 0))
     os.utime(tmp_path / "data" / "m1.ply", ns=(before.st_mtime_ns, before.st_mtime_ns))  # as old as the one it replaces
     assert tiny_run.start(folder, tmp_path / "data") == 1
-    assert "made from other shapes, 1 changed (first 'm1')" in capfd.readouterr().err
+    assert "built from other shapes, 1 changed (first 'm1')" in capfd.readouterr().err
     tiny_run.write_meshes(tmp_path / "data")
     assert tiny_run.start(folder, tmp_path / "data") == 0 and len(stages_done(capfd)) == 4
     shutil.copy(data / "m0.ply", tmp_path / "data" / "m9.ply")
@@ -364,7 +364,7 @@ def test_files_that_a_folder_claims_lie_in_it(folder, data, tmp_path, capfd):
     values = json.loads((folder / "config.json").read_text())
     values["made"]["reconstruct"]["files"].append("../thesis")
     (folder / "config.json").write_text(json.dumps(values))
-    assert tiny_run.start(folder, data, known=2) == 1
+    assert tiny_run.start(folder, data, rebuilt_train=2) == 1
     assert "outside of its folder" in capfd.readouterr().err and (tmp_path / "thesis").read_text() == "mine"
 
 
@@ -386,14 +386,15 @@ def test_options_that_a_folder_lacks_have_their_defaults(folder, data, capfd):
     assert tiny_run.start(folder, data) == 0 and len(stages_done(capfd)) == 4
 
 
-def test_a_folder_of_the_first_version_goes_on(folder, data, capfd):
-    path, wanted = folder / "config.json", tiny_run.results(folder)
+def test_a_folder_of_another_format_is_refused(folder, data, capfd):
+    path = folder / "config.json"
     values = json.loads(path.read_text())
-    values["done"] = {stage: {"key": "0123456789abcdef", "seconds": 1.0} for stage in values["done"]}
-    del values["made"], values["config"]["place"]
+    for changes, words in (({"version": None}, "has format None"), ({"chosen": {}}, "unknown name 'chosen'")):
+        path.write_text(json.dumps(values | changes))
+        assert tiny_run.start(folder, data) == 1 and words in capfd.readouterr().err
+    del values["version"]
     path.write_text(json.dumps(values))
-    assert tiny_run.start(folder, data) == 0 and tiny_run.results(folder) == wanted
-    assert tiny_run.start(folder, data) == 0 and len(stages_done(capfd)) == 4
+    assert tiny_run.start(folder, data) == 1 and "has format 1, but" in capfd.readouterr().err
 
 
 def test_another_process_at_work_is_named(folder, data, capfd):
@@ -418,7 +419,7 @@ def a_store(folder: Path, family: str, frame: str = "sphere", count: int = 4) ->
 
 def test_numbers_are_the_same_however_they_are_given(tmp_path, data):
     options = {"workdir": tmp_path / "run", "steps": 2, "batch_shapes": 2, "batch_points": 8}
-    options["network"] = learn.task("deepsdf").small(8, 2, 2)
+    options["network"] = train.task("deepsdf").small(8, 2, 2)
     options["samples"] = sampling.Recipe(near=100, uniform=20, surface=50, occupancies=64)
     first = jonet.train(data, minutes=0, **options)
     written = (tmp_path / "run" / "model" / "model.json").stat().st_mtime_ns
@@ -428,7 +429,7 @@ def test_numbers_are_the_same_however_they_are_given(tmp_path, data):
 
 def test_another_store_in_the_same_folder_is_refused(tmp_path):
     options = {"workdir": tmp_path / "run", "minutes": 0, "steps": 2, "batch_shapes": 2, "batch_points": 8}
-    options["network"] = learn.task("deepsdf").small(8, 2, 2)
+    options["network"] = train.task("deepsdf").small(8, 2, 2)
     mugs, lamps = a_store(tmp_path / "mugs", "mug"), a_store(tmp_path / "lamps", "lamp")
     model = jonet.train(mugs, **options)
     assert model.history["data"] == str(tmp_path / "mugs") and model.history["recipe"]["near"] == 100
@@ -437,7 +438,7 @@ def test_another_store_in_the_same_folder_is_refused(tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints")  # to save room: no reason to train anew by another seed
     with pytest.raises(ConfigError, match=r"\(seed: 0 → 1; started with"):
         jonet.train(mugs, seed=1, **options)
-    again = jonet.train(mugs, surfaces=jonet.model.Surfaces(resolution=9), **options)
+    again = jonet.train(mugs, surfaces=jonet.settings.surfaces.Surfaces(resolution=9), **options)
     assert again.surfaces.resolution == jonet.load(tmp_path / "run").surfaces.resolution == 9
     again = jonet.train(mugs, **options)
     assert again.surfaces.resolution == model.surfaces.resolution
@@ -447,8 +448,8 @@ def test_another_store_in_the_same_folder_is_refused(tmp_path):
         jonet.train(a_store(tmp_path / "cubes", "mug", "cube"), minutes=0, steps=2, network=options["network"])
 
 
-def test_a_model_from_elsewhere_is_known_by_its_numbers(folder, data, tmp_path, capfd):
-    """`--model`: moved, it is the same; trained anew, the run is not done."""
+def test_a_given_model_is_identified_by_its_arrays(folder, data, tmp_path, capfd):
+    """`--model`: a moved model is the same; after another training the run is not done."""
     options = {"task": "deepsdf_completion", "view__pixels": 24}
     work = tmp_path / "completion"
     assert tiny_run.start(work, data, model=folder, **options) == 0
@@ -483,7 +484,7 @@ def test_an_interrupt_ends_everything_within_seconds(tmp_path, stage):
 import sys, time
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import tiny_run
-from experiments import stages
+from jonet.run import stages
 from jonet import interrupt
 if {stage!r} in stages.WORK:
     stages.WORK[{stage!r}] = lambda run: time.sleep(1000)
@@ -504,7 +505,7 @@ if __name__ == "__main__":
         begun = time.monotonic()
         said += process.communicate(timeout=60)[1]
         took = time.monotonic() - begun
-        assert process.returncode == 130 and "goes on" in said, said[-2000:]
+        assert process.returncode == 130 and "the same command continues" in said, said[-2000:]
         assert took < 30  # seconds on a loaded machine; two on a quiet one
         deadline = time.monotonic() + 30
         while group(process.pid) and time.monotonic() < deadline:
@@ -562,11 +563,11 @@ def test_any_name_goes_through_a_run(tmp_path, capfd):
     """To the page: names that are no UTF-8, that hold separators of lines, markup, formulas, what Windows forbids."""
     names = ["a:b", "a_b", "x\ny\u2028z", "caf\udce9", "<img src=x>", "=con\t", "ü" * 100]
     for i, name in enumerate(names):
-        meshes.write(make("mug", 0, i), tmp_path / "data" / f"{name}.ply")
-    options = {"known": 5, "shapes__test_share": 0.3}
+        mesh_files.write(make("mug", 0, i), tmp_path / "data" / f"{name}.ply")
+    options = {"rebuilt_train": 5, "shapes__test_fraction": 0.3}
     assert tiny_run.start(tmp_path / "run", tmp_path / "data", f"{tiny_run.STAGES},report", **options) == 0
     values = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
-    made = {row["name"] for row in values["shapes"]} | {row["name"] for row in values["known"]["shapes"]}
+    made = {row["name"] for row in values["shapes"]} | {row["name"] for row in values["train"]["shapes"]}
     assert made == set(names) and not values["skipped"]
     page = (tmp_path / "run" / "report.html").read_text("utf-8", "surrogateescape")
     assert "<img src=x>" not in page and "&lt;img" in page

@@ -1,4 +1,4 @@
-"""Samples: closed forms, signs found two ways, the published recipes, and what is refused."""
+"""Samples: closed forms, signs by two methods, the published recipes, and what is refused."""
 
 import os
 from pathlib import Path
@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jonet.data import sampling
-from jonet.data.meshes import Mesh, normalize, read
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import ConfigError, InputError, MeshError
+from jonet.geometry.mesh import Mesh, normalize
+from jonet.geometry.mesh_files import read
 
 
 def mesh(t, name="made") -> Mesh:
@@ -52,8 +53,8 @@ def test_distances_to_a_box(half, seed):
 
 
 @pytest.mark.parametrize("method", ["exact", "winding"])
-def test_distances_to_overlapping_parts_know_no_inner_walls(method):
-    """Inside, the walls of one bar within the other are no boundary; the union has a closed form outside."""
+def test_distances_to_overlapping_parts_ignore_inner_surfaces(method):
+    """The surface of one bar inside the other is not boundary; the union has a closed form outside."""
     solid = Solid(CROSS, method)
     points = np.random.default_rng(0).uniform(-1, 1, (4000, 3))
     apart = box_distance(points, [0.8, 0.15, 0.15]), box_distance(points, [0.15, 0.6, 0.1])
@@ -63,13 +64,13 @@ def test_distances_to_overlapping_parts_know_no_inner_walls(method):
     # the nearest boundary of the cross: its flat side, then the edges where the bars meet
     within = solid.distances([[0.0, 0.0, 0.1], [0.12, 0.149, 0.0], [0.1, -0.1, 0.0]])
     np.testing.assert_allclose(within, [-0.05, -np.hypot(0.03, 0.001), -np.hypot(0.05, 0.05)], atol=0.01)
-    truth = trimesh.boolean.union([box((1.6, 0.3, 0.3)), box((0.3, 1.2, 0.2))], engine="manifold")
-    np.testing.assert_allclose(got, Solid(mesh(truth)).distances(points), atol=0.02)
-    assert abs(solid.walls.area - truth.area) < 0.05 < CROSS.area - truth.area
+    ground_truth = trimesh.boolean.union([box((1.6, 0.3, 0.3)), box((0.3, 1.2, 0.2))], engine="manifold")
+    np.testing.assert_allclose(got, Solid(mesh(ground_truth)).distances(points), atol=0.02)
+    assert abs(solid.boundary_surface.area - ground_truth.area) < 0.05 < CROSS.area - ground_truth.area
 
 
 def test_the_fast_sign_equals_the_winding_number():
-    """On a surface that meets itself nowhere two ways to the sign agree: normals and winding numbers."""
+    """On a surface without self-intersections, signs by normals and by winding numbers agree."""
     torus = mesh(trimesh.creation.torus(0.6, 0.25))
     points = np.random.default_rng(1).uniform(-1, 1, (5000, 3))
     w = igl.winding_number(torus.vertices, torus.faces.astype(np.int64), points)
@@ -78,11 +79,11 @@ def test_the_fast_sign_equals_the_winding_number():
     np.testing.assert_allclose(np.abs(sampling.signed_distances(torus, points)), np.sqrt(squared), atol=1e-7)
 
 
-def test_sheets_without_thickness_are_no_walls():
+def test_sheets_without_thickness_are_no_boundary():
     sheet = box((0.6, 0.6, 0.0), (0.5, 0, 0))
     solid = Solid(joined(box((0.5, 0.5, 0.5)), sheet))
     assert solid.distances([[0.6, 0, 0.01]])[0] == pytest.approx(0.35)
-    assert solid.walls.area == pytest.approx(6 * 0.25)
+    assert solid.boundary_surface.area == pytest.approx(6 * 0.25)
 
 
 def test_the_cavity_of_a_hollow_shell_is_outside():
@@ -111,13 +112,13 @@ def test_views_see_a_solid_without_looking_at_its_winding():
     solid = Solid(Mesh(ball.vertices, flipped), "views")
     points = np.random.default_rng(2).normal(size=(2000, 3))
     points *= np.random.default_rng(3).uniform(0.1, 0.5, (2000, 1)) / np.linalg.norm(points, axis=1, keepdims=True)
-    truth = np.linalg.norm(points, axis=1) - 0.3
-    clear = np.abs(truth) > 0.005  # the facets of the ball lie up to 0.002 below it
-    np.testing.assert_allclose(solid.distances(points)[clear], truth[clear], atol=0.005)
-    np.testing.assert_array_equal(solid.inside(points)[clear], truth[clear] < 0)
+    ground_truth = np.linalg.norm(points, axis=1) - 0.3
+    clear = np.abs(ground_truth) > 0.005  # the facets of the ball lie up to 0.002 below it
+    np.testing.assert_allclose(solid.distances(points)[clear], ground_truth[clear], atol=0.005)
+    np.testing.assert_array_equal(solid.inside(points)[clear], ground_truth[clear] < 0)
 
 
-def test_votes_that_disagree_are_dropped_where_the_recipe_says_so():
+def test_votes_that_disagree_are_dropped_if_unanimous_is_set():
     """Around a sheet, which is seen from both sides, the nearest points of the shell vote for either."""
     solid = Solid(joined(box((0.3, 0.3, 0.3)), box((0.3, 0.3, 0.0), (0.3, 0, 0))), "views")
     counts = [
@@ -202,7 +203,7 @@ def test_what_encloses_nothing_is_refused_by_name():
     with pytest.raises(MeshError, match="plane.*nothing is enclosed"):
         sampling.sdf_samples(plane, Recipe(100, 100), np.random.default_rng(0), "winding")
     speck = Mesh(1e-3 * box((1, 1, 1)).vertices, box((1, 1, 1)).faces, name="speck")
-    with pytest.raises(MeshError, match="speck: none of 500 sampled distances lies inside"):
+    with pytest.raises(MeshError, match="speck: none of 500 sampled distances is inside"):
         sampling.sdf_samples(speck, Recipe(0, 500), np.random.default_rng(0))
 
 
@@ -210,7 +211,7 @@ def test_what_encloses_nothing_is_refused_by_name():
 
 
 def test_occupancies_fill_the_padded_cube():
-    """In the cube frame ±0.55, as published; the share inside is the volume over that of the cube."""
+    """In the cube frame ±0.55, as published; the fraction inside is the volume over that of the cube."""
     thing, _ = normalize(mesh(box((3, 1, 1), (5, 0, 0))), "cube")
     points, inside = sampling.occupancies(thing, 40_000, np.random.default_rng(0))
     assert points.dtype == np.float32 and inside.dtype == bool
@@ -220,7 +221,7 @@ def test_occupancies_fill_the_padded_cube():
 
 
 def test_rounded_points_keep_their_right_side():
-    """Labels belong to the points that are stored; the program rounds after it has labelled them."""
+    """Labels belong to the points that are stored; the program rounds after it has labeled them."""
     ball = mesh(trimesh.creation.icosphere(4, 0.5))
     points, inside = sampling.occupancies(ball, 20_000, np.random.default_rng(0), dtype=np.float16)
     assert points.dtype == np.float16
@@ -247,7 +248,7 @@ def test_a_surface_without_area_has_no_points():
         sampling.surface(line, 10, np.random.default_rng(0))
 
 
-def test_points_are_checked_at_the_door():
+def test_points_are_validated():
     with pytest.raises(InputError, match="points must have shape"):
         sampling.inside(CROSS, [[0.0, 0.0]])
     with pytest.raises(InputError, match="points must be finite"):

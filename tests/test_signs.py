@@ -1,16 +1,16 @@
-"""A run's scores tell inside from outside as its samples were told."""
+"""A run's metrics use the same sign method as its samples."""
 
 import dataclasses
 
 import pytest
 import trimesh
 
-from experiments import stages
 from jonet.data import store as stores
-from jonet.data.meshes import Mesh
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Source
 from jonet.evaluation import metrics
+from jonet.geometry.mesh import Mesh
+from jonet.run import stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ def store(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("sign", "verdict", "method"),
+    ("sign", "diagnosis", "method"),
     [
         ("auto", "exact", "exact"),
         ("auto", "views", "views"),
@@ -36,13 +36,13 @@ def store(tmp_path_factory):
         ("winding", "views", "winding"),
     ],
 )
-def test_shapes_are_scored_by_the_method_of_their_samples(store, monkeypatch, sign, verdict, method):
+def test_shapes_are_scored_by_the_method_of_their_samples(store, monkeypatch, sign, diagnosis, method):
     monkeypatch.setattr(store, "sign", sign)
-    monkeypatch.setattr(store, "verdicts", [dataclasses.replace(store.verdicts[0], method=verdict)])
+    monkeypatch.setattr(store, "diagnoses", [dataclasses.replace(store.diagnoses[0], method=diagnosis)])
     monkeypatch.setattr(metrics, "as_learned", lambda mesh, method: (len(mesh.faces), method))
-    assert stages.truth(store, 0) == (320, method)
+    assert stages.ground_truth(store, 0) == (320, method)
 
 
 def test_samples_that_came_without_a_mesh_have_no_method(store, monkeypatch):
-    monkeypatch.setattr(store, "verdicts", [None])
-    assert isinstance(stages.truth(store, 0), Mesh)
+    monkeypatch.setattr(store, "diagnoses", [None])
+    assert isinstance(stages.ground_truth(store, 0), Mesh)

@@ -13,11 +13,11 @@ from balls import Balls, write_clouds
 
 from jonet import bulk
 from jonet.bulk import Settings
-from jonet.data import formats
 from jonet.data import store as stores
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural
 from jonet.errors import JonetError
+from jonet.formats import detect
 from jonet.storage import atomic
 
 pytestmark = pytest.mark.unoptimized
@@ -74,7 +74,7 @@ class Export(Job):
 
     def __call__(self):
         if not (self.out / "made").exists():  # a folder that is not empty is refused
-            formats.export(self.store, self.out / "made", self.layout)
+            detect.export(self.store, self.out / "made", self.layout)
 
 
 class ExportOccupancies(Export):

@@ -171,7 +171,7 @@ WINDOWS = {"con", "prn", "aux", "nul", *(f"{kind}{i}" for kind in ("com", "lpt")
 
 @given(st.lists(ANY | ANY.map(lambda text: text * 100) | st.sampled_from(HARD)))
 @settings(max_examples=300, deadline=None)
-def test_names_are_safe_and_each_its_own(called):
+def test_names_are_safe_and_unique(called):
     made = names.unique(called)
     forms = [unicodedata.normalize("NFC", name).casefold() for name in made]
     assert len(set(forms)) == len(made) == len(called)
@@ -196,7 +196,7 @@ SOURCES = sorted([*ROOT.glob("jonet/**/*.py"), *ROOT.glob("experiments/*.py")]) 
 
 
 def changes_the_disk(call: ast.Call) -> bool:
-    """Whether a call renames, removes or writes files by another way than `storage.atomic`."""
+    """Whether a call renames, removes or writes files other than by `storage.atomic`."""
     function, first = call.func, call.args[0] if call.args else None
     method = isinstance(function, ast.Attribute)
     name = function.attr if method else getattr(function, "id", "")

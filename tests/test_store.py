@@ -1,4 +1,4 @@
-"""The packed store: the same bytes on every way to it, found again, refused by name, never half there."""
+"""The packed store: the same bytes however it is built, found again, refused by name, never incomplete."""
 
 import concurrent.futures
 import dataclasses
@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import trimesh
 
-from jonet.data import meshes, parts, sampling, store
-from jonet.data.meshes import Mesh
+from jonet.data import sampling, shards, store
 from jonet.data.sampling import Recipe
 from jonet.data.sources import MeshFile, Procedural, Shape, Source, discover
 from jonet.errors import ConfigError, MeshError, StoreError
+from jonet.geometry import mesh_files
+from jonet.geometry.mesh import Mesh, Similarity
 
 TINY = Recipe(near=400, uniform=100, surface=50, occupancies=203)
 
@@ -59,7 +60,7 @@ def built(tmp_path_factory):
 def folder_of_meshes(tmp_path):
     for i in range(5):
         t = trimesh.creation.box((1, 1 + i / 5, 1))
-        meshes.write(Mesh(t.vertices, t.faces), tmp_path / "meshes" / f"box{i}.ply")
+        mesh_files.write(Mesh(t.vertices, t.faces), tmp_path / "meshes" / f"box{i}.ply")
     return tmp_path / "meshes"
 
 
@@ -85,7 +86,7 @@ def test_a_store_gives_back_what_was_sampled(built):
     assert built.verify() is built
 
 
-def test_samples_belong_to_the_mesh_that_is_stored_beside_them(built):
+def test_samples_belong_to_the_stored_mesh(built):
     for i in range(4):
         mesh, samples = built.mesh(i), built.samples(i)
         np.testing.assert_array_equal(sampling.signed_distances(mesh, samples[:, :3]), samples[:, 3])
@@ -94,7 +95,7 @@ def test_samples_belong_to_the_mesh_that_is_stored_beside_them(built):
         own = built.similarities[i].inverse().apply(mesh)
         np.testing.assert_allclose(np.ptp(own.bounds, axis=0), BOXES[i].extents, rtol=1e-6)
         np.testing.assert_allclose(own.bounds.mean(0), 5, rtol=1e-6)
-        assert built.verdicts[i].closed and built.verdicts[i].method == "exact"
+        assert built.diagnoses[i].closed and built.diagnoses[i].method == "exact"
 
 
 def test_rows_of_a_side_are_in_random_order(built):
@@ -136,10 +137,10 @@ def test_executor_workers_and_order_of_work_change_nothing(tmp_path, folder_of_m
 
 
 def test_processes_are_spawned_where_much_is_left_to_do(tmp_path, folder_of_meshes, monkeypatch):
-    monkeypatch.setattr(parts, "PATIENCE", 0.0)
+    monkeypatch.setattr(shards, "PATIENCE", 0.0)
     sources = discover(folder_of_meshes)
     build(tmp_path / "pool", sources)
-    monkeypatch.setattr(parts, "PATIENCE", np.inf)
+    monkeypatch.setattr(shards, "PATIENCE", np.inf)
     build(tmp_path / "inline", sources)
     assert content(tmp_path / "pool") == content(tmp_path / "inline")
 
@@ -158,7 +159,7 @@ def test_a_build_that_was_killed_goes_on(tmp_path, monkeypatch, built):
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "s", seed=3)
     assert not (tmp_path / "s").exists()
-    with pytest.raises(StoreError, match="cut short.*build it again"):
+    with pytest.raises(StoreError, match="interrupted.*build it again"):
         store.open(tmp_path / "s")
     part = next((tmp_path / "s.partial" / "parts").glob("*.npz"))
     part.write_bytes(part.read_bytes()[:-100])  # one part is damaged: it is made again
@@ -196,7 +197,7 @@ def test_the_same_again_opens_it_and_an_empty_folder_is_no_hindrance(tmp_path, m
         ({"frame": "cube"}, "frame: 'sphere' → 'cube'"),
         ({"sign": "exact"}, "sign: 'auto' → 'exact'"),
         ({"recipe": dataclasses.replace(TINY, near=402)}, "recipe.near: 400 → 402"),
-        ({"sources": BOXES[:3]}, "1 gone .first 'd'"),
+        ({"sources": BOXES[:3]}, "1 missing .first 'd'"),
         ({"sources": [*BOXES, Box("e")]}, "1 new .first 'e'"),
         ({"sources": [Box("b", "test"), *BOXES[1:]]}, "1 in another split .first 'b'"),
         ({"sources": [Box("b", extents=(1.0, 1.0, 1.1)), *BOXES[1:]]}, "1 changed .first 'b'"),
@@ -211,7 +212,7 @@ def test_other_settings_of_an_unfinished_store_are_refused_too(tmp_path, monkeyp
     monkeypatch.setattr(store, "_pack", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(tmp_path / "s")
-    with pytest.raises(StoreError, match="s.partial: made with other settings.*seed: 0 → 1"):
+    with pytest.raises(StoreError, match="s.partial: built with other settings.*seed: 0 → 1"):
         build(tmp_path / "s", seed=1)
 
 
@@ -234,7 +235,7 @@ def test_what_makes_no_sense_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="1 names belong to several sources .first 'b'"):
         build(tmp_path / "s", [*BOXES, Box("b")])
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         build(tmp_path)
     with pytest.raises(StoreError, match="there is no store; build one first"):
         store.open(tmp_path)
@@ -284,7 +285,7 @@ def test_bad_meshes_are_listed_and_the_rest_goes_on(tmp_path, folder_of_meshes):
     (folder_of_meshes / "bad.obj").write_text("v 0 0 0\nv 1 0 0\nf 1 2 9\n")
     (folder_of_meshes / "empty.ply").write_bytes(b"")
     flat = Mesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]])
-    meshes.write(flat, folder_of_meshes / "flat.ply")
+    mesh_files.write(flat, folder_of_meshes / "flat.ply")
     with pytest.warns(UserWarning, match="skipped") as warned:
         made = build(tmp_path / "s", discover(folder_of_meshes), sign="winding")
     assert made.names == [f"box{i}" for i in range(5)]
@@ -295,11 +296,11 @@ def test_bad_meshes_are_listed_and_the_rest_goes_on(tmp_path, folder_of_meshes):
 
 
 def test_a_store_without_shapes_is_an_error(tmp_path, monkeypatch):
-    with pytest.raises(StoreError, match="of 0 shapes none is left"):
+    with pytest.raises(StoreError, match="none of 0 shapes"):
         build(tmp_path / "s", [])
     monkeypatch.setattr(Box, "load", lambda self: 1 / 0)
     with pytest.warns(UserWarning, match="skipped b: ZeroDivisionError"):
-        with pytest.raises(StoreError, match="of 1 shapes none is left.*ZeroDivisionError"):
+        with pytest.raises(StoreError, match="none of 1 shapes.*ZeroDivisionError"):
             build(tmp_path / "s", BOXES[:1])
 
 
@@ -311,14 +312,14 @@ class Ready(Source):
     inside: tuple = ((0.0, 0.0, 0.0, -0.4),)
 
     def shape(self, recipe, *, seed, frame, sign) -> Shape:
-        return Shape({"sdf": (np.array(self.outside), np.array(self.inside))}, meshes.Similarity())
+        return Shape({"sdf": (np.array(self.outside), np.array(self.inside))}, Similarity())
 
 
 def test_sources_may_bring_their_samples(tmp_path):
     sources = [Ready("whole"), Ready("nan", outside=((0, 0, 0, np.nan),)), Ready("hollow", inside=())]
     with pytest.warns(UserWarning, match="skipped"):
         made = build(tmp_path / "s", sources)
-    assert made.names == ["whole"] and made.verdicts == [None]
+    assert made.names == ["whole"] and made.diagnoses == [None]
     np.testing.assert_array_equal(made.samples(0), np.float32([[0.5, 0, 0, 0.1], [0, 0, 0, -0.4]]))
     assert "not finite" in made.skipped[0]["reason"] and "none are inside" in made.skipped[1]["reason"]
 
@@ -330,7 +331,7 @@ def test_discover_takes_folders_at_their_word(tmp_path):
     for place in ("train/a.ply", "train/deep/a.ply", "test/b.ply", "val/b.obj", "stray.ply", "more/c.ply"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
-    with pytest.warns(UserWarning, match="2 mesh files lie beside its folders test, train, val"):
+    with pytest.warns(UserWarning, match="2 mesh files are outside of its folders test, train, val"):
         sources = discover(tmp_path)
     found = {source.name: (source.split, source.path) for source in sources}
     assert found == {
@@ -345,13 +346,13 @@ def test_discover_takes_folders_at_their_word(tmp_path):
 def test_discover_splits_a_flat_folder_by_the_seed(tmp_path):
     for i in range(40):
         (tmp_path / f"m{i:02}.obj").touch()
-    first, again, other = (discover(tmp_path, test_share=0.25, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (discover(tmp_path, test_fraction=0.25, seed=seed) for seed in (0, 0, 1))
     assert first == again
     tests = {source.name for source in first if source.split == "test"}
     assert len(tests) == 10 and tests != {source.name for source in other if source.split == "test"}
     (tmp_path / "new.obj").touch()  # one more file moves at most one
     assert len(tests & {s.name for s in discover(tmp_path, 0.25) if s.split == "test"}) >= 9
-    assert {source.split for source in discover(tmp_path, test_share=0)} == {"train"}
+    assert {source.split for source in discover(tmp_path, test_fraction=0)} == {"train"}
 
 
 def test_names_differ(tmp_path):

@@ -5,21 +5,21 @@ import json
 
 import jax
 import numpy as np
+import program
 import pytest
 from onet_recorded import drawn
 from test_occupancy import PUBLISHED
 
 import jonet
-from experiments import run
-from jonet import learn
-from jonet.data import meshes
 from jonet.data import store as stores
-from jonet.data.store import Packed
+from jonet.data.store import RaggedArray
 from jonet.errors import ConfigError, InputError
+from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference import encode
 from jonet.inference.encode import Inputs
 from jonet.networks.convolutions import ConvEncoder
 from jonet.networks.occupancy import OccupancyNetwork, Specs
+from jonet.run import train
 from jonet.tasks import occnet, onet, onet_unconditional
 from jonet.tasks.shapes import Shapes
 
@@ -32,13 +32,13 @@ SCORES = [
     "--scores.chamfer-points=500",
     "--scores.accuracy-points=100",
     "--scores.emd-points=20",
-    "--known=1",
+    "--rebuilt-train=1",
 ]
 CONDITIONAL = [
     "--data=mug",
     "--shapes.train=6",
     "--shapes.test=2",
-    "--shapes.val-share=0.2",
+    "--shapes.val-fraction=0.2",
     "--samples.surface=600",
     "--samples.occupancies=1000",
     "--network.hidden-size=16",
@@ -72,7 +72,7 @@ def made(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / request.param
     options = [*([] if request.param == "occnet" else CONDITIONAL), *SCORES, *TASKS[request.param]]
     split = [part for option in options for part in option.replace("=", " ", 1).split(" ")]
-    assert run.main([f"--task={request.param}", *split, "--workdir", str(folder)]) == 0
+    assert program.run([f"--task={request.param}", *split, "--workdir", str(folder)]) == 0
     return request.param, folder
 
 
@@ -94,10 +94,10 @@ def test_the_model_rebuilds_what_it_is_shown(made):
     model, store = jonet.load(folder), stores.open(folder / "store")
     if name == "occnet":
         assert len(model.codes) == 2 and model.codes.values.shape[1] == model.network.specs.latent_size
-        with pytest.raises(InputError, match="only knows the shapes that it was trained on"):
+        with pytest.raises(InputError, match="only represents the shapes that it was trained on"):
             model.reconstruct(np.zeros((1, 8, 4)))
         return
-    config = dataclasses.replace(learn.task(name).PRESETS["quick"], inputs=inputs_of(name, model))
+    config = dataclasses.replace(train.task(name).PRESETS["quick"], inputs=inputs_of(name, model))
     rows = store.select("test")
     codes = onet.observe(config, model, store, rows)
     again = jonet.model.Codes.load(folder / "codes.npz")
@@ -105,7 +105,7 @@ def test_the_model_rebuilds_what_it_is_shown(made):
     kind = model.inputs.kind
     seen = [config.inputs.of(store, i, config.seed) for i in rows]
     found = model.reconstruct(**{kind: seen}, resolution=8)
-    assert [type(mesh) for mesh in found] == [meshes.Mesh] * 2
+    assert [type(mesh) for mesh in found] == [Mesh] * 2
     with pytest.raises(InputError, match="not fitted; this network encodes"):
         model.fit(np.zeros((1, 8, 4)))
     with pytest.raises(InputError, match="nothing given to encode"):
@@ -122,7 +122,7 @@ def test_the_model_rebuilds_what_it_is_shown(made):
 def test_an_embedding_has_a_condition_of_each_training_shape(tmp_path):
     options = [*CONDITIONAL, *SCORES, "--network.c-dim=8", "--network.encoder=idx", "--shapes.test=0"]
     split = [part for option in options for part in option.replace("=", " ", 1).split(" ")]
-    assert run.main(["--task=onet_points", *split, "--workdir", str(tmp_path / "run")]) == 0
+    assert program.run(["--task=onet_points", *split, "--workdir", str(tmp_path / "run")]) == 0
     model = jonet.load(tmp_path / "run")
     store = stores.open(tmp_path / "run" / "store")
     assert model.inputs is None and model.codes.names == tuple(store.names[i] for i in store.select("train"))
@@ -130,7 +130,7 @@ def test_an_embedding_has_a_condition_of_each_training_shape(tmp_path):
     checked = [e for line in (tmp_path / "run/log.jsonl").open() if "validation" in (e := json.loads(line))]
     assert len(checked) == 2 and all(0 <= entry["validation"] <= 1 for entry in checked)
     assert len(model.interpolate(model.codes[0], model.codes[1], 3, resolution=8)) == 3
-    with pytest.raises(InputError, match="only knows the shapes"):
+    with pytest.raises(InputError, match="only represents the shapes"):
         model.reconstruct(points=np.zeros((1, 8, 3)))
 
 
@@ -140,28 +140,28 @@ def test_paper_presets_are_the_published_networks():
         "voxels/onet": "onet_voxels",
         "img/onet": "onet_images",
     }.items():
-        config = learn.task(task).PRESETS["paper"]
+        config = train.task(task).PRESETS["paper"]
         assert config.network == PUBLISHED[name]
         assert (config.batch_shapes, config.batch_points) == (64, 1024 if task == "onet_voxels" else 2048)
         assert config.optimizer == onet.ADAM and config.surfaces.method == "mise"
-    assert learn.task("onet_unconditional").PRESETS["paper"].network == PUBLISHED["unconditional/onet_cars"]
+    assert train.task("onet_unconditional").PRESETS["paper"].network == PUBLISHED["unconditional/onet_cars"]
 
 
 def inputs_of(name, model):
-    kind = type(learn.task(name).PRESETS["quick"].inputs)
+    kind = type(train.task(name).PRESETS["quick"].inputs)
     return kind() if name == "onet_voxels" else kind(model.inputs.size)
 
 
-def test_clouds_in_own_units_come_back_there(made):
+def test_clouds_in_input_units_come_back_in_input_units(made):
     name, folder = made
     if name != "onet_points":
         pytest.skip("clouds belong to onet_points")
     model, store = jonet.load(folder), stores.open(folder / "store")
     cloud = store.surface(0)[0]
-    plain = model.encode(points=[cloud], frame=[meshes.Similarity.identity()])
-    moved = model.encode(points=[3 * cloud + [5, 0, -2]], frame="own")
-    way = moved.similarities[0]
-    np.testing.assert_allclose(way(3 * cloud + [5, 0, -2]), cloud, atol=0.02)  # a sample does not fill its box
+    plain = model.encode(points=[cloud], frame=[Similarity.identity()])
+    moved = model.encode(points=[3 * cloud + [5, 0, -2]], frame="input")
+    transform = moved.similarities[0]
+    np.testing.assert_allclose(transform(3 * cloud + [5, 0, -2]), cloud, atol=0.02)  # a sample does not fill its box
     assert plain.values.shape == moved.values.shape
 
 
@@ -173,7 +173,7 @@ def test_codes_do_not_depend_on_company(made):
     inputs = np.random.default_rng(0).random((5, *model.inputs.shape)).astype(np.float32)
 
     def ask(x):
-        return encode.encode(model.network, model.shared, model.statistics, x, model.inputs.kind)
+        return encode.encode(model.network, model.shared, model.batch_stats, x, model.inputs.kind)
 
     whole = ask(inputs)
     np.testing.assert_allclose(np.concatenate([ask(inputs[:2]), ask(inputs[2:])]), whole, rtol=1e-5, atol=1e-6)
@@ -197,7 +197,7 @@ def test_inputs_are_thinned_to_what_the_network_knows():
 def test_points_are_divided_once_and_all_are_used():
     rng = np.random.default_rng(0)
     counts = np.array([[70, 30], [55, 45]])
-    points = Packed(rng.random((200, 3)).astype(np.float32), np.array([0, 100]), counts)
+    points = RaggedArray(rng.random((200, 3)).astype(np.float32), np.array([0, 100]), counts)
     train, held = occnet.divided(points, 0.2, seed=1)
     assert train.counts.sum(1).tolist() == [80, 80] and held.counts.sum(1).tolist() == [20, 20]
     assert (train.counts + held.counts).tolist() == counts.tolist()
@@ -212,9 +212,9 @@ def test_points_are_divided_once_and_all_are_used():
 
 def test_the_bound_of_a_sure_posterior_is_that_of_its_mean():
     specs = Specs(decoder="simple", encoder="null", c_dim=0, z_dim=3, hidden_size=8, n_blocks=1)
-    config = onet_unconditional.Config(network=specs, inputs=onet_unconditional.Labelled(60))
+    config = onet_unconditional.Config(network=specs, inputs=onet_unconditional.Labeled(60))
     network = OccupancyNetwork(specs)
-    shared, statistics = drawn(jax.eval_shape(network.start, jax.random.key(0)))
+    shared, batch_stats = drawn(jax.eval_shape(network.start, jax.random.key(0)))
     shared["params"]["encoder_latent"]["fc_logstd"] = {"kernel": np.zeros((128, 3)), "bias": np.full(3, -12.0)}
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 60, 3)).astype(np.float32)
 
@@ -224,9 +224,9 @@ def test_the_bound_of_a_sure_posterior_is_that_of_its_mean():
         def occupancy(self, shape):
             return points[shape], points[shape, :, 0] > 0.1
 
-    found = onet_unconditional.bounds(config, Shapes(), [0, 1], shared, None, statistics)
+    found = onet_unconditional.bounds(config, Shapes(), [0, 1], shared, None, batch_stats)
     seen = [config.inputs.of(Shapes(), i, config.seed) for i in range(2)]
-    model = jonet.model.Model("occupancy", network, shared, statistics, "cube", inputs=config.inputs.form)
+    model = jonet.model.Model("occupancy", network, shared, batch_stats, "cube", inputs=config.inputs.form)
     codes, samples = model.encode(seen), np.stack(seen)
     assert sorted(map(tuple, samples[1, :, :3])) == sorted(map(tuple, points[1]))
     true = np.where(samples[..., 3] > 0, 1, -1)
@@ -237,27 +237,27 @@ def test_the_bound_of_a_sure_posterior_is_that_of_its_mean():
 
 
 def test_validation_shapes_are_of_the_training_ones():
-    shapes = Shapes(train=20, test=3, val_share=0.25)
+    shapes = Shapes(train=20, test=3, val_fraction=0.25)
     found = shapes.sources("mug", seed=4)
     splits = [source.split for source in found]
     assert (splits.count("train"), splits.count("val"), splits.count("test")) == (15, 5, 3)
     assert [s.split for s in shapes.sources("mug", seed=4)] == splits
-    assert all(source.split == "train" for source in occnet.Together(test=0).sources("mug,lamp", 0))
+    assert all(source.split == "train" for source in occnet.TrainingShapes(test=0).sources("mug,lamp", 0))
 
 
 def test_options_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="near_occupancies"):
         onet.Config(points_sampling="surface")
     with pytest.raises(ConfigError, match="one size"):
-        dataclasses.replace(learn.task("onet_images").PRESETS["quick"], inputs=learn.task("onet_images").View(48))
-    points = learn.task("onet_points").PRESETS["quick"]
+        dataclasses.replace(train.task("onet_images").PRESETS["quick"], inputs=train.task("onet_images").View(48))
+    points = train.task("onet_points").PRESETS["quick"]
     for change, said in (
         ({"encoder": "voxel_simple"}, "pointnet_resnet, pointnet_simple"),
-        ({"norm": "instance"}, "no field"),
+        ({"norm": "instance"}, "no surface can be extracted"),
     ):
         with pytest.raises(ConfigError, match=said):
             dataclasses.replace(points, network=dataclasses.replace(points.network, **change))
-    images = learn.task("onet_images").PRESETS["quick"]
+    images = train.task("onet_images").PRESETS["quick"]
     with pytest.raises(ConfigError, match="of a ResNet"):
         dataclasses.replace(images, weights="x.pth", network=dataclasses.replace(images.network, encoder="simple_conv"))
     with pytest.raises(ConfigError, match="at least 63"):

@@ -1,4 +1,4 @@
-"""The loop, the auto-decoder's loss and the optimisers, in miniature."""
+"""The loop, the auto-decoder's loss and the optimizers, in miniature."""
 
 import functools
 import json
@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from jonet import parallel
 from jonet.errors import CheckpointError, TrainingError
 from jonet.networks.deepsdf import Decoder, Specs
-from jonet.networks.layers import BLOCK, dropout_factor, dropout_mask, dropped_relu, octets
-from jonet.training import autodecoder
+from jonet.networks.layers import BLOCK, dropout_factor, dropout_mask, dropped_relu, random_bytes
+from jonet.training import autodecoder, autotune
 from jonet.training.autodecoder import AutoDecoder
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
@@ -57,9 +57,9 @@ def metrics_of(seen, steps):
 
 
 def test_random_bytes_are_even_and_do_not_know_each_other():
-    """Of one key, of neighbours, and of keys that differ in one number: χ² with 255 degrees of freedom."""
-    keys = [parallel.fold(jax.random.key(0), "block", number) for number in range(6)]
-    drawn = np.stack([np.asarray(octets(key, 2**19)) for key in keys])
+    """Of one key, of neighbors, and of keys that differ in one number: χ² with 255 degrees of freedom."""
+    keys = [parallel.fold_in(jax.random.key(0), "block", number) for number in range(6)]
+    drawn = np.stack([np.asarray(random_bytes(key, 2**19)) for key in keys])
     pairs = [(drawn[:, 1:], drawn[:, :-1]), (drawn[:, 4:], drawn[:, :-4]), (drawn[:, BLOCK:], drawn[:, :-BLOCK])]
     pairs += [(drawn[1:], drawn[:-1]), (drawn, np.zeros_like(drawn))]
     for one, other in pairs:
@@ -70,7 +70,7 @@ def test_random_bytes_are_even_and_do_not_know_each_other():
         assert not other.any() or abs(np.corrcoef(high)[0, 1]) < 4 / one.size**0.5
 
 
-def test_dropout_keeps_the_share_that_its_factor_makes_up_for():
+def test_dropout_keeps_the_fraction_that_its_factor_compensates():
     kept = np.asarray(dropout_mask(jax.random.key(3), 0.2, (512, 4 * BLOCK)))
     assert kept.dtype == bool and dropout_factor(0.2) == 256 / 205
     np.testing.assert_allclose(kept.mean() * dropout_factor(0.2), 1, atol=4 * 0.5 / kept.size**0.5)
@@ -135,9 +135,9 @@ def test_micro_batches_equal_the_whole_batch(points, sizes):
 def test_measured_micro_batch_is_a_piece():
     decoder = Decoder(Specs(latent_size=2, dims=(8,), dropout=(), norm_layers=(), latent_in=()))
     shared, _ = miniature.start(decoder, 2)
-    size = autodecoder.measure_micro_batch(decoder, shared, 3, 4 * BLOCK, AutoDecoder())
+    size = autotune.micro_batch(decoder, shared, 3, 4 * BLOCK, AutoDecoder())
     assert size in (1024, 2048, 4096) and cut(3, 4 * BLOCK, size) == (1, size)
-    assert autodecoder.measure_micro_batch(decoder, shared, 16, 256, AutoDecoder()) == 0
+    assert autotune.micro_batch(decoder, shared, 16, 256, AutoDecoder()) == 0
 
 
 # The step
@@ -158,7 +158,7 @@ def test_an_empty_lane_changes_nothing():
         (parallel.REPLICATED,) * 3,
         parallel.REPLICATED,
     )
-    state = State(shared, codes, {}, optimizer.init({"shared": shared, "own": codes}), np.int32(0))
+    state = State(shared, codes, {}, optimizer.init({"shared": shared, "per_shape": codes}), np.int32(0))
 
     def after(places):
         row = np.array([4, 0, 2, 1], np.int32)[:places]
@@ -201,20 +201,20 @@ def test_one_shape_trains():
     """Fewer shapes than a batch; `test_devices` has such as fill no two devices."""
     loop = miniature.make(miniature.batches(shapes=1))
     state = miniature.fresh(loop)
-    before = loop.own(state)
+    before = loop.per_shape(state)
     state = train(loop, state, 15, bar=False)
-    assert loop.own(state).shape == (1, 4) and np.isfinite(loop.own(state)).all()
-    assert (loop.own(state) != before).all()
+    assert loop.per_shape(state).shape == (1, 4) and np.isfinite(loop.per_shape(state)).all()
+    assert (loop.per_shape(state) != before).all()
 
 
-def test_own_rows_keep_the_order_of_the_store(loop, state):
+def test_per_shape_rows_keep_the_order_of_the_store(loop, state):
     codes = miniature.start(miniature.DECODER, 6)[1]
-    np.testing.assert_array_equal(loop.own(state), codes)
-    assert (np.asarray(state.own)[loop.batches.positions >= 0] != codes).any()  # they lie in lanes
+    np.testing.assert_array_equal(loop.per_shape(state), codes)
+    assert (np.asarray(state.per_shape)[loop.batches.positions >= 0] != codes).any()  # they lie in lanes
 
 
-def test_networks_without_own_rows_and_with_statistics():
-    """A loss of another kind: nothing is a shape's own, running statistics, inputs that the batch carries."""
+def test_networks_without_per_shape_rows_and_with_batch_stats():
+    """Another kind of loss: no per-shape arrays, running statistics, and inputs in the batch."""
 
     class Inputs(NamedTuple):
         row: Any
@@ -223,11 +223,11 @@ def test_networks_without_own_rows_and_with_statistics():
         epoch: Any
         inputs: Any
 
-    def loss(shared, own, statistics, batch, key):
-        assert own == {}
+    def loss(shared, per_shape, batch_stats, batch, key):
+        assert per_shape == {}
         mean = parallel.sum(jnp.sum(batch.inputs)) / parallel.sum(jnp.sum(batch.mask))
         errors = (batch.inputs - shared["guess"]) ** 2
-        return jnp.sum(errors), ({"mean": 0.9 * statistics["mean"] + 0.1 * mean}, {"errors": jnp.sum(errors)})
+        return jnp.sum(errors), ({"mean": 0.9 * batch_stats["mean"] + 0.1 * mean}, {"errors": jnp.sum(errors)})
 
     optimizer = Optimizer(shared=Schedule("constant", 0.1)).build()
     step = parallel.pmap(
@@ -236,11 +236,11 @@ def test_networks_without_own_rows_and_with_statistics():
         parallel.REPLICATED,
     )
     shared = {"guess": np.float32(0)}
-    state = State(shared, {}, {"mean": np.float32(0)}, optimizer.init({"shared": shared, "own": {}}), np.int32(0))
+    state = State(shared, {}, {"mean": np.float32(0)}, optimizer.init({"shared": shared, "per_shape": {}}), np.int32(0))
     batch = Inputs(np.arange(2), np.arange(2), np.ones(2, np.float32), np.int32(1), np.array([1.0, 3.0], np.float32))
     state, metrics = miniature.once(step, state, batch, jax.random.key(0))[1]
     np.testing.assert_allclose([metrics["loss"], metrics["errors"], metrics["gradient"]], [5, 5, 4])
-    np.testing.assert_allclose([state.statistics["mean"], state.shared["guess"]], [0.2, 0.1], rtol=1e-5)
+    np.testing.assert_allclose([state.batch_stats["mean"], state.shared["guess"]], [0.2, 0.1], rtol=1e-5)
 
 
 def test_bfloat16_products_leave_float32_parameters():
@@ -330,7 +330,7 @@ def test_best_state_is_kept_and_patience_ends_training(loop, state, tmp_path):
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
     seen = []
 
-    def validate(shared, own, statistics):
+    def validate(shared, per_shape, batch_stats):
         seen.append(jax.device_get(shared))
         return next(scores)
 
@@ -357,7 +357,7 @@ def test_a_best_state_that_has_gone_is_missed_at_once(loop, state, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         train(loop, state, 10, checkpoints=checkpoints, **arguments)
     shutil.move(tmp_path / "best", tmp_path / "elsewhere")
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="of step 5, is not there any more"):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="of step 5, is missing"):
         train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, **arguments)
     shutil.rmtree(tmp_path / "best")
     shutil.move(tmp_path / "elsewhere", tmp_path / "best")
@@ -391,36 +391,38 @@ def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.batches, "segment", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(KeyboardInterrupt, match=r"after step \d+ of 30; the same command goes on"):
+        with pytest.raises(KeyboardInterrupt, match=r"after step \d+ of 30; the same command continues"):
             train(loop, state, 30, checkpoints=checkpoints, bar=False)
         assert signal.getsignal(signal.SIGINT) == before
         end = train(loop, miniature.fresh(loop), 30, checkpoints=checkpoints, bar=False)
     assert miniature.bits(end) == whole
 
 
-# Optimisers
+# Optimizers
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
-def test_optimisers_descend(name, compilations):
-    config = Optimizer(name, shared=Schedule("cosine", 0.1), own=Schedule("constant", 0.1))
+def test_optimizers_descend(name, compilations):
+    config = Optimizer(name, shared=Schedule("cosine", 0.1), per_shape=Schedule("constant", 0.1))
     optimizer = config.build()
-    target = {"shared": {"w": jnp.eye(4), "b": jnp.arange(4.0)}, "own": jnp.ones((3, 2))}
+    target = {"shared": {"w": jnp.eye(4), "b": jnp.arange(4.0)}, "per_shape": jnp.ones((3, 2))}
 
     def value(learned):
         return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), learned, target)))
 
     @jax.jit
-    def step(learned, slots, number):
-        updates, slots = optimizer.update(jax.grad(value)(learned), slots, learned, epoch=1, progress=number / 200)
-        return optax.apply_updates(learned, updates), slots
+    def step(learned, opt_state, number):
+        updates, opt_state = optimizer.update(
+            jax.grad(value)(learned), opt_state, learned, epoch=1, progress=number / 200
+        )
+        return optax.apply_updates(learned, updates), opt_state
 
     learned = jax.tree.map(jnp.zeros_like, target)
-    slots, first = optimizer.init(learned), value(learned)
-    learned, slots = step(learned, slots, 0)
+    opt_state, first = optimizer.init(learned), value(learned)
+    learned, opt_state = step(learned, opt_state, 0)
     with compilations() as seen:
         for number in range(1, 200):
-            learned, slots = step(learned, slots, number)
+            learned, opt_state = step(learned, opt_state, number)
     assert value(learned) < 0.03 * first and not seen
 
 
@@ -451,12 +453,12 @@ def test_muon_evens_out_singular_values():
 
 def test_clip_is_of_the_network_alone():
     optimizer = Optimizer(clip=1.0).build()
-    learned = {"shared": {"w": jnp.zeros(4)}, "own": jnp.zeros((2, 2))}
+    learned = {"shared": {"w": jnp.zeros(4)}, "per_shape": jnp.zeros((2, 2))}
     gradients = jax.tree.map(lambda leaf: leaf + 30.0, learned)
-    _, slots = optimizer.update(gradients, optimizer.init(learned), learned, epoch=1, progress=0.0)
-    moments = {name: optax.tree.get(slot, "mu")[name] for name, slot in slots.inner_states.items()}
+    _, opt_state = optimizer.update(gradients, optimizer.init(learned), learned, epoch=1, progress=0.0)
+    moments = {name: optax.tree.get(slot, "mu")[name] for name, slot in opt_state.inner_states.items()}
     np.testing.assert_allclose(jnp.linalg.norm(moments["shared"]["w"]), 0.1, rtol=1e-5)
-    np.testing.assert_allclose(moments["own"], 3.0, rtol=1e-5)
+    np.testing.assert_allclose(moments["per_shape"], 3.0, rtol=1e-5)
 
 
 def test_cosine_ends_where_it_should():

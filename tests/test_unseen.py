@@ -1,4 +1,4 @@
-"""What a network has seen: test shapes that it learned from are left out, known ones are matched by content."""
+"""Which shapes a network was trained on: they are left out of tests and matched by content."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -11,11 +11,11 @@ from experiments import compare
 from jonet.codes import Codes
 from jonet.data import sources
 from jonet.data import store as stores
-from jonet.data.meshes import Similarity
 from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError
+from jonet.geometry.mesh import Similarity
 from jonet.tasks import purify, unseen
-from jonet.tasks.problem import settled
+from jonet.tasks.setup import autotune
 
 pytestmark = pytest.mark.unoptimized
 
@@ -23,7 +23,7 @@ NOTHING = sources.content({})
 
 
 def a_store(names, contents, splits):
-    """What `unseen` asks of a store; each shape lies one further along x than the one before."""
+    """What `unseen` needs of a store; each shape is one unit further along x than the one before."""
     splits = np.array(splits)
     return SimpleNamespace(
         names=names,
@@ -50,30 +50,33 @@ def test_test_shapes_that_were_learned_from_are_left_out():
     assert unseen.unseen(HELD, a_model(["c"], ("other",))).tolist() == [2, 3, 4]  # of the same name only
 
 
-def test_a_network_that_does_not_say_is_not_checked():
+def test_a_network_without_recorded_shapes_is_not_checked():
     for model in (a_model(["c"]), SimpleNamespace(codes=None, history={})):
         with pytest.warns(UserWarning, match="does not say"):
             assert unseen.unseen(HELD, model).tolist() == [2, 3, 4]
-        assert unseen.known(HELD, model) == [] and unseen.known_codes(HELD, model) is None
+        assert unseen.matched_training(HELD, model) == [] and unseen.rebuilt_codes(HELD, model) is None
         assert not len(unseen.training(HELD, model))
     assert unseen.count(model) is None and unseen.count(a_model(["c"])) == 1
     assert unseen.count(a_model(["c"], shapes=7)) == 7
 
 
-def test_known_shapes_are_those_of_the_same_content():
+def test_training_shapes_are_matched_by_content():
     model = a_model(["a", "e", "gone", "new"], ("X", "B", "Y", "C"))
-    assert unseen.known(HELD, model) == [(1, 4), (3, 2)]  # of two alike that of its name; a's is another shape
-    codes = unseen.known_codes(HELD, model)
+    assert unseen.matched_training(HELD, model) == [
+        (1, 4),
+        (3, 2),
+    ]  # of two alike that of its name; a's is another shape
+    codes = unseen.rebuilt_codes(HELD, model)
     assert codes.names == ("e", "c") and codes.values.ravel().tolist() == [1, 3]
-    assert [way.translation[0] for way in codes.similarities] == [4, 2]
+    assert [transform.translation[0] for transform in codes.similarities] == [4, 2]
     assert not len(unseen.training(HELD, model))  # of some nothing is here
     assert unseen.training(HELD, a_model(["q", "r"], ("B", "A"))).tolist() == [0, 1]
 
 
-def test_sources_that_say_nothing_are_no_identity():
+def test_sources_without_a_description_have_no_identity():
     store = a_store(["a", "b"], [NOTHING, NOTHING], ["train", "test"])
     model = a_model(["a"], (NOTHING,))
-    assert unseen.unseen(store, model).tolist() == [1] and unseen.known(store, model) == []
+    assert unseen.unseen(store, model).tolist() == [1] and unseen.matched_training(store, model) == []
 
 
 # The same unseen shapes for several networks
@@ -125,10 +128,18 @@ def test_a_seed_of_a_family_that_a_network_knows_is_refused(tmp_path):
     assert [s.index for s in compare.unseen("mug", {tmp_path: model}, 10, 1)] == [9, 10]
 
 
+def test_the_table_of_a_comparison_names_the_runs():
+    times = {"code_seconds": 0.5, "mesh_seconds": 0.25}
+    row = {"data": "mug", "run": "runs/a", "network": "deepsdf", "method": "fitted, 300 points", **times}
+    lines = compare.table([row | dict.fromkeys(compare.SHOWN, 0.5) | {"iou": None}]).splitlines()
+    assert lines[2] == "| mug | runs/a (deepsdf) | fitted, 300 points | – | 0.5000 | 0.500 | 0.500 | 0.500 | 0.250 |"
+    assert all(line.count("|") == lines[2].count("|") for line in lines)
+
+
 # Classes
 
 
-def test_classes_are_the_folders_that_shapes_lie_in(tmp_path):
+def test_classes_are_the_folders_of_the_shapes(tmp_path):
     for kind, first in (("chair", 0), ("mug", 100)):
         for split in ("train", "test"):
             for i in range(2):
@@ -160,6 +171,6 @@ def test_what_is_measured_is_measured_once():
         asked.append(1)
         return 2048
 
-    assert settled(chosen, "place", measure) == "streamed" and not asked
-    assert settled(chosen, "micro_batch", measure) == settled(chosen, "micro_batch", measure) == 2048
+    assert autotune(chosen, "place", measure) == "streamed" and not asked
+    assert autotune(chosen, "micro_batch", measure) == autotune(chosen, "micro_batch", measure) == 2048
     assert len(asked) == 1 and chosen == {"place": "streamed", "micro_batch": 2048}

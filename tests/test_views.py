@@ -1,4 +1,4 @@
-"""Cameras, rays, the visible shell, pictures and voxel grids."""
+"""Cameras, rays, the visible shell, images and voxel grids."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jonet.data import views, voxels
-from jonet.data.meshes import Mesh, normalize, read
-from jonet.data.rays import Camera, Scene, cast, direction
 from jonet.errors import InputError, MeshError
+from jonet.geometry import voxels
+from jonet.geometry.mesh import Mesh, normalize
+from jonet.geometry.mesh_files import read
+from jonet.geometry.rays import VIEWS, Camera, Scene, cast, direction
+from jonet.geometry.shell import shell, spiral, visible
+from jonet.rendering import sheets
+from jonet.rendering.shading import shade
 
 RECORDED = np.load(Path(__file__).parent / "recorded/views/voxelisation.npz")
 DATA = os.environ.get("JONET_DATA")
@@ -46,7 +50,7 @@ def turned(mesh):
 
 
 @pytest.mark.parametrize("orthographic", [False, True])
-@pytest.mark.parametrize("view", [*views.VIEWS, (200.0, -35.0), (10.0, -90.0)])
+@pytest.mark.parametrize("view", [*VIEWS, (200.0, -35.0), (10.0, -90.0)])
 def test_a_pixels_ray_projects_onto_the_pixel(view, orthographic):
     camera = Camera.towards(direction(view), (0.3, -0.2, 0.1), 3.0, 40.0, (5, 7), orthographic)
     np.testing.assert_allclose(camera.rotation @ camera.rotation.T, np.eye(3), atol=1e-12)
@@ -80,13 +84,13 @@ def test_framing_holds_all_points_and_fills_the_picture(points, azimuth, elevati
     camera = Camera.framing(points, (azimuth, elevation), (60, 80), margin=0.1)
     pixels, depth = camera.project(points)
     assert (depth > 0).all()
-    share = np.abs(pixels - [40, 30]) / [40, 30]
-    assert share.max() <= 0.8 + 1e-6 and share.max() > 0.7
+    fraction = np.abs(pixels - [40, 30]) / [40, 30]
+    assert fraction.max() <= 0.8 + 1e-6 and fraction.max() > 0.7
 
 
 def test_an_unknown_view_is_refused():
     with pytest.raises(InputError, match="three-quarter"):
-        views.shade(box(), view="sideways")
+        shade(box(), view="sideways")
 
 
 # rays
@@ -129,7 +133,7 @@ def test_blocked_knows_how_far_it_looks():
 
 def test_nothing_to_see_is_an_error():
     with pytest.raises(MeshError, match="no faces"):
-        views.shade(Mesh(np.zeros((3, 3)), np.zeros((0, 3), int)))
+        shade(Mesh(np.zeros((3, 3)), np.zeros((0, 3), int)))
 
 
 # the visible shell
@@ -137,41 +141,41 @@ def test_nothing_to_see_is_an_error():
 
 @pytest.mark.parametrize("wound", [lambda m: m, turned])
 def test_shell_of_a_sphere_looks_outwards_however_it_is_wound(wound):
-    shell = views.shell(wound(sphere()), views=20, resolution=60)
-    np.testing.assert_allclose(np.linalg.norm(shell.points, axis=1), 0.8, atol=4e-3)
-    assert (np.einsum("nc,nc->n", shell.points, shell.normals) > 0.79).all()
-    assert shell.points.dtype == shell.normals.dtype == np.float32
-    assert shell.statistics["observations"] == len(shell.points)
-    assert shell.statistics["two_sided_triangles"] == 0 and not shell.statistics["rejected"]
+    seen = shell(wound(sphere()), views=20, resolution=60)
+    np.testing.assert_allclose(np.linalg.norm(seen.points, axis=1), 0.8, atol=4e-3)
+    assert (np.einsum("nc,nc->n", seen.points, seen.normals) > 0.79).all()
+    assert seen.points.dtype == seen.normals.dtype == np.float32
+    assert seen.statistics["observations"] == len(seen.points)
+    assert seen.statistics["two_sided_triangles"] == 0 and not seen.statistics["rejected"]
     expected = 20 * np.pi * (0.8 * 30) ** 2  # pixels of a disc, in every orthographic view
-    assert abs(len(shell.points) / expected - 1) < 0.02
+    assert abs(len(seen.points) / expected - 1) < 0.02
 
 
-def test_shell_leaves_inner_walls_out():
-    shell = views.shell(join(sphere(0.8), turned(sphere(0.4))), views=20, resolution=60)
-    assert np.linalg.norm(shell.points, axis=1).min() > 0.7
+def test_the_shell_excludes_inner_surfaces():
+    seen = shell(join(sphere(0.8), turned(sphere(0.4))), views=20, resolution=60)
+    assert np.linalg.norm(seen.points, axis=1).min() > 0.7
 
 
 def test_shell_rejects_a_single_sheet():
     sheet = Mesh([[-0.6, 0, -0.6], [0.6, 0, -0.6], [0.6, 0, 0.6], [-0.6, 0, 0.6]], [[0, 1, 2], [0, 2, 3]])
-    statistics = views.shell(sheet, views=20, resolution=60).statistics
+    statistics = shell(sheet, views=20, resolution=60).statistics
     assert statistics["rejected"] and statistics["two_sided_triangles"] == 1
     # the spiral climbs: ten views from below, then ten from above, each of which contradicts the first
     assert 0.45 < statistics["two_sided_observations"] < 0.55
 
 
 def test_spiral_covers_the_sphere():
-    directions = views.spiral(100)
+    directions = spiral(100)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
     np.testing.assert_allclose(directions.mean(0), 0, atol=0.02)
     nearest = np.sort(directions @ directions.T, axis=1)[:, -2]
     assert np.degrees(np.arccos(nearest)).min() > 14
 
 
-def test_visible_points_and_which_normals_were_turned():
+def test_visible_points_and_flipped_normals():
     camera = Camera.framing(box().vertices, shape=(20, 20))
-    points, normals, away = views.visible(box(), camera)
-    assert not away.any() and views.visible(turned(box()), camera)[2].all()
+    points, normals, away = visible(box(), camera)
+    assert not away.any() and visible(turned(box()), camera)[2].all()
     np.testing.assert_allclose(np.abs(points).max(1), 0.5, atol=1e-5)
     assert (np.einsum("nc,nc->n", normals, camera.position - points) > 0).all()
 
@@ -180,59 +184,57 @@ def test_visible_points_and_which_normals_were_turned():
 
 
 def test_a_picture_is_white_around_a_shape_and_repeats():
-    image = views.shade(sphere(), 64)
+    image = shade(sphere(), 64)
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
     assert (image[[0, 0, -1, -1], [0, -1, 0, -1]] > 250).all()
     middle = image[28:36, 28:36].reshape(-1, 3).mean(0)
     assert middle[2] > middle[1] > middle[0]  # blue
-    np.testing.assert_array_equal(image, views.shade(sphere(), 64))
+    np.testing.assert_array_equal(image, shade(sphere(), 64))
     assert image[8:24].min() > 30 and image[20:26, 32].mean() > image[50:54, 32].mean()  # light falls from above
 
 
 def test_a_transparent_picture_over_white_is_the_white_one():
-    white = views.shade(sphere(), 48)
-    clear = views.shade(sphere(), 48, background="transparent")
+    white = shade(sphere(), 48)
+    clear = shade(sphere(), 48, background="transparent")
     assert clear.shape == (48, 48, 4) and clear[0, 0, 3] == 0 and clear[24, 24, 3] == 255
     solid = clear[..., 3] == 255
     assert np.abs(clear[solid][:, :3].astype(int) - white[solid]).max() <= 1
     shadow = (clear[..., 3] > 8) & ~solid
-    assert (
-        shadow.any() and not (views.shade(sphere(), 48, background="transparent", ground=False)[..., 3][30:, :5]).any()
-    )
+    assert shadow.any() and not (shade(sphere(), 48, background="transparent", ground=False)[..., 3][30:, :5]).any()
     with pytest.raises(InputError, match="transparent"):
-        views.shade(sphere(), 48, background="black")
+        shade(sphere(), 48, background="black")
     with pytest.raises(InputError, match=r"\[3\] or \[2562, 3\], but has \[4, 3\]"):
-        views.shade(sphere(), 48, colour=np.zeros((4, 3)))
+        shade(sphere(), 48, color=np.zeros((4, 3)))
 
 
-def test_vertex_colours_and_a_common_frame():
+def test_vertex_colors_and_a_common_frame():
     mesh = box()
-    colours = np.where(mesh.vertices[:, :1] > 0, [[0.8, 0.05, 0.05]], [[0.05, 0.05, 0.8]])
-    image = views.shade(mesh, 64, "front", colour=colours).astype(int)
+    colors = np.where(mesh.vertices[:, :1] > 0, [[0.8, 0.05, 0.05]], [[0.05, 0.05, 0.8]])
+    image = shade(mesh, 64, "front", color=colors).astype(int)
     left, right = image[32, 16], image[32, 48]
     assert left[2] > left[0] and right[0] > right[2]
-    small = views.shade(box((0.2, 0.2, 0.2)), 64, frame=mesh.vertices, ground=False)
-    covered = (small < 250).any(-1).sum() / (views.shade(mesh, 64, ground=False) < 250).any(-1).sum()
+    small = shade(box((0.2, 0.2, 0.2)), 64, frame=mesh.vertices, ground=False)
+    covered = (small < 250).any(-1).sum() / (shade(mesh, 64, ground=False) < 250).any(-1).sum()
     assert 0.02 < covered < 0.08  # a fifth of the side is a twenty-fifth of the picture
 
 
 @pytest.mark.parametrize("mesh", [turned(box()), Mesh([[0, 0, 0], [1, 0, 0], [0, 0, 1]], [[0, 1, 2]], name="sheet")])
 def test_inside_out_and_open_meshes_are_shown(mesh):
-    image = views.shade(mesh, 64, ground=False)
+    image = shade(mesh, 64, ground=False)
     assert (image < 230).any(-1).mean() > 0.05
     assert image.min() > 10  # both sides take light: no black holes
 
 
 def test_a_sheet_has_a_place_for_every_picture():
     tile = np.full((40, 50, 3), 200, np.uint8)
-    page = views.sheet([tile] * 5, 3, gap=4)
+    page = sheets.sheet([tile] * 5, 3, gap=4)
     assert page.shape == (2 * 44 + 4, 3 * 54 + 4, 3)
     assert (page == 200).all(-1).sum() == 5 * 40 * 50
-    labelled = views.sheet([tile] * 5, 3, ["one", "two", 3, "a name that is far too long", "<five>"], gap=4)
-    assert labelled.shape[0] > page.shape[0] and (labelled == 200).all(-1).sum() >= 5 * 40 * 50
-    assert views.sheet([np.dstack([tile, 0 * tile[..., :1]])], 3, gap=4).min() == 255  # transparent is white
+    labeled = sheets.sheet([tile] * 5, 3, ["one", "two", 3, "a name that is far too long", "<five>"], gap=4)
+    assert labeled.shape[0] > page.shape[0] and (labeled == 200).all(-1).sum() >= 5 * 40 * 50
+    assert sheets.sheet([np.dstack([tile, 0 * tile[..., :1]])], 3, gap=4).min() == 255  # transparent is white
     with pytest.raises(InputError, match="at least one"):
-        views.sheet([], 3)
+        sheets.sheet([], 3)
 
 
 # voxels
@@ -285,7 +287,7 @@ def test_cells_of_a_box_in_closed_form():
 def test_real_meshes_are_seen():
     for path in sorted(Path(DATA, "meshes").glob("*/test/*.ply"))[::8]:
         mesh, _ = normalize(read(path), "cube")
-        assert 0.02 < (views.shade(mesh, 48, ground=False) < 240).any(-1).mean() < 0.9, path
+        assert 0.02 < (shade(mesh, 48, ground=False) < 240).any(-1).mean() < 0.9, path
         assert 50 < voxels.voxelize(mesh, 32).sum() < 15000, path
 
 
@@ -294,10 +296,10 @@ def test_real_meshes_are_seen():
 
 def test_points_are_shown_as_balls():
     points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
-    mesh = views.balls(points, 0.1)
+    mesh = sheets.balls(points, 0.1)
     assert len(mesh.faces) == 60 and mesh.volume > 0
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices.reshape(3, 12, 3) - points[:, None], axis=-1), 0.1)
-    assert len(views.balls(np.random.default_rng(0).normal(size=(1000, 3)), 0.1, limit=100).faces) == 2000
+    assert len(sheets.balls(np.random.default_rng(0).normal(size=(1000, 3)), 0.1, limit=100).faces) == 2000
 
 
 @pytest.mark.parametrize(
@@ -311,19 +313,19 @@ def test_points_are_shown_as_balls():
     ids=["mesh", "points", "voxels", "picture"],
 )
 def test_anything_has_a_picture(thing):
-    image = views.picture(thing, 64)
+    image = sheets.picture(thing, 64)
     assert image.shape[:2] == (64, 64) and image.dtype == np.uint8
     assert (image[..., :3] < 200).any()
 
 
 def test_what_has_no_picture_is_refused():
     with pytest.raises(InputError, match=r"float64 \[4, 4, 4\]"):
-        views.picture(np.zeros((4, 4, 4)))
+        sheets.picture(np.zeros((4, 4, 4)))
 
 
 def test_a_banner_has_a_row_a_label():
-    page = views.banner({"truth": [box(), sphere()], "rebuilt": [sphere(), box()]}, 64)
+    page = sheets.banner({"truth": [box(), sphere()], "rebuilt": [sphere(), box()]}, 64)
     assert page.shape[0] == 128 and page.shape[1] > 128
-    assert views.banner({"truth": [box()]}, 64, labels=False).shape == (64, 64, 3)
+    assert sheets.banner({"truth": [box()]}, 64, labels=False).shape == (64, 64, 3)
     with pytest.raises(InputError, match=r"equal length, but got \[1, 2\]"):
-        views.banner({"truth": [box()], "rebuilt": [box(), box()]})
+        sheets.banner({"truth": [box()], "rebuilt": [box(), box()]})

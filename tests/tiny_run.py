@@ -1,17 +1,17 @@
-"""Whole runs of deepsdf on a few shapes in a second: folders of meshes, options, and what such a run leaves."""
+"""Whole runs of deepsdf on a few shapes in a second: folders of meshes, options and results."""
 
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import program
 
-from experiments import run
-from jonet.data import meshes
 from jonet.data.families import make
+from jonet.geometry import mesh_files
 
 OPTIONS = {
-    "shapes.test-share": 0.25,
+    "shapes.test-fraction": 0.25,
     "samples.near": 400,
     "samples.uniform": 100,
     "samples.surface": 200,
@@ -33,16 +33,16 @@ OPTIONS = {
     "scores.chamfer-points": 200,
     "scores.accuracy-points": 100,
     "scores.emd-points": 20,
-    "known": 1,
+    "rebuilt-train": 1,
     "generated": 0,
 }
 STAGES = "prepare,train,reconstruct,evaluate"  # a page takes longer than all of these
 
 
 def write_meshes(folder: Path, versions=(0, 0, 0, 0)) -> None:
-    """Mugs called m0.ply, m1.ply, …, each in one of several versions."""
+    """Writes mugs m0.ply, m1.ply, …, each in one of several versions."""
     for i, version in enumerate(versions):
-        meshes.write(make("mug", version, i), folder / f"m{i}.ply")
+        mesh_files.write(make("mug", version, i), folder / f"m{i}.ply")
 
 
 def start(workdir: Path, data: Path | str, stages: str = STAGES, task: str = "deepsdf", **changed) -> int:
@@ -51,13 +51,13 @@ def start(workdir: Path, data: Path | str, stages: str = STAGES, task: str = "de
     words = ["--task", task, "--data", str(data), "--workdir", str(workdir), "--stages", stages]
     for name, value in {**OPTIONS, **changed}.items():
         words += [f"--{name}", *str(value).split()]
-    return run.main(words)
+    return program.run(words)
 
 
 def results(workdir: Path) -> dict:
     """What a run made, in a form that is equal where the results are."""
     found = json.loads((workdir / "metrics.json").read_text("utf-8"))
-    found = {name: json.dumps(found[name]) for name in ("summary", "shapes", "known", "nearest", "bytes")}
+    found = {name: json.dumps(found[name]) for name in ("summary", "shapes", "train", "nearest", "bytes")}
     for path in sorted([workdir / "codes.npz", *workdir.glob("model/*.npz")]):
         kind = path.name.partition("-")[0].removesuffix(".npz")
         with np.load(path) as file:
@@ -66,5 +66,5 @@ def results(workdir: Path) -> dict:
 
 
 def copy(folder: Path, to: Path) -> None:
-    """A copy whose files have times of their own."""
+    """A copy whose files have other times."""
     shutil.copytree(folder, to, copy_function=shutil.copyfile)

@@ -1,1 +1,1 @@
-"""The bench: jonet beside plain PyTorch programs of the published networks and loops, row by row."""
+"""The benchmark: jonet against plain PyTorch implementations of the published networks and training loops."""

@@ -1,12 +1,12 @@
-"""Measures jonet beside plain PyTorch programs, row by row.
+"""Measures jonet against plain PyTorch programs, one row per workload.
 
     python -m experiments.bench                                     all rows (about half an hour on 2 cores)
-    python -m experiments.bench --rows=sdf_decoder,fit_codes        some
-    python -m experiments.bench --quick                             all on tiny workloads, to see that they run
+    python -m experiments.bench --rows=sdf_decoder,fit_codes        some rows
+    python -m experiments.bench --quick                             all rows on tiny workloads, to check that they run
     python -m experiments.bench --json=FILE --run=runs/deepsdf-quick
 
-Both sides use the same processors, one after the other, and PyTorch runs in processes of its own: one whose allocator
-keeps freed memory, which is what ratios are taken to, and one as it comes.  Without PyTorch, ours are measured alone.
+Both sides use the same processors, one after the other.  PyTorch runs in two other processes: one whose allocator keeps
+freed memory, to which ratios refer, and one with the default allocator.  Without PyTorch, only jonet is measured.
 """
 
 from __future__ import annotations
@@ -43,28 +43,30 @@ ROWS = {
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m experiments.bench", description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", default=",".join(ROWS), help="names joined by commas; the default is all")
-    parser.add_argument("--json", type=Path, help="where the list of rows is written; other rows that are there stay")
-    parser.add_argument("--quick", action="store_true", help="tiny workloads: whether it runs, not how fast")
-    parser.add_argument("--run", type=Path, help="a finished run of the default job whose network and shapes serve")
-    parser.add_argument("--minutes", type=float, default=2.5, help="of training, where no run is given")
-    parser.add_argument("--whole", action="store_true", help="time_to_quality: PyTorch trains to the end, too")
-    parser.add_argument("--codes", type=Path, help="an .npy where codes that PyTorch fits in minutes are kept")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", default=",".join(ROWS), help="rows to measure, joined by commas (default: all)")
+    parser.add_argument("--json", type=Path, help="file to write the rows to; other rows in it are kept")
+    parser.add_argument("--quick", action="store_true", help="tiny workloads, which only check that the rows run")
+    parser.add_argument(
+        "--run", type=Path, help="finished run folder (deepsdf, quick) whose network and shapes are used"
+    )
+    parser.add_argument("--minutes", type=float, default=2.5, help="minutes of training if no --run is given")
+    parser.add_argument("--whole", action="store_true", help="time_to_quality: PyTorch trains all steps, too")
+    parser.add_argument("--codes", type=Path, help=".npy file for the codes that PyTorch fits, which takes minutes")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements per row, 1 or more")
     options = parser.parse_args(arguments)
     options.rows = [name.strip() for name in options.rows.split(",") if name.strip()]
     if unknown := [name for name in options.rows if name not in ROWS]:
         raise ConfigError(f"--rows names {unknown[0]!r}, but the rows are {', '.join(ROWS)}")
     if options.repeats < 1:
-        raise ConfigError("--repeats is at least 1")
+        raise ConfigError("--repeats must be at least 1")
     return options
 
 
 def measure(options: argparse.Namespace) -> list[dict]:
-    """The rows, one dictionary each; written after every row."""
+    """Measures the rows, one dictionary each, and writes them after every row."""
     both = peers.both()
     if not both:
-        print("there is no PyTorch here (pip install 'jonet[bench]'): ours alone", file=sys.stderr)
+        print("PyTorch is not installed (pip install -e '.[bench]'): measuring jonet only", file=sys.stderr)
     print(parallel.describe(), file=sys.stderr)
     done = []
     with tempfile.TemporaryDirectory(prefix="jonet-bench-") as folder:
@@ -86,23 +88,23 @@ def measure(options: argparse.Namespace) -> list[dict]:
 
 
 def keep(file: Path, row: dict) -> None:
-    """The row into the list of a file, in the order of ROWS, in place of what was measured before."""
+    """Writes a row into the list in a file, in the order of ROWS; it replaces an earlier row of the same name."""
     before = json.loads(file.read_text()) if file.exists() else []
     rows = {old["row"]: old for old in before} | {row["row"]: row}
     atomic.write_text(file, json.dumps([rows[name] for name in ROWS if name in rows], indent=1) + "\n")
 
 
 def line(row: dict) -> str:
-    """A row for the eye."""
-    said = f"{row['row']:24s} ours {row['ours']:.4g} {row['unit']}"
+    """A row as one line of text: both sides, ratios, and the fraction of the matrix product rate."""
+    text = f"{row['row']:24s} ours {row['ours']:.4g} {row['unit']}"
     if row["theirs"] is not None:
         target = TARGETS[row["row"]][0]
-        said += f" · theirs {row['theirs']:.4g} · ratio {row['ratio']:.2f} (aim {target:g})"
+        text += f" · theirs {row['theirs']:.4g} · ratio {row['ratio']:.2f} (aim {target:g})"
     if row["ratio_default"] is not None:
-        said += f" · to its default allocator {row['ratio_default']:.2f}"
+        text += f" · to its default allocator {row['ratio_default']:.2f}"
     if row["of_peak"] is not None:
-        said += f" · {row['of_peak']:.0%} of the matrix rate of {row['matrix_rate_gflops']:g} GFLOP/s"
-    return said
+        text += f" · {row['of_peak']:.0%} of the matrix rate of {row['matrix_rate_gflops']:g} GFLOP/s"
+    return text
 
 
 def main(arguments: list[str] | None = None) -> int:

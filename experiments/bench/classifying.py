@@ -1,4 +1,4 @@
-"""An occupancy decoder in the published size, trained for a short time on one shape, for the rows that mesh it."""
+"""An occupancy decoder of the published size, trained briefly on one shape, for the rows that mesh it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ import numpy as np
 
 from experiments.bench.rows import Bench
 from jonet import parallel
-from jonet.data import batches
-from jonet.data.lanes import Lanes
-from jonet.data.store import Packed
+from jonet.data.store import RaggedArray
 from jonet.networks import occupancy
-from jonet.training import conditional
+from jonet.training import batches, conditional
+from jonet.training.lanes import Lanes
 from jonet.training.loop import Loop
 from jonet.training.optimizers import Optimizer, Schedule
 
-SMALLER = 0.5  # from the store's frame, a ball of radius 1, into the box of ±0.55
+SMALLER = 0.5  # scale from the store's frame (unit ball) into the box of Occupancy Networks, [-0.55, 0.55]³
 STEPS = 400
 
 
 def occupancy_of(bench: Bench):
-    """Network, parameters, statistics and condition of one training shape, learned from the signs of its distances."""
+    """Trains an occupancy decoder on one training shape → (network, parameters, batch_stats, condition [C]).
+
+    Labels are the signs of the shape's distance samples.
+    """
     width, condition, steps, points = (32, 32, 200, 512) if bench.quick else (256, 256, STEPS, 2048)
     store = bench.trained.store
     shape = int(store.select("train")[0])
     samples = store.samples(shape)
     arrays = {
-        "occupancy": Packed(np.ascontiguousarray(samples[:, :3]) * SMALLER, np.zeros(1, int), store.counts[[shape]])
+        "occupancy": RaggedArray(
+            np.ascontiguousarray(samples[:, :3]) * SMALLER, np.zeros(1, int), store.counts[[shape]]
+        )
     }
     network = occupancy.OccupancyNetwork(occupancy.Specs(encoder="idx", c_dim=condition, hidden_size=width))
-    key = parallel.fold(jax.random.key(0), "classifying")
-    plan = batches.Plan(batches.Draw("occupancy", points, sides="any"), "occupancies")
-    source = batches.load(arrays, Lanes.deal([0], 1, 0, parallel.count()), plan, key, resident=True)
+    key = parallel.fold_in(jax.random.key(0), "classifying")
+    spec = batches.BatchSpec(batches.RowSampling("occupancy", points, sides="any"), "occupancies")
+    source = batches.load(arrays, Lanes.deal([0], 1, 0, parallel.count()), spec, key, resident=True)
     optimizer = Optimizer("adam", Schedule("cosine", 2e-3, 2e-5), Schedule("constant", 1e-3))
     loop = Loop(functools.partial(conditional.loss, network=network), optimizer.build(), source, key)
     state = loop.start(*conditional.initial(network, 1, key))
@@ -44,5 +48,5 @@ def occupancy_of(bench: Bench):
         state, metrics, _ = loop.advance(state, data, count, steps)
     jax.block_until_ready(metrics)
     print(f"  trained an occupancy decoder in {time.perf_counter() - begun:.0f} s", flush=True)
-    shared, statistics = parallel.host((state.shared, state.statistics))
-    return network, shared, statistics, loop.own(state)[0]
+    shared, batch_stats = parallel.host((state.shared, state.batch_stats))
+    return network, shared, batch_stats, loop.per_shape(state)[0]

@@ -1,4 +1,4 @@
-"""Trained decoders asked at many points: one code or condition, in evaluation."""
+"""Rows of decoders that are evaluated at many points, for one code or condition."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from experiments.bench.trained import save_weights
 from jonet.networks import deepsdf, occupancy
 from jonet.networks.field import fold
 
-RATE = "points a second"
+RATE = "points per second"
 
 
 def sdf_decoder(bench: Bench) -> dict:
+    """DeepSDF's decoder of the published size, with random weights."""
     specs = deepsdf.Specs(latent_size=16, dims=(64,) * 8) if bench.quick else deepsdf.Specs()
     count = 4096 if bench.quick else 262_144
     network = deepsdf.Decoder(specs)
@@ -24,7 +25,7 @@ def sdf_decoder(bench: Bench) -> dict:
     shared = jax.jit(network.init)(jax.random.key(0), code[None], np.zeros((1, 1, 3), np.float32))
     weights = save_weights(bench.folder / "sdf.npz", shared["params"], code=code)
     matrices = fold(network, shared, {}, code[None]).shared["kernels"]
-    return asked(
+    return measured(
         bench,
         f"{len(specs.dims)}×{specs.dims[0]}, code {specs.latent_size}, one code, {count} points",
         (network, shared, {}, code),
@@ -36,18 +37,19 @@ def sdf_decoder(bench: Bench) -> dict:
 
 
 def occupancy_decoder(bench: Bench) -> dict:
+    """The decoder of Occupancy Networks with conditional batch norm, of the published size, with random weights."""
     width, condition, count = (64, 32, 4096) if bench.quick else (256, 256, 100_000)
     specs = occupancy.Specs(encoder="idx", c_dim=condition, hidden_size=width)
     network = occupancy.OccupancyNetwork(specs)
-    shared, statistics = scattered(network.start(jax.random.key(0)))
+    shared, batch_stats = scattered(network.start(jax.random.key(0)))
     code = np.random.default_rng(0).normal(size=condition).astype(np.float32)
-    tree = merged(shared["params"]["decoder"], statistics["decoder"])
+    tree = merged(shared["params"]["decoder"], batch_stats["decoder"])
     weights = save_weights(bench.folder / "occupancy.npz", tree, code=code)
-    matrices = fold(network, shared, statistics, code[None]).shared
-    return asked(
+    matrices = fold(network, shared, batch_stats, code[None]).shared
+    return measured(
         bench,
         f"conditional batch norm, {width} wide, 5 blocks, condition {condition}, one condition, {count} points",
-        (network, shared, statistics, code),
+        (network, shared, batch_stats, code),
         np.random.default_rng(1).uniform(-0.55, 0.55, (count, 3)),
         [matrices["first"], *matrices["kernels"], matrices["last"]],
         "occupancies",
@@ -55,15 +57,19 @@ def occupancy_decoder(bench: Bench) -> dict:
     )
 
 
-def asked(bench: Bench, workload, trained, points, matrices, program: str, arguments: dict) -> dict:
-    """From a code to the values at points, which both sides must agree on."""
+def measured(bench: Bench, workload, trained, points, matrices, program: str, arguments: dict) -> dict:
+    """The row of a decoder, with the largest difference between both sides' values.
+
+    trained: (network, parameters, batch_stats, code [L]).  points [N, 3].  matrices: of the folded network, whose
+    products are counted as operations.  program, arguments: of the peer.
+    """
     points = points.astype(np.float32)
     np.save(bench.folder / "points.npy", points)
-    network, shared, statistics, code = trained
+    network, shared, batch_stats, code = trained
     values = []
 
     def ours():
-        field = fold(network, shared, statistics, code[None])[0]
+        field = fold(network, shared, batch_stats, code[None])[0]
         values[:] = [np.asarray(field(points))]
 
     unit = Unit(RATE, len(points), rate=True)
@@ -77,15 +83,15 @@ def asked(bench: Bench, workload, trained, points, matrices, program: str, argum
 
 
 def scattered(trees, seed: int = 0):
-    """Parameters and statistics off their start, where half of them are zeros that a product could skip."""
+    """Parameters and batch_stats with noise: half of the initial values are zeros, which a product could skip."""
     rng = np.random.default_rng(seed)
-    shared, statistics = (jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape), tree) for tree in trees)
-    return jax.tree.map(lambda x: np.asarray(x, np.float32), (shared, statistics))
+    shared, batch_stats = (jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape), tree) for tree in trees)
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), (shared, batch_stats))
 
 
-def merged(parameters: dict, statistics: dict) -> dict:
-    """One tree of both."""
+def merged(parameters: dict, batch_stats: dict) -> dict:
+    """One nested dict of parameters and batch_stats."""
     both = dict(parameters)
-    for name, value in statistics.items():
+    for name, value in batch_stats.items():
         both[name] = merged(both.get(name, {}), value) if isinstance(value, dict) else value
     return both

@@ -1,4 +1,4 @@
-"""Codes of unseen shapes: Gauss-Newton on all of them at once, against the published loop on one after the other."""
+"""The row of fitting codes of unseen shapes: Gauss-Newton on all shapes at once against Adam on one after the other."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import numpy as np
 
 from experiments.bench.rows import Bench, Unit, compare
 from experiments.bench.trained import save_weights
-from jonet.inference import latents
+from jonet.inference.fitting import latents
 
 PUBLISHED = 800  # Adam steps
 
 
 def fit_codes(bench: Bench) -> dict:
-    """The time of theirs is that of a part of the steps; the codes that are judged have had them all."""
+    """Codes of 16 unseen shapes, with their errors on held-out samples.
+
+    PyTorch's time is extrapolated from a part of its steps; the codes that are evaluated are fitted with all steps.
+    """
     model, store = bench.trained.model, bench.trained.store
     shapes, count, steps, rows = (2, 1000, 20, 500) if bench.quick else (16, 8000, PUBLISHED, 8000)
     unseen = store.select("test")[:shapes]
@@ -37,13 +40,13 @@ def fit_codes(bench: Bench) -> dict:
         codes["ours"] = model.fit(list(given)).values
 
     workload = (
-        f"{bench.trained.said}; {len(unseen)} unseen shapes, {count} samples each; theirs {steps} Adam steps × {rows} "
-        "rows, one shape after the other"
+        f"{bench.trained.description}; {len(unseen)} unseen shapes, {count} samples each; theirs {steps} Adam "
+        f"steps × {rows} rows, one shape after the other"
     )
-    unit = Unit("seconds a shape", len(unseen))
+    unit = Unit("seconds per shape", len(unseen))
     part = arguments | {"steps": max(1, steps // 20), "shapes": len(unseen)}
     result = compare(bench, workload, unit, ours, "fit", part, run={"shapes": [0]})
-    errors = {name: judged(model, values, held) for name, values in codes.items()}
+    errors = {name: held_out_errors(model, values, held) for name, values in codes.items()}
     result["held_out_loss"] = {name: float(each.mean()) for name, each in errors.items()}
     result["held_out_loss_by_shape"] = {name: [round(float(e), 6) for e in each] for name, each in errors.items()}
     if "theirs" in errors:
@@ -52,7 +55,7 @@ def fit_codes(bench: Bench) -> dict:
 
 
 def published_codes(bench: Bench, arguments: dict, shapes: list[int]) -> np.ndarray:
-    """Codes [B, L] that the published loop finds; kept where the bench was told to, since it takes minutes."""
+    """Codes [B, L] fitted by the published loop; this takes minutes, so they are kept in `bench.codes` if given."""
     file = bench.codes or bench.folder / "codes.npy"
     if not file.exists():
         bench.peers["theirs"].start("fit", arguments)
@@ -60,13 +63,13 @@ def published_codes(bench: Bench, arguments: dict, shapes: list[int]) -> np.ndar
     return np.load(file)
 
 
-def judged(model, codes: np.ndarray, held) -> np.ndarray:
-    """The mean clamped error of each code on its shape's other samples."""
-    return latents.errors(model.network, model.shared, model.statistics, codes, list(held), model.fitting)[0]
+def held_out_errors(model, codes: np.ndarray, held) -> np.ndarray:
+    """The mean clamped error [B] of each code on the held-out samples of its shape."""
+    return latents.errors(model.network, model.shared, model.batch_stats, codes, list(held), model.fitting)[0]
 
 
 def divided(samples: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """A shape's samples: `count` that are given, and the others, by which codes are judged."""
+    """A shape's samples split at random into `count` for fitting and the rest for evaluation."""
     order = np.random.default_rng(0).permutation(len(samples))
     samples = np.asarray(samples)[order]
     return samples[:count], samples[count:]

@@ -1,4 +1,4 @@
-"""What this machine can do, and what a process takes of it."""
+"""Measurements of this machine and process: matrix product rate, memory, load."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SIDE = {"cpu": 2048}  # of the product by which the matrix rate is measured, by kind of device
-LARGE = 8192
+SIDE = {"cpu": 2048}  # size of the square matrices whose product is measured, by kind of device
+LARGE = 8192  # their size on other devices
 
 
 def threads() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def matrix_rate() -> Callable[[], float]:
-    """A function that measures, in operations a second, a square product of jax on this device, in its precision."""
+    """A function that measures the rate of a square matrix product in JAX's default precision, in operations/second."""
     import jax
 
     side = SIDE.get(jax.default_backend(), LARGE)
@@ -39,7 +39,7 @@ def matrix_rate() -> Callable[[], float]:
 
 
 def peak(reset: bool = False) -> float:
-    """Gigabytes of memory that this process had at most since the last reset (Linux; nan elsewhere)."""
+    """The process's peak memory since the last reset, in gigabytes (Linux; nan elsewhere)."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -50,7 +50,7 @@ def peak(reset: bool = False) -> float:
 
 
 def device_peak() -> float | None:
-    """Gigabytes of memory that were taken of an accelerator at most; None on a CPU."""
+    """Peak memory use of the accelerator in gigabytes; None on a CPU."""
     import jax
 
     taken = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -58,5 +58,5 @@ def device_peak() -> float | None:
 
 
 def load() -> float:
-    """How many processes wanted to run in the last minute, on average: this one's threads, and what disturbs them."""
+    """The average number of runnable processes in the last minute, including this one's threads."""
     return os.getloadavg()[0]

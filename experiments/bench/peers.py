@@ -1,4 +1,4 @@
-"""Peers: PyTorch programs in processes of their own, one with a tuned allocator and one as it comes."""
+"""The PyTorch side: processes (peers) with a tuned and with the default memory allocator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from experiments.bench import machine
 
 ROOT = Path(__file__).resolve().parents[2]
-# freed memory stays with the process, in huge pages: 1.5 to 3 times faster on large activations
+# Freed memory is kept, in huge pages: 1.5 to 3 times faster with large activations.
 TUNED = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:"
     "glibc.malloc.top_pad=1000000000"
@@ -22,14 +22,14 @@ TUNED = (
 
 
 class Peer:
-    """One process, which runs one program at a time; see `peer.__main__`.
+    """A process that runs one program at a time; see `peer.__main__`.
 
-    It is stopped while it is not asked: threads of OpenMP go on spinning after their work and would slow the others.
+    It is stopped between requests, since OpenMP threads keep spinning after their work and would slow down jonet.
     """
 
     def __init__(self, tuned: bool):
         environment = {**os.environ, "BENCH_THREADS": str(machine.threads())}
-        environment.pop("GLIBC_TUNABLES", None)  # of ours, if it was given
+        environment.pop("GLIBC_TUNABLES", None)  # as set for this process
         if tuned:
             environment["GLIBC_TUNABLES"] = TUNED
         command = [sys.executable, "-m", "experiments.bench.peer"]
@@ -38,9 +38,11 @@ class Peer:
         self._pause(True)
 
     def start(self, program: str, arguments: dict) -> dict:
+        """Creates a program and returns its answer, with "setting"."""
         return self._ask({"start": program, "with": arguments})
 
     def run(self, **arguments) -> dict:
+        """Runs the program once and returns its answer, with "seconds"."""
         return self._ask({"run": arguments})
 
     def _ask(self, request: dict) -> dict:
@@ -50,7 +52,7 @@ class Peer:
         answer = self.process.stdout.readline()
         self._pause(True)
         if not answer:
-            raise RuntimeError(f"the PyTorch program ended at {str(request)[:200]} …; what it said stands above")
+            raise RuntimeError(f"the PyTorch program ended at {str(request)[:200]} …; its error message is above")
         return json.loads(answer)
 
     def _pause(self, pause: bool) -> None:
@@ -64,12 +66,12 @@ class Peer:
 
 
 def available() -> bool:
-    """Whether there is a PyTorch to compare with."""
+    """Whether PyTorch is installed."""
     return find_spec("torch") is not None
 
 
 def both() -> dict[str, Peer]:
-    """The peers by name: `theirs`, tuned where the C library can be, and `theirs_default`."""
+    """The peers by name: `theirs`, with the tuned allocator on glibc, and `theirs_default`; {} without PyTorch."""
     if not available():
         return {}
     if platform.libc_ver()[0] != "glibc":

@@ -1,4 +1,4 @@
-"""Seconds of training to a stated quality: the default job's network, data, batches and schedule on both sides."""
+"""The row of training time to a given quality, with the same network, data, batches and schedule on both sides."""
 
 from __future__ import annotations
 
@@ -11,34 +11,38 @@ from experiments.bench.rows import Bench, Unit, row, timed
 from experiments.bench.trained import save_weights
 from jonet import parallel
 from jonet.data.sampling import Solid
-from jonet.inference import latents
-from jonet.inference.prior import Prior
+from jonet.inference.fitting import latents
+from jonet.inference.fitting.prior import Prior
 from jonet.networks.field import fold
 from jonet.tasks import deepsdf
 from jonet.training.loop import CAPACITY, Loop
 
 WANTED = 0.90  # median IoU on unseen shapes
-STEPS = 6000  # of a whole schedule
-ROUNDS = 4  # in which both sides take turns
-PART = 0.05  # of the steps that the peer takes, if it is not to train to the end
+STEPS = 6000  # of a complete schedule
+ROUNDS = 4  # in which both sides alternate
+PART = 0.05  # fraction of the steps that the peer runs if it does not train to the end
 
 
 def time_to_quality(bench: Bench) -> dict:
+    """Time of a complete training of the preset quick of deepsdf, and the median IoU on unseen shapes.
+
+    PyTorch's time is extrapolated from a part of the steps, unless `bench.whole` is set.
+    """
     store, config = bench.trained.store, bench.trained.config
     steps = 20 if bench.quick else STEPS
     rows = store.select("train")
-    key = parallel.fold(jax.random.key(0), "quality")
-    problem = deepsdf.problem(config, store, rows, key, {"place": "resident"})
-    loop = Loop(problem.loss, problem.optimizer.build(), problem.batches, key, lookup=problem.lookup)
+    key = parallel.fold_in(jax.random.key(0), "quality")
+    setup = deepsdf.training_setup(config, store, rows, key, {"place": "resident"})
+    loop = Loop(setup.loss, setup.optimizer.build(), setup.batches, key, lookup=setup.lookup)
     network = deepsdf.Decoder(config.network)
-    truths = truth(store, 1000 if bench.quick else 20_000)
+    ground_truths = ground_truth(store, 1000 if bench.quick else 20_000)
 
-    state = loop.start(problem.shared, problem.own)  # once to compile
+    state = loop.start(setup.shared, setup.per_shape)  # once to compile
     jax.block_until_ready(loop.advance(state, loop.batches.segment(0, 1)[0], 1, steps))
-    arguments = peer_arguments(bench, config, store, rows, problem, steps)
+    arguments = peer_arguments(bench, config, store, rows, setup, steps)
     parts = {name: 1.0 if bench.whole and name == "theirs" else PART for name in bench.peers}
     answers = {name: peer.start("small_training", arguments) for name, peer in bench.peers.items()}
-    state = loop.start(problem.shared, problem.own)
+    state = loop.start(setup.shared, setup.per_shape)
     taken, rates = {name: [] for name in ["ours", *answers]}, []
     ends = np.linspace(0, steps, ROUNDS + 1).astype(int).tolist()
 
@@ -56,14 +60,18 @@ def time_to_quality(bench: Bench) -> dict:
         for name, peer in bench.peers.items():
             count = max(1, round(parts[name] * (stop - first)))
             taken[name].append(peer.run(count=count, save=str(bench.folder / f"{name}.npz"))["seconds"])
-    scores = {"ours": quality(network, parallel.host(state.shared), loop.own(state), store, truths, config.fitting)}
+    scores = {
+        "ours": quality(
+            network, parallel.host(state.shared), loop.per_shape(state), store, ground_truths, config.fitting
+        )
+    }
     if bench.peers and bench.whole:
-        shared, codes = read(bench.folder / "theirs.npz", problem.shared)
-        scores["theirs"] = quality(network, shared, codes, store, truths, config.fitting)
+        shared, codes = read(bench.folder / "theirs.npz", setup.shared)
+        scores["theirs"] = quality(network, shared, codes, store, ground_truths, config.fitting)
     workload = (
         f"{len(config.network.dims)}×{config.network.dims[0]}, code {config.network.latent_size}, {len(rows)} shapes, "
         f"{steps} steps of {config.batch_shapes} × {config.batch_points} points, {config.optimizer.name}, cosine; "
-        f"median IoU of {len(truths)} unseen shapes from {len(truths[0][1])} points each"
+        f"median IoU of {len(ground_truths)} unseen shapes from {len(ground_truths[0][1])} points each"
     )
     return row(bench, workload, Unit("seconds of training"), taken, rates) | {
         "wanted_iou": WANTED,
@@ -74,8 +82,8 @@ def time_to_quality(bench: Bench) -> dict:
     }
 
 
-def peer_arguments(bench: Bench, config, store, rows, problem, steps: int) -> dict:
-    """The same start, samples and settings for the peer."""
+def peer_arguments(bench: Bench, config, store, rows, setup, steps: int) -> dict:
+    """Arguments of the peer's program, with the same initial weights, samples and settings."""
     places = np.concatenate([np.arange(store.counts[i].sum()) + store.offsets[i] for i in rows])
     np.save(bench.folder / "train.npy", store.sdf[places])
     counts = store.counts[rows]
@@ -94,14 +102,14 @@ def peer_arguments(bench: Bench, config, store, rows, problem, steps: int) -> di
         "points": config.batch_points,
         "steps": steps,
         "rates": {
-            name: [getattr(optimizer, name).initial, getattr(optimizer, name).final] for name in ("shared", "own")
+            name: [getattr(optimizer, name).initial, getattr(optimizer, name).final] for name in ("shared", "per_shape")
         },
-        "weights": save_weights(bench.folder / "start.npz", problem.shared["params"], codes=np.asarray(problem.own)),
+        "weights": save_weights(bench.folder / "start.npz", setup.shared["params"], codes=np.asarray(setup.per_shape)),
     }
 
 
 def read(path, like) -> tuple[dict, np.ndarray]:
-    """Parameters that a peer saved, as ours, and codes."""
+    """Parameters that a peer saved, nested like `like`, and codes."""
     with np.load(path) as arrays:
         tree = {
             layer: {name: arrays[f"{layer}/{name}"].reshape(np.shape(leaf)) for name, leaf in leaves.items()}
@@ -110,8 +118,8 @@ def read(path, like) -> tuple[dict, np.ndarray]:
         return {"params": tree}, arrays["codes"]
 
 
-def truth(store, count: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Of each unseen shape its number, points spread evenly over the box around it, and whether they are inside."""
+def ground_truth(store, count: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """For each unseen shape: index in the store, uniform points [N, 3] in its bounding box, labels inside [N] bool."""
     found = []
     for i in store.select("test"):
         solid = Solid(store.mesh(i))
@@ -121,12 +129,12 @@ def truth(store, count: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
     return found
 
 
-def quality(network, shared, codes, store, truths, fitting) -> float:
-    """The median IoU over unseen shapes, their codes fitted to their distances."""
-    samples = [np.asarray(store.samples(i)) for i, _, _ in truths]
+def quality(network, shared, codes, store, ground_truths, fitting) -> float:
+    """The median IoU of unseen shapes whose codes are fitted to their signed distances."""
+    samples = [np.asarray(store.samples(i)) for i, _, _ in ground_truths]
     prior = Prior.of(codes, np.zeros(len(codes)))
     found = latents.fit(network, shared, {}, samples, config=fitting, prior=prior, starts=codes)
     fields = fold(network, shared, {}, found.values)
-    inside = np.asarray(fields.contains(np.stack([points for _, points, _ in truths])))
-    true = np.stack([inside for _, _, inside in truths])
+    inside = np.asarray(fields.contains(np.stack([points for _, points, _ in ground_truths])))
+    true = np.stack([inside for _, _, inside in ground_truths])
     return float(np.median((inside & true).sum(1) / np.maximum((inside | true).sum(1), 1)))

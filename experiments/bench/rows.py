@@ -1,4 +1,4 @@
-"""Rows: one workload, ours and theirs in turn, as a dictionary that goes into the JSON."""
+"""Measurement of one workload on both sides in turn; the result is a row, a dictionary for the JSON file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.bench.peers import Peer
 from experiments.bench.trained import Trained
 from jonet import parallel
 
-TARGETS = {  # ratio to tuned PyTorch, share of the matrix rate
+TARGETS = {  # ratio to tuned PyTorch, fraction of the matrix rate
     "deepsdf_train_step": (1.7, 0.85),
     "onet_points_train_step": (1.5, None),
     "occupancy_decoder": (2.2, 0.85),
@@ -30,21 +30,24 @@ TARGETS = {  # ratio to tuned PyTorch, share of the matrix rate
 
 @dataclasses.dataclass(eq=False)
 class Bench:
-    """What all rows share."""
+    """Settings of the benchmark and what the rows have in common.
+
+    peers: see `peers.both`.  rate: measures the matrix product rate (`machine.matrix_rate`).
+    """
 
     peers: dict[str, Peer]
     rate: Callable[[], float]
-    folder: Path  # for what passes between the processes
+    folder: Path  # for files that the processes exchange
     trained: Trained
     repeats: int = 5
     quick: bool = False
-    whole: bool = False  # whether PyTorch trains to the end, too, so that its quality is known
-    codes: Path | None = None  # where codes that take PyTorch minutes to fit are kept
+    whole: bool = False  # whether PyTorch also trains to the end, so that its quality is measured
+    codes: Path | None = None  # file that keeps codes that take PyTorch minutes to fit
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """How seconds of one run become a figure: seconds of each of `amount` things, or things a second."""
+    """Converts the seconds of one run: to seconds per item, for `amount` items, or to items per second (rate)."""
 
     name: str
     amount: float = 1.0
@@ -66,11 +69,11 @@ def compare(
     run: dict[str, Any] | None = None,
     sides: dict[str, Callable[[], Any]] | None = None,
 ) -> dict[str, Any]:
-    """Medians of interleaved repeats, after each side has run once.
+    """Measures one workload: medians of interleaved repeats, after each side has run once.
 
-    ours(): one run, which ends when its results are there.  program, arguments, run: the peers' (see `peer.__main__`).
-    operations: of the matrix products in one of our runs.  sides: other things of ours to be timed in the peers' place,
-    compiled before.
+    ours: one run, which returns when its results are computed.  program, arguments, run: of the peers, see
+    `peer.__main__`.  operations: of the matrix products in one run of ours.  sides: other functions of ours, already
+    compiled, that are measured in place of the peers.
     """
     ours()
     answers = {name: peer.start(program, arguments or {}) for name, peer in bench.peers.items() if program}
@@ -95,13 +98,13 @@ def compare(
         "device_peak_gb": machine.device_peak(),
         "cpu_seconds": {
             name: round(statistics.median(seconds), 4) for name, seconds in cpu.items()
-        },  # of theirs as run
+        },  # of the peers as they ran, not extrapolated
         "peer": {name: {k: v for k, v in answer.items() if k != "peak_gb"} for name, answer in last.items()},
     }
 
 
 def row(bench: Bench, workload, unit: Unit, taken: dict[str, list[float]], rates, operations=0.0) -> dict[str, Any]:
-    """The figures of repeats in seconds, by side, and of the matrix rates measured between them."""
+    """A row from the seconds of the repeats, by side, and the matrix rates measured between them."""
     middle = {name: statistics.median(times) for name, times in taken.items()}
     rate = statistics.median(rates)
     ours = middle["ours"]
@@ -122,13 +125,14 @@ def row(bench: Bench, workload, unit: Unit, taken: dict[str, list[float]], rates
         "repeats": len(taken["ours"]),
         "spread": {name: [unit.figure(s) for s in sorted((min(times), max(times)))] for name, times in taken.items()},
         "ratio_of_best": round(min(taken["theirs"]) / min(taken["ours"]), 3) if "theirs" in taken else None,
-        "allocator": os.environ.get("GLIBC_TUNABLES", "as it comes"),
+        "allocator": os.environ.get("GLIBC_TUNABLES", "default"),
         "threads": machine.threads(),
         "load": round(machine.load(), 1),
     }
 
 
 def timed(work: Callable[[], Any]) -> float:
+    """The seconds that `work` takes."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun

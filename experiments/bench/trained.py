@@ -1,4 +1,4 @@
-"""The trained network that rows ask, fit and mesh: of a run folder, or trained here for a stated time."""
+"""The trained network of several rows: from a run folder, or trained for a given time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 import jonet
-from jonet import learn, model
+from jonet import model
 from jonet.data import store as stores
-from jonet.run import state
+from jonet.run import state, train
 from jonet.storage import atomic
 from jonet.tasks import deepsdf
 from jonet.tasks.shapes import Shapes
@@ -20,9 +20,9 @@ from jonet.tasks.shapes import Shapes
 
 @dataclasses.dataclass(eq=False)
 class Trained:
-    """The default job's network and shapes.
+    """Network and shapes of the preset quick of deepsdf.
 
-    run: a finished run folder, or None to train one of one's own in `folder`, for so many minutes.  quick: few shapes.
+    run: a finished run folder, or None to train a network in `folder` for the given minutes.  quick: few shapes.
     """
 
     folder: Path
@@ -43,25 +43,25 @@ class Trained:
         if self.run:
             return stores.open(self.run / "store")
         with state.opened(self.folder, deepsdf, self.config) as run:
-            return learn.prepare(run)
+            return train.prepare(run)
 
     @functools.cached_property
     def model(self) -> model.Model:
         if self.run:
             return jonet.load(self.run)
         with state.opened(self.folder, deepsdf, self.config) as run:
-            return learn.train_network(run, self.store)
+            return train.train_network(run, self.store)
 
     @property
-    def said(self) -> str:
-        """What the workload says of the network."""
+    def description(self) -> str:
+        """The description of the network in a row's workload."""
         specs = self.model.config
         where = "of a run folder" if self.run else f"trained for {self.minutes:g} minutes"
         return f"{len(specs.dims)}×{specs.dims[0]}, code {specs.latent_size}, {where}"
 
 
 def save_weights(path: Path, tree, **more: np.ndarray) -> str:
-    """Parameters as an .npz under their names, for a peer; more: arrays beside them."""
+    """Writes parameters by their path, and more arrays, into an .npz for a peer; returns its path."""
     arrays = {"/".join(names): np.asarray(leaf) for names, leaf in flatten_dict(tree).items()}
     with atomic.open_file(path, sync=False) as file:
         np.savez(file, **arrays, **more)

@@ -1,5 +1,5 @@
-"""Thousands of shapes through a trained model: read ahead, solved in batches, written behind, resumed, shared out."""
+"""Bulk jobs: thousands of shapes through a trained model, in batches, resumable, divided among processes."""
 
-from jonet.bulk.shapes import Report, Settings, extract, fit, reconstruct
+from jonet.bulk.shapes import Settings, Summary, extract, fit, reconstruct
 
-__all__ = ["Report", "Settings", "extract", "fit", "reconstruct"]
+__all__ = ["Summary", "Settings", "extract", "fit", "reconstruct"]

@@ -1,7 +1,8 @@
-"""Reading, solving and writing at once: threads read ahead and write behind while batches are solved.
+"""Concurrent reading, solving and writing: threads read inputs ahead and write results while batches are solved.
 
-The pipeline knows nothing of shapes.  A batch for which memory runs out is halved, and those after it are no larger; a
-batch that is refused is halved, too, until the one input that is to blame stands alone and becomes a failed row.
+The pipeline does not depend on what is processed.  A batch for which memory runs out is halved, and later batches are
+no larger.  A batch that raises a JonetError is also halved, until the input that causes it is alone and becomes a
+failed row.
 """
 
 from __future__ import annotations
@@ -25,18 +26,21 @@ def _nothing(source: Any) -> dict[str, Any]:
 
 
 class Stages(NamedTuple):
-    """What a job does with an input: read (in another thread or process), solved with others, written (in a thread)."""
+    """What a job does with an input: read (in another thread or process), solve in a batch, write (in a thread)."""
 
-    read: Callable[[Any], Any]  # what a source holds; any exception makes a failed row
-    together: Callable[[Any], Hashable]  # inputs of one kind and size go together
-    solve: Callable[[list[Any]], Sequence[Any]]  # the results of a batch; on this thread
-    write: Callable[[str, Any], Row]  # the input's row; its seconds are filled in by the pipeline
-    stamp: Callable[[Any], dict[str, Any]] = _nothing  # what tells a source's content, for its row; where it is read
+    read: Callable[[Any], Any]  # source → item; any exception makes a failed row
+    together: Callable[[Any], Hashable]  # item → its group; batches contain items of one group
+    solve: Callable[[list[Any]], Sequence[Any]]  # a batch of items → their results; in the calling thread
+    write: Callable[[str, Any], Row]  # writes a result and returns its row; the pipeline adds the seconds
+    stamp: Callable[[Any], dict[str, Any]] = _nothing  # source → identification of its content; runs where `read` does
 
 
 class Outcome(NamedTuple):
-    """What a call did.  seconds: on the clock.  solving: of these, while a batch was being solved.  solved: inputs that
-    were, or that failed; their rows may still be on the way."""
+    """What a call did.
+
+    rows: of the written inputs.  seconds: wall time.  solving: the part of it in which a batch was solved.  solved:
+    number of inputs that were solved or failed; some rows may not be written yet.
+    """
 
     rows: list[Row]
     seconds: float
@@ -52,20 +56,20 @@ class _Item(NamedTuple):
 
 
 class Pipeline:
-    """One job under way; `run` does it."""
+    """Runs the stages of one job; see `run`."""
 
     def __init__(self, stages: Stages, keep: Callable[[Row], Row], batch: int, executor: Executor | None = None):
-        """keep: takes each row, and returns it as it is kept.  batch: inputs that are solved at once.  executor: reads;
-        threads if None."""
+        """keep: stores each row, and returns it as stored.  batch: number of inputs solved at once.  executor: runs
+        `read`, threads if None."""
         self.stages, self.keep, self.batch, self.executor = stages, keep, batch, executor
         self.rows: list[Row] = []
         self.solving, self.solved = 0.0, 0
         self._written: collections.deque[Future] = collections.deque()
 
     def run(self, sources: Mapping[str, Any], progress: Callable[[Outcome], None] = lambda outcome: None) -> Outcome:
-        """Every input, by name, to its row.  progress: called after each batch.
+        """Processes all sources, given by name.  progress: called after each batch.
 
-        What is no input's fault is raised: a disk that is full, a device that is lost.
+        Errors that are not caused by an input are raised: a full disk, a lost device.
         """
         begun = time.monotonic()
         groups: dict[Hashable, list[_Item]] = collections.defaultdict(list)
@@ -93,7 +97,7 @@ class Pipeline:
         return now()
 
     def _read(self, sources: Iterator[tuple[str, Any]], executor: Executor) -> Iterator[_Item]:
-        """What is read, in order, `batch` inputs ahead of what is asked for; what cannot be becomes a row."""
+        """Items in order, read up to `batch` inputs ahead; inputs that cannot be read become failed rows."""
         waiting: collections.deque[tuple[str, Future]] = collections.deque()
         try:
             while True:
@@ -103,7 +107,7 @@ class Pipeline:
                 if not waiting:
                     return
                 key, task = waiting.popleft()
-                stamp, held, cause, seconds = task.result()  # a worker that was killed is no input's fault
+                stamp, held, cause, seconds = task.result()  # raises if a worker process was killed
                 if cause:
                     self._fail(key, cause, stamp)
                 else:
@@ -113,7 +117,7 @@ class Pipeline:
                 task.cancel()
 
     def _solve(self, items: list[_Item], writers: Executor) -> None:
-        """Solves a list in pieces of at most `batch`, and has them written."""
+        """Solves a list in pieces of at most `batch`, and submits the results for writing."""
         pending = [list(items)]
         while pending:
             piece = pending.pop()
@@ -132,7 +136,7 @@ class Pipeline:
                 half = -(-len(piece) // 2)
                 if ran_out:
                     self.batch = half
-                    print(f"memory ran out for {len(piece)} at once: going on with {half}", file=sys.stderr)
+                    print(f"memory ran out for {len(piece)} shapes at once: continuing with {half}", file=sys.stderr)
                 pending += [piece[half:], piece[:half]]
                 continue
             finally:
@@ -152,7 +156,7 @@ class Pipeline:
         return self.keep(row._replace(seconds=seconds + took, input=item.input))
 
     def _settle(self, most: int) -> None:
-        """Waits until at most so many results are still to be written, and raises what went wrong."""
+        """Waits until at most `most` results are still to be written; raises their errors."""
         while len(self._written) > most or (self._written and self._written[0].done()):
             self.rows.append(self._written.popleft().result())
 
@@ -171,7 +175,7 @@ def reason(error: Exception) -> str:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether the host or a device had no memory left."""
+    """Whether an error says that the host or a device ran out of memory."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -181,10 +185,10 @@ def _timed(do: Callable, *arguments):
 
 
 def _attempt(stamp: Callable, read: Callable, source) -> tuple[dict[str, Any], Any, str, float]:
-    """What tells a source, what it holds, why it could not be read ("" if it could), and the seconds that took."""
-    begun, told = time.monotonic(), {}
+    """The source's stamp, its item, the cause if it could not be read (else ""), and the seconds of reading."""
+    begun, stamped = time.monotonic(), {}
     try:
-        told = stamp(source)  # before it is read: what changes meanwhile is seen the next time
-        return told, read(source), "", time.monotonic() - begun
-    except Exception as error:  # whatever a reader makes of a damaged file
-        return told, None, reason(error), time.monotonic() - begun
+        stamped = stamp(source)  # before reading, so that a change meanwhile is noticed by the next call
+        return stamped, read(source), "", time.monotonic() - begun
+    except Exception as error:  # readers raise many kinds of errors for damaged files
+        return stamped, None, reason(error), time.monotonic() - begun

@@ -1,4 +1,4 @@
-"""The bulk jobs: observed shapes to codes, to meshes; codes to meshes."""
+"""The bulk jobs: `fit` (observed shapes → codes), `reconstruct` (→ meshes) and `extract` (codes → meshes)."""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ import numpy as np
 
 from jonet import config as configs
 from jonet import parallel
-from jonet.bulk.inputs import Code, File, Held, encoded, find, kind, names, reader, rows_seen, stamp
-from jonet.bulk.job import Input, is_former, opened
+from jonet.bulk.inputs import Code, File, Prepared, codes_of, find, names, reader, rows_used, size_class, stamp
+from jonet.bulk.job import Input, opened
 from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Row
 from jonet.bulk.pipeline import Outcome, Pipeline, Stages
 from jonet.codes import Codes
-from jonet.data import clouds, meshes
-from jonet.data.meshes import Mesh
 from jonet.errors import CheckpointError, ConfigError
-from jonet.inference.observations import COLUMNS
-from jonet.model import Model, network_digest
+from jonet.geometry import mesh_files, point_cloud_files
+from jonet.geometry.mesh import Mesh
+from jonet.inference.fitting.observations import COLUMNS
+from jonet.model import Model
+from jonet.model_folder import network_digest
 from jonet.storage import atomic, identity
 from jonet.storage.names import unique
 
-BATCHES = (256, 64, 16, 4)  # shapes a device at once: capacities that programs are compiled for
-ON_CPU = 16  # there, where larger batches are no faster, results come sooner
-PER_CELL = 400  # bytes of a mesh under way, for each cell of a face of its box
+BATCHES = (256, 64, 16, 4)  # shapes per device and batch: the capacities that programs are compiled for
+ON_CPU = 16  # shapes per batch on CPUs, where larger batches are no faster and delay results
+PER_CELL = 400  # memory of a mesh during extraction in bytes, per cell of one face of its box
 FORMATS = ("ply", "obj", "stl", "glb", "off")
 
 
 class Settings(NamedTuple):
-    """How a job is run; what comes out does not depend on it.
+    """How a job is run; the results do not depend on it.
 
-    share: (index, count), this process's part of the inputs; None asks jax.distributed.  limit: a trial of so many
-    inputs, spread evenly.  retry_failed: inputs whose row says failed are tried again.  batch: shapes at once, by the
-    memory if None.  executor: reads inputs (threads if None); any of concurrent.futures' or Dask's.
+    shard: (index, count), this process's part of the inputs; None: as jax.distributed says.  limit: process at most so
+    many inputs, at equal steps, as a trial.  retry_failed: try inputs with failed rows again.  batch: shapes per batch,
+    chosen by the available memory if None.  executor: reads inputs (threads if None); an executor of concurrent.futures
+    or Dask.
     """
 
-    share: tuple[int, int] | None = None
+    shard: tuple[int, int] | None = None
     limit: int | None = None
     retry_failed: bool = False
     batch: int | None = None
@@ -58,11 +60,11 @@ class Settings(NamedTuple):
 DEFAULT = Settings()
 
 
-class Report(NamedTuple):
-    """What a job's call did.
+class Summary(NamedTuple):
+    """What a call did.
 
-    inputs: of this process's share.  before: done by earlier calls.  outcome: of this call.  size: bytes it wrote.
-    complete: every input of every process has its row, and the results are joined.
+    inputs: number of inputs in this process's shard.  before: of them, done by earlier calls.  outcome: of this call.
+    size: bytes written.  complete: whether all inputs of all processes are done, and the results are joined.
     """
 
     inputs: int
@@ -72,32 +74,34 @@ class Report(NamedTuple):
     complete: bool
 
 
-def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, progress=None) -> Report:
-    """Codes of meshes and clouds (files, folders) in own units; for networks that take pictures, of these.
+def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, progress=None) -> Summary:
+    """Codes of meshes and point clouds in input units, or of images for networks that take them.
 
-    out: codes.npz, which holds all of them when all are done; before, each lies in the folder of the same name without
-    .npz (or out is that folder, and has a codes.npz), beside manifest.csv.  The same call goes on where it was stopped.
-    Raises ConfigError for a folder of other settings or of the inputs, for an output that is an input or none of this
-    job, or where no input could be used; BusyError where another process works in the folder.
+    inputs: a path or several, files or folders.  out: the .npz file that gets all codes when all inputs are done;
+    before, each code is in a file of its own in the folder of the same name without .npz, next to manifest.csv (or out
+    is that folder, and the file is codes.npz in it).  The same call continues a stopped job.  settings: see `Settings`.
+    progress: called with the `Outcome` so far after each batch.
+    Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was
+    not written by this job, and if no input could be used; BusyError if another process works in the folder.
     """
     _check(settings)
     out = Path(out)
     folder, joined = (out.with_suffix(""), out) if out.suffix == ".npz" else (out, out / "codes.npz")
     files = find(inputs, model, folder, [joined])
-    called = names(files)
-    places = _places(called, "shapes/{}.npz")
+    shape_names = names(files)
+    outputs = _outputs(shape_names, "shapes/{}.npz")
     read = reader(model)
     network = network_digest(model)
-    atomic.check_outputs([joined, *(folder / place for place in places.values())], files.values())
+    atomic.check_outputs([joined, *(folder / output for output in outputs.values())], files.values())
     _check_apart(folder, files)
     _check_joined(joined, folder)
 
     def write(key: str, code: Codes) -> Row:
-        dataclasses.replace(code, network=network).save(folder / places[key], sync=False)  # its row has its digest
-        return _judged(key, code, places[key])
+        dataclasses.replace(code, network=network).save(folder / outputs[key], sync=False)  # its row has its digest
+        return _row(key, code, outputs[key])
 
-    stages = Stages(read, kind(model), lambda shapes: _each(encoded(model, shapes)), write, stamp)
-    given = {key: Input(File(path, called[key]), places[key]) for key, path in files.items()}
+    stages = Stages(read, size_class(model), lambda shapes: _each(codes_of(model, shapes)), write, stamp)
+    given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
     job = {"verb": "fit", **_of(model, network), "starts": _starts(model)}
     return _run(model, folder, job, given, stages, settings, _bytes(model), progress, functools.partial(_join, joined))
 
@@ -111,23 +115,26 @@ def reconstruct(
     *,
     resolution: int | None = None,
     form: str = "ply",
-) -> Report:
-    """Meshes of inputs, as `fit` takes them, into the folder `out`; else as `fit`."""
+) -> Summary:
+    """Meshes of inputs, written to the folder `out`; arguments and errors as for `fit`.
+
+    resolution: grid cells per side of the box, the model's if None.  form: one of `FORMATS`.
+    """
     _check(settings)
     cells = _cells(model, resolution, form)
     files, folder = find(inputs, model, Path(out)), Path(out)
-    called = names(files)
-    places = _places(called, f"{{}}.{form}")
+    shape_names = names(files)
+    outputs = _outputs(shape_names, f"{{}}.{form}")
     read = reader(model)
-    atomic.check_outputs([folder / place for place in places.values()], files.values())
+    atomic.check_outputs([folder / output for output in outputs.values()], files.values())
     _check_apart(folder, files)
 
-    def solve(shapes: list[Held]) -> list[tuple[Codes, Mesh]]:
-        codes = encoded(model, shapes)
+    def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh]]:
+        codes = codes_of(model, shapes)
         return list(zip(_each(codes), _meshes(model, codes, cells), strict=True))
 
-    stages = Stages(read, kind(model), solve, _writer(folder, places), stamp)
-    given = {key: Input(File(path, called[key]), places[key]) for key, path in files.items()}
+    stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
+    given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
     job |= {**_of(model, network_digest(model)), "starts": _starts(model)}
     return _run(model, folder, job, given, stages, settings, max(_bytes(model), PER_CELL * cells**2), progress)
@@ -142,10 +149,10 @@ def extract(
     *,
     resolution: int | None = None,
     form: str = "ply",
-) -> Report:
-    """Meshes of codes (codes.npz, or the folder of a `fit`, finished or not) into the folder `out`; else as `fit`.
+) -> Summary:
+    """Meshes of codes, written to the folder `out`; further arguments and errors as for `fit` and `reconstruct`.
 
-    Raises InputError for codes of another network.
+    codes: a codes.npz, or the folder of a `fit`, finished or not.  Raises InputError for codes of another network.
     """
     _check(settings)
     cells = _cells(model, resolution, form)
@@ -153,46 +160,46 @@ def extract(
     network = network_digest(model)
     if source.is_dir():
         files = {path.relative_to(source).as_posix(): path for path in sorted((source / "shapes").rglob("*.npz"))}
-        called = {key: key.removeprefix("shapes/").removesuffix(".npz") for key in files}
-        sources = {key: File(path, called[key]) for key, path in files.items()}
-        if code := next(filter(None, map(_readable, files.values())), None):  # each is looked at when it is read
+        shape_names = {key: key.removeprefix("shapes/").removesuffix(".npz") for key in files}
+        sources = {key: File(path, shape_names[key]) for key, path in files.items()}
+        if code := next(
+            filter(None, map(_readable, files.values())), None
+        ):  # the others are checked when they are read
             code.check_network(network)
     else:
-        whole = Codes.load(source)
-        whole.check_network(network)
-        called = {name: name for name in whole.names}
-        if len(called) < len(whole):
-            raise ConfigError(f"{source}: two codes are named {Counter(whole.names).most_common(1)[0][0]!r}")
-        files = {name: source for name in called}
-        sources = {name: Code(whole[i]) for i, name in enumerate(whole.names)}
+        all_codes = Codes.load(source)
+        all_codes.check_network(network)
+        shape_names = {name: name for name in all_codes.names}
+        if len(shape_names) < len(all_codes):
+            raise ConfigError(f"{source}: two codes are named {Counter(all_codes.names).most_common(1)[0][0]!r}")
+        files = {name: source for name in shape_names}
+        sources = {name: Code(all_codes[i]) for i, name in enumerate(all_codes.names)}
     if not files:
-        raise ConfigError(f"{source} holds no codes")
-    places = _places(called, f"{{}}.{form}")
-    atomic.check_outputs([folder / place for place in places.values()], set(files.values()))
+        raise ConfigError(f"{source} contains no codes")
+    outputs = _outputs(shape_names, f"{{}}.{form}")
+    atomic.check_outputs([folder / output for output in outputs.values()], set(files.values()))
 
-    def solve(some: list[Codes]) -> list[tuple[Codes, Mesh]]:
-        return list(zip(some, _meshes(model, Codes.joined(some), cells), strict=True))
+    def solve(batch: list[Codes]) -> list[tuple[Codes, Mesh]]:
+        return list(zip(batch, _meshes(model, Codes.joined(batch), cells), strict=True))
 
     def together(code: Codes):
         return code.similarities is None, code.residual is None
 
-    stages = Stages(functools.partial(_code, network), together, solve, _writer(folder, places), stamp)
+    stages = Stages(functools.partial(_code, network), together, solve, _writer(folder, outputs), stamp)
     job = {"verb": "extract", "resolution": cells, "format": form, **_of(model, network)}
-    given = {key: Input(sources[key], places[key]) for key in files}
+    given = {key: Input(sources[key], outputs[key]) for key in files}
     return _run(model, folder, job, given, stages, settings, PER_CELL * cells**2, progress)
 
 
 def _run(
     model, folder: Path, job, inputs, stages: Stages, settings: Settings, each: int, progress, finish=None
-) -> Report:
-    """inputs: by name; each: bytes a shape takes; finish: what is made of the folder and all rows when all are done."""
-    index, count = settings.share or (jax.process_index(), jax.process_count())
-    former = {**job, "network": _former(model)}
-    former.pop("starts", None)
-    with opened(folder, (index, count), job, former, inputs) as work:
+) -> Summary:
+    """Runs a job.  each: memory of a shape in bytes.  finish: called with the folder and all rows when all are done."""
+    index, count = settings.shard or (jax.process_index(), jax.process_count())
+    with opened(folder, (index, count), job, inputs) as work:
         mine = sorted(inputs)[index::count]
         if settings.retry_failed:
-            work.again.update(mine if settings.share else inputs)
+            work.again.update(mine if settings.shard else inputs)
         left = [key for key in mine if work.done(key) is None]
         todo = left
         if settings.limit is not None and settings.limit < len(left):
@@ -202,47 +209,49 @@ def _run(
             work.begin(key)
             return stages.write(key, result)
 
-        with parallel.alone():
+        with parallel.local_only():
             batch = batch_size(each) if settings.batch is None else settings.batch
             pipeline = Pipeline(stages._replace(write=write), work.add, batch, settings.executor)
             try:
                 sources = {key: inputs[key].source for key in todo}
                 outcome = pipeline.run(sources, progress or (lambda outcome: None))
             except KeyboardInterrupt as stopped:
-                raise KeyboardInterrupt(f"stopped; {folder} keeps what is done, the same command goes on") from stopped
+                raise KeyboardInterrupt(
+                    f"stopped; results in {folder} are kept; the same command continues"
+                ) from stopped
 
         def join() -> bool:
             return work.join(lambda rows: finish(folder, rows) if finish else None)
 
         complete = join()
-        while not complete and settings.share is None and count > 1 and len(todo) == len(left):
-            time.sleep(1)  # jax.distributed wants its processes to end together
+        while not complete and settings.shard is None and count > 1 and len(todo) == len(left):
+            time.sleep(1)  # with jax.distributed, all processes have to end together
             complete = join()
-        known = [row for key in mine if (row := work.done(key))]
-        if known and not work.usable():
-            raise ConfigError(f"none of {len(known)} inputs could be used; {work.manifest.path} says why")
+        done = [row for key in mine if (row := work.done(key))]
+        if done and not work.usable():
+            raise ConfigError(f"none of {len(done)} inputs could be used; {work.manifest.path} has the reasons")
     size = sum(row.made.get("bytes", 0) for row in outcome.rows)
-    return Report(len(mine), len(mine) - len(left), outcome, size, complete)
+    return Summary(len(mine), len(mine) - len(left), outcome, size, complete)
 
 
 def _check(settings: Settings) -> None:
     for name in ("limit", "batch"):
         if (value := getattr(settings, name)) is not None and value < 1:
             raise ConfigError(f"{name} is {value}, but must be 1 or more")
-    if settings.share is not None and not 0 <= settings.share[0] < settings.share[1]:
-        index, count = settings.share
-        raise ConfigError(f"share is {index} of {count}; shares count from 0")
+    if settings.shard is not None and not 0 <= settings.shard[0] < settings.shard[1]:
+        index, count = settings.shard
+        raise ConfigError(f"shard is {index} of {count}; shards count from 0")
 
 
 def _check_apart(folder: Path, files: Mapping[str, Path]) -> None:
-    """ConfigError where inputs lie directly in the job's folder, which later searches take for results alone."""
+    """ConfigError if inputs are directly in the job's folder, since later searches expect only results there."""
     for path in files.values():
         if os.path.realpath(path.parent) == os.path.realpath(folder):
-            raise ConfigError(f"{path} lies in {folder}, where results would lie among inputs; choose another --out")
+            raise ConfigError(f"{path} is in {folder}, where results would be among inputs; choose another --out")
 
 
 def _cells(model: Model, resolution: int | None, form: str) -> int:
-    """Cells a side; ConfigError where these or the format are impossible."""
+    """The grid cells per side; ConfigError if they or the format are impossible."""
     if form not in FORMATS:
         raise ConfigError(f"format is {form!r}; meshes are written as {', '.join(FORMATS)}")
     if resolution is None:
@@ -250,9 +259,9 @@ def _cells(model: Model, resolution: int | None, form: str) -> int:
     return dataclasses.replace(model.surfaces, resolution=resolution).resolution
 
 
-def _places(called: dict[str, str], form: str) -> dict[str, str]:
-    """Where the result of each shape goes below the job's folder."""
-    return {key: form.format(name) for key, name in zip(called, unique(list(called.values())), strict=True)}
+def _outputs(shape_names: dict[str, str], form: str) -> dict[str, str]:
+    """The path of each shape's result relative to the job's folder."""
+    return {key: form.format(name) for key, name in zip(shape_names, unique(list(shape_names.values())), strict=True)}
 
 
 def _readable(path: Path) -> Codes | None:
@@ -269,26 +278,27 @@ def _code(network: str, source: File | Code) -> Codes:
 
 
 def _check_joined(joined: Path, folder: Path) -> None:
-    """ConfigError where something is in the place of all codes that the job did not put there."""
+    """ConfigError if the file for all codes exists and was not written by the job."""
     record = _read_record(folder / "joined.json")
     ours = record["file"] == _below(joined, folder) or (record["codes"] and identity.unchanged(joined, record["codes"]))
-    if os.path.lexists(joined) and not ours and not is_former(folder):
-        raise ConfigError(f"{joined} is there already, and no job in {folder} made it; choose another --out")
+    if os.path.lexists(joined) and not ours:
+        raise ConfigError(f"{joined} exists already, and no job in {folder} wrote it; choose another --out")
 
 
 def _join(joined: Path, folder: Path, rows: dict[str, Row]) -> None:
-    """All codes of a job in one file; `joined.json` says which one, and of which parts it is made."""
+    """Writes all codes of a job into one file; `joined.json` records its path, content and parts."""
     before = _read_record(folder / "joined.json")
     parts = [[row.output, row.made["sha256"]] for row in rows.values() if row.output]
-    whole = bool(before["codes"]) and identity.unchanged(joined, before["codes"])
-    if whole and before["parts"] == parts:
+    unchanged = bool(before["codes"]) and identity.unchanged(joined, before["codes"])
+    if unchanged and before["parts"] == parts:
         return
     if parts:
         record = {"file": _below(joined, folder), "codes": {}, "parts": parts}
-        atomic.write_json(folder / "joined.json", record)  # known as the job's own after a stop, too
-        Codes.joined([Codes.load(folder / place) for place, _ in parts]).save(joined)
+        # written before the file, so that the file is known as the job's even if the job is killed
+        atomic.write_json(folder / "joined.json", record)
+        Codes.joined([Codes.load(folder / path) for path, _ in parts]).save(joined)
         atomic.write_json(folder / "joined.json", record | {"codes": identity.stamp(joined)})
-    elif whole:
+    elif unchanged:
         atomic.remove_file(joined)
 
 
@@ -305,19 +315,19 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def batch_size(each: int) -> int:
-    """Shapes at once where each takes so many bytes: at most half of the memory."""
+    """Shapes per batch if each takes so many bytes: at most half of the memory is used."""
     if jax.default_backend() == "cpu":
         return ON_CPU * parallel.count()
     return next((n for n in BATCHES if n * each <= parallel.memory() // 2), BATCHES[-1]) * parallel.count()
 
 
 def _bytes(model: Model) -> int:
-    """What the observations of one shape take, with copies."""
-    return 4 * model.fitting.starts * (rows_seen(model) or clouds.LIMIT) * COLUMNS * 4
+    """Memory of one shape's observations in bytes, with copies."""
+    return 4 * model.fitting.starts * (rows_used(model) or point_cloud_files.LIMIT) * COLUMNS * 4
 
 
 def _of(model: Model, network: str) -> dict[str, Any]:
-    """What results depend on: the network, by its numbers, and its settings."""
+    """What results depend on: the network's digest and its settings."""
     return {
         "network": network,
         "fitting": configs.to_dict(model.fitting),
@@ -325,20 +335,12 @@ def _of(model: Model, network: str) -> dict[str, Any]:
     }
 
 
-def _former(model: Model) -> str:
-    """What version 0.1.0 knew a network by."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((model.shared, model.statistics)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _starts(model: Model) -> str:
-    """What tells the training codes and their prior, which codes are fitted by; encoders know them not."""
+    """A digest of the training codes and prior, on which fitted codes depend; "" for networks with an encoder."""
     if model.inputs is not None:
         return ""
-    known = [model.codes and model.codes.values, *(model.prior or ())]
-    return configs.digest([None if x is None else hashlib.sha256(np.ascontiguousarray(x)).hexdigest() for x in known])
+    arrays = [model.codes and model.codes.values, *(model.prior or ())]
+    return configs.digest([None if x is None else hashlib.sha256(np.ascontiguousarray(x)).hexdigest() for x in arrays])
 
 
 def _each(codes: Codes) -> list[Codes]:
@@ -347,29 +349,29 @@ def _each(codes: Codes) -> list[Codes]:
 
 def _meshes(model: Model, codes: Codes, resolution: int) -> list[Mesh]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "field .* has no surface")  # the manifest says so
+        warnings.filterwarnings("ignore", "field .* has no surface")  # the manifest reports it
         return model.extract(codes, resolution)
 
 
-def _writer(folder: Path, places: dict[str, str]):
-    def write(key: str, made: tuple[Codes, Mesh]) -> Row:
-        code, mesh = made
-        row = _judged(key, code, places[key])
+def _writer(folder: Path, outputs: dict[str, str]):
+    def write(key: str, result: tuple[Codes, Mesh]) -> Row:
+        code, mesh = result
+        row = _row(key, code, outputs[key])
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box", output="")
-        meshes.write(mesh, folder / places[key])
+        mesh_files.write(mesh, folder / outputs[key])
         return row
 
     return write
 
 
-def _judged(key: str, code: Codes, place: str) -> Row:
-    """The row of a code, as its fit judged it."""
+def _row(key: str, code: Codes, output: str) -> Row:
+    """The row of a code, with the status that its fit reports."""
     doubts = []
     if code.converged is not None and not code.converged[0]:
         doubts.append("not converged")
-    if code.stranger is not None and code.stranger[0]:
-        doubts.append("a stranger to the space")
+    if code.out_of_distribution is not None and code.out_of_distribution[0]:
+        doubts.append("out of distribution")
     status = f"{DOUBTFUL}: {', '.join(doubts)}" if doubts else OK
-    residual, explained = (None if x is None else float(x[0]) for x in (code.residual, code.explained))
-    return Row(key, status, residual, explained, output=place)
+    residual, inlier_fraction = (None if x is None else float(x[0]) for x in (code.residual, code.inlier_fraction))
+    return Row(key, status, residual, inlier_fraction, output=output)

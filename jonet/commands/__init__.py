@@ -1,1 +1,1 @@
-"""Verbs of `python -m jonet`, a file each or a group: `declare(verb)` says their options, functions do them."""
+"""The verbs of `jonet`, one module per verb or group; their functions take the parsed options (`commands.options`)."""

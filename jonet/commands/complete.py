@@ -1,4 +1,4 @@
-"""`complete`: the whole of a shape from a part of it: a scan or a depth picture."""
+"""`complete`: a complete shape from a partial observation, a scan or a depth image."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jonet import model
+from jonet import config as configs
+from jonet import parser
 from jonet.codes import Codes
-from jonet.commands import written
-from jonet.commands.options import FORMAT, OUT, RESOLUTION, option
-from jonet.data import depth, meshes, observed, sampling
-from jonet.data.meshes import SPHERE_RADIUS, Similarity
+from jonet.commands import trained, written
+from jonet.data import sampling, scans
 from jonet.errors import ConfigError, MeshError
-from jonet.inference.pose import PoseConfig
+from jonet.geometry import depth, mesh_files
+from jonet.geometry.mesh import SPHERE_RADIUS, Similarity
 from jonet.model import Model
+from jonet.settings.fitting import PoseConfig
 from jonet.storage.names import safe
 
-LIMIT = 4096  # points of a scan that are fitted
-PRIOR = 1e-3  # what is hidden is left to the prior, so it weighs more than among distances all around
-UP = {  # which way is up in the scan: the turn that makes it +y
+LIMIT = 4096  # most points of a scan that are fitted
+PRIOR = 1e-3  # weight of the prior; higher than for complete shapes, since only the prior determines hidden parts
+TRIES = {"yaw": {"tries": 32, "keep": (8, 2, 1)}, "any": {"tries": 256, "keep": (16, 4, 1)}}
+UP = {  # by the axis that points up in the scan: the rotation that maps it to +y
     "y": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
     "-y": [[1, 0, 0], [0, -1, 0], [0, 0, -1]],
     "z": [[1, 0, 0], [0, 0, 1], [0, -1, 0]],
@@ -33,107 +35,107 @@ UP = {  # which way is up in the scan: the turn that makes it +y
 }
 
 
-def declare(verb) -> None:
-    verb(
-        "complete",
-        complete,
-        "completes a shape of which a part was seen; the result lies where the scan lies",
-        option("scan", help="a cloud (PLY, XYZ, NPY, NPZ) or mesh in own units, or a depth PNG"),
-        option("--model", required=True, help="a run folder or model folder of DeepSDF"),
-        OUT,
-        FORMAT,
-        RESOLUTION,
-        option(
-            "--pose",
-            default="upright",
-            choices=("known", "upright", "any"),
-            help="upright (default): turn about the vertical, place and size are searched; any: all turns; "
-            "known: axes as the model's, place and size by --centre and --radius",
-        ),
-        option("--up", choices=tuple(UP), help="which way is up in the scan (default: y, of depth pictures -y)"),
-        option("--centre", nargs=3, type=float, default=(0, 0, 0), help="with --pose=known: of the whole shape's box"),
-        option(
-            "--radius",
-            type=float,
-            default=SPHERE_RADIUS,
-            help="with --pose=known: of the whole shape around that (default: the model's own units)",
-        ),
-        option("--eye", nargs=3, type=float, help="where a cloud was seen from: gives free space, and normals"),
-        option("--whole", action="store_true", help="the cloud is of the whole surface: beyond its hull nothing is"),
-        option("--intrinsics", help="of a depth picture: JSON with fx, fy, cx, cy (default: <name>.json beside it)"),
-        option("--focal", type=float, help="in place of it: focal length in pixels, centre in the middle"),
-        option("--scale", type=float, default=1000.0, help="grey levels a unit of length in a depth picture"),
-        option("--far", type=float, default=np.inf, help="what a depth picture shows beyond is background"),
-    )
-
-
 class Scan(NamedTuple):
-    """Points [N, 3] in own units, normals [N, 3] or None, free space [M, 3] or None (as `Model.fit` takes them)."""
+    """Points [N, 3] in input units, normals [N, 3] or None, free space [M, 3] or None (as `Model.fit` takes them)."""
 
     points: np.ndarray
     normals: np.ndarray | None
-    free: np.ndarray | None
+    free_space: np.ndarray | None
 
 
-def complete(options) -> None:
+def complete(options, given: set[str]) -> None:
+    """The verb: fits a code to a scan and writes its mesh in the units and the pose of the scan.
+
+    given: names of the options that the user gave.  Prints the quality of the fit and the pose.
+    """
+    check(options, given)
     name = f"{safe(Path(options.scan).stem)}.{options.format}"
     written.check(options.out, [name], [options.scan])
-    trained, picture = model.load(options.model), Path(options.scan).suffix.lower() == ".png"
-    scan = of_picture(options) if picture else of_cloud(options)
-    up = Similarity(rotation=UP[options.up or ("-y" if picture else "y")])
-    codes = fitted(trained, scan, up, options)
-    way, doubts = codes.similarities[0], " · not converged" * bool(not codes.converged[0])
-    doubts += " · a stranger to the space" * bool(codes.stranger[0])
-    print(f"{len(scan.points)} points: residual {codes.residual[0]:.5f} · explained {codes.explained[0]:.1%}{doubts}")
-    centre, angle = way.inverse()([0, 0, 0]), np.degrees(np.arccos(np.clip((np.trace(way.rotation) - 1) / 2, -1, 1)))
-    print(f"centre {np.round(centre, 4).tolist()} · radius {SPHERE_RADIUS / way.scale:.4g} · turned by {angle:.0f}°")
-    written.write_meshes(options.out, "complete", {name: trained.extract(codes, options.resolution)[0]})
+    model, is_image = trained.load(options, given), Path(options.scan).suffix.lower() == ".png"
+    scan = of_depth_image(options) if is_image else of_cloud(options)
+    up = Similarity(rotation=UP[options.up or ("-y" if is_image else "y")])  # y points down in images
+    codes = fitted(model, scan, up, options, given)
+    transform, doubts = codes.similarities[0], " · not converged" * bool(not codes.converged[0])
+    doubts += " · out of distribution" * bool(codes.out_of_distribution[0])
+    print(
+        f"{len(scan.points)} points: residual {codes.residual[0]:.5f} · inliers {codes.inlier_fraction[0]:.1%}{doubts}"
+    )
+    center, angle = (
+        transform.inverse()([0, 0, 0]),
+        np.degrees(np.arccos(np.clip((np.trace(transform.rotation) - 1) / 2, -1, 1))),
+    )
+    print(
+        f"center {np.round(center, 4).tolist()} · radius {SPHERE_RADIUS / transform.scale:.4g} · rotation {angle:.0f}°"
+    )
+    written.write_meshes(options.out, "complete", {name: model.extract(codes)[0]})
 
 
-def of_picture(options) -> Scan:
-    """What a depth picture shows, seen from the origin."""
+def check(options, given: set[str]) -> None:
+    """ConfigError for options that have no effect with the others, and for a radius that is not positive."""
+    if options.radius is not None and not options.radius > 0:
+        raise ConfigError(f"--radius is {options.radius}, but must be above 0")
+    unread = ("pose",) if options.known_pose else ("center", "radius", "fitting")
+    for name in sorted(given):
+        if name.partition(".")[0] in unread:
+            reason = "the pose is known" if options.known_pose else "it belongs to --known-pose"
+            raise ConfigError(f"--{name.replace('_', '-')} is given, but not read: {reason}")
+
+
+def of_depth_image(options) -> Scan:
+    """Points, normals and free space of a depth image, whose camera is at the origin."""
     seen = depth.read(options.scan, options.focal or options.intrinsics, scale=options.scale, far=options.far)
     points, normals = seen.surface(LIMIT)
-    return Scan(points, normals, seen.free(LIMIT, np.random.default_rng(0)))
+    return Scan(points, normals, seen.free_space(LIMIT, np.random.default_rng(0)))
 
 
 def of_cloud(options) -> Scan:
-    """What a cloud or a mesh shows, and what follows from where it was seen from."""
+    """Points and normals of a point cloud or mesh, and free space if the viewpoint is given.
+
+    Without a viewpoint and normals, nothing in the scan tells inside from outside.  Normals are oriented towards a
+    given viewpoint, and estimated if the scan has none.
+    """
     points, normals = _points(Path(options.scan))
     if options.eye is None:
         if normals is None and not options.whole:
-            print("neither normals nor --eye: the inside is guessed from the training shapes alone", file=sys.stderr)
+            print("no normals and no --eye: inside and outside follow from the training shapes alone", file=sys.stderr)
         return Scan(points, normals, None if options.whole else np.zeros((0, 3)))
     if normals is None:
         normals = depth.normals_towards(points, options.eye)
-    away = np.einsum("nc,nc->n", normals, options.eye - points) < 0  # what is seen looks at the eye
+    away = np.einsum("nc,nc->n", normals, options.eye - points) < 0  # visible surfaces face the viewpoint
     normals = np.where(away[:, None], -normals, normals)
     return Scan(points, normals, depth.free_space(options.eye, points, LIMIT, np.random.default_rng(0)))
 
 
 def _points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Points in own units and their normals: of a mesh, open as scans are, of its faces as they are wound."""
-    if path.suffix.lower() not in observed.CLOUDS:
-        with contextlib.suppress(MeshError):  # without faces: a cloud
-            return sampling.surface(meshes.read(path), LIMIT, np.random.default_rng(0), np.float64)
-    one = observed.read(path, limit=LIMIT)
-    return one.similarity.inverse()(one.points), one.normals
+    """Points in input units and their normals; of a mesh, which may be open, by the orientation of its faces."""
+    if path.suffix.lower() not in scans.CLOUDS:
+        with contextlib.suppress(MeshError):  # a mesh file without faces is read as a cloud below
+            return sampling.surface(mesh_files.read(path), LIMIT, np.random.default_rng(0), np.float64)
+    scan = scans.read(path, limit=LIMIT)
+    return scan.similarity.inverse()(scan.points), scan.normals
 
 
-def fitted(trained: Model, scan: Scan, up: Similarity, options) -> Codes:
-    """The code of a scan, with the way from its own units to the model's frame."""
-    given = {"normals": scan.normals, "free": scan.free}
-    given = {name: None if rows is None else [rows] for name, rows in given.items()}
-    name, prior = [Path(options.scan).stem], {"prior": PRIOR}
-    if options.pose == "known":
-        if not options.radius > 0:
-            raise ConfigError(f"--radius is {options.radius}, but must be above 0")
-        place = Similarity(SPHERE_RADIUS / options.radius, translation=-np.asarray(up(options.centre)))
-        config = dataclasses.replace(trained.fitting, **prior)
-        return trained.fit(points=[scan.points], **given, frame=[place @ up], names=name, config=config)
-    tries = {"tries": 32, "keep": (8, 2, 1)} if options.pose == "upright" else {"tries": 256, "keep": (16, 4, 1)}
-    config = PoseConfig(turns=options.pose, **tries)
-    points, free = up(scan.points), None if scan.free is None else [up(scan.free)]
+def fitted(model: Model, scan: Scan, up: Similarity, options, given: set[str]) -> Codes:
+    """The code of a scan, with the similarity from input units to the model's frame.
+
+    up: the rotation to +y.  With `--known-pose` only the code is fitted, else pose and size as well.
+    """
+    observed = {"normals": scan.normals, "free_space": scan.free_space}
+    observed = {name: None if rows is None else [rows] for name, rows in observed.items()}
+    names = [Path(options.scan).stem]
+    if options.known_pose:
+        radius = SPHERE_RADIUS if options.radius is None else options.radius
+        to_frame = Similarity(SPHERE_RADIUS / radius, translation=-np.asarray(up(options.center)))
+        prior = {} if "fitting.prior" in given else {"prior": PRIOR}
+        config = dataclasses.replace(model.fitting, **prior)
+        return model.fit(points=[scan.points], **observed, frame=[to_frame @ up], names=names, config=config)
+    points, free_space = up(scan.points), None if scan.free_space is None else [up(scan.free_space)]
     normals = None if scan.normals is None else [scan.normals @ up.rotation.T]
-    codes = trained.fit_pose([points], normals=normals, free=free, names=name, config=config)
+    codes = model.fit_pose([points], normals=normals, free_space=free_space, names=names, config=pose(options, given))
     return codes.placed([codes.similarities[0] @ up])
+
+
+def pose(options, given: set[str]) -> PoseConfig:
+    """Settings of the pose search; `tries` and `keep` that were not given depend on the rotations (`TRIES`)."""
+    changes = parser.changes(options, given, "pose")
+    return configs.changed(PoseConfig(**TRIES[options.pose.rotations], rotations=options.pose.rotations), changes)

@@ -1,4 +1,4 @@
-"""`evaluate`: meshes against the true ones."""
+"""`evaluate`: scores of meshes against ground-truth meshes of the same names."""
 
 from __future__ import annotations
 
@@ -13,56 +13,49 @@ from jonet.bulk import inputs
 from jonet.bulk.job import is_job
 from jonet.bulk.manifest import Manifest
 from jonet.bulk.pipeline import reason
-from jonet.commands.options import option
-from jonet.data import files, meshes, observed
+from jonet.data import scans
 from jonet.errors import ConfigError
 from jonet.evaluation import metrics
+from jonet.geometry import mesh_files, mesh_parsers
+from jonet.settings.metrics import MetricsConfig
 from jonet.storage import atomic
 from jonet.storage.names import unique
 
-SUFFIXES = (*files.SUFFIXES, *observed.CLOUDS, *observed.PICTURES)  # of what shapes are made of
+SUFFIXES = (*mesh_parsers.SUFFIXES, *scans.CLOUDS, *scans.PICTURES)  # of inputs from which meshes are reconstructed
 
 
-def declare(verb) -> None:
-    verb(
-        "evaluate",
-        evaluate,
-        "scores meshes against true ones of the same names",
-        option("made"),
-        option("truth"),
-        option("--json", help="file for all scores"),
-    )
+def evaluate(options, given: set[str]) -> None:
+    """The verb: prints scores of meshes, in units of the longest side of each ground truth, and writes them as JSON.
 
-
-def evaluate(options) -> None:
-    """Scores of meshes against the true ones of the same paths, each in units of the true one's longest side.
-
-    True shapes without a mesh are said, meshes without a true shape, and those that could not be scored; the means are
-    over the rest.
+    Pairs are matched by name (`matched`).  Prints ground-truth shapes without a mesh, meshes without a ground truth,
+    and pairs that could not be scored; means are over the other pairs.
     """
-    made, truths = _found(options.made, options.truth), _found(options.truth, options.made)
+    predicted, ground_truths = (
+        _found(options.predicted, options.ground_truth),
+        _found(options.ground_truth, options.predicted),
+    )
     if options.json:
-        atomic.check_outputs([options.json], [*made.values(), *truths.values()])
+        atomic.check_outputs([options.json], [*predicted.values(), *ground_truths.values()])
         _check_replaceable(Path(options.json))
-    pairs, missing, alone = matched(made, truths)
+    pairs, missing, unmatched = matched(predicted, ground_truths)
     if not pairs:
-        raise ConfigError(f"no file in {options.made} has the name of one in {options.truth}")
+        raise ConfigError(f"no file in {options.predicted} has the name of one in {options.ground_truth}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda pair: _score(*pair), pairs.values()))
-    scores = {name: one for name, one in zip(pairs, found, strict=True) if not isinstance(one, str)}
-    failed = {name: one for name, one in zip(pairs, found, strict=True) if isinstance(one, str)}
+        found = list(pool.map(lambda pair: _score(*pair, options.scores), pairs.values()))
+    scores = {name: row for name, row in zip(pairs, found, strict=True) if not isinstance(row, str)}
+    failed = {name: cause for name, cause in zip(pairs, found, strict=True) if isinstance(cause, str)}
     if not scores:
         name, cause = next(iter(failed.items()))
         raise ConfigError(f"none of {len(pairs)} shapes could be scored; {name}: {cause}")
     summary = metrics.summary(list(scores.values()))
     if options.json:
         shapes = [{"name": name, **row} for name, row in scores.items()]
-        told = {"missing": missing, "failed": failed, "without_truth": alone}
-        atomic.write_json(options.json, {"summary": summary, "shapes": shapes, **told})
+        left_out = {"missing": missing, "failed": failed, "without_ground_truth": unmatched}
+        atomic.write_json(options.json, {"summary": summary, "shapes": shapes, **left_out})
     print(metrics.table(summary, len(scores)))
     for names, what in (
-        (missing, f"of {len(truths)} true shapes have no mesh and are not in the means"),
-        (alone, f"of {len(made)} meshes have no true shape"),
+        (missing, f"of {len(ground_truths)} ground-truth shapes have no mesh and are not in the means"),
+        (unmatched, f"of {len(predicted)} meshes have no ground truth"),
     ):
         if names:
             print(f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}")
@@ -71,27 +64,30 @@ def evaluate(options) -> None:
 
 
 def matched(
-    made: Mapping[str, Path], truths: Mapping[str, Path]
+    predicted: Mapping[str, Path], ground_truths: Mapping[str, Path]
 ) -> tuple[dict[str, tuple[Path, Path]], list[str], list[str]]:
-    """Pairs (made, true) by name, names of the true shapes without one, and of the made.
+    """Pairs (predicted, ground truth) by name, names of unmatched ground truths, names of unmatched predicted meshes.
 
-    Names are paths without suffix where that is enough, else what verbs call such a shape and its file; one file goes
-    with one file, whatever they are called.
+    Keys of both are paths within their folders.  They match if they are equal; else without suffixes, if that is
+    unambiguous; else if the predicted file has the name that `fit`, `reconstruct` and `purify` give to the shape or its
+    file.  Two single files match, whatever their names.
     """
-    of_made, of_truths = _labels(made), _labels(truths)
-    if len(made) == len(truths) == 1:
-        return {of_made[key]: (path, *truths.values()) for key, path in made.items()}, [], []
-    partner = {key: key for key in truths if key in made}
-    called = inputs.names(truths)
-    for names in (of_truths, called, dict(zip(called, unique(list(called.values())), strict=True))):
-        left = {label: key for key, label in of_made.items() if key not in partner.values()}
+    of_predicted, of_ground_truths = _labels(predicted), _labels(ground_truths)
+    if len(predicted) == len(ground_truths) == 1:
+        return {of_predicted[key]: (path, *ground_truths.values()) for key, path in predicted.items()}, [], []
+    partner = {key: key for key in ground_truths if key in predicted}
+    shape_names = inputs.names(ground_truths)
+    file_names = dict(zip(shape_names, unique(list(shape_names.values())), strict=True))
+    for names in (of_ground_truths, shape_names, file_names):  # each for what the ones before have not matched
+        left = {label: key for key, label in of_predicted.items() if key not in partner.values()}
         partner |= {key: left[name] for key, name in names.items() if key not in partner and name in left}
-    pairs = {of_truths[key]: (made[partner[key]], truths[key]) for key in sorted(partner)}
-    missing = [of_truths[key] for key in sorted(truths) if key not in partner]
-    return pairs, missing, sorted(of_made[key] for key in made.keys() - set(partner.values()))
+    pairs = {of_ground_truths[key]: (predicted[partner[key]], ground_truths[key]) for key in sorted(partner)}
+    missing = [of_ground_truths[key] for key in sorted(ground_truths) if key not in partner]
+    return pairs, missing, sorted(of_predicted[key] for key in predicted.keys() - set(partner.values()))
 
 
 def _labels(keys: Iterable[str]) -> dict[str, str]:
+    """By path, the path without its suffix; with it if the short forms of several paths are equal."""
     short = {key: key.removesuffix(_suffix(key)) for key in keys}
     count = Counter(short.values())
     return {key: label if count[label] == 1 else key for key, label in short.items()}
@@ -103,9 +99,12 @@ def _suffix(key: str) -> str:
 
 
 def _found(folder: str, other: str) -> dict[str, Path]:
-    """The meshes of a folder by their paths below it; of a bulk job, by those of the inputs that they were made of."""
+    """The meshes of a folder (or one file) by their paths in it; of a bulk job, by the paths of its inputs.
+
+    other: the folder that these meshes are compared to, which is not searched if it is within this one.
+    """
     root = Path(folder)
-    paths = meshes.find(root)
+    paths = mesh_files.find(root)
     if root.is_file():
         return {root.name: root}
     found = {
@@ -118,17 +117,17 @@ def _found(folder: str, other: str) -> dict[str, Path]:
     return {sources.get(place, place): path for place, path in found.items()}
 
 
-def _score(made: Path, truth: Path) -> dict[str, float] | str:
-    """The scores of a pair, or why there are none."""
+def _score(predicted: Path, ground_truth: Path, scoring: MetricsConfig) -> dict[str, float] | str:
+    """The scores of a pair, or the reason why it could not be scored."""
     try:
-        (found,) = metrics.evaluate(meshes.read(made), meshes.read(truth))["shapes"]
+        (found,) = metrics.evaluate(mesh_files.read(predicted), mesh_files.read(ground_truth), scoring)["shapes"]
         return {name: value for name, value in found.items() if name != "name"}
-    except Exception as error:  # whatever a damaged file does
+    except Exception as error:  # a damaged file may raise anything, and must not stop the others
         return reason(error)
 
 
 def _check_replaceable(path: Path) -> None:
-    """ConfigError where something else than scores is there."""
+    """ConfigError if a file exists that does not hold scores, so that a wrong path cannot replace it."""
     if not os.path.lexists(path):
         return
     try:
@@ -136,4 +135,4 @@ def _check_replaceable(path: Path) -> None:
     except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not {"summary", "shapes"} <= found.keys():
-        raise ConfigError(f"{path} is there already and holds no scores, so it is not replaced; choose another --json")
+        raise ConfigError(f"{path} exists and holds no scores, so it is not replaced; choose another --json")

@@ -1,4 +1,4 @@
-"""`export`: a model as a file that runs without this package, or a store in the layouts of the authors' programs."""
+"""`export`: a model as one file that runs without jonet, or a store in the layouts of the authors' programs."""
 
 from __future__ import annotations
 
@@ -8,35 +8,24 @@ import numpy as np
 
 from jonet import model
 from jonet.codes import Codes
-from jonet.commands.options import option
-from jonet.data import formats
 from jonet.data import store as stores
 from jonet.errors import ConfigError
+from jonet.formats import detect
 from jonet.inference import export as exports
 from jonet.storage import atomic
 
 
-def declare(verb) -> None:
-    verb(
-        "export",
-        export,
-        "a model as one file that runs without jonet, or (--layout) a store as a folder of samples",
-        option("source", help="a run or model folder; with --layout a store, or the run folder that holds one"),
-        option("codes", nargs="?", help="codes.npz: one shape becomes a function of points; several go along"),
-        option("--out", required=True, help="file (.npz), or with --layout a new folder"),
-        option("--shape", help="name of the one shape of the codes (or of the training codes)"),
-        option("--gradients", action="store_true", help="the file can be differentiated; twice as large"),
-        option("--layout", choices=tuple(formats.WRITERS), help="of DeepSDF's or Occupancy Networks' samples"),
-    )
+def export(options, given: set[str]) -> None:
+    """The verb: writes a model as a serialized function, or with `--layout` a store as a folder of samples.
 
-
-def export(options) -> None:
+    With one code it is a function of points, else of codes and points (`inference.export`).
+    """
     if options.layout:
         if options.codes or options.shape or options.gradients:
-            raise ConfigError("codes, --shape and --gradients belong to models; --layout writes a store")
+            raise ConfigError("CODES, --shape and --gradients are for models, but --layout exports a store")
         folder = Path(options.source)
         store = stores.open(folder / "store" if (folder / "store").is_dir() else folder)
-        formats.export(store, options.out, options.layout)
+        detect.export(store, options.out, options.layout)
         print(f"{len(store.names)} shapes in the layout of {options.layout}: {options.out}")
         return
     if options.codes is not None:
@@ -52,15 +41,16 @@ def export(options) -> None:
         codes = codes[options.shape]
     settings = {"gradients": options.gradients}
     if codes is not None and len(codes) == 1:
-        way = None if codes.similarities is None else codes.similarities[0]
-        exports.write_field(options.out, trained.field(codes)[0], similarity=way, **settings)
+        transform = None if codes.similarities is None else codes.similarities[0]
+        exports.write_field(options.out, trained.field(codes)[0], similarity=transform, **settings)
         print(f"{codes.names[0]}, points [N, 3] → [N]: {options.out}")
         return
     arrays = {} if codes is None else {"codes": codes.values, "names": np.array(codes.names)}
-    exports.write_network(options.out, trained.network, trained.shared, trained.statistics, arrays=arrays, **settings)
+    exports.write_network(options.out, trained.network, trained.shared, trained.batch_stats, arrays=arrays, **settings)
     print(f"codes [B, {trained.network.specs.latent_size}] and points [B, N, 3] → [B, N]: {options.out}")
 
 
 def _some(codes: Codes | None) -> str:
+    """The first names of codes, for messages."""
     names = () if codes is None else codes.names
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"

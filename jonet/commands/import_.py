@@ -1,4 +1,4 @@
-"""`import`: a network of the authors' programs as a model of ours."""
+"""`import`: a network trained by the authors' programs, converted to a model folder."""
 
 from __future__ import annotations
 
@@ -10,44 +10,35 @@ import numpy as np
 
 from jonet.codes import Codes
 from jonet.commands import written
-from jonet.commands.options import option
 from jonet.errors import ConfigError
 from jonet.inference.encode import Inputs
-from jonet.inference.latents import FitConfig
-from jonet.inference.prior import Prior
-from jonet.model import Model, check_replaceable
-from jonet.networks import published
+from jonet.inference.fitting.prior import Prior
+from jonet.model import Model
+from jonet.model_folder import check_replaceable
+from jonet.networks.published import folders
+from jonet.settings.fitting import FitConfig
 
 
-def declare(verb) -> None:
-    verb(
-        "import",
-        import_,
-        "takes over a network that the authors' programs trained (needs torch: pip install 'jonet[import]')",
-        option("source", help="DeepSDF experiment folder, or Occupancy Networks' .pt file"),
-        option("--out", required=True, help="run folder"),
-        option("--checkpoint", help="which one of a folder (default: latest, or model_best)"),
-        option("--options", help="YAML of an Occupancy Network (default: the one beside it)"),
-    )
+def import_(options, given: set[str]) -> None:
+    """The verb: writes OUT/model, codes.npz of the training shapes, and fitted.npz, codes that were fitted there.
 
-
-def import_(options) -> None:
-    """OUT/model, and its codes; they replace what an import made there before, and no trained run."""
+    They replace the files of an earlier import.  Raises ConfigError if OUT is a run folder.
+    """
     out = Path(options.out)
     if (out / "config.json").exists():
-        raise ConfigError(f"{out} holds a run (config.json), whose model is not replaced; choose another --out")
+        raise ConfigError(f"{out} is a run folder (config.json), whose model is not replaced; choose another --out")
     check_replaceable(out / "model")
     written.check(out, ["model/model.json"])
-    found = published.read(options.source, options.checkpoint, options.options)
+    found = folders.read(options.source, options.checkpoint, options.options)
     codes, prior = None, None
     if found.codes is not None:
         codes = Codes(found.codes, found.names, found.similarities)
         prior = Prior.of(found.codes) if found.codes.shape[1] else None
-    parts = {name: getattr(found, name) for name in ("kind", "network", "shared", "statistics", "frame", "history")}
+    parts = {name: getattr(found, name) for name in ("kind", "network", "shared", "batch_stats", "frame", "history")}
     inputs = None if found.takes is None else Inputs(*found.takes)
-    if inputs is not None and inputs.kind == "samples":  # a generative network
+    if inputs is not None and inputs.kind == "samples":  # the VAE, whose prior is N(0, 1)
         prior = Prior.plain(found.network.specs.z_dim, 1.0)
-    fitting = FitConfig(starts=4)  # a space of few shapes has several valleys
+    fitting = FitConfig(starts=4)  # with few training shapes the objective has several local minima
     model = Model(**parts, codes=codes, prior=prior, fitting=fitting, inputs=inputs)
     files = {"model/model.json": lambda path: model.save(path.parent)}
     if codes is not None:

@@ -1,22 +1,18 @@
-"""`info`: what this machine is, and what a model is."""
+"""`info`: devices, precision and versions, and the contents of a model."""
 
 from __future__ import annotations
 
-import json
-
 from jonet import config as configs
 from jonet import model, parallel
-from jonet.commands.options import option
+from jonet.storage import atomic
 
 
-def declare(verb) -> None:
-    verb("info", info, "devices, precision and versions; what a model is", option("model", nargs="?"))
-
-
-def info(options) -> None:
+def info(options, given: set[str]) -> None:
+    """The verb: prints a description of the devices, and of a model its kind, frame, history and config."""
     print(parallel.describe())
-    if options.model:
-        trained = model.load(options.model)
-        print(json.dumps({"kind": trained.kind, "frame": trained.frame, **trained.history}, indent=2))
-        print(json.dumps(configs.to_dict(trained.config), indent=2))
-        print(f"{len(trained.codes or ())} training codes")
+    if options.model is None:
+        return
+    trained = model.load(options.model)
+    print(atomic.json_text({"kind": trained.kind, "frame": trained.frame, **trained.history}, indent=2))
+    print(atomic.json_text(configs.to_dict(trained.config), indent=2))
+    print(f"{len(trained.codes or ())} training codes")

@@ -1,36 +1,213 @@
-"""Options that several verbs have in common, said once."""
+"""The options of every verb: one dataclass each, in which the comment after a field is its help text.
+
+This module must not import jax, so that `--help` is fast.  Groups of settings (`fitting`, `surfaces`, …) are named as
+in a run's config.  Fields of them that are not given keep the model's values, whatever default the help shows.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
 from jonet.errors import ConfigError
-from jonet.model import Surfaces
+from jonet.settings.fitting import FitConfig, PoseConfig
+from jonet.settings.metrics import MetricsConfig
+from jonet.settings.surfaces import Surfaces
 
 
-def option(*names: str, **settings):
-    """One argument of a verb, as `ArgumentParser.add_argument` takes it."""
-    return names, settings
+def positional(metavar: str, help: str):
+    """The annotations of a positional argument."""
+    return tyro.conf.Positional, tyro.conf.arg(metavar=metavar, help=help)
 
 
-MODEL = option("model", help="a run folder or model folder")
-INPUTS = option("inputs", nargs="+", help="meshes or clouds (PLY, XYZ, NPY, NPZ), files or folders, in own units")
-OUT = option("--out", required=True, help="folder for the meshes")
-FORMAT = option("--format", default="ply", choices=("ply", "obj", "stl", "glb", "off"))
-RESOLUTION = option("--resolution", type=int, help="cells a side (default: the model's own)")
-COUNT = option("--count", type=int, default=8)
-SEED = option("--seed", type=int, default=0)
-DISTRIBUTED = option(
-    "--distributed",
-    nargs="?",
-    const="",
-    metavar="ADDRESS:PORT,N,I",
-    help="one of N processes under jax.distributed; without a value as the cluster says",
-)
+ModelFolder = Annotated[str, *positional("MODEL", "a run folder or model folder")]
+Inputs = Annotated[
+    tuple[str, ...],
+    *positional("INPUT…", "meshes or point clouds (PLY, XYZ, NPY, NPZ), files or folders, in input units"),
+]
+Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
+Format = Literal["ply", "obj", "stl", "glb", "off"]
+Axis = Literal["y", "-y", "z", "-z", "x", "-x"]
 
 
-def check(options) -> None:
-    """ConfigError for numbers that no verb can work with, before any work."""
-    for name in ("limit", "batch", "count"):
-        if (value := getattr(options, name, None)) is not None and value < 1:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verb:
+    """Options of every verb."""
+
+    quiet: bool = False  # no progress on stderr
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bulk(Verb):
+    """Options of verbs that process many inputs."""
+
+    limit: Int = None  # trial with so many inputs, evenly from the list; estimates time and space of the rest
+    retry_failed: bool = False  # process inputs again that failed before
+    batch: Int = None  # shapes per batch (default: by the device's memory)
+    shard: Text = None  # I/N: this process takes part I of N parts of the inputs, I from 0
+    distributed: Text = None  # ADDRESS:PORT,N,I: process I of N under jax.distributed; auto: detected from the cluster
+
+    def __post_init__(self):
+        _check_counts(self, "limit", "batch")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit(Bulk):
+    """Finds the codes of unseen shapes."""
+
+    model: ModelFolder
+    inputs: Inputs
+    out: str  # codes.npz, or a folder
+    fitting: FitConfig = FitConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extract(Bulk):
+    """Extracts the meshes of codes."""
+
+    model: ModelFolder
+    codes: Annotated[str, *positional("CODES", "codes.npz, or the folder of an unfinished fit")]
+    out: str  # folder for the meshes
+    format: Format = "ply"  # of the meshes
+    surfaces: Surfaces = Surfaces()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstruct(Bulk):
+    """Finds the codes of shapes and extracts their meshes."""
+
+    model: ModelFolder
+    inputs: Inputs
+    out: str  # folder for the meshes
+    format: Format = "ply"  # of the meshes
+    fitting: FitConfig = FitConfig()
+    surfaces: Surfaces = Surfaces()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample(Verb):
+    """Draws new shapes from the prior of the training codes."""
+
+    model: ModelFolder
+    out: str  # folder for the meshes
+    count: int = 8  # number of shapes
+    seed: int = 0  # seed of the samples
+    format: Format = "ply"  # of the meshes
+    surfaces: Surfaces = Surfaces()
+
+    def __post_init__(self):
+        _check_counts(self, "count")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interpolate(Verb):
+    """Interpolates between the codes of two training shapes and extracts the meshes."""
+
+    model: ModelFolder
+    a: Annotated[str, *positional("A", "name of a training shape")]
+    b: Annotated[str, *positional("B", "name of another one")]
+    out: str  # folder for the meshes
+    count: int = 8  # number of shapes, including both training shapes
+    format: Format = "ply"  # of the meshes
+    surfaces: Surfaces = Surfaces()
+
+    def __post_init__(self):
+        _check_counts(self, "count")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Complete(Verb):
+    """Completes a shape from a partial scan; the mesh has the pose and units of the scan."""
+
+    model: str  # a run folder or model folder of DeepSDF
+    scan: Annotated[
+        str, *positional("SCAN", "a point cloud (PLY, XYZ, NPY, NPZ) or mesh in input units, or a depth PNG")
+    ]
+    out: str  # folder for the mesh
+    format: Format = "ply"  # of the mesh
+    known_pose: bool = False  # the axes are the model's, and --center and --radius give position and size
+    up: Axis | None = None  # axis of the scan that points up (default: y; for depth images -y)
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)  # with --known-pose: center of the complete bounding box
+    radius: float | None = None  # with --known-pose: distance of the shape's farthest vertex (default: the model's)
+    eye: tuple[float, float, float] | None = None  # viewpoint of a cloud: gives free space and normals
+    whole: bool = False  # the cloud covers the whole surface: nothing is outside its hull
+    intrinsics: Text = None  # of a depth image: JSON with fx, fy, cx, cy (default: <name>.json next to it)
+    focal: float | None = None  # instead of --intrinsics: focal length in pixels, center in the middle
+    scale: float = 1000.0  # gray levels per unit of length in a depth image
+    far: float = float("inf")  # depth beyond which pixels of a depth image are background
+    pose: PoseConfig = PoseConfig()
+    fitting: FitConfig = FitConfig()
+    surfaces: Surfaces = Surfaces()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Purify(Verb):
+    """Cleans point clouds: reconstructs their shapes and samples new points of the surfaces."""
+
+    model: ModelFolder
+    inputs: Inputs
+    out: str  # folder for the clouds, PLY in input units
+    count: Int = None  # points per output cloud (default: as many as the input has)
+    spread: float = 1.1  # outliers are so many standard deviations above the mean distance to their neighbors
+    seed: int = 0  # seed of the sampled points
+    fitting: FitConfig = FitConfig()
+    surfaces: Surfaces = Surfaces()
+
+    def __post_init__(self):
+        _check_counts(self, "count")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Verb):
+    """Scores meshes against the ground truth of the same names."""
+
+    predicted: Annotated[str, *positional("PREDICTED", "a folder of meshes, or one mesh")]
+    ground_truth: Annotated[str, *positional("GROUND_TRUTH", "a folder of meshes, or one mesh")]
+    json: Text = None  # file for the scores of all shapes
+    scores: MetricsConfig = MetricsConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Verb):
+    """Writes a model as one file that runs without jonet, or (--layout) a store as a folder of samples."""
+
+    source: Annotated[
+        str, *positional("SOURCE", "a run or model folder; with --layout a store, or the run folder that holds one")
+    ]
+    codes: Annotated[
+        str | None,
+        *positional(
+            "CODES", "codes.npz; one code is exported as a function of points, several are stored with the network"
+        ),
+    ] = None
+    out: str  # file (.npz), or with --layout a new folder
+    shape: Text = None  # name of the shape to export, among CODES or the training codes
+    gradients: bool = False  # the exported function can be differentiated; the file is twice as large
+    layout: Literal["deepsdf", "onet"] | None = None  # export a store as samples of DeepSDF or of Occupancy Networks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Import(Verb):
+    """Converts a network trained by the authors' programs (needs PyTorch: pip install torch)."""
+
+    source: Annotated[str, *positional("SOURCE", "DeepSDF experiment folder, or Occupancy Networks' .pt file")]
+    out: str  # folder for the model and codes
+    checkpoint: Text = None  # name of the checkpoint in the folder (default: latest, or model_best)
+    options: Text = None  # YAML config of an Occupancy Network (default: the one in the same folder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Info(Verb):
+    """Prints devices, precision and versions, and describes a model."""
+
+    model: Annotated[str | None, *positional("MODEL", "a run folder or model folder")] = None
+
+
+def _check_counts(options, *names: str) -> None:
+    """ConfigError for counts below 1."""
+    for name in names:
+        if (value := getattr(options, name)) is not None and value < 1:
             raise ConfigError(f"--{name} is {value}, but must be 1 or more")
-    if (resolution := getattr(options, "resolution", None)) is not None:
-        Surfaces(resolution=resolution)

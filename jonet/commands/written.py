@@ -1,6 +1,7 @@
-"""What verbs write into a folder: they replace what such a verb made there before, and nothing else.
+"""Output files of verbs: a verb replaces files that a verb wrote before and nobody has changed since, and no others.
 
-The hidden file `.jonet.json` tells it: by name, the verb and what tells the content (`identity.stamp`).
+The hidden file `.jonet.json` in the folder records them: by file name, the verb and a stamp of the content
+(`identity.stamp`; null while the file is being written).
 """
 
 from __future__ import annotations
@@ -12,52 +13,57 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jonet.data import meshes
-from jonet.data.meshes import Mesh
 from jonet.errors import ConfigError
+from jonet.geometry import mesh_files
+from jonet.geometry.mesh import Mesh
 from jonet.storage import atomic, identity, locks
 
 RECORD, LOCK = ".jonet.json", ".jonet.lock"
 
 
 def check(folder: str | Path, names: Iterable[str], inputs: Iterable[str | Path] = ()) -> None:
-    """ConfigError where a file of the folder is an input, or there and made by no verb; for before the work."""
+    """ConfigError if an output is one of the inputs, or exists and is not an unchanged output of a verb.
+
+    names: of the outputs in the folder.  To be called before the work.
+    """
     folder, names = Path(folder), list(names)
     atomic.check_outputs([folder / name for name in names], inputs)
-    known = _read(folder)
+    recorded = _read(folder)
     for name in names:
-        if os.path.lexists(folder / name) and not _ours(folder, name, known):
-            raise ConfigError(f"{folder / name} is there already, and jonet did not make it; choose another --out")
+        if os.path.lexists(folder / name) and not _ours(folder, name, recorded):
+            raise ConfigError(f"{folder / name} exists, but jonet did not write it; choose another --out")
 
 
 def keep(
     folder: str | Path, verb: str, files: Mapping[str, Callable[[Path], Any] | None], *, alone: bool = False
 ) -> None:
-    """Writes the files of a folder, by name; what stands for None is not made, and what it was before is removed.
+    """Writes output files.  files: by name, a function that writes the file at a path; None removes an earlier output.
 
-    alone: so is everything else that the verb made here before.
+    alone: all other earlier outputs of the verb in this folder are removed, too.
+    Raises ConfigError as `check`.
     """
     folder = Path(folder)
     with locks.locked(folder / LOCK, wait=True):
         check(folder, [name for name, write in files.items() if write])
-        known = _read(folder)
-        gone = [name for name, entry in known.items() if alone and entry["verb"] == verb and name not in files]
+        recorded = _read(folder)
+        gone = [name for name, entry in recorded.items() if alone and entry["verb"] == verb and name not in files]
         for name in [*gone, *(name for name, write in files.items() if not write)]:
-            if name in known and _ours(folder, name, known):
+            if name in recorded and _ours(folder, name, recorded):
                 atomic.remove_file(folder / name)
-            known.pop(name, None)
-        made = {name: {"verb": verb, "made": None} for name, write in files.items() if write}
-        atomic.write_json(folder / RECORD, known | made)  # before the files: a killed process may have made them
-        for name in made:
+            recorded.pop(name, None)
+        new = {name: {"verb": verb, "made": None} for name, write in files.items() if write}
+        # before the files: if the process is killed, those that it wrote are recognized by the next call
+        atomic.write_json(folder / RECORD, recorded | new)
+        for name in new:
             files[name](folder / name)
-            made[name]["made"] = identity.stamp(folder / name)
-        atomic.write_json(folder / RECORD, known | made)
+            new[name]["made"] = identity.stamp(folder / name)
+        atomic.write_json(folder / RECORD, recorded | new)
 
 
-def write_meshes(folder: str | Path, verb: str, made: Mapping[str, Mesh], *, alone: bool = False) -> None:
-    """Meshes by file name, as `keep` does; those without faces are said and left out."""
-    keep(folder, verb, {name: _writer(mesh) if len(mesh.faces) else None for name, mesh in made.items()}, alone=alone)
-    for name, mesh in made.items():
+def write_meshes(folder: str | Path, verb: str, meshes: Mapping[str, Mesh], *, alone: bool = False) -> None:
+    """Writes meshes by file name as `keep`, and prints their paths; those without faces are not written."""
+    keep(folder, verb, {name: _writer(mesh) if len(mesh.faces) else None for name, mesh in meshes.items()}, alone=alone)
+    for name, mesh in meshes.items():
         if len(mesh.faces):
             print(Path(folder) / name)
         else:
@@ -65,18 +71,25 @@ def write_meshes(folder: str | Path, verb: str, made: Mapping[str, Mesh], *, alo
 
 
 def _writer(mesh: Mesh) -> Callable[[Path], Any]:
-    return lambda path: meshes.write(mesh, path)
+    return lambda path: mesh_files.write(mesh, path)
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads((folder / RECORD).read_text("utf-8"))
         return {name: {"verb": entry["verb"], "made": entry["made"]} for name, entry in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # then nothing is known as ours
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # missing or damaged: then no file is recognized as ours
         return {}
 
 
-def _ours(folder: Path, name: str, known: Mapping[str, dict[str, Any]]) -> bool:
-    if name not in known:
+def _ours(folder: Path, name: str, recorded: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether a file was written by a verb and not changed since, or by one that was killed while it wrote."""
+    if name not in recorded:
         return False
-    return known[name]["made"] is None or identity.unchanged(folder / name, known[name]["made"])
+    return recorded[name]["made"] is None or identity.unchanged(folder / name, recorded[name]["made"])

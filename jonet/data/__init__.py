@@ -1,1 +1,1 @@
-"""Shapes before training: meshes, families, samples, stores, batches, views."""
+"""From sources of shapes to the packed store that training reads.  No jax: worker processes never import it."""

@@ -1,6 +1,6 @@
-"""Where shapes come from: mesh files, procedural families, or anything else that gives a mesh or samples.
+"""Sources of shapes for stores: mesh files, procedural families, or subclasses that give a mesh or samples.
 
-A source is small and picklable; a worker process asks it for its samples.
+A source is small and picklable: it is sent to a worker process, which calls its `shape` to sample it.
 """
 
 from __future__ import annotations
@@ -16,33 +16,36 @@ from typing import NamedTuple
 import numpy as np
 
 from jonet import config
-from jonet.data import families, fusion, images, meshes, sampling, voxels
-from jonet.data.files import SUFFIXES
-from jonet.data.meshes import Mesh, Similarity, Verdict, examine, orient
+from jonet.data import families, sampling
 from jonet.data.sampling import Recipe, Solid
 from jonet.data.splits import SPLITS, drawn, of_folders
 from jonet.errors import MeshError
+from jonet.geometry import fusion, mesh_files, voxels
+from jonet.geometry.diagnosis import MeshDiagnosis, diagnose, orient
+from jonet.geometry.mesh import Mesh, Similarity, normalize
+from jonet.geometry.mesh_parsers import SUFFIXES
+from jonet.rendering import network_views
 from jonet.storage import identity
 from jonet.storage.names import encoded
 
 
 class Shape(NamedTuple):
-    """What a source becomes.
+    """The samples of a source.
 
-    rows: by the names of `parts.columns`, one array a side (outside, inside), or one. similarity: own units to the
-    normalised frame. verdict: None where samples came without a mesh.
+    rows: arrays by the names of `shards.columns`: two for arrays with sides (outside, inside), else one.
+    similarity: input units to the normalized frame.  diagnosis: None if samples came without a mesh.
     """
 
     rows: dict[str, tuple[np.ndarray, ...]]
     similarity: Similarity
-    verdict: Verdict | None = None
+    diagnosis: MeshDiagnosis | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A shape that is yet to be sampled.  name: unique in its store; split: train, test or val.
+    """A shape to be sampled.  name: unique in its store; split: train, test or val.
 
-    A subclass gives `load`, or, where samples exist already, `shape`.
+    A subclass implements `load`, or `shape` if samples exist already; and `mark`, so that changes are noticed.
     """
 
     name: str
@@ -50,57 +53,58 @@ class Source:
 
     @property
     def file(self) -> str:
-        """What to call it where it cannot be used."""
+        """The name used in messages if it cannot be used."""
         return self.name
 
     @property
     def category(self) -> str:
-        """What kind of shape it is: its family, or the folder that it lies in; "" where nothing tells."""
+        """The category of the shape: its family, or a folder above its file; "" if unknown."""
         return ""
 
     def into(self, split: str) -> Source:
         """The same source in another split."""
-        other = copy.copy(self)
+        other = copy.copy(self)  # not dataclasses.replace: subclasses may have another __init__
         object.__setattr__(other, "split", split)
         return other
 
     def load(self) -> Mesh:
-        """The mesh in its own units."""
+        """The mesh in input units."""
         raise NotImplementedError
 
     def mark(self) -> dict:
-        """What tells what this source holds, as JSON: those of equal marks are the same shape; {} tells nothing."""
+        """A fingerprint of the source's content, as JSON: equal marks mean equal shapes; {} means unknown."""
         return {}
 
     def unchanged(self, mark: dict) -> bool:
-        """Whether a mark made earlier is this source's."""
+        """Whether the source still has the content of an earlier mark."""
         return mark == self.mark()
 
     def shape(self, recipe: Recipe, *, seed: int, frame: str, sign: str) -> Shape:
-        """The samples: a function of the mesh, the name and these settings, drawn in any process and order alike.
+        """Samples the shape: a function of the mesh, the name and these settings, whatever process calls it and when.
 
-        sign: a method of `sampling.METHODS`, or `auto`: as the mesh's verdict has it, or `fusion`: of the closed mesh
-        that `fusion.fuse` makes, which takes the mesh's place.
-        Raises MeshError where the mesh has no inside that could be learned.
+        sign: a method of `sampling.METHODS`; `auto`: the one of the mesh's diagnosis; `fusion`: replace the mesh by the
+        watertight one of `fusion.fuse` first.
+        Raises MeshError if the mesh has no inside that could be learned.
         """
         mesh = dataclasses.replace(self.load(), name=self.name)
-        verdict = examine(mesh)
-        mesh, similarity = meshes.normalize(orient(mesh, verdict), frame)
+        diagnosis = diagnose(mesh)
+        mesh, similarity = normalize(orient(mesh, diagnosis), frame)
         if sign == "fusion":
-            mesh, before, sign = fusion.fuse(mesh), verdict.reason, "auto"
-            verdict = examine(mesh)
-            verdict = dataclasses.replace(verdict, reason=f"Fused, now {verdict.reason.lower()} Before: {before}")
-        mesh = Mesh(mesh.vertices.astype(np.float32), mesh.faces, name=self.name)  # as it is stored
-        solid = Solid(mesh, verdict.method if sign == "auto" else sign)
+            mesh, before, sign = fusion.fuse(mesh), diagnosis.reason, "auto"
+            diagnosis = diagnose(mesh)
+            diagnosis = dataclasses.replace(diagnosis, reason=f"Fused, now {diagnosis.reason.lower()} Before: {before}")
+        mesh = Mesh(mesh.vertices.astype(np.float32), mesh.faces, name=self.name)  # sample the mesh that is stored
+        solid = Solid(mesh, diagnosis.method if sign == "auto" else sign)
         rows: dict[str, tuple[np.ndarray, ...]] = {"vertices": (mesh.vertices,), "faces": (mesh.faces,)}
 
+        # One generator per kind of samples: a recipe with more of one kind does not change the others.
         def rng(kind: str) -> np.random.Generator:
             return np.random.default_rng([seed, zlib.crc32(kind.encode()), zlib.crc32(encoded(self.name))])
 
         if recipe.near + recipe.uniform:
             rows["sdf"] = sampling.sdf_samples(solid, recipe, rng("sdf"), frame=frame)
         if recipe.surface:
-            points, normals = sampling.surface(solid.walls, recipe.surface, rng("surface"))
+            points, normals = sampling.surface(solid.boundary_surface, recipe.surface, rng("surface"))
             rows |= {"surface_points": (points,), "surface_normals": (normals,)}
         if recipe.occupancies:
             points, inside = sampling.occupancies(
@@ -116,16 +120,16 @@ class Source:
             grid = voxels.voxelize(mesh, voxels.SIDE, recipe.voxels, rng("voxels"), solid.inside)
             rows["voxels"] = (voxels.packed(grid)[None],)
         if recipe.images:
-            cameras = images.cameras(mesh, recipe.images, recipe.image_size, rng("images"))
-            seen = images.render(mesh, cameras)[..., None]
+            cameras = network_views.cameras(mesh, recipe.images, recipe.image_size, rng("images"))
+            seen = network_views.render(mesh, cameras)[..., None]
             rows["images"] = (np.broadcast_to(seen, (*seen.shape[:3], recipe.image_channels)),)
-            rows["cameras"] = (images.matrices(cameras),)
-        return Shape(rows, similarity, verdict)
+            rows["cameras"] = (network_views.matrices(cameras),)
+        return Shape(rows, similarity, diagnosis)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshFile(Source):
-    """A mesh file.  root: of its data, if the first folder below it (but train, test, val) tells its kind."""
+    """A mesh file.  root: the data folder, if the first folder below it (except train, test, val) is the category."""
 
     path: Path = Path()
     root: Path | None = None
@@ -140,7 +144,7 @@ class MeshFile(Source):
         return self.name.removesuffix(self.path.suffix) + self.path.suffix
 
     def load(self) -> Mesh:
-        return meshes.read(self.path)
+        return mesh_files.read(self.path)
 
     def mark(self) -> dict:
         return identity.stamp(self.path)
@@ -150,7 +154,7 @@ class MeshFile(Source):
 
 
 def content(mark: dict) -> str:
-    """What tells the content of a source, by its mark: the same wherever its files lie and whenever they were made."""
+    """A digest of a source's mark without file times: equal for equal content, whenever the files were written."""
 
     def timeless(value):
         if not isinstance(value, dict):
@@ -162,7 +166,7 @@ def content(mark: dict) -> str:
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Procedural(Source):
-    """Shape number `index` of a procedural family, from a seed; called `<family>_<index>`."""
+    """Shape number `index` of a procedural family under a seed; its name is `<family>_<index>`."""
 
     family: str
     seed: int
@@ -170,7 +174,7 @@ class Procedural(Source):
 
     def __init__(self, family: str, seed: int = 0, index: int = 0, split: str = "train"):
         values = dict(name=f"{family}_{index:04d}", split=split, family=family, seed=seed, index=index)
-        for key, value in values.items():
+        for key, value in values.items():  # the dataclass is frozen
             object.__setattr__(self, key, value)
 
     @property
@@ -184,17 +188,17 @@ class Procedural(Source):
         return {"family": self.family, "seed": self.seed, "index": self.index}
 
 
-def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
-    """The mesh files of a folder as sources, sorted by name; one file is one source, to train on.
+def discover(folder, test_fraction: float = 0.1, seed: int = 0) -> list[MeshFile]:
+    """The mesh files of a folder as sources, sorted by name; a single file is one source in the split train.
 
-    Folders `train`, `test` and `val`, in any case, are taken at their word (`splits.of_folders`; what lies beside them
-    is left out, with a warning). Without them the seed picks the share `test_share` for testing, at least one file of
-    two, and neither the order nor the place of files matters. Names are file names without suffix, or, where two are
-    alike, paths.
+    Folders named `train`, `test` and `val`, in any case, define the splits (`splits.of_folders`; files outside of them
+    are left out, with a warning).  Otherwise the seed draws the fraction `test_fraction` for testing, at least one file
+    of two; the draw depends on names only, not on the order or location of files.  Names are file names without
+    suffix, or paths where these are not unique.
     Raises MeshError if there are no mesh files.
     """
     folder = Path(folder)
-    found = meshes.find(folder)
+    found = mesh_files.find(folder)
     if not found:
         raise MeshError(f"{folder}: no mesh files below it; looked for {', '.join(SUFFIXES)}")
     if folder.is_file():
@@ -203,21 +207,22 @@ def discover(folder, test_share: float = 0.1, seed: int = 0) -> list[MeshFile]:
     splits = {paths[place]: split for place, split in of_folders(list(paths), folder, "mesh files").items()}
     names = named(list(splits or paths.values()))
     if not splits:
-        lots = drawn(names.values(), test_share, seed)
-        splits = {path: lots[name] for path, name in names.items()}
+        split_of = drawn(names.values(), test_fraction, seed)
+        splits = {path: split_of[name] for path, name in names.items()}
     sources = [MeshFile(names[path], split, folder / path, folder) for path, split in splits.items()]
     return sorted(sources, key=lambda source: source.name)
 
 
 def named(paths: Sequence[Path]) -> dict[Path, str]:
-    """The shortest of file name without suffix, path without suffix and path that no other file shares."""
+    """A unique name for each path: the shortest of file name without suffix, path without suffix, and path that no
+    other file has."""
     forms = {path: (path.stem, path.with_suffix("").as_posix(), path.as_posix()) for path in paths}
-    alike = [Counter(form) for form in zip(*forms.values(), strict=True)]
-    chosen = {path: next(i for i in range(3) if i == 2 or alike[i][form[i]] == 1) for path, form in forms.items()}
+    counts = [Counter(form) for form in zip(*forms.values(), strict=True)]
+    chosen = {path: next(i for i in range(3) if i == 2 or counts[i][form[i]] == 1) for path, form in forms.items()}
     while True:
         names = {path: forms[path][i] for path, i in chosen.items()}
         count = Counter(names.values())
         if not (twice := [path for path in names if count[names[path]] > 1 and chosen[path] < 2]):
             return names
-        for path in twice:  # one is called as another must be: a.ply.obj beside a.ply and a.obj
+        for path in twice:  # the short form of one is the long form of another: a.ply.obj next to a.ply and a.obj
             chosen[path] += 1

@@ -1,4 +1,4 @@
-"""Which shapes are for training and which for testing: split files of the authors' programs, or a seeded draw."""
+"""Training, test and validation splits: split files of the published programs, folders, or a seeded random draw."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from jonet.data import archives
 from jonet.errors import ConfigError, FormatError
-from jonet.storage import atomic
+from jonet.storage import archives, atomic
 from jonet.storage.names import encoded
 
 SPLITS = ("train", "test", "val")
-CATEGORIES = {  # of ShapeNet, as the papers call them
+CATEGORIES = {  # ShapeNet synsets by the names that the papers use
     "airplane": "02691156",
     "bench": "02828884",
     "cabinet": "02933112",
@@ -33,10 +32,11 @@ CATEGORIES = {  # of ShapeNet, as the papers call them
 
 
 def read(path: str | Path) -> list[str]:
-    """The shapes that a split file names, in its order: DeepSDF's JSON, {dataset: {class: [instance, …]}}, as
-    `dataset/class/instance`; any other file one a line, as it stands (lines end in \\n or \\r\\n, and nowhere else).
+    """The names in a split file, in its order.
 
-    Raises FormatError where it is damaged, names none, or names one outside of its folder.
+    DeepSDF's JSON, {dataset: {class: [instance, …]}}, gives `dataset/class/instance`; any other file has one name per
+    line, unchanged (only \\n and \\r\\n end lines).
+    Raises FormatError if it is damaged, names no shape, or has a path that leads out of the data folder.
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
@@ -66,21 +66,21 @@ def _json(path: Path) -> list[str]:
 
 
 def chosen(files: str | Path | Sequence[str | Path]) -> dict[str, str]:
-    """Shapes of several split files (a list, or text with commas between them), each with its split.
+    """The split of each shape that is named in split files (a list of paths, or one string separated by commas).
 
-    A file's split is the word train, test or val in its name, the first of them (`chairs_test_from_train.json` is for
-    testing, and a warning says so), else train.  A shape in several is for the first of SPLITS, with a warning.
+    A file's split is the first word train, test or val in its name (`chairs_test_from_train.json` is test, with a
+    warning), else train.  A shape in several splits gets the first of SPLITS, with a warning.
     """
     files = files.split(",") if isinstance(files, str) else [files] if isinstance(files, Path) else files
     paths = [Path(str(file).strip()) for file in files]
-    words = [_word(path) for path in paths]
+    found = [_split_of(path) for path in paths]
     return joined(
-        {word: [n for w, p in zip(words, paths, strict=True) if w == word for n in read(p)] for word in SPLITS}
+        {split: [n for s, p in zip(found, paths, strict=True) if s == split for n in read(p)] for split in SPLITS}
     )
 
 
-def _word(path: Path) -> str:
-    """The split that a file's name says."""
+def _split_of(path: Path) -> str:
+    """The split according to a file's name."""
     words = [word for word in re.split("[^a-z]+", path.stem.lower()) if word in SPLITS] or ["train"]
     if len(set(words)) > 1:
         warnings.warn(
@@ -92,59 +92,61 @@ def _word(path: Path) -> str:
 
 
 def of_folders(places: Sequence[str], where: str | Path, what: str) -> dict[str, str]:
-    """The splits that folders named train, test and val, in any case, give to places `…/name`; {} where they give none.
+    """The splits of relative paths `…/name` by folders named train, test and val, in any case; {} if there are none.
 
-    Such folders come first in a place, or, where there are several splits, anywhere (`chair/train/name`).  What lies
-    beside them is left out, with a warning; where, what: how that calls the folder and the places.
+    Such a folder must be the first of a path, or anywhere in it if several splits occur (`chair/train/name`): a single
+    folder `…/test` deep below is more likely a name.  Paths outside of these folders are left out, with a warning.
+    where, what: how the warning calls the root folder and the paths.
     """
     above = {place: [part.lower() for part in place.split("/")[:-1]] for place in places}
-    words = {place: [word for word in folders if word in SPLITS] for place, folders in above.items()}
-    deep = {place: found[0] for place, found in words.items() if found}
-    found = {place: word for place, word in deep.items() if above[place][0] in SPLITS}
+    named = {place: [folder for folder in folders if folder in SPLITS] for place, folders in above.items()}
+    deep = {place: found[0] for place, found in named.items() if found}
+    found = {place: split for place, split in deep.items() if above[place][0] in SPLITS}
     found = found or (deep if len(set(deep.values())) > 1 else {})
-    inside = found or deep
-    if inside and (beside := [place for place in places if place not in inside]):
-        called = f"{where}: {len(beside)} {what} lie beside its folders {', '.join(sorted(set(inside.values())))}"
+    inside = found or deep  # `deep` alone defines no splits, but a mixture deserves a warning
+    if inside and (outside := [place for place in places if place not in inside]):
+        subject = f"{where}: {len(outside)} {what} are outside of its folders {', '.join(sorted(set(inside.values())))}"
         end = "and are left out" if found else "and are split at random with those in them"
-        warnings.warn(f"{called} (first {beside[0]}) {end}", stacklevel=4)
+        warnings.warn(f"{subject} (first {outside[0]}) {end}", stacklevel=4)
     return found
 
 
 def warn_unlisted(places: Sequence[str], listed: dict[str, str], where: str | Path) -> None:
-    """A warning where lists in a folder name some of its shapes only."""
+    """Warns if the split files in a folder do not name all of its shapes."""
     if left := [place for place in places if place not in listed]:
         warnings.warn(
-            f"{where}: {len(left)} shapes stand in none of its lists (first {left[0]}) and are left out", stacklevel=4
+            f"{where}: {len(left)} shapes are in none of its lists (first {left[0]}) and are left out", stacklevel=4
         )
 
 
 def joined(lists: dict[str, list[str]]) -> dict[str, str]:
-    """Each name's split, of the names in each split; one in several is for the first of SPLITS, with a warning."""
+    """The split of each name, from the names of each split; one in several gets the first of SPLITS, with a warning."""
     found: dict[str, str] = {}
     several = set()
-    for word in SPLITS:
-        for name in lists.get(word, ()):
-            if found.setdefault(name, word) != word:
+    for split in SPLITS:
+        for name in lists.get(split, ()):
+            if found.setdefault(name, split) != split:
                 several.add(name)
     if several:
         first = min(several)
         warnings.warn(
-            f"{len(several)} shapes stand in the lists of several splits (first {first}): kept for one, {found[first]}",
+            f"{len(several)} shapes are in the lists of several splits (first {first}): used for {found[first]} only",
             stacklevel=3,
         )
     return found
 
 
 def placed(named: dict[str, str], places: Iterable[str]) -> dict[str, str]:
-    """The splits of places `…/class/name`, of which a split file may name just the end (or a longer path); what is not
-    there keeps the name that it was given.  Raises FormatError where a name could be several.
+    """The splits of relative paths `…/class/name`, given splits by names that may be only the end of a path, or longer.
+
+    A name that matches no path is kept as it is.  Raises FormatError if a name matches several paths.
     """
-    ends: dict[str, list[str]] = {}
+    ends: dict[str, list[str]] = {}  # every suffix of every path, at folder boundaries
     for place in places:
         for i in range(place.count("/") + 1):
             ends.setdefault(place.split("/", i)[-1], []).append(place)
     found = {}
-    for name, split in named.items():
+    for name, split in named.items():  # the longest suffix of the name that is one of a path
         fits = next((ends[end] for i in range(name.count("/") + 1) if (end := name.split("/", i)[-1]) in ends), [name])
         if len(fits) > 1:
             raise FormatError(
@@ -154,43 +156,47 @@ def placed(named: dict[str, str], places: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def drawn(names: Iterable[str], share: float, seed: int, kept: str = "test") -> dict[str, str]:
-    """A split of each name: a share `kept` for testing, at least one of two, the rest to train on.
+def drawn(names: Iterable[str], fraction: float, seed: int, kept: str = "test") -> dict[str, str]:
+    """A random split: the fraction `fraction` of the names gets the split `kept` (at least one of two), others train.
 
-    The order of names does not matter.
+    Names are ordered by a hash of seed and name, so their order does not matter.
     """
-    lots = sorted(names, key=lambda name: (zlib.crc32(encoded(f"{seed} {name}")), name))
-    count = min(max(round(share * len(lots)), 1), len(lots) - 1) if share else 0
-    return {name: kept if i < count else "train" for i, name in enumerate(lots)}
+    shuffled = sorted(names, key=lambda name: (zlib.crc32(encoded(f"{seed} {name}")), name))
+    count = min(max(round(fraction * len(shuffled)), 1), len(shuffled) - 1) if fraction else 0  # a single one trains
+    return {name: kept if i < count else "train" for i, name in enumerate(shuffled)}
 
 
 def categories(named: str | None, present: Iterable[str], known: dict[str, str] | None = None) -> set[str]:
-    """The category folders that `named` asks for, by folder or by name, with commas between; all without it.
+    """The category folders that `named` selects, by folder or name, separated by commas; all if it is None or "".
 
-    known: folder by name, beside ShapeNet's.  Raises ConfigError for one that is not there.
+    present: the existing folders.  known: folders by name, in addition to ShapeNet's.  Raises ConfigError for a
+    category that does not exist.
     """
     present = set(present)
     if not named:
         return present
     folders = CATEGORIES | (known or {})
-    asked = {folders.get(name.strip(), name.strip()) for name in named.split(",")}
-    if missing := asked - present:
+    selected = {folders.get(name.strip(), name.strip()) for name in named.split(",")}
+    if missing := selected - present:
         raise ConfigError(
-            f"category {', '.join(sorted(missing))} is not there; there are {', '.join(sorted(present)) or 'none'}"
+            f"category {', '.join(sorted(missing))} does not exist; there are {', '.join(sorted(present)) or 'none'}"
         )
-    return asked
+    return selected
 
 
 def short(names: Sequence[str]) -> dict[str, str]:
-    """Names that are paths, without the leading folders that all of them share."""
+    """Short forms of names that are paths: without the leading folders that all of them have."""
     parts = {name: PurePosixPath(name).parts for name in names}
-    most = min(map(len, parts.values()), default=1) - 1
+    most = min(map(len, parts.values()), default=1) - 1  # the last part, the name itself, stays
     shared = next((i for i in range(most) if len({p[i] for p in parts.values()}) > 1), most)
     return {name: "/".join(p[shared:]) for name, p in parts.items()}
 
 
 def write(path: Path, names: Sequence[str]) -> None:
-    """A split file that `read` reads: DeepSDF's JSON, or a list without a newline at its end, which would name ''."""
+    """Writes a split file: DeepSDF's JSON by the suffix `.json`, else one name per line.
+
+    There is no newline at the end: Occupancy Networks' program would read an empty name after it.
+    """
     if path.suffix == ".json":
         sets: dict[str, dict[str, list[str]]] = {}
         for name in names:

@@ -1,4 +1,4 @@
-"""Processes that work for this one, and end when it does, however it ends."""
+"""Pools of worker processes that end with the process that started them, however it ends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """At most `count` processes, at most one a core; where the block ends by an exception, Ctrl-C among them, they are
-    ended at once."""
+    """A pool of `count` processes, at most one per core; if the block ends by an exception, Ctrl-C included, they are
+    killed at once."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     context = _Context()
     executor = concurrent.futures.ProcessPoolExecutor(min(cores, count), context, initializer=_begin)
@@ -26,22 +26,23 @@ def processes(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
         for process in context.started:
             if process.pid is not None:
                 process.kill()
-        executor.shutdown(wait=False, cancel_futures=True)  # its thread may be at a pipe that nobody empties any more
+        executor.shutdown(wait=False, cancel_futures=True)  # waiting could hang: its thread may be blocked on a pipe
         raise
     executor.shutdown()
 
 
 def is_beginning() -> bool:
-    """Whether this is a spawned process that is still running the script which started it: what a script does outside
-    of `if __name__ == "__main__":` it does once more there."""
+    """Whether this is a spawned process that is still importing the main script of its parent: code outside of
+    `if __name__ == "__main__":` then runs a second time."""
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 class _Process(multiprocessing.context.SpawnProcess):
-    """Spawned, since forked processes hang once JAX has started its threads."""
+    """A spawned process: forked ones can deadlock once JAX has started its threads."""
 
     def start(self) -> None:
-        """Begins with Ctrl-C blocked: the terminal sends it to all, but it is for the parent alone."""
+        """Starts with SIGINT blocked, as children inherit the mask: the terminal sends Ctrl-C to all processes of the
+        group, but only the parent should react.  `_begin` then ignores it."""
         if not hasattr(signal, "pthread_sigmask"):
             return super().start()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -52,24 +53,27 @@ class _Process(multiprocessing.context.SpawnProcess):
 
 
 class _Context(multiprocessing.context.SpawnContext):
-    """Knows what it started."""
+    """Remembers the processes that it started, to kill them."""
 
     def __init__(self):
         self.started: list[_Process] = []
 
-    def Process(self, *args, **options) -> _Process:  # called as multiprocessing does
+    def Process(self, *args, **options) -> _Process:  # the name that multiprocessing expects
         self.started.append(_Process(*args, **options))
         return self.started[-1]
 
 
 def _begin() -> None:
+    """Runs first in every worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process().sentinel
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # One thread per worker: there is one worker per core.
     for name in ("LIBIGL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
 
 
 def _end_with(parent) -> None:
+    """Exits as soon as the parent has ended, even if it was killed and could not say so."""
     multiprocessing.connection.wait([parent])
     os._exit(1)

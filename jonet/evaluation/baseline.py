@@ -1,4 +1,4 @@
-"""What a network must beat: the training shape that lies nearest to an unseen one."""
+"""The retrieval baseline: the nearest training shapes to an unseen one, which a network must beat."""
 
 from __future__ import annotations
 
@@ -9,47 +9,49 @@ from scipy.spatial import cKDTree
 
 from jonet.data.store import Store
 
-POINTS = 1000  # surface points of each shape that are compared
-GLANCE = 128  # of them, those by which candidates are chosen
-CANDIDATES = 100
+POINTS = 1000  # surface points per shape for the comparison
+COARSE_POINTS = 128  # of them, for the choice of candidates
+CANDIDATES = 100  # training shapes that are compared with all points
 
 
 def nearest(store: Store, shapes, training, count: int = 1) -> dict[int, list[int]]:
-    """For each of `shapes` the `count` nearest of `training` (numbers in the store), nearest first.
+    """For each of `shapes`, the `count` nearest of `training` (indices in the store), nearest first.
 
-    Near is by Chamfer-L1 of surface points in the normalised frame: the mean of the mean distances both ways.
+    The distance is Chamfer-L1 of surface points in the normalized frame.
     """
     return nearest_to({int(i): store.surface(int(i))[0] for i in shapes}, store, training, count)
 
 
 def nearest_to(clouds: Mapping, store: Store, training, count: int = 1) -> dict:
-    """The same for clouds [N, 3] of the normalised frame by any names; a number of the store is never its own.
+    """`nearest` for named clouds [N, 3] in the normalized frame; a name that is an index is not compared with itself.
 
-    A few points of every shape choose the candidates, which are then compared by all.
+    Candidates are chosen by a few points of every shape, and then compared by all points.
     """
     clouds = {name: cloud[:POINTS] for name, cloud in clouds.items()}
-    known = {int(j): store.surface(int(j))[0][:POINTS] for j in training}
-    if not known:
+    train = {int(j): store.surface(int(j))[0][:POINTS] for j in training}
+    if not train:
         return {name: [] for name in clouds}
-    glances = np.stack([_glance(cloud) for cloud in known.values()])
+    coarse = np.stack([_coarse(cloud) for cloud in train.values()])
     trees, found = {}, {}
     for name, cloud in clouds.items():
-        ways = dict(zip(known, _roughly(_glance(cloud), glances), strict=True))
-        ways.pop(name, None)
-        near = sorted(ways, key=ways.get)[: max(CANDIDATES, count)]
+        distances = dict(zip(train, _coarse_chamfer(_coarse(cloud), coarse), strict=True))
+        distances.pop(name, None)
+        near = sorted(distances, key=distances.get)[: max(CANDIDATES, count)]
         tree = cKDTree(cloud)
-        trees |= {j: cKDTree(known[j]) for j in near if j not in trees}
-        exact = {j: trees[j].query(cloud)[0].mean() + tree.query(known[j])[0].mean() for j in near}
+        trees |= {j: cKDTree(train[j]) for j in near if j not in trees}
+        exact = {j: trees[j].query(cloud)[0].mean() + tree.query(train[j])[0].mean() for j in near}
         found[name] = sorted(exact, key=exact.get)[:count]
     return found
 
 
-def _glance(cloud: np.ndarray) -> np.ndarray:
-    return cloud[np.arange(GLANCE) % len(cloud)].astype(np.float32)
+def _coarse(cloud: np.ndarray) -> np.ndarray:
+    """COARSE_POINTS points of a cloud, some of them repeated if it has fewer."""
+    return cloud[np.arange(COARSE_POINTS) % len(cloud)].astype(np.float32)
 
 
-def _roughly(cloud: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _coarse_chamfer(cloud: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Twice the Chamfer-L1 of a cloud [G, 3] and others [M, G, 3] → [M]."""
+    # |a - b|² = |a|² + |b|² - 2 a·b, as one product for all pairs
     squares = (cloud**2).sum(1)[:, None, None] + (others**2).sum(2) - 2 * np.einsum("gc,mhc->gmh", cloud, others)
     apart = np.sqrt(squares.clip(0))
     return apart.min(0).mean(1) + apart.min(2).mean(0)

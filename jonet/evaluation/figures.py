@@ -1,4 +1,4 @@
-"""What a report draws: pictures as data URIs, packed meshes, error colours, slices through signs, charts, code maps."""
+"""Figures of a report: images as data URIs, packed meshes, error colors, sign slices, charts, maps of codes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import igl
 import numpy as np
 from PIL import Image
 
-from jonet.data.meshes import Mesh
 from jonet.evaluation.measures import number
+from jonet.geometry.mesh import Mesh
 
-ERROR_SCALE = 0.02  # of the truth's longest side: where the error colours end
-_ERROR_COLOURS = np.array([[0.40, 0.47, 0.54], [1.00, 0.52, 0.04], [0.60, 0.00, 0.09]])  # none, half, all of the scale
+ERROR_SCALE = 0.02  # end of the color scale of errors, as a fraction of the ground truth's longest side
+_ERROR_COLORS = np.array([[0.40, 0.47, 0.54], [1.00, 0.52, 0.04], [0.60, 0.00, 0.09]])  # at 0, half and the end
 
 
 def data_uri(image: np.ndarray, quality: int = 86) -> str:
-    """A picture [H, W, 3 or 4] uint8 as a WebP data URI."""
+    """An image [H, W, 3 or 4] uint8 as a WebP data URI."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(stream, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-# meshes for the viewer
+# Meshes for the viewer
 
 
 class Frame(NamedTuple):
-    """A ball that holds the parts of one row: what is packed is measured from its middle, in its radius."""
+    """A ball that contains all parts of a row: packed coordinates are relative to its middle and radius."""
 
     middle: np.ndarray
     radius: float
@@ -45,12 +45,12 @@ class Frame(NamedTuple):
 
 
 def simplify(mesh: Mesh, faces: int) -> Mesh:
-    """The mesh with equal vertices joined and, if it has more, about `faces` faces (quadric edge collapses)."""
+    """The mesh with equal vertices merged, and reduced to about `faces` faces (quadric edge collapse)."""
     vertices, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
     triangles = index.reshape(-1)[mesh.faces]
     triangles = triangles[(triangles != np.roll(triangles, 1, 1)).all(1)]
     if len(triangles) > faces:
-        size = np.abs(vertices).max() or 1.0
+        size = np.abs(vertices).max() or 1.0  # the library works in float32, so scale to about 1 first
         vertices, triangles = fast_simplification.simplify(
             (vertices / size).astype(np.float32), triangles.astype(np.int32), target_count=faces
         )
@@ -59,7 +59,7 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
 
 
 def refine(mesh: Mesh, faces: int) -> Mesh:
-    """The mesh with its large faces halved across their longest edges, up to `faces`, so that colours fit."""
+    """The mesh with its large faces bisected at their longest edges, up to `faces`, for colors per vertex."""
     edge = max(0.03 * np.ptp(mesh.bounds, axis=0).max(), 2 * math.sqrt(mesh.area / faces))
     corners = mesh.corners
     while len(corners) < faces:
@@ -79,7 +79,7 @@ def refine(mesh: Mesh, faces: int) -> Mesh:
 
 
 def pack(mesh: Mesh, frame: Frame, values=None) -> dict:
-    """A mesh, or points as a mesh without faces, for the page: 16-bit coordinates, 8-bit values in [0, 1]."""
+    """A mesh (or points, as a mesh without faces) for the page, in base64: 16-bit coordinates, 8-bit values."""
     scaled = np.clip((mesh.vertices - frame.middle) / frame.radius, -1, 1)
     packed = {"v": _base64(np.round((scaled + 1) * 32767.5), "<u2")}
     if len(mesh.faces):
@@ -94,36 +94,39 @@ def _base64(array, dtype):
     return base64.b64encode(np.ascontiguousarray(array).astype(dtype).tobytes()).decode()
 
 
-# errors
+# Errors
 
 
-def errors(mesh: Mesh, truth: Mesh) -> np.ndarray:
-    """Distance of each vertex from the true surface, in units of ERROR_SCALE of the truth's longest side -> [V]."""
-    squared = igl.point_mesh_squared_distance(mesh.vertices, truth.vertices, truth.faces)[0]
-    return np.sqrt(np.maximum(squared, 0)) / (ERROR_SCALE * np.ptp(truth.bounds, axis=0).max())
+def errors(mesh: Mesh, ground_truth: Mesh) -> np.ndarray:
+    """Distance [V] of each vertex from the ground truth, in units of ERROR_SCALE times the latter's longest side."""
+    squared = igl.point_mesh_squared_distance(mesh.vertices, ground_truth.vertices, ground_truth.faces)[0]
+    return np.sqrt(np.maximum(squared, 0)) / (ERROR_SCALE * np.ptp(ground_truth.bounds, axis=0).max())
 
 
-def differences(mesh: Mesh, truth: Mesh) -> tuple[Mesh, np.ndarray]:
-    """Both surfaces in one, and linear RGB [V, 3] by each one's distance from the other: red is too much or missing."""
-    mesh, truth = refine(mesh, 20_000), refine(truth, 20_000)
-    vertices = np.concatenate([mesh.vertices, truth.vertices])
-    faces = np.concatenate([mesh.faces, truth.faces + len(mesh.vertices)])
-    return Mesh(vertices, faces), error_colours(np.concatenate([errors(mesh, truth), errors(truth, mesh)]))
+def differences(mesh: Mesh, ground_truth: Mesh) -> tuple[Mesh, np.ndarray]:
+    """Both surfaces as one mesh, with linear RGB colors [V, 3] by the distance of each from the other.
+
+    Red is a part that is missing in the prediction or in the ground truth.
+    """
+    mesh, ground_truth = refine(mesh, 20_000), refine(ground_truth, 20_000)
+    vertices = np.concatenate([mesh.vertices, ground_truth.vertices])
+    faces = np.concatenate([mesh.faces, ground_truth.faces + len(mesh.vertices)])
+    return Mesh(vertices, faces), error_colors(np.concatenate([errors(mesh, ground_truth), errors(ground_truth, mesh)]))
 
 
-def error_colours(values) -> np.ndarray:
-    """Errors [V] in units of the scale -> linear RGB [V, 3]: grey, then amber, then red from 1 on."""
-    return np.stack([np.interp(values, [0, 0.5, 1], channel) for channel in _ERROR_COLOURS.T], -1)
+def error_colors(values) -> np.ndarray:
+    """Errors [V] in units of the scale → linear RGB [V, 3]: gray at 0, amber at 1/2, red from 1."""
+    return np.stack([np.interp(values, [0, 0.5, 1], channel) for channel in _ERROR_COLORS.T], -1)
 
 
-# slices through signs
+# Sign slices
 
 
 def section(signed, box, resolution: int = 160) -> np.ndarray:
     """A slice [R, R] of a field through the box [2, 3], rows from top to bottom.
 
-    signed: points [N, 3] -> [N], negative (or, of bools, True) inside.  Of upright and level planes at several places,
-    the one is taken that has most inside.
+    signed: points [N, 3] → [N], negative (or, for bools, True) inside.  Of several axis-parallel planes near the
+    middle, the one with the largest inside area is taken.
     """
     box = np.asarray(box, float)
 
@@ -145,7 +148,7 @@ def section(signed, box, resolution: int = 160) -> np.ndarray:
 
 
 def slice_picture(values: np.ndarray) -> np.ndarray:
-    """Values [R, R] (negative inside; or bools, True inside) -> [R, R, 3] uint8: inside warm, outside cool, an edge."""
+    """Values [R, R] (negative inside; or bools, True inside) → [R, R, 3] uint8: warm inside, cool outside, an edge."""
     values = np.asarray(values)
     inside = values if values.dtype == bool else values < 0
     away = np.zeros(values.shape) if values.dtype == bool else np.abs(values) / (np.abs(values).max() or 1.0)
@@ -159,11 +162,11 @@ def slice_picture(values: np.ndarray) -> np.ndarray:
     return np.uint8(np.where(edge[..., None] & inside[..., None], [110, 52, 10], picture))
 
 
-# charts
+# Charts
 
 
 def chart(lines: dict, x_name: str, log: bool) -> str:
-    """Lines {name: (x [N], y [N])} as a figure that fits any width; the page's script reads values under the mouse."""
+    """Lines {name: (x [N], y [N])} as a figure of any width; the page's script shows the values at the mouse."""
     drawn = {name: _thin(np.asarray(x, float), np.asarray(y, float), log) for name, (x, y) in lines.items()}
     drawn = {name: line for name, line in drawn.items() if len(line[0])}
     if not drawn:
@@ -200,7 +203,7 @@ def chart(lines: dict, x_name: str, log: bool) -> str:
 
 
 def _thin(x, y, log, limit=320):
-    """At most `limit` points, each the mean of its neighbours; what cannot be drawn is left out."""
+    """At most `limit` points, each the mean of a run of points, without those that cannot be drawn."""
     good = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not log))
     x, y = x[good], y[good]
     if len(x) <= limit:
@@ -231,22 +234,22 @@ def _log_ticks(low, high):
     return ticks[first : max(last, first + 1) + 1]
 
 
-# code maps
+# Maps of codes
 
 
 def plane(codes: np.ndarray) -> tuple[np.ndarray, float]:
-    """Codes [N, L] on the plane of their two principal axes -> [N, 2], and the share of their variance it holds."""
-    centred = np.asarray(codes, float) - np.mean(codes, 0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    """Codes [N, L] projected on their two principal axes → [N, 2], and the fraction of the variance that these have."""
+    centered = np.asarray(codes, float) - np.mean(codes, 0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
     spots = np.zeros((len(u), 2))
     spots[:, : len(s)] = (u * s)[:, :2]
     return spots, float((s[:2] ** 2).sum() / max((s**2).sum(), 1e-30))
 
 
 def scatter(points, names, groups, images, tile: float = 0.075, shape: float = 0.68) -> str:
-    """A map of points [N, 2] with the images [.., .., 3 or 4] uint8 (or None) of those that have room, dots elsewhere.
+    """A map of points [N, 2], with images [.., .., 3 or 4] uint8 (or None) where they do not overlap, else with dots.
 
-    tile: width of an image as a share of the map's.  shape: height of the map over its width.
+    tile: width of an image as a fraction of the map's.  shape: height of the map over its width.
     """
     points = np.asarray(points, float)
     low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-12)
@@ -256,8 +259,9 @@ def scatter(points, names, groups, images, tile: float = 0.075, shape: float = 0
     kinds = list(dict.fromkeys(groups))
     placed: list[np.ndarray] = []
     dots, tiles = [], []
-    rare = sorted(range(len(points)), key=lambda k: sum(g == groups[k] for g in groups))  # the few before the many
-    for k in rare:
+    # small groups are placed first, so that they get images
+    order = sorted(range(len(points)), key=lambda k: sum(g == groups[k] for g in groups))
+    for k in order:
         style = f"left:{100 * spots[k, 0]:.2f}%;top:{100 * spots[k, 1]:.2f}%"
         label = escape(f"{names[k]} ({groups[k]})")
         free = all((np.abs((spots[k] - other) * [1, shape]) > 0.85 * tile).any() for other in placed)

@@ -1,4 +1,4 @@
-"""Rows of pictures: what a network was given, what is true, what it made, and what it could have copied."""
+"""Galleries: rows of images with inputs, ground truth, predictions and the nearest training shapes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jonet.data.meshes import Mesh
-from jonet.data.views import BLUE, CLAY, GREY, picture
-from jonet.data.voxels import blocks
 from jonet.errors import InputError
 from jonet.evaluation.figures import ERROR_SCALE, Frame, data_uri, differences, errors, pack, refine, simplify
 from jonet.evaluation.measures import measure, number
+from jonet.geometry.mesh import Mesh
+from jonet.geometry.voxels import blocks
+from jonet.rendering.sheets import BLUE, CLAY, GRAY, picture
 
-COLOURS = {"truth": CLAY, "made": BLUE, "input": GREY, "known": (0.36, 0.44, 0.34)}
-_DRAFT = 40_000  # faces of a mesh in a picture: more cannot be seen
+COLORS = {"ground_truth": CLAY, "predicted": BLUE, "input": GRAY, "train": (0.36, 0.44, 0.34)}
+_DRAFT = 40_000  # most faces of a mesh in an image: more are not visible at its size
 
 
 class Part(NamedTuple):
-    """One thing of a row.  kind: "truth", "made" (by the network), "input" or "known" (a training shape).
+    """One item of a row.  kind: "ground_truth", "predicted" (by the network), "input" or "train" (a training shape).
 
-    thing: a Mesh · points [N, 3] · a grid [R, R, R] of bools in the cube frame · a picture [H, W, 3 or 4] uint8 · None,
-    or a mesh without vertices: nothing was found there.  The solid parts of a row are shown from one place.
+    thing: a Mesh · points [N, 3] · a grid [R, R, R] of bools in the cube frame · an image [H, W, 3 or 4] uint8 · None,
+    or a mesh without vertices, if there is no surface.  All 3D parts of a row are shown from the same viewpoint.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
     @property
     def solid(self) -> Mesh | None:
-        """The thing as a mesh (points: a mesh without faces), None for pictures and for nothing."""
+        """The thing as a mesh (points: a mesh without faces); None for images and missing surfaces."""
         if self.thing is None or isinstance(self.thing, Mesh):
             return self.thing if self.thing is not None and len(self.thing.vertices) else None
         thing = np.asarray(self.thing)
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One shape: its parts from left to right.  Where a made mesh has a true one beside it, its errors are shown."""
+    """One shape: its parts from left to right.  If a predicted mesh has a ground truth beside it, errors are shown."""
 
     name: str
     parts: Sequence[Part]
@@ -55,17 +55,15 @@ class Row:
 
     def __post_init__(self):
         for part in self.parts:
-            if part.kind not in COLOURS:
-                raise InputError(
-                    f"{self.name}: a part is of kind {part.kind!r}; it must be one of {', '.join(COLOURS)}"
-                )
+            if part.kind not in COLORS:
+                raise InputError(f"{self.name}: a part is of kind {part.kind!r}; it must be one of {', '.join(COLORS)}")
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Rows, shown best, median and worst first by the score `rank` (as they come if it is None).
+    """Rows, ordered by the score `rank`: best, median and worst first (in the given order if it is None).
 
-    pictures: how many rows are shown at most, spread evenly over the ranks; the table of scores has all.
+    pictures: largest number of rows with images, spread evenly over the ranks; the table of scores has all rows.
     """
 
     title: str
@@ -78,7 +76,7 @@ class Gallery:
         return self.rank is not None and len(self.rows) > 1 and any(self.rank in row.scores for row in self.rows)
 
     def chosen(self) -> list[tuple[str, Row]]:
-        """The rows to show, each with its rank in words: best, median, worst, then others from best to worst."""
+        """The rows to show with their ranks in words: best, median, worst, then others from best to worst."""
         rows = list(self.rows)
         if not self.ranked():
             return [("", row) for row in rows[: self.pictures]]
@@ -88,64 +86,70 @@ class Gallery:
         if len(rows) > 2:
             first = {0: "best", (len(rows) - 1) // 2: "median", len(rows) - 1: "worst"}
         others = [k for k in range(len(rows)) if k not in first]
-        room = max(self.pictures - len(first), 0)
-        if len(others) > room:
-            others = [others[int((k + 0.5) * len(others) / room)] for k in range(room)]
+        count = max(self.pictures - len(first), 0)
+        if len(others) > count:
+            others = [others[int((k + 0.5) * len(others) / count)] for k in range(count)]
         return [(first.get(k) or f"{k + 1} of {len(rows)}", rows[k]) for k in (*first, *others)]
 
 
 def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
-    """The gallery as HTML; what can be turned is packed in at most `faces` faces a mesh and appended to `shapes`."""
+    """The gallery as HTML; its meshes, with at most `faces` faces each, are packed and appended to `shapes`."""
     rows = gallery.chosen()
     lead = 3 if gallery.ranked() else len(rows) if len(rows) <= 6 else 4
     places, sizes = range(len(shapes), len(shapes) + len(rows)), [288 if k < lead else 192 for k in range(len(rows))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # nearly all is done in compiled code
-        made = list(pool.map(lambda row, *rest: _card(*row, faces, *rest), rows, places, sizes))
-    cards = [card for card, _ in made]
-    shapes += [shape for _, shape in made]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: the work is in compiled code without the GIL
+        results = list(pool.map(lambda row, *rest: _card(*row, faces, *rest), rows, places, sizes))
+    cards = [card for card, _ in results]
+    shapes += [shape for _, shape in results]
     html = f'<div class="rows">{"".join(cards[:lead])}</div>'
     if cards[lead:]:
         more = f"{len(cards) - lead} more" + (", from best to worst" if gallery.ranked() else "")
         if len(gallery.rows) > len(rows):
-            more += f" ({len(gallery.rows) - len(rows)} others stand in the table only)"
+            more += f" ({len(gallery.rows) - len(rows)} others are in the table only)"
         html += f'<h3>{more}</h3><div class="rows small">{"".join(cards[lead:])}</div>'
     return html
 
 
 def _card(rank, row, faces, place, size):
-    """The row as HTML, and what can be turned of it, which will stand at `place`."""
+    """The row as HTML, and its meshes for the viewer, which will be number `place` of its shapes."""
     solids = [part.solid for part in row.parts]
     kinds = [part.kind for part in row.parts]
     meshes = {k: s for k, s in zip(kinds, solids, strict=True) if s is not None and len(s.faces)}
-    rival = {"made": meshes.get("truth"), "truth": meshes.get("made")} if kinds.count("made") == 1 else {}
-    held = [s.vertices for s in solids if s is not None]
-    steady = [s.vertices for s, kind in zip(solids, kinds, strict=True) if s is not None and kind != "made"]
-    frame, view = (Frame.around(*held), np.concatenate(steady or held)) if held else (None, None)
+    # Errors are shown on both surfaces, each against the other, if the row has a single prediction.
+    compared = (
+        {"predicted": meshes.get("ground_truth"), "ground_truth": meshes.get("predicted")}
+        if kinds.count("predicted") == 1
+        else {}
+    )
+    points = [s.vertices for s in solids if s is not None]
+    fixed = [s.vertices for s, kind in zip(solids, kinds, strict=True) if s is not None and kind != "predicted"]
+    # The camera is fitted to the parts that are no predictions, so that a bad prediction does not change the view.
+    frame, view = (Frame.around(*points), np.concatenate(fixed or points)) if points else (None, None)
     figures, panels = [], []
     for part, solid in zip(row.parts, solids, strict=True):
         panel, image = {"kind": part.kind, "caption": part.caption}, None
-        other = rival.get(part.kind)
-        if solid is not None:
-            stands = meshes.get("truth", solid) if part.kind == "made" else solid
-            shown = {"frame": view, "floor": stands.vertices[:, 1].min(), "background": "transparent"}
+        other = compared.get(part.kind)
+        if solid is not None:  # a prediction has the floor of the ground truth, so that an offset is visible
+            ground = meshes.get("ground_truth", solid) if part.kind == "predicted" else solid
+            shown = {"frame": view, "floor": ground.vertices[:, 1].min(), "background": "transparent"}
         if solid is not None and len(solid.faces):
-            image = picture(simplify(solid, _DRAFT), size, COLOURS[part.kind], **shown)
+            image = picture(simplify(solid, _DRAFT), size, COLORS[part.kind], **shown)
             small = simplify(solid, faces)
             small = small if other is None else refine(small, faces)
             panel |= pack(small, frame, None if other is None else errors(small, other))
         elif solid is not None:
-            image = picture(solid.vertices, size, COLOURS[part.kind], **shown)
+            image = picture(solid.vertices, size, COLORS[part.kind], **shown)
             panel |= pack(solid, frame)
         elif part.thing is not None and not isinstance(part.thing, Mesh):
             image = picture(part.thing, size)
         figures.append(_figure(part.kind, part.caption, image, row.name))
         panels.append(panel | {"image": len(figures) - 1})
-        if part.kind == "made" and solid is not None and other is not None and len(solid.faces):
-            both, colours = differences(simplify(solid, _DRAFT), simplify(other, _DRAFT))
-            image = picture(both, size, colours, **shown)
+        if part.kind == "predicted" and solid is not None and other is not None and len(solid.faces):
+            both, colors = differences(simplify(solid, _DRAFT), simplify(other, _DRAFT))
+            image = picture(both, size, colors, **shown)
             figures.append(_figure("error", f"errors to {100 * ERROR_SCALE:.0f} %", image, row.name))
     shape = {"name": row.name, "rank": rank, "panels": panels}
-    button = f'<button type="button" class="turn" data-shape="{place}" hidden>Turn it</button>' if held else ""
+    button = f'<button type="button" class="rotate" data-shape="{place}" hidden>Rotate</button>' if points else ""
     word = rank if rank in ("best", "median", "worst") else "other"
     rank = f'<b class="rank {word}">{rank}</b>' if rank else ""
     leading = list(row.scores.items())[:3]
@@ -160,7 +164,7 @@ def _card(rank, row, faces, place, size):
 
 def _figure(kind, caption, image, name):
     if image is None:
-        inner = '<div class="nothing">nothing</div>'
+        inner = '<div class="nothing">no surface</div>'
     else:
         size = f'width="{image.shape[1]}" height="{image.shape[0]}"'
         inner = f'<img src="{data_uri(image)}" alt="{escape(f"{name}: {caption}")}" {size}>'

@@ -1,4 +1,4 @@
-"""How scores are called and printed: in plain words, in plain units, and in each paper's units under its name."""
+"""The labels, meanings and units of scores: plain units, and the units of each paper."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-    """One score.  better: +1 if high is good, -1 if low is.  papers: (paper and its unit, factor from plain units)."""
+    """One score.  better: +1 if higher is better, else -1.  papers: (paper and its unit, factor from plain units)."""
 
     label: str
     meaning: str
@@ -16,45 +16,47 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "iou": Measure("IoU", "common volume over joint volume; 1 is perfect"),
+    "iou": Measure("IoU", "volume of the intersection over volume of the union; 1 is perfect"),
     "chamfer_l1": Measure(
         "Chamfer-L1",
-        "distance between the surfaces, averaged over both ways; 1 is the longest side",
+        "mean distance between the surfaces, averaged over both directions; 1 is the longest side",
         -1,
         (("ONet: tenths of the longest side", 10.0),),
     ),
     "chamfer_l2": Measure(
         "Chamfer-L2",
-        "mean squared distance between the surfaces, summed over both ways",
+        "mean squared distance between the surfaces, summed over both directions",
         -1,
         (("DeepSDF: thousandths", 1000.0),),
     ),
-    "normal_consistency": Measure("Normal consistency", "how parallel the surfaces run; 1 is perfect"),
-    "f_score": Measure("F-score", "share of both surfaces that lies within 1 % of the longest side of the other"),
-    "mesh_accuracy": Measure("Mesh accuracy", "distance within which 90 % of the rebuilt surface lies", -1),
-    "mesh_completion": Measure("Mesh completion", "share of the true surface that the rebuilt one comes near to"),
-    "emd": Measure("EMD", "mean way of 500 points of one surface onto 500 of the other", -1),
-    "accuracy": Measure("Accuracy", "mean distance from the rebuilt surface to the true one", -1),
-    "completeness": Measure("Completeness", "mean distance from the true surface to the rebuilt one", -1),
-    "reconstruction_error": Measure("Reconstruction error", "cross-entropy of the labelled points, summed", -1),
+    "normal_consistency": Measure("Normal consistency", "agreement of the surfaces' normals; 1 is perfect"),
+    "f_score": Measure("F-score", "fraction of both surfaces within 1 % of the longest side of the other"),
+    "mesh_accuracy": Measure("Mesh accuracy", "distance within which 90 % of the predicted surface is", -1),
+    "mesh_completion": Measure(
+        "Mesh completion", "fraction of the ground-truth surface that is close to the predicted one"
+    ),
+    "emd": Measure("EMD", "mean distance of matched points, 500 on each surface", -1),
+    "accuracy": Measure("Accuracy", "mean distance from the predicted surface to the ground truth", -1),
+    "completeness": Measure("Completeness", "mean distance from the ground truth to the predicted surface", -1),
+    "reconstruction_error": Measure("Reconstruction error", "cross-entropy of the labeled points, summed", -1),
     "kl": Measure("KL", "divergence of the posterior from the prior, in nats", -1),
-    "minus_elbo": Measure("−ELBO", "reconstruction error and divergence together: minus the evidence bound", -1),
-    "classified": Measure("Classified", "share that is classified rightly"),
+    "minus_elbo": Measure("−ELBO", "sum of reconstruction error and divergence: negative evidence lower bound", -1),
+    "classified": Measure("Classified", "fraction that is classified correctly"),
 }
 
 
 def measure(name: str) -> Measure:
-    """The measure of that name; of an unknown one, its name in words."""
+    """The measure with this name; for an unknown one, a measure labeled by its name."""
     return MEASURES.get(name) or Measure(name.replace("_", " ").capitalize(), "")
 
 
 def scaled(value: float | None, factor: float) -> float | None:
-    """A number in other units; what is missing stays so."""
+    """A number in other units; None stays None."""
     return None if value is None else value * factor
 
 
 def number(value) -> str:
-    """A number in three or four digits as people write it; a dash for what is missing; words as they are."""
+    """A number as text with three or four digits; a dash for None and nan; strings unchanged."""
     if value is None or isinstance(value, str):
         return "–" if value is None else value
     if isinstance(value, bool | int) or float(value).is_integer() and 1 < abs(value) < 1e5:

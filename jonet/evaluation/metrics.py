@@ -1,8 +1,9 @@
-"""Scores of a mesh against the true one, each computed once, in units of the true mesh's longest side.
+"""Scores of a predicted mesh against the ground truth, in units of the ground truth's longest side.
 
-`P` are points spread evenly over the made surface, `T` over the true one; d(p, T) is the distance from p to the nearest
-of T.  Since that is never 0, even a mesh against itself has a Chamfer distance: about 0.003 from 100,000 points.
-`measures.py` says how scores are called, and prints them in each paper's units.
+Notation: `P` are points sampled uniformly on the predicted surface, `T` on the ground truth; d(p, T) is the distance
+from p to the nearest point of T.  Since T is a sample, this is not 0 even on the surface: a mesh compared with itself
+has a Chamfer-L1 of about 0.003 with 100,000 points.
+`measures.py` has the labels of the scores and the units of each paper.
 """
 
 from __future__ import annotations
@@ -22,160 +23,159 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from jonet.data.inside import Inside, open_edges, simple
-from jonet.data.meshes import Mesh, Similarity, examine, normalize, orient
 from jonet.data.sampling import Solid, surface
-from jonet.data.walls import walls
-from jonet.errors import ConfigError, InputError, MeshError
+from jonet.errors import InputError, MeshError
 from jonet.evaluation.measures import MEASURES, measure, number, scaled
+from jonet.geometry.boundary import boundary_surface
+from jonet.geometry.diagnosis import diagnose, orient
+from jonet.geometry.inside import Inside, open_edges, simple
+from jonet.geometry.mesh import Mesh, Similarity, normalize
+from jonet.settings.metrics import MetricsConfig
 
-WORST = {  # of a shape of which no surface was made: distances are the longest side
+WORST = {  # scores of an empty prediction: distances are set to the longest side
     **dict.fromkeys(("iou", "normal_consistency", "f_score", "mesh_completion"), 0.0),
     **dict.fromkeys(("chamfer_l1", "accuracy", "completeness", "mesh_accuracy", "emd"), 1.0),
     "chamfer_l2": 2.0,
 }
-FAR = 8  # times the volume of the true box beyond which the box around both leaves too few points to the true shape
+FAR = 8  # volume of the common bounding box in ground truths' boxes, above which too few points are in the latter
 
 
-@dataclasses.dataclass(frozen=True)
-class Scoring:
-    """How many points each score is computed from; the defaults are those of the papers."""
+def evaluate(
+    meshes: Sequence[Mesh] | Mesh, ground_truths: Sequence[Mesh] | Mesh, scoring: MetricsConfig = MetricsConfig()
+) -> dict:
+    """Scores of meshes against ground truths in the same frame: {"shapes": [one row per shape], "summary": …}.
 
-    volume_points: int = 100_000  # IoU (Occupancy Networks)
-    surface_points: int = 100_000  # Chamfer-L1, normal consistency, F-score (Occupancy Networks)
-    chamfer_points: int = 30_000  # Chamfer-L2 (DeepSDF)
-    accuracy_points: int = 1_000  # mesh accuracy and completion (DeepSDF)
-    emd_points: int = 500  # EMD (DeepSDF)
-    threshold: float = 0.01  # F-score and mesh completion: how near is near, in units of the longest side
-    seed: int = 0
-
-    def __post_init__(self):
-        counts = self.surface_points, self.chamfer_points, self.accuracy_points, self.emd_points
-        if min(counts) < 1 or self.volume_points < 1 or max(counts) > counts[0] or not self.threshold > 0:
-            raise ConfigError(
-                f"scores from {self.volume_points} points in space, {counts} on surfaces, threshold {self.threshold}: "
-                "all are above 0, and no count on surfaces exceeds the first"
-            )
-
-
-def evaluate(meshes: Sequence[Mesh] | Mesh, truths: Sequence[Mesh] | Mesh, scoring: Scoring = Scoring()) -> dict:
-    """Scores of meshes against the true ones, in the same frame: {"shapes": [one row a shape], "summary": …}.
-
-    True meshes are turned outwards first, part by part, and where their verdict is that winding numbers cannot be
-    trusted, votes tell what lies inside (`data.meshes.examine`); where nothing can, the IoU is None.
+    Ground truths are oriented outwards first, part by part.  If the diagnosis of one is that winding numbers cannot be
+    trusted (`geometry.diagnosis`), its inside is determined from views; if that fails too, the IoU is None.
     """
-    if isinstance(meshes, Mesh) and isinstance(truths, Mesh):
-        meshes, truths = [meshes], [truths]
-    if len(meshes) != len(truths):
-        raise InputError(f"{len(meshes)} meshes cannot be scored against {len(truths)} true ones; give one for each")
-    pairs = [examined(*pair) for pair in zip(meshes, truths, strict=True)]
+    if isinstance(meshes, Mesh) and isinstance(ground_truths, Mesh):
+        meshes, ground_truths = [meshes], [ground_truths]
+    if len(meshes) != len(ground_truths):
+        raise InputError(
+            f"{len(meshes)} meshes cannot be scored against {len(ground_truths)} ground truths; give one for each"
+        )
+    pairs = [examined(*pair) for pair in zip(meshes, ground_truths, strict=True)]
     rows = evaluate_all([pair for *pair, _ in pairs], scoring)
     rows = [row if has_inside else row | {"iou": None} for row, (*_, has_inside) in zip(rows, pairs, strict=True)]
-    names = [truth.name or mesh.name for mesh, truth in zip(meshes, truths, strict=True)]
+    names = [ground_truth.name or mesh.name for mesh, ground_truth in zip(meshes, ground_truths, strict=True)]
     return {"shapes": [{"name": name, **row} for name, row in zip(names, rows, strict=True)], "summary": summary(rows)}
 
 
-def examined(mesh: Mesh, truth: Mesh) -> tuple[Mesh, Mesh | Solid, bool]:
-    """A pair as `score` takes it, by the true mesh's verdict, and whether anything tells the true one's inside."""
-    if not len(truth.faces):
-        return mesh, truth, True
-    verdict = examine(truth)
-    truth = orient(truth, verdict)
-    if verdict.method != "views":
-        return mesh, truth, True
-    truth, way = normalize(truth)
+def examined(mesh: Mesh, ground_truth: Mesh) -> tuple[Mesh, Mesh | Solid, bool]:
+    """A pair as `score` takes it, after the diagnosis of the ground truth, and whether its inside can be determined."""
+    if not len(ground_truth.faces):
+        return mesh, ground_truth, True
+    diagnosis = diagnose(ground_truth)
+    ground_truth = orient(ground_truth, diagnosis)
+    if diagnosis.method != "views":
+        return mesh, ground_truth, True
+    ground_truth, transform = normalize(ground_truth)
     try:
-        return way.apply(mesh), as_learned(truth, verdict.method), True
-    except MeshError:  # seen from both sides
-        return way.apply(mesh), truth, False
+        return transform.apply(mesh), as_learned(ground_truth, diagnosis.method), True
+    except MeshError:  # views see its faces from both sides
+        return transform.apply(mesh), ground_truth, False
 
 
 def evaluate_all(
-    pairs: Sequence[tuple[Mesh, Mesh | Solid]], scoring: Scoring = Scoring(), labelled: Sequence = ()
+    pairs: Sequence[tuple[Mesh, Mesh | Solid]], scoring: MetricsConfig = MetricsConfig(), labeled: Sequence = ()
 ) -> list[dict]:
-    """`score` of many pairs (made, true); labelled: of each pair, where there is any."""
+    """`score` of many pairs (predicted, ground truth) in parallel; labeled: of each pair, or empty."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        told = labelled or itertools.repeat(None)
-        return list(pool.map(lambda pair, labels: score(*pair, scoring, labels), pairs, told))
+        labels_of_pairs = labeled or itertools.repeat(None)
+        return list(pool.map(lambda pair, labels: score(*pair, scoring, labels), pairs, labels_of_pairs))
 
 
-def score(mesh: Mesh, truth: Mesh | Solid, scoring: Scoring = Scoring(), labelled=None) -> dict:
-    """All scores of one mesh; of one without faces, the worst there are (`WORST`).
+def score(mesh: Mesh, ground_truth: Mesh | Solid, scoring: MetricsConfig = MetricsConfig(), labeled=None) -> dict:
+    """All scores of one predicted mesh; for a mesh without faces, the worst values (`WORST`).
 
-    truth: closed, facing outwards (`meshes.orient`), or a solid, whose sign method then tells what lies inside and is
-    noted as "signs" beside the scores, or points of a surface, as vertices without faces: then distances to the truth
-    are to its nearest point (without normals there is no consistency of them), and the IoU is that of labelled: points
-    [K, 3] and whether they are inside [K], None for no IoU.  A closed mesh that is inside out is turned over.  What is
-    not defined is None.  Draws depend on the scoring's seed alone.
+    ground_truth: one of
+    - a closed mesh, oriented outwards (`geometry.diagnosis.orient`),
+    - a Solid, whose sign method determines its inside; the method is added to the scores as "signs",
+    - points of a surface, as vertices without faces: distances are to the nearest of these points, there is no normal
+      consistency if they have no normals, and the IoU is computed from `labeled`.
+    labeled: points [K, 3] and whether they are inside [K], or None for no IoU.
+    A closed prediction that is inside out is flipped.  Scores that are not defined are None.  Random draws depend only
+    on the seed of `scoring`.
     """
-    told, truth = (truth, truth.mesh) if isinstance(truth, Solid) else (None, truth)
-    if not len(truth.vertices):
-        raise InputError(f"{truth.name or 'the true shape'} has no surface, so nothing can be scored against it")
-    solid = len(truth.faces) > 0
-    signs = {"signs": told.method} if told else {}
-    unknown = set() if solid or labelled is not None else {"iou"}
-    if not solid and truth.normals is None:
-        unknown.add("normal_consistency")
+    solid, ground_truth = (ground_truth, ground_truth.mesh) if isinstance(ground_truth, Solid) else (None, ground_truth)
+    if not len(ground_truth.vertices):
+        raise InputError(
+            f"{ground_truth.name or 'the ground truth'} has no surface, so nothing can be scored against it"
+        )
+    has_faces = len(ground_truth.faces) > 0
+    signs = {"signs": solid.method} if solid else {}
+    undefined = set() if has_faces or labeled is not None else {"iou"}
+    if not has_faces and ground_truth.normals is None:
+        undefined.add("normal_consistency")
     if not len(mesh.faces):
-        return {name: value for name, value in WORST.items() if name not in unknown} | signs
-    bounds = truth.bounds if solid else np.stack([truth.vertices.min(0), truth.vertices.max(0)])
+        return {name: value for name, value in WORST.items() if name not in undefined} | signs
+    bounds = (
+        ground_truth.bounds if has_faces else np.stack([ground_truth.vertices.min(0), ground_truth.vertices.max(0)])
+    )
     side = np.ptp(bounds, axis=0).max()
     if not side > 0:
-        raise InputError(f"{truth.name or 'the true shape'} is one place and has no size to measure distances by")
-    # towards the origin, where float32 has no steps; by whole sides, so that what is there stays as it is to the bit
+        raise InputError(
+            f"{ground_truth.name or 'the ground truth'} is a single point and has no size to measure distances by"
+        )
+    # Shapes far from the origin are moved to it, where coordinates have more digits.  The shift is a multiple of the
+    # longest side, so that it is 0, and coordinates keep their bits, for shapes that are there already.
     near = Similarity(translation=-side * np.round(bounds.mean(0) / side))
-    mesh, truth = outwards(near.apply(mesh)), near.apply(truth)
-    truth = outwards(truth) if told is None else truth
-    boundary = near.apply(told.walls) if told else bounding(truth) if solid else truth
-    made, made_normals = surface(mesh, scoring.surface_points, rng(scoring, "made"))
+    mesh, ground_truth = outwards(near.apply(mesh)), near.apply(ground_truth)
+    ground_truth = outwards(ground_truth) if solid is None else ground_truth
+    boundary = near.apply(solid.boundary_surface) if solid else bounding(ground_truth) if has_faces else ground_truth
+    # "made" and "true" name the random draws; other names would change the scores in their last digits
+    predicted, predicted_normals = surface(mesh, scoring.surface_points, rng(scoring, "made"))
     true, true_normals = of_surface(boundary, scoring)
-    made, true = made / side, true / side
-    out, near_true = cKDTree(true).query(made)
-    back, near_made = cKDTree(made).query(true)
+    predicted, true = predicted / side, true / side
+    pred_to_gt, near_true = cKDTree(true).query(predicted)
+    gt_to_pred, near_predicted = cKDTree(predicted).query(true)
     some, few = scoring.chamfer_points, scoring.accuracy_points
-    out_some, back_some = cKDTree(true[:some]).query(made[:some])[0], cKDTree(made[:some]).query(true[:some])[0]
-    exact = to_surface(made[:few] * side, boundary) / side if solid else out[:few]
-    if told:
-        common = iou(mesh, truth, scoring, lambda points: told.inside(near.inverse()(points)))
-    elif solid:
-        common = iou(mesh, truth, scoring)
+    pred_to_gt_some, gt_to_pred_some = (
+        cKDTree(true[:some]).query(predicted[:some])[0],
+        cKDTree(predicted[:some]).query(true[:some])[0],
+    )
+    exact = to_surface(predicted[:few] * side, boundary) / side if has_faces else pred_to_gt[:few]
+    if solid:
+        volumetric_iou = iou(mesh, ground_truth, scoring, lambda points: solid.inside(near.inverse()(points)))
+    elif has_faces:
+        volumetric_iou = iou(mesh, ground_truth, scoring)
     else:
-        common = None if labelled is None else iou_of(mesh, near(labelled[0]), labelled[1])
+        volumetric_iou = None if labeled is None else iou_of(mesh, near(labeled[0]), labeled[1])
     scores = {
-        "iou": common,
-        "chamfer_l1": chamfer_l1(out, back),
-        "chamfer_l2": chamfer_l2(out_some, back_some),
-        "normal_consistency": normal_consistency(made_normals, true_normals, near_true, near_made),
-        "f_score": f_score(out, back, scoring.threshold),
-        "accuracy": float(out.mean()),
-        "completeness": float(back.mean()),
+        "iou": volumetric_iou,
+        "chamfer_l1": chamfer_l1(pred_to_gt, gt_to_pred),
+        "chamfer_l2": chamfer_l2(pred_to_gt_some, gt_to_pred_some),
+        "normal_consistency": normal_consistency(predicted_normals, true_normals, near_true, near_predicted),
+        "f_score": f_score(pred_to_gt, gt_to_pred, scoring.threshold),
+        "accuracy": float(pred_to_gt.mean()),
+        "completeness": float(gt_to_pred.mean()),
         "mesh_accuracy": mesh_accuracy(exact),
         "mesh_completion": mesh_completion(to_surface(true[:few] * side, mesh) / side, scoring.threshold),
-        "emd": emd(made[: scoring.emd_points], true[: scoring.emd_points]),
+        "emd": emd(predicted[: scoring.emd_points], true[: scoring.emd_points]),
     }
-    return {name: value for name, value in scores.items() if name not in unknown} | signs
+    return {name: value for name, value in scores.items() if name not in undefined} | signs
 
 
-def as_learned(truth: Mesh, method: str) -> Mesh | Solid:
-    """A true mesh in the normalised frame as `score` takes it, so that inside is where it was in training.
+def as_learned(ground_truth: Mesh, method: str) -> Mesh | Solid:
+    """A ground truth in the normalized frame as `score` takes it, with the same inside as in training.
 
-    method: of `sampling.METHODS`, by which its samples were told.
+    method: of `sampling.METHODS`, which determined the signs of its samples.
     """
-    return Solid(truth, method) if method == "views" and len(truth.faces) else truth
+    return Solid(ground_truth, method) if method == "views" and len(ground_truth.faces) else ground_truth
 
 
 def outwards(mesh: Mesh) -> Mesh:
-    """A closed mesh that is inside out as a whole turned over, any other as it is."""
+    """Flips a closed mesh that is inside out as a whole; others are returned unchanged."""
     if mesh.volume >= 0 or open_edges(mesh):
         return mesh
     normals = None if mesh.normals is None else -mesh.normals
     return dataclasses.replace(mesh, faces=mesh.faces[:, ::-1], normals=normals)
 
 
-def of_surface(boundary: Mesh, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the true surface and their normals, [N, 3] each, as many as are asked for or there are.
+def of_surface(boundary: Mesh, scoring: MetricsConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the ground-truth surface and their normals, [N, 3] each; of a cloud, at most all of its points.
 
-    boundary: what `bounding` gives of a mesh, or a cloud.
+    boundary: a mesh as returned by `bounding`, or a cloud.
     """
     draws = rng(scoring, "true")
     if len(boundary.faces):
@@ -185,56 +185,61 @@ def of_surface(boundary: Mesh, scoring: Scoring) -> tuple[np.ndarray, np.ndarray
     return boundary.vertices[chosen], normals[chosen]
 
 
-def bounding(truth: Mesh) -> Mesh:
-    """The part of the true surface that bounds its solid: walls within other parts are not there to be rebuilt."""
+def bounding(ground_truth: Mesh) -> Mesh:
+    """The part of the ground-truth surface that bounds its solid; faces inside other parts cannot be reconstructed."""
     try:
-        return truth if simple(truth) else walls(truth)
-    except MeshError:  # a sheet that encloses nothing: all there is
-        return truth
+        return ground_truth if simple(ground_truth) else boundary_surface(ground_truth)
+    except MeshError:  # an open sheet encloses nothing: take all of it
+        return ground_truth
 
 
-def rng(scoring: Scoring, name: str) -> np.random.Generator:
-    """The draws of one purpose."""
+def rng(scoring: MetricsConfig, name: str) -> np.random.Generator:
+    """The random generator for one purpose, by name."""
     return np.random.default_rng([scoring.seed, zlib.crc32(name.encode())])
 
 
-def iou(mesh: Mesh, truth: Mesh, scoring: Scoring = Scoring(), inside: Callable | None = None) -> float | None:
-    """Volumetric intersection over union, |M ∩ T| / |M ∪ T| (Occupancy Networks, section 4); None where both are empty.
+def iou(
+    mesh: Mesh, ground_truth: Mesh, scoring: MetricsConfig = MetricsConfig(), inside: Callable | None = None
+) -> float | None:
+    """Volumetric intersection over union, |M ∩ T| / |M ∪ T| (Occupancy Networks, section 4); None if both are empty.
 
-    Of 100,000 points spread evenly over the box that holds both.  Inside is where the generalised winding number
-    exceeds 1/2; inside, of the truth: points [N, 3] → bool [N] in its place.  Where the made mesh reaches so far that
-    few points would fall into the true box (`FAR`), parts beyond it count by the volume that they enclose, and what is
-    left by points in the true box and as many in the rest.
+    Estimated from 100,000 uniform points in the common bounding box.  Inside is where the generalized winding number
+    exceeds 1/2.  inside: points [N, 3] → bool [N], replaces this for the ground truth.
+    If the prediction extends so far that few points would be in the ground truth's box (`FAR`), its parts outside of
+    that box count by their enclosed volume, and the rest by points in that box and as many outside of it.
     """
-    inside = inside or Inside(truth)
-    beyond, core = 0.0, np.prod(np.ptp(truth.bounds, axis=0))
-    low, high = around(mesh, truth)
+    inside = inside or Inside(ground_truth)
+    beyond, core = (
+        0.0,
+        np.prod(np.ptp(ground_truth.bounds, axis=0)),
+    )  # volumes: of parts outside, of the ground truth's box
+    low, high = around(mesh, ground_truth)
     if np.prod(high - low) > FAR * core > 0:
-        mesh, beyond = parted(mesh, truth.bounds)
+        mesh, beyond = parted(mesh, ground_truth.bounds)
         if not len(mesh.faces):
             return 0.0
-        low, high = around(mesh, truth)
-    made = Inside(mesh)
+        low, high = around(mesh, ground_truth)
+    predicted = Inside(mesh)
     size, draws = np.prod(high - low), rng(scoring, "volume")
     points = low + (high - low) * draws.random((scoring.volume_points, 3))
-    more = 0
+    more = 0  # predicted points outside of the ground truth's box, in units of the density of points inside of it
     if size > FAR * core > 0:
-        (lower, upper), rest = truth.bounds, points
+        (lower, upper), rest = ground_truth.bounds, points
         points = lower + (upper - lower) * draws.random((scoring.volume_points, 3))
         rest = rest[((rest < lower) | (rest > upper)).any(1)]
-        more, size = np.count_nonzero(made(rest)) * size / core, core
-    ours, true = made(points), inside(points)
-    union = np.count_nonzero(ours | true) + more + beyond * scoring.volume_points / size
-    return float(np.count_nonzero(ours & true) / union) if union else None
+        more, size = np.count_nonzero(predicted(rest)) * size / core, core
+    in_predicted, in_true = predicted(points), inside(points)
+    union = np.count_nonzero(in_predicted | in_true) + more + beyond * scoring.volume_points / size
+    return float(np.count_nonzero(in_predicted & in_true) / union) if union else None
 
 
-def around(mesh: Mesh, truth: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner of the box around both."""
-    return np.minimum(mesh.bounds[0], truth.bounds[0]), np.maximum(mesh.bounds[1], truth.bounds[1])
+def around(mesh: Mesh, ground_truth: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner of the common bounding box."""
+    return np.minimum(mesh.bounds[0], ground_truth.bounds[0]), np.maximum(mesh.bounds[1], ground_truth.bounds[1])
 
 
 def parted(mesh: Mesh, box: np.ndarray) -> tuple[Mesh, float]:
-    """A mesh without the connected parts that lie wholly outside of a box [2, 3], and the volume that these enclose."""
+    """A mesh without the connected parts that are entirely outside of a box [2, 3], and the volume of these."""
     _, same = np.unique(mesh.vertices, axis=0, return_inverse=True)
     faces = same.reshape(-1)[mesh.faces]
     links = coo_array((np.ones(2 * len(faces)), (faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel())), (len(same),) * 2)
@@ -248,73 +253,74 @@ def parted(mesh: Mesh, box: np.ndarray) -> tuple[Mesh, float]:
 
 
 def iou_of(mesh: Mesh, points: np.ndarray, inside: np.ndarray) -> float | None:
-    """The same of labelled points [K, 3], inside [K] bool: how Occupancy Networks' program scores its samples."""
-    made = Inside(mesh)(points)
-    union = np.count_nonzero(made | inside)
-    return float(np.count_nonzero(made & inside) / union) if union else None
+    """IoU from labeled points [K, 3], inside [K] bool, as the published code of Occupancy Networks does."""
+    predicted = Inside(mesh)(points)
+    union = np.count_nonzero(predicted | inside)
+    return float(np.count_nonzero(predicted & inside) / union) if union else None
 
 
-def chamfer_l1(out, back) -> float:
+def chamfer_l1(pred_to_gt, gt_to_pred) -> float:
     """Occupancy Networks' Chamfer distance: half of accuracy, mean d(p, T), and completeness, mean d(t, P); unsquared.
 
-    Its tables print it × 10.  out, back: as of `chamfer_l2`.
+    Its tables print it × 10.  pred_to_gt, gt_to_pred: as in `chamfer_l2`.
     """
-    return float((np.mean(out) + np.mean(back)) / 2)
+    return float((np.mean(pred_to_gt) + np.mean(gt_to_pred)) / 2)
 
 
-def chamfer_l2(out, back) -> float:
-    """DeepSDF's Chamfer distance: mean d(p, T)² + mean d(t, P)², both ways summed, of 30,000 points each.
+def chamfer_l2(pred_to_gt, gt_to_pred) -> float:
+    """DeepSDF's Chamfer distance: mean d(p, T)² + mean d(t, P)², the sum of both directions, with 30,000 points each.
 
-    out, back: distances from made to true points and from true to made ones.  Its tables print it × 1000, in the
-    coordinates of ShapeNet, whose shapes have a diagonal of 1.
+    pred_to_gt, gt_to_pred: distances from predicted to ground-truth points, and back.  Its tables print it × 1000, in
+    the coordinates of ShapeNet, whose shapes have a diagonal of 1.
     """
-    return float(np.mean(np.square(out)) + np.mean(np.square(back)))
+    return float(np.mean(np.square(pred_to_gt)) + np.mean(np.square(gt_to_pred)))
 
 
-def normal_consistency(made, true, near_true, near_made) -> float:
-    """Mean |⟨n, n'⟩| of a point's normal and that of the nearest point of the other surface, averaged over both ways.
+def normal_consistency(predicted, true, near_true, near_predicted) -> float:
+    """Mean |⟨n, n'⟩| of the normals at a point and at the nearest point of the other surface, over both directions.
 
-    Occupancy Networks, section 4; absolute, so that the side a face looks at does not count.  made, true: unit normals
-    [N, 3]; near_true, near_made: the nearest true point of each made one, and the nearest made point of each true one.
+    Occupancy Networks, section 4; absolute values, so that the orientation of faces does not count.
+    predicted, true: unit normals [N, 3] of the prediction and of the ground truth.  near_true, near_predicted: index of
+    the nearest ground-truth point of each predicted point, and of the nearest predicted point of each ground-truth one.
     """
-    there = np.abs(np.einsum("ij,ij->i", made, true[near_true])).mean()
-    back = np.abs(np.einsum("ij,ij->i", true, made[near_made])).mean()
-    return float((there + back) / 2)
+    of_predicted = np.abs(np.einsum("ij,ij->i", predicted, true[near_true])).mean()
+    of_true = np.abs(np.einsum("ij,ij->i", true, predicted[near_predicted])).mean()
+    return float((of_predicted + of_true) / 2)
 
 
-def f_score(out, back, threshold: float) -> float:
-    """2 P R / (P + R), with P the share of `out` and R that of `back` within the threshold (1 % of the longest side).
+def f_score(pred_to_gt, gt_to_pred, threshold: float) -> float:
+    """2 P R / (P + R) of precision P and recall R (Knapitsch et al. 2017; Tatarchenko et al. 2019).
 
-    Knapitsch et al. 2017; Tatarchenko et al. 2019.
+    P is the fraction of pred_to_gt, and R that of gt_to_pred, within the threshold (1 % of the longest side).
     """
-    precision, recall = np.mean(out <= threshold), np.mean(back <= threshold)
+    precision, recall = np.mean(pred_to_gt <= threshold), np.mean(gt_to_pred <= threshold)
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def to_surface(points, mesh: Mesh) -> np.ndarray:
-    """Distances from points [N, 3] to the nearest point of a mesh, exact, [N]."""
+    """Exact distances [N] from points [N, 3] to a mesh."""
     return np.sqrt(igl.point_mesh_squared_distance(points.astype(np.float64), mesh.vertices, mesh.faces.astype(int))[0])
 
 
-def mesh_accuracy(out, share: float = 0.9) -> float:
-    """The smallest d such that 90 % of 1,000 made points lie within d of the true surface (DeepSDF, section 6)."""
-    out = np.sort(out)
-    return float(out[math.ceil(share * len(out)) - 1])
+def mesh_accuracy(pred_to_gt, fraction: float = 0.9) -> float:
+    """The smallest d such that 90 % of 1,000 predicted points are within d of the ground truth (DeepSDF, section 6)."""
+    pred_to_gt = np.sort(pred_to_gt)
+    return float(pred_to_gt[math.ceil(fraction * len(pred_to_gt)) - 1])
 
 
-def mesh_completion(back, threshold: float = 0.01) -> float:
-    """The share of 1,000 true points that lie within 0.01 of the made surface (DeepSDF, section 6)."""
-    return float(np.mean(back <= threshold))
+def mesh_completion(gt_to_pred, threshold: float = 0.01) -> float:
+    """The fraction of 1,000 ground-truth points that are within 0.01 of the predicted surface (DeepSDF, section 6)."""
+    return float(np.mean(gt_to_pred <= threshold))
 
 
-def emd(made, true) -> float:
-    """Earth mover's distance: the mean way of the cheapest one-to-one matching of 500 points (DeepSDF, section 6)."""
-    ways = np.linalg.norm(np.asarray(made)[:, None] - np.asarray(true)[None], axis=-1)
-    return float(ways[linear_sum_assignment(ways)].mean())
+def emd(predicted, true) -> float:
+    """Earth mover's distance: the mean distance in the best one-to-one matching of 500 points (DeepSDF, section 6)."""
+    distances = np.linalg.norm(np.asarray(predicted)[:, None] - np.asarray(true)[None], axis=-1)
+    return float(distances[linear_sum_assignment(distances)].mean())
 
 
 def summary(rows: Sequence[dict]) -> dict[str, dict[str, float | None]]:
-    """Mean and median of every score over the shapes where it is defined; None where it is of none."""
+    """Mean and median of every score over the shapes for which it is defined; None if there are none."""
     names = [name for name in MEASURES if rows and all(name in row for row in rows)]
     values = {name: [row[name] for row in rows if is_defined(row[name])] for name in names}
     return {
@@ -329,7 +335,7 @@ def is_defined(value: float | None) -> bool:
 
 
 def table(scores: dict[str, dict[str, float | None]], count: int) -> str:
-    """A summary as lines of text: plain units first, then each paper's."""
+    """A summary as text: plain units first, then those of each paper."""
     lines = [f"{f'{count} shape' + 's' * (count > 1):24s}{'median':>10s}{'mean':>10s}"]
     for name in MEASURES:
         if name not in scores:

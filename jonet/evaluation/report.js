@@ -1,4 +1,4 @@
-// Charts: the values under the mouse, or under a cursor that the arrow keys move.
+// Charts: shows the values at the mouse, or at a cursor that the arrow keys move.
 document.querySelectorAll(".plot").forEach((plot) => {
   const lines = JSON.parse(plot.dataset.lines), format = (v) => Number(v.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
   const cursor = document.createElement("div"), label = document.createElement("span");
@@ -8,9 +8,9 @@ document.querySelectorAll(".plot").forEach((plot) => {
   plot.append(cursor);
   let place = 0;
   const nearest = (x) => x.reduce((best, v, k) => (Math.abs(v - place) < Math.abs(x[best] - place) ? k : best), 0);
-  const read = (share) => {
+  const read = (fraction) => {
     const longest = lines.reduce((a, b) => (b.x.length > a.x.length ? b : a));
-    place = Math.min(1, Math.max(0, share));
+    place = Math.min(1, Math.max(0, fraction));
     const k = nearest(longest.x);
     place = longest.x[k];
     cursor.hidden = false;

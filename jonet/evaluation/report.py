@@ -1,13 +1,13 @@
-"""A run as one page: self-contained, works offline, made of a few dataclasses that any task can fill.
+"""The report of a run as a single, self-contained HTML page, from a few dataclasses that any task can fill.
 
     write("runs/chairs/report.html", Report(
         title="DeepSDF on chairs",
         summary="48 chairs that the network never saw, each rebuilt from 8,000 distances.",
         scores={"unseen shapes": {"iou": {"median": 0.95, "mean": 0.94}}},
         galleries=[Gallery("Unseen shapes", [
-            Row("chair 7", [Part("truth", "truth", mesh), Part("made", "rebuilt", other)], {"iou": 0.96})])]))
+            Row("chair 7", [Part("ground_truth", "", mesh), Part("predicted", "rebuilt", other)], {"iou": 0.96})])]))
 
-What is not given leaves no empty section. Names and sentences are escaped. Nothing is fetched from anywhere.
+Fields that are not given leave no empty section. Names and sentences are escaped. The page loads nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from jonet.storage import atomic
 
 __all__ = ["Chart", "Gallery", "Map", "Part", "Report", "Row", "Slice", "Table", "render", "write"]
 
-_MESH_BYTES = 2_600_000  # of a page, for the meshes that can be turned
+_MESH_BYTES = 2_600_000  # target size of all meshes of the 3D viewer in a page
+_FEW = 5  # shapes, below which the summary says that medians say little
 
 
 @dataclass(frozen=True, eq=False)
 class Chart:
-    """Curves {name: (x [N], y [N])}; where `log` is set, y is drawn on a logarithmic scale (and must be above 0)."""
+    """Curves {name: (x [N], y [N])}; with `log`, y has a logarithmic axis, and values of 0 or below are left out."""
 
     title: str
     lines: Mapping[str, tuple]
@@ -46,7 +47,7 @@ class Chart:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Cells are words or numbers; None is a dash."""
+    """A table whose cells are strings or numbers; None is shown as a dash."""
 
     title: str
     header: Sequence[str]
@@ -56,17 +57,20 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A slice through the signs of one shape's training data (`figures.section`: [R, R]), and its verdict in words."""
+    """A slice through the signs of one shape's training data (`figures.section`: [R, R]), and its diagnosis.
+
+    doubtful: the signs may be wrong (no method but `views` applies), so the diagnosis is shown in red.
+    """
 
     name: str
     values: np.ndarray
-    verdict: str
+    diagnosis: str
     doubtful: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """Codes on a plane: points [N, 2] (`figures.plane`), and a name, a group and an image (uint8, or None) for each."""
+    """Codes on a plane: points [N, 2] (`figures.plane`), each with a name, a group and an image (uint8, or None)."""
 
     points: np.ndarray
     names: Sequence[str]
@@ -77,10 +81,10 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that a page shows; every field but the title may stay empty.
+    """The content of a page; every field but the title may be empty.
 
-    scores: {of whom: {measure: {"median": …, "mean": …}}}, the first group gives the figures at the top ·
-    seconds: {stage: seconds} · skipped: {"file", "reason"} each · details: {name: value}, settings and versions.
+    scores: {group of shapes: {measure: {"median": …, "mean": …}}}; the first group is shown at the top ·
+    seconds: {stage: seconds} · skipped: {"file", "reason"} of each file · details: {name: value} (settings, versions).
     """
 
     title: str
@@ -101,13 +105,13 @@ class Report:
 
 
 def write(path, report: Report) -> Path:
-    """Writes the page, beside its place first, then renamed into it."""
+    """Writes the page atomically (to a temporary file that is renamed), and returns its path."""
     atomic.write_text(path, render(report))
     return Path(path)
 
 
 def render(report: Report) -> str:
-    """The page as a string."""
+    """The page as an HTML string."""
     count = sum(len(row.parts) for g in report.galleries for _, row in g.chosen())
     faces = int(np.clip(_MESH_BYTES / 12 / max(count, 1), 600, 9000))  # a packed face takes about 12 bytes
     shapes: list[dict] = []
@@ -117,22 +121,23 @@ def render(report: Report) -> str:
         if g.rows
     ]
     sections = [
-        ("turn", "In your hand", _file("viewer.html") if shapes else ""),
+        ("viewer", "3D viewer", _file("viewer.html") if shapes else ""),
         *galleries,
         ("scores", "Scores", _noted(report.scores_note, _scores(report.scores))),
         *((f"table-{k}", t.title, _noted(t.note, _table(t.header, t.rows))) for k, t in enumerate(report.tables)),
         ("training", "Training", _charts(report.charts)),
-        ("codes", "The space of codes", _map(report.codes)),
-        ("signs", "Inside is inside", _slices(report.slices)),
-        ("skipped", "What was skipped", _skipped(report.skipped)),
+        ("codes", "Latent space", _map(report.codes)),
+        ("signs", "Sign slices", _slices(report.slices)),
+        ("skipped", "Skipped files", _skipped(report.skipped)),
         ("notes", "Notes", "".join(f"<p>{escape(note)}</p>" for note in report.notes)),
-        ("run", "The run", _run(report)),
+        ("run", "Run", _run(report)),
     ]
     sections = [section for section in sections if section[2]]
-    later = {"turn": " hidden"}  # shown by the script: without it nothing can be turned
+    later = {"viewer": " hidden"}  # the script shows it: without scripts the viewer does not work
+    summary = " ".join(sentence for sentence in (report.summary, _caution(report)) if sentence)
     fields = {
         "title": escape(report.title),
-        "summary": f'<p class="summary">{escape(report.summary)}</p>' if report.summary else "",
+        "summary": f'<p class="summary">{escape(summary)}</p>' if summary else "",
         "headline": _headline(report),
         "links": "".join(f'<a href="#{n}"{later.get(n, "")}>{escape(t)}</a>' for n, t, _ in sections),
         "sections": "".join(
@@ -154,8 +159,17 @@ def _noted(note, html):
     return f'<p class="note">{escape(note)}</p>{html}' if note and html else html
 
 
+def _caution(report):
+    """A sentence if the scores at the top are of few shapes: those of the first gallery that has scores."""
+    counts = [len(g.rows) for g in report.galleries if any(row.scores for row in g.rows)]
+    if not report.scores or not counts or counts[0] >= _FEW:
+        return ""
+    shapes = "one shape" if counts[0] == 1 else f"only {counts[0]} shapes"
+    return f"The scores are of {shapes}: medians of so few shapes say little about others."
+
+
 def _headline(report):
-    """The figures at the top: medians of the first group's best known scores, and the time of the whole run."""
+    """The numbers at the top: medians of the first group's usual scores, and the time of the whole run."""
     tiles = []
     for group, scores in list(report.scores.items())[:1]:
         usual = [name for name in ("iou", "chamfer_l1", "f_score") if name in scores]
@@ -164,7 +178,7 @@ def _headline(report):
             if kind is not None:
                 tiles.append((number(values[kind]), measure(name).label, f"{kind}, {group}"))
     if report.seconds:
-        tiles.append((_time(sum(report.seconds.values())), "from start to end", report.device))
+        tiles.append((_time(sum(report.seconds.values())), "total time", report.device))
     cells = "".join(f"<div><dt>{escape(a)}<i>{escape(b)}</i></dt><dd>{v}</dd></div>" for v, a, b in tiles)
     return f'<dl class="headline">{cells}</dl>' if cells else ""
 
@@ -177,7 +191,7 @@ def _time(seconds):
 
 
 def _scores(scores):
-    """One line a measure: each group's statistics in the plain unit, then the first group in the papers' units."""
+    """One row per measure: median and mean of each group in plain units, then the first group in the papers' units."""
     groups = {group: list(dict.fromkeys(k for m in values.values() for k in m)) for group, values in scores.items()}
     groups = {group: kinds for group, kinds in groups.items() if kinds}
     if not groups:
@@ -256,19 +270,19 @@ def _slices(slices):
     shown = "".join(
         f'<figure class="{"doubtful" if s.doubtful else "sure"}">'
         f'<img src="{figures.data_uri(figures.slice_picture(s.values))}" alt="slice through {escape(s.name)}">'
-        f"<figcaption><b>{escape(s.name)}</b>{escape(s.verdict)}</figcaption></figure>"
+        f"<figcaption><b>{escape(s.name)}</b>{escape(s.diagnosis)}</figcaption></figure>"
         for s in slices
     )
     return (
-        '<p class="note">Slices through the signs that the network learned from: '
-        '<span class="swatch in"></span> inside, <span class="swatch out"></span> outside; each band is one step '
-        "further from the surface. Where a mesh is open or odd, its verdict says how.</p>"
+        '<p class="note">Slices through the signs and distances of the training data: '
+        '<span class="swatch in"></span> inside, <span class="swatch out"></span> outside; the bands show the distance '
+        "from the surface. Below each is the diagnosis of its mesh, in red if the signs are doubtful.</p>"
         f'<div class="slices">{shown}</div>'
     )
 
 
 def _skipped(skipped):
-    return _table(["file", "why"], [[one["file"], one["reason"]] for one in skipped])
+    return _table(["file", "reason"], [[one["file"], one["reason"]] for one in skipped])
 
 
 def _run(report):

@@ -1,1 +1,1 @@
-"""After training: codes for new shapes, grids, surfaces."""
+"""Use of trained networks: codes of new shapes, surfaces, exported functions."""

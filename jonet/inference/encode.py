@@ -1,4 +1,4 @@
-"""Codes in one pass: what a trained encoder makes of observations, many shapes at once over all devices."""
+"""Codes by one forward pass of a trained encoder, for many shapes at once over all devices."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
-from jonet.errors import ConfigError, InputError, require
+from jonet.checks import check_array
+from jonet.errors import ConfigError, InputError
 from jonet.networks.field import bucket
 from jonet.networks.occupancy import OccupancyNetwork
 
-TOGETHER = 64  # shapes a device at most in one dispatch
+TOGETHER = 64  # most shapes per device in one dispatch
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a network was trained to see of a shape: `size` points of a cloud, cells or pixels a side, or samples.
+    """The input of a network's encoder: its kind, and `size` points, cells or pixels a side, or samples.
 
     points [size, 3] on the surface · voxels [size, size, size] of 0 and 1 over the cube [-0.5, 0.5]³, axes x, y, z ·
-    images [size, size, 3] in [0, 1] · samples [size, 4], points with occupancies 0 and 1 (the VAE's).
+    images [size, size, 3] in [0, 1] · samples [size, 4], points with occupancies 0 and 1 (of the VAE).
     """
 
     kind: Literal["points", "voxels", "images", "samples"] = "points"
@@ -36,63 +37,64 @@ class Inputs:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one shape's array."""
+        """The shape of one object's array."""
         n = self.size
         return {"points": (n, 3), "voxels": (n, n, n), "images": (n, n, 3), "samples": (n, 4)}[self.kind]
 
     def check(self, arrays) -> np.ndarray:
-        """Arrays of B shapes as one [B, …] float32; clouds and samples of any length are thinned to the trained one.
+        """Arrays of B shapes as one [B, …] float32; clouds and samples of any length are resampled to `size` rows.
 
-        Raises InputError for another shape, no rows, what is not finite, or occupancies that are not 0 and 1.
+        Raises InputError for a wrong array shape, no rows, values that are not finite, or occupancies that are not 0
+        and 1.
         """
         arrays = list(arrays)
         if not arrays:
             raise InputError(f"{self.kind} holds no shapes")
-        free = self.kind in ("points", "samples")
-        shape = (None, self.shape[-1]) if free else self.shape
-        found = [require(array, f"{self.kind}[{i}]", shape) for i, array in enumerate(arrays)]
-        for i, array in enumerate(found if self.kind == "samples" else ()):
+        any_length = self.kind in ("points", "samples")
+        shape = (None, self.shape[-1]) if any_length else self.shape
+        checked = [check_array(array, f"{self.kind}[{i}]", shape) for i, array in enumerate(arrays)]
+        for i, array in enumerate(checked if self.kind == "samples" else ()):
             if not np.isin(values := array[:, 3], (0, 1)).all():
                 wrong = values[(values != 0) & (values != 1)][0]
                 raise InputError(
                     f"samples[{i}] holds {wrong:.6g} as an occupancy, but these are 0 (outside) and 1 (inside)"
                 )
-        return np.stack([thinned(array, self.size) if free else array for array in found])
+        return np.stack([thinned(array, self.size) if any_length else array for array in checked])
 
 
 def thinned(rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` of a cloud's rows, drawn without replacement by a fixed seed; where there are fewer, some come again.
+    """`count` of a cloud's rows, drawn without replacement by a fixed seed; if there are fewer, rows are repeated.
 
-    A repeated point changes nothing where encoders look at maxima over points (all but a leaky latent encoder).
+    A repeated point changes nothing for encoders that take maxima over points (all but a leaky latent encoder).
     """
     rng = np.random.default_rng([zlib.crc32(b"thinned"), len(rows)])
     whole = np.tile(rows, (count // len(rows), 1)) if count >= len(rows) else rows[:0]
     return np.concatenate([whole, rows[rng.permutation(len(rows))[: count - len(whole)]]])
 
 
-def encode(network: OccupancyNetwork, shared, statistics, inputs: np.ndarray, kind: str) -> np.ndarray:
-    """Codes [B, Z + C] of B shapes from their inputs [B, …]: c of the encoder, z the mean of its distribution.
+def encode(network: OccupancyNetwork, shared, batch_stats, inputs: np.ndarray, kind: str) -> np.ndarray:
+    """Codes [B, Z + C] of B shapes from their inputs [B, …]: c of the encoder, and z the mean of its distribution.
 
-    z is inferred from samples [B, N, 4] by the VAE's latent encoder; of other inputs it is the prior's mean, 0.
+    For samples [B, N, 4], z is inferred by the VAE's latent encoder; for other inputs it is the mean of the prior, 0.
     """
     devices, codes = parallel.count(), []
     step = TOGETHER * devices
     for start in range(0, len(inputs), step):
         piece = inputs[start : start + step]
         size = devices * min(TOGETHER, bucket(-(-len(piece) // devices)))
-        padded = np.concatenate([piece, np.repeat(piece[:1], size - len(piece), 0)])
-        found = _program(network, kind)(shared, statistics, parallel.split(padded))
+        padded = np.concatenate([piece, np.repeat(piece[:1], size - len(piece), 0)])  # to few different sizes
+        found = _program(network, kind)(shared, batch_stats, parallel.split(padded))
         codes.append(parallel.host(found)[: len(piece)])
     return np.concatenate(codes)
 
 
 @functools.lru_cache(maxsize=16)
 def _program(network: OccupancyNetwork, kind: str):
-    """The mapped program: (shared, statistics, inputs [S, …]) → codes [S, Z + C]."""
+    """The mapped program: (shared, batch_stats, inputs [S, …]) → codes [S, Z + C]."""
     specs = network.specs
 
-    def share(shared, statistics, inputs):
-        variables = {**shared, "statistics": statistics}
+    def on_device(shared, batch_stats, inputs):
+        variables = {**shared, "batch_stats": batch_stats}
         if kind == "samples":
             c = jnp.zeros((len(inputs), 0))
             z, _ = network.apply(variables, inputs[..., :3], inputs[..., 3], c, method="infer")
@@ -101,4 +103,6 @@ def _program(network: OccupancyNetwork, kind: str):
             z = jnp.zeros((len(inputs), specs.z_dim))
         return jnp.concatenate([z, c], -1)
 
-    return parallel.pmap(jax.named_scope("encode")(share), (*[parallel.REPLICATED] * 2, parallel.SPLIT), parallel.SPLIT)
+    return parallel.pmap(
+        jax.named_scope("encode")(on_device), (*[parallel.REPLICATED] * 2, parallel.SPLIT), parallel.SPLIT
+    )

@@ -1,6 +1,7 @@
-"""Fields in one file that needs this package no more: compiled for no device yet, the weights inside.
+"""Export of fields and networks to one file that can be used without this package.
 
-The file is an .npz that numpy and JAX read (JAX's reader needs the small package flatbuffers):
+The file holds a serialized `jax.export` function with the weights, which is compiled when it is first called.  It is an
+.npz that numpy and JAX read (JAX's reader needs the small package flatbuffers):
 
     import json, jax, numpy as np
     from jax import export
@@ -11,7 +12,7 @@ The file is an .npz that numpy and JAX read (JAX's reader needs the small packag
     values = field.call(points)          # one shape: [N, 3] float32 → [N]; any N
     values = field.call(codes, points)   # a network: [B, L], [B, N, 3] → [B, N]; any B and N
 
-`about` says what goes in and comes out, which values are inside, and which jax wrote the file and can read it.
+`about` gives the arguments and the result, which values are inside, and which versions of jax can read the file.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ import jax
 import numpy as np
 from jax import export
 
-from jonet.data.meshes import Similarity
 from jonet.errors import ConfigError
+from jonet.geometry.mesh import Similarity
 from jonet.networks.field import Field
 from jonet.storage import atomic
 
@@ -36,11 +37,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_field(path: str | Path, field: Field, *, similarity: Similarity | None = None, gradients: bool = False):
-    """One shape as a function of points [N, 3] → [N], N any number.
+    """Exports one shape as a function of points [N, 3] → [N], for any N.
 
-    similarity: own units → the frame of the points, kept in `about` (x' = scale · (rotation x + translation)).
-    gradients: `jax.grad` goes through the function that is read, once, and the file is about twice as large.
-    Raises ConfigError where flatbuffers is missing.
+    similarity: from input units to the points' frame, stored in `about` (x' = scale · (rotation x + translation)).
+    gradients: the function that is read can be differentiated once by `jax.grad`; the file is about twice as large.
+    Raises ConfigError if flatbuffers is missing.
     """
     (count,) = export.symbolic_shape("N")
     points = jax.ShapeDtypeStruct((count, 3), np.float32)
@@ -50,10 +51,10 @@ def write_field(path: str | Path, field: Field, *, similarity: Similarity | None
     _write(path, field.at, (points,), about, {}, gradients)
 
 
-def write_network(path: str | Path, network, shared, statistics, *, arrays: dict[str, np.ndarray], gradients=False):
-    """A network as a function of codes [B, L] and points [B, N, 3] → [B, N], B and N any numbers.
+def write_network(path: str | Path, network, shared, batch_stats, *, arrays: dict[str, np.ndarray], gradients=False):
+    """Exports a network as a function of codes [B, L] and points [B, N, 3] → [B, N], for any B and N.
 
-    arrays: kept in the file under their names (codes of known shapes, say).  Else as `write_field`.
+    arrays: stored in the file under their names (codes of training shapes, for example).  The rest as in `write_field`.
     """
     length = network.specs.latent_size
     shapes, count = export.symbolic_shape("B, N")
@@ -61,31 +62,31 @@ def write_network(path: str | Path, network, shared, statistics, *, arrays: dict
     points = jax.ShapeDtypeStruct((shapes, count, 3), np.float32)
 
     def values(codes, points):
-        return jax.vmap(lambda code, some: network.fold(shared, statistics, code).at(some))(codes, points)
+        return jax.vmap(lambda code, cloud: network.fold(shared, batch_stats, code).at(cloud))(codes, points)
 
-    field = network.fold(shared, statistics, np.zeros(length, np.float32))
+    field = network.fold(shared, batch_stats, np.zeros(length, np.float32))
     about = {"arguments": {"codes": ["B", length], "points": ["B", "N", 3]}, "result": ["B", "N"], **_values(field)}
     _write(path, values, (codes, points), about, arrays, gradients)
 
 
 def check_replaceable(path: str | Path) -> None:
-    """ConfigError where something is there that is no exported file."""
+    """Raises ConfigError if the path exists and is not an exported file."""
     if not os.path.lexists(path):
         return
     try:
         with zipfile.ZipFile(path) as file:
-            held = set(file.namelist())
+            names = set(file.namelist())
     except (OSError, zipfile.BadZipFile):
-        held = set()
-    if not {"about.npy", "function.npy"} <= held:
+        names = set()
+    if not {"about.npy", "function.npy"} <= names:
         raise ConfigError(f"{path} is there already and no exported file, so it is not replaced; name another file")
 
 
 def _values(field: Field) -> dict[str, Any]:
-    """What a reader must know of a field's values."""
+    """How a reader interprets a field's values."""
     return {
         "inside": "values above level" if field.inside > 0 else "values below level",
-        "level": float(field.own["level"]),
+        "level": float(field.per_shape["level"]),
         "box": np.asarray(field.box).tolist(),
     }
 
@@ -97,7 +98,7 @@ def _write(path, function: Callable, arguments, about, arrays, gradients: bool) 
         try:
             content = exported.serialize(vjp_order=int(gradients))
         except ImportError as error:
-            raise ConfigError("writing this file needs the package flatbuffers: pip install 'jonet[export]'") from error
+            raise ConfigError("writing this file needs the package flatbuffers: pip install flatbuffers") from error
     about |= {
         "platforms": PLATFORMS,
         "gradients": gradients,

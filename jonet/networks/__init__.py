@@ -1,1 +1,1 @@
-"""Networks as functions of space, and the fields that they fold into."""
+"""Networks as functions of space, and the fields that they are folded into."""

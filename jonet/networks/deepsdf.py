@@ -1,4 +1,4 @@
-"""DeepSDF's auto-decoder (Park et al. 2019, section 4; network as in the published program)."""
+"""DeepSDF's auto-decoder network (Park et al. 2019, section 4; layers as in the published code)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from flax import linen as nn
 
 from jonet.errors import ConfigError
 from jonet.networks.field import Field
-from jonet.networks.layers import Linear, dropped_relu, effective
+from jonet.networks.layers import Linear, dropped_relu, resolve_weight_norm
 
 SPHERE_BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
-LATENT_DROPOUT = 0.2  # fixed in the published program
+LATENT_DROPOUT = 0.2  # fixed in the published code
 
 
 @dataclasses.dataclass(frozen=True)
 class Specs:
-    """The published `NetworkSpecs` (and `CodeLength`), under their own names.
+    """The published `NetworkSpecs` (and `CodeLength`), with their published names.
 
-    Layers are counted from 0; a network of n hidden widths has n + 1 linear layers.  Entries of `dropout` and
-    `norm_layers` beyond the last layer are ignored, as published.
+    Layers are numbered from 0; a network with n hidden layers has n + 1 linear layers.  Entries of `dropout` and
+    `norm_layers` beyond the last layer are ignored, as in the published code.
     """
 
-    latent_size: int = 256  # L, numbers in a code; 0 is the plain network of one shape
+    latent_size: int = 256  # L, numbers in a code; 0 for a network of a single shape, without codes
     dims: tuple[int, ...] = (512,) * 8  # units of each hidden layer
-    dropout: tuple[int, ...] = tuple(range(8))  # hidden layers that drop units
+    dropout: tuple[int, ...] = tuple(range(8))  # hidden layers with dropout
     dropout_prob: float = 0.2  # probability to drop a unit
-    norm_layers: tuple[int, ...] = tuple(range(8))  # layers with weight norm, or layer norm where weight_norm is off
-    latent_in: tuple[int, ...] = (4,)  # layers that see code and point again beside their input
+    norm_layers: tuple[int, ...] = tuple(range(8))  # layers with weight norm, or layer norm if weight_norm is off
+    latent_in: tuple[int, ...] = (4,)  # layers whose input is concatenated with (code, point)
     weight_norm: bool = True  # weight norm (on) or layer norm (off) in norm_layers
-    xyz_in_all: bool = False  # every layer sees the point again
-    use_tanh: bool = False  # a second tanh before the one that always closes the network
-    latent_dropout: bool = False  # drop a fifth of the code's numbers, per point, at the first layer
+    xyz_in_all: bool = False  # the input of every layer is concatenated with the point
+    use_tanh: bool = False  # a second tanh before the final one
+    latent_dropout: bool = False  # dropout (rate 0.2) on the code, per point, at the first layer
 
     def __post_init__(self):
         for name in ("dims", "dropout", "norm_layers", "latent_in"):
@@ -57,22 +57,22 @@ class Specs:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Units out of every linear layer; a layer leaves room for what joins the next one's input."""
+        """Output units of every linear layer; a layer before a concatenation is narrower by what is concatenated."""
         last = len(self.dims)
-        room = [
+        joined = [
             self.latent_size + 3 if k + 1 in self.latent_in else 3 if self.xyz_in_all and k < last else 0
             for k in range(last)
         ]
-        return (*(width - joined for width, joined in zip(self.dims, room, strict=True)), 1)
+        return (*(width - less for width, less in zip(self.dims, joined, strict=True)), 1)
 
     def joined(self, layer: int) -> str:
-        """What enters a layer beside the activations: "input" (code and point), "point" or ""."""
+        """What is concatenated with a layer's input: "input" (code and point), "point" or ""."""
         if layer == 0 or layer in self.latent_in:
             return "input"
         return "point" if self.xyz_in_all else ""
 
     def norm(self, layer: int) -> str:
-        """How a layer is normalised: "weight", "layer" or ""; the last layer has no layer norm."""
+        """How a layer is normalized: "weight", "layer" or ""; the last layer has no layer norm."""
         if layer not in self.norm_layers:
             return ""
         return "weight" if self.weight_norm else "layer" if layer < len(self.dims) else ""
@@ -81,8 +81,9 @@ class Specs:
 class Decoder(nn.Module):
     """The signed distance of a point, given a shape's code.
 
-    The code's part of a product is computed once a shape: the same function, a seventh fewer operations in the
-    published size.  dtype: of the hidden products (float32, or bfloat16 on tensor cores); parameters are float32.
+    The code's part of a matrix product is computed once per shape and not once per point: the same function with a
+    seventh fewer operations at the published size.
+    dtype: of the hidden matrix products (float32, or bfloat16 on tensor cores); parameters are float32.
     """
 
     specs: Specs
@@ -92,23 +93,23 @@ class Decoder(nn.Module):
     def __call__(
         self, codes, points, dropout: Callable[[str, float, tuple[int, ...]], tuple[jax.Array, float]] | None = None
     ):
-        """codes [B, L], points [B, N, 3] in the normalised frame → distances [B, N], negative inside.
+        """codes [B, L], points [B, N, 3] in the normalized frame → distances [B, N], negative inside.
 
-        dropout: None in evaluation; in training `dropout(layer's name, rate, [width, B, N])` gives a mask of the units
-        that stay, and the factor (one over the share that is kept) they are multiplied with.
+        dropout: None in evaluation; in training `dropout(layer's name, rate, [width, B, N])` returns a mask of the
+        units that are kept, and the factor they are multiplied by (one over the fraction that is kept).
         """
         chex.assert_rank([codes, points], [2, 3])
         chex.assert_shape(codes, (points.shape[0], self.specs.latent_size))
         chex.assert_axis_dimension(points, 2, 3)
         specs, last = self.specs, len(self.specs.dims)
         z, points = codes.T[:, :, None], jnp.moveaxis(points, -1, 0)  # units first, see `layers.times_columns`
-        entering = z
+        first_z = z  # latent dropout applies to the first layer only
         if dropout is not None and specs.latent_dropout:
             mask, factor = dropout("latent", LATENT_DROPOUT, (specs.latent_size, *points.shape[1:]))
-            entering = jnp.where(mask, z * factor, 0)
+            first_z = jnp.where(mask, z * factor, 0)
         x = None
         for k, width in enumerate(specs.widths):
-            parts = {"input": (entering if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
+            parts = {"input": (first_z if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
             parts = parts if x is None else (x, *parts)
             dtype = self.dtype if k < last else jnp.float32
             x = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, axis=0, name=f"lin{k}")(*parts)
@@ -121,44 +122,53 @@ class Decoder(nn.Module):
                     x = nn.relu(x)
         return squash(specs, x[0])
 
-    def fold(self, shared, statistics, code) -> Field:
-        """The field of one shape: weight norm multiplied out, the code's products turned into biases.
+    def fold(self, shared, batch_stats, code) -> Field:
+        """The field of one shape: weight norm is multiplied out, and the code's products become biases.
 
-        shared: this network's parameters.  statistics: unused, DeepSDF keeps none.  code [L].
+        shared: this network's parameters.  batch_stats: unused, since DeepSDF has no batch norm.  code [L].
         """
         chex.assert_shape(code, (self.specs.latent_size,))
-        matrices, biases, norms = [], [], []
+        kernels, biases, code_biases, norms = [], [], [], []
         for k in range(len(self.specs.widths)):
-            kernel, bias = effective(shared["params"][f"lin{k}"])
+            kernel, bias = resolve_weight_norm(shared["params"][f"lin{k}"])
+            code_bias = None
             if self.specs.joined(k) == "input":
+                # the kernel's rows are (activations, code, point); the code's rows move into this shape's bias
                 rows = kernel.shape[0] - 3
                 code_rows = rows - self.specs.latent_size
-                bias = bias + code @ kernel[code_rows:rows]
+                bias, code_bias = None, bias + code @ kernel[code_rows:rows]
                 kernel = jnp.concatenate([kernel[:code_rows], kernel[rows:]])
-            matrices.append(kernel)
+            kernels.append(kernel)
             biases.append(bias)
+            code_biases.append(code_bias)
             norms.append(shared["params"].get(f"bn{k}") if self.specs.norm(k) == "layer" else None)
-        own = {"biases": biases, "level": jnp.zeros(()), "box": jnp.asarray(SPHERE_BOX)}
-        return Field({"kernels": matrices, "norms": norms}, own, Folded(self.specs), inside=-1)
+        folded = {"kernels": kernels, "biases": biases, "norms": norms}
+        per_shape = {"code_biases": code_biases, "level": jnp.zeros(()), "box": jnp.asarray(SPHERE_BOX)}
+        return Field(folded, per_shape, Folded(self.specs), inside=-1, code_dependent=("code_biases",))
 
 
 def squash(specs: Specs, x):
-    """The closing tanh; two with `use_tanh`."""
+    """The final tanh; two with `use_tanh`."""
     return jnp.tanh(jnp.tanh(x) if specs.use_tanh else x)
 
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """Evaluates a folded decoder: what enters a layer beside its activations is the point alone."""
+    """Evaluates a folded decoder, where only the point still joins the activations.
+
+    A layer's bias is in shared["biases"], or in per_shape["code_biases"] if the code enters the layer; the other list
+    holds None in its place.
+    """
 
     specs: Specs
 
-    def __call__(self, shared, own, points):
+    def __call__(self, shared, per_shape, points):
         """points [N, 3] → distances [N]."""
         last, x = len(self.specs.dims), None
-        for k, (kernel, bias, norm) in enumerate(zip(shared["kernels"], own["biases"], shared["norms"], strict=True)):
+        layers = zip(shared["kernels"], shared["biases"], per_shape["code_biases"], shared["norms"], strict=True)
+        for k, (kernel, bias, code_bias, norm) in enumerate(layers):
             inner = kernel.shape[0] - (3 if self.specs.joined(k) else 0)
-            y = bias
+            y = bias if code_bias is None else code_bias
             if inner:
                 y = y + x @ kernel[:inner]
             if self.specs.joined(k):

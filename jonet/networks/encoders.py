@@ -1,4 +1,4 @@
-"""Encoders of Occupancy Networks by name; those of point clouds, and the VAE's latent encoder."""
+"""Occupancy Networks' encoders by name, with those of point clouds and the VAE's latent encoder."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jonet.networks.convolutions import ConvEncoder, VoxelEncoder
-from jonet.networks.layers import Linear, ResidualBlock, Share
+from jonet.networks.layers import BatchReduction, Linear, ResidualBlock
 from jonet.networks.resnet import Resnet
 
 
 def _pooled(x):
-    """The maximum over points [S, N, F] → [S, 1, F]: beside x, its half of a product is computed once a shape."""
+    """The maximum over points [S, N, F] → [S, 1, F].
+
+    Passed to `Linear` as a part of its own beside x, its half of the product is computed once per shape.
+    """
     return x.max(1, keepdims=True)
 
 
 class ResnetPointnet(nn.Module):
-    """The published `pointnet_resnet`: residual blocks, each of which sees a point's features and the cloud's maximum.
+    """The published `pointnet_resnet`: residual blocks on each point's features and their maximum over the cloud.
 
-    c_dim: numbers in c.  width: units, 512 as published.  blocks: 5 as published.
+    c_dim: numbers in c.  width: hidden units (512 as published).  blocks: 5 as published.
     """
 
     c_dim: int
@@ -32,8 +35,8 @@ class ResnetPointnet(nn.Module):
     input_shape = (None, 3)
 
     @nn.compact
-    def __call__(self, points, share: Share | None = None):
-        """points [S, N, 3] → c [S, C]; the same in training."""
+    def __call__(self, points, reduction: BatchReduction | None = None):
+        """points [S, N, 3] → c [S, C].  reduction is ignored: training and evaluation are the same."""
         chex.assert_shape(points, (None, *self.input_shape))
         parts = [Linear(2 * self.width, dtype=self.dtype, name="fc_pos")(points)]
         for i in range(self.blocks):
@@ -43,7 +46,7 @@ class ResnetPointnet(nn.Module):
 
 
 class SimplePointnet(nn.Module):
-    """The published `pointnet_simple`: the same with a linear layer in place of each of four blocks."""
+    """The published `pointnet_simple`: as `ResnetPointnet`, with a linear layer in place of each block."""
 
     c_dim: int
     width: int = 128
@@ -53,8 +56,8 @@ class SimplePointnet(nn.Module):
     input_shape = (None, 3)
 
     @nn.compact
-    def __call__(self, points, share: Share | None = None):
-        """points [S, N, 3] → c [S, C]; the same in training."""
+    def __call__(self, points, reduction: BatchReduction | None = None):
+        """points [S, N, 3] → c [S, C].  reduction is ignored: training and evaluation are the same."""
         chex.assert_shape(points, (None, *self.input_shape))
         parts = [Linear(2 * self.width, dtype=self.dtype, name="fc_pos")(points)]
         for i in range(self.layers):
@@ -64,9 +67,10 @@ class SimplePointnet(nn.Module):
 
 
 class LatentEncoder(nn.Module):
-    """The VAE's encoder: the posterior of z, from points and their occupancies (the paper's section 3.2).
+    """The VAE's encoder: the posterior of z from points and their occupancies (Mescheder et al. 2019, section 3.2).
 
-    width: 128 units, fixed in the published program.  leaky: slope 0.2 below zero, and means over points for maxima.
+    width: 128 units, fixed in the published code.  leaky: leaky ReLU of slope 0.2, and means over points in place of
+    maxima.
     """
 
     z_dim: int
@@ -75,7 +79,7 @@ class LatentEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, points, occupancies, c):
-        """points [S, N, 3], occupancies [S, N], c [S, C] → mean and log σ of z, [S, Z] each."""
+        """points [S, N, 3], occupancies [S, N], c [S, C] → mean and log σ of z, each [S, Z]."""
         chex.assert_shape([points, occupancies], [(*occupancies.shape, 3), points.shape[:2]])
         activation = (lambda x: nn.leaky_relu(x, 0.2)) if self.leaky else nn.relu
         pool = (lambda x: x.mean(1, keepdims=True)) if self.leaky else _pooled
@@ -93,12 +97,12 @@ ENCODERS = {
     "resnet18": Resnet,
     "resnet34": partial(Resnet, blocks=(3, 4, 6, 3)),
     "resnet50": partial(Resnet, blocks=(3, 4, 6, 3), bottleneck=True),
-    "resnet101": partial(Resnet, blocks=(3, 4, 6, 3), bottleneck=True),  # the published program builds a 50 here
+    "resnet101": partial(Resnet, blocks=(3, 4, 6, 3), bottleneck=True),  # as published: a ResNet-50
     "simple_conv": ConvEncoder,
     "pointnet_resnet": ResnetPointnet,
     "pointnet_simple": SimplePointnet,
     "voxel_simple": VoxelEncoder,
 }
-"""Encoders by their published names, each made with c_dim (`idx` and `null` have no network).
+"""Encoders by their published names, each constructed with c_dim (`idx` and `null` have no network).
 
-`input_shape` is what one shape's input looks like, None where any size will do."""
+`input_shape` is the shape of one shape's input, None along axes of any size."""

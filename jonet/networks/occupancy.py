@@ -15,24 +15,25 @@ from flax import linen as nn
 from jonet.errors import ConfigError
 from jonet.networks.encoders import ENCODERS, LatentEncoder
 from jonet.networks.field import Field
-from jonet.networks.layers import Linear, Norm, ResidualBlock, Share, affine, torch_uniform
+from jonet.networks.layers import BatchReduction, Linear, Norm, ResidualBlock, affine, torch_uniform
 
-HALF = 0.55  # of the box that holds the surface: half of the longest side 1 and a padding of 0.1
+HALF = 0.55  # half the side of the box that holds the surface: the longest side 1 and a padding of 0.1
 LEAK = 0.2  # slope below zero of the published leaky ReLU
 
 
 @dataclasses.dataclass(frozen=True)
 class Specs:
-    """The published `model` options, under their own names where they have one.
+    """The published `model` options, with their published names where they have one.
 
-    decoder, what lies between a first layer of the point and a last one to the logit:
+    decoder, the layers between a first one of the point and a last one to the logit:
       simple               z and c are added to the first layer; residual blocks without norm
       batchnorm            the same with batch norm
-      cbatchnorm           z is added to the first layer, c goes into the batch norms of all blocks
-      cbatchnorm2          z moves c, which goes into the batch norms
-      cbatchnorm_noresnet  linear layers in place of blocks, with conditional batch norms between
-    (`legacy` decoders are the same functions under other names.)  encoder: `idx`, where c is each shape's own
-    (an embedding row), and `null`, where there is no c, are no networks; the published `resnet101` is a ResNet-50.
+      cbatchnorm           z is added to the first layer, c conditions the batch norms of all blocks
+      cbatchnorm2          a linear function of z is added to c, which conditions the batch norms
+      cbatchnorm_noresnet  linear layers in place of blocks, with conditional batch norms between them
+    (`legacy` decoders are the same functions under other names.)
+    encoder: `idx` (c is a row of an embedding, one per shape) and `null` (there is no c) are not networks; the
+    published `resnet101` is a ResNet-50.
     """
 
     decoder: Literal["simple", "batchnorm", "cbatchnorm", "cbatchnorm2", "cbatchnorm_noresnet"] = "cbatchnorm"
@@ -43,7 +44,7 @@ class Specs:
     n_blocks: int = 5  # residual blocks, or linear layers in place of them
     leaky: bool = False  # leaky ReLU before the last layer, or before every layer where there are no residual blocks
     norm: Literal["batch", "instance"] = "batch"  # statistics over the batch, or over each shape's points
-    encoder_width: int | None = None  # units of the encoder's layers, or channels of its first; None: as published
+    encoder_width: int | None = None  # units of the encoder's layers, or channels of its first one; None: as published
     latent_leaky: bool = False  # the latent encoder with leaky ReLU, and means over points in place of maxima
     threshold: float = 0.2  # τ, occupancy on the surface (published: 0.2; 0.5 for representation power)
 
@@ -61,22 +62,22 @@ class Specs:
 
     @property
     def latent_size(self) -> int:
-        """How many numbers a code has: z and c joined."""
+        """Numbers in a code, which is z and c concatenated."""
         return self.z_dim + self.c_dim
 
     @property
     def conditional(self) -> bool:
-        """Whether c goes into the norms."""
+        """Whether c conditions the norms."""
         return self.decoder.startswith("cbatchnorm")
 
     @property
     def residual(self) -> bool:
-        """Whether the body is made of residual blocks."""
+        """Whether the hidden layers are residual blocks."""
         return self.decoder != "cbatchnorm_noresnet"
 
     @property
     def slopes(self) -> tuple[float, ...]:
-        """Below zero, of each activation in order."""
+        """The slope below zero of each activation, in order."""
         last = LEAK if self.leaky else 0.0
         return (0.0,) * (2 * self.n_blocks) + (last,) if self.residual else (last,) * (self.n_blocks + 1)
 
@@ -93,8 +94,8 @@ class Decoder(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, points, z, c, share: Share | None = None):
-        """points [S, N, 3], z [S, Z], c [S, C] → logits [S, N], positive inside.  share: given in training."""
+    def __call__(self, points, z, c, reduction: BatchReduction | None = None):
+        """points [S, N, 3], z [S, Z], c [S, C] → logits [S, N], positive inside.  reduction: given in training."""
         specs, shapes = self.specs, len(points)
         chex.assert_shape([points, z, c], [(shapes, None, 3), (shapes, specs.z_dim), (shapes, specs.c_dim)])
         x = self._linear("fc_p", points)
@@ -107,13 +108,13 @@ class Decoder(nn.Module):
         condition = c if specs.conditional else None
 
         def active(i, name, x):
-            x = Norm(specs.norms, name=name)(x, condition, share) if specs.norms else x
+            x = Norm(specs.norms, name=name)(x, condition, reduction) if specs.norms else x
             return leaky_relu(x, specs.slopes[i])
 
         for i in range(specs.n_blocks):
             if specs.residual:
                 block = ResidualBlock(specs.hidden_size, specs.hidden_size, specs.norms, self.dtype, name=f"block{i}")
-                x = block(x, c=condition, share=share)
+                x = block(x, c=condition, reduction=reduction)
             else:
                 x = self._linear(f"fc_{i}", active(i, f"bn_{i}", x))
         x = active(-1, "bn" if specs.residual else f"bn_{specs.n_blocks}", x)
@@ -129,14 +130,14 @@ def leaky_relu(x, slope: float):
 
 
 class Folded(NamedTuple):
-    """Evaluates a folded decoder: products with shared matrices, between them one scale and shift a unit."""
+    """Evaluates a folded decoder: products with shared matrices, each activation after one scale and shift per unit."""
 
     residual: bool
     slopes: tuple[float, ...]
 
-    def __call__(self, shared, own, points):
+    def __call__(self, shared, per_shape, points):
         """points [N, 3] → logits [N]."""
-        scales, shifts = {**shared, **own}.get("scales"), own["shifts"]
+        scales, shifts = {**shared, **per_shape}.get("scales"), per_shape["shifts"]
 
         def active(i, x):
             x = x + shifts[i] if scales is None else x * scales[i] + shifts[i]
@@ -152,13 +153,14 @@ class Folded(NamedTuple):
         return active(len(kernels), x) @ shared["last"] + shared["bias"]
 
 
-def fold(specs: Specs, parameters: dict, statistics: dict, z, c) -> tuple[dict, dict, Folded]:
-    """A decoder with one shape's z [Z] and c [C]: what is shared, what is the shape's own, and how to evaluate.
+def fold(specs: Specs, parameters: dict, batch_stats: dict, z, c) -> tuple[dict, dict, Folded]:
+    """A decoder folded with one shape's z [Z] and c [C] → (shared arrays, per-shape arrays, architecture).
 
-    Every norm becomes a scale and a shift; all biases, fc_z(z) and fc_c(c) move into the shifts that follow them.
+    In evaluation every norm is a scale and a shift.  Biases, fc_z(z) and fc_c(c) are constants of the shape; each is
+    carried forward to the next activation and added to its shift there, so that no layer needs a bias of its own.
     """
     if specs.norms == "instance":
-        raise ConfigError("a network with instance norm is no field: a value depends on the other points asked for")
+        raise ConfigError("a network with instance norm is no field: a value depends on the other points of its batch")
 
     def linear(name, tree=parameters):
         return tree[name]["kernel"], tree[name]["bias"]
@@ -176,23 +178,23 @@ def fold(specs: Specs, parameters: dict, statistics: dict, z, c) -> tuple[dict, 
         bias = bias + product("fc_c", c)
     scales, shifts, kernels = [], [], []
 
-    def activation(bias, name, parameters=parameters, statistics=statistics):
-        """Notes scale and shift of the next activation, whose input lacks this bias."""
+    def activation(bias, name, parameters=parameters, batch_stats=batch_stats):
+        """Appends scale and shift of the next activation, whose input is evaluated without this bias."""
         if specs.norms:
-            scale, shift = affine(parameters[name], statistics[name], c if specs.conditional else None)
+            scale, shift = affine(parameters[name], batch_stats[name], c if specs.conditional else None)
             scales.append(scale)
             bias = scale * bias + shift
         shifts.append(bias)
 
     for i in range(specs.n_blocks):
         if specs.residual:
-            block = parameters[f"block{i}"], statistics.get(f"block{i}")
+            block = parameters[f"block{i}"], batch_stats.get(f"block{i}")
             activation(bias, "bn_0", *block)
             kernel, inner = linear("fc_0", block[0])
             activation(inner, "bn_1", *block)
-            second, more = linear("fc_1", block[0])
-            kernels += [kernel, second]
-            bias = bias + more
+            outer, more = linear("fc_1", block[0])
+            kernels += [kernel, outer]
+            bias = bias + more  # the shortcut keeps the constants from before the block
         else:
             activation(bias, f"bn_{i}")
             kernel, bias = linear(f"fc_{i}")
@@ -200,16 +202,16 @@ def fold(specs: Specs, parameters: dict, statistics: dict, z, c) -> tuple[dict, 
     activation(bias, "bn" if specs.residual else f"bn_{specs.n_blocks}")
     last, bias = linear("fc_out")
     shared = {"first": first, "kernels": kernels, "last": last[:, 0], "bias": bias[0]}
-    own = {"shifts": jnp.stack(shifts)}
-    if scales:
-        (own if specs.conditional else shared)["scales"] = jnp.stack(scales)
-    return shared, own, Folded(specs.residual, specs.slopes)
+    per_shape = {"shifts": jnp.stack(shifts)}
+    if scales:  # the same for all shapes unless the norms are conditional
+        (per_shape if specs.conditional else shared)["scales"] = jnp.stack(scales)
+    return shared, per_shape, Folded(specs.residual, specs.slopes)
 
 
 class OccupancyNetwork(nn.Module):
-    """A decoder with what conditions it: an encoder of inputs to c, and the VAE's encoder of occupancies to z.
+    """A decoder with its encoders: of inputs to c, and the VAE's of occupancies to z.
 
-    dtype: of the hidden products, bfloat16 for tensor cores; parameters are float32.
+    dtype: of the hidden matrix products (bfloat16 for tensor cores); parameters are float32.
     """
 
     specs: Specs
@@ -224,23 +226,24 @@ class OccupancyNetwork(nn.Module):
         if specs.z_dim:
             self.encoder_latent = LatentEncoder(specs.z_dim, leaky=specs.latent_leaky)
 
-    def __call__(self, points, occupancies, inputs, noise, share: Share | None = None):
-        """What training sees: logits [S, N] of points [S, N, 3], and the KL divergence [S] of z (0 without z).
+    def __call__(self, points, occupancies, inputs, noise, reduction: BatchReduction | None = None):
+        """The forward pass of training: logits [S, N] of points [S, N, 3], and the KL divergence [S] (0 without z).
 
-        occupancies [S, N]: what z is inferred from.  inputs: what the encoder takes; without one, c [S, C] itself.
-        noise [S, Z], standard normal: z = mean + σ · noise.  share: given in training, for batch statistics.
+        occupancies [S, N]: of the points, from which z is inferred.  inputs: of the encoder, or c [S, C] itself if
+        there is no encoder.  noise [S, Z]: standard normal, z = mean + σ · noise.  reduction: given in training, for
+        batch norm.
         """
-        c = self.encode(inputs, share)
+        c = self.encode(inputs, reduction)
         if self.specs.z_dim:
             mean, logstd = self.infer(points, occupancies, c)
             z, divergence = mean + jnp.exp(logstd) * noise, kl(mean, logstd)
         else:
             z, divergence = jnp.zeros((len(points), 0)), jnp.zeros(len(points))
-        return self.decoder(points, z, c, share), divergence
+        return self.decoder(points, z, c, reduction), divergence
 
-    def encode(self, inputs, share: Share | None = None):
+    def encode(self, inputs, reduction: BatchReduction | None = None):
         """Inputs of S shapes → c [S, C]."""
-        return self.encoder(inputs, share) if self.specs.encoder in ENCODERS else inputs
+        return self.encoder(inputs, reduction) if self.specs.encoder in ENCODERS else inputs
 
     def infer(self, points, occupancies, c):
         """The posterior of z: points [S, N, 3], occupancies [S, N], c [S, C] → mean and log σ [S, Z]."""
@@ -252,28 +255,29 @@ class OccupancyNetwork(nn.Module):
         return self.decoder(points, codes[:, :z_dim], codes[:, z_dim:])
 
     def start(self, key) -> tuple[dict, dict]:
-        """Shared parameters and statistics of a fresh network, with PyTorch's initialisation."""
+        """Shared parameters and batch_stats of a new network, with PyTorch's initialization."""
         specs = self.specs
         inputs = jnp.zeros((1, specs.c_dim))
-        if specs.encoder in ENCODERS:  # no parameter's size depends on how many points or pixels come in
-            encoder = ENCODERS[specs.encoder]  # a module, or one with some of its fields given
+        if specs.encoder in ENCODERS:  # 64 stands for any size: no parameter depends on the number of points or pixels
+            encoder = ENCODERS[specs.encoder]  # a module, or a `partial` of one
             inputs = jnp.zeros((1, *(size or 64 for size in getattr(encoder, "func", encoder).input_shape)))
         variables = jax.jit(self.init)(
             key, jnp.zeros((1, 1, 3)), jnp.zeros((1, 1)), inputs, jnp.zeros((1, specs.z_dim))
         )
-        return {"params": variables["params"]}, variables.get("statistics", {})
+        return {"params": variables["params"]}, variables.get("batch_stats", {})
 
-    def fold(self, shared, statistics, code) -> Field:
-        """The field of one shape, code [Z + C]: running statistics, γ(c) and β(c) become scales and shifts."""
+    def fold(self, shared, batch_stats, code) -> Field:
+        """The field of one shape with code [Z + C]; see the function `fold`."""
         specs = self.specs
         chex.assert_shape(code, (specs.latent_size,))
-        decoder = shared["params"]["decoder"], statistics.get("decoder", {})
-        matrices, own, architecture = fold(specs, *decoder, code[: specs.z_dim], code[specs.z_dim :])
-        return Field(matrices, own | _surface(specs.threshold), architecture, inside=1)
+        decoder = shared["params"]["decoder"], batch_stats.get("decoder", {})
+        matrices, per_shape, architecture = fold(specs, *decoder, code[: specs.z_dim], code[specs.z_dim :])
+        with_surface = per_shape | _surface(specs.threshold)
+        return Field(matrices, with_surface, architecture, inside=1, code_dependent=tuple(per_shape))
 
 
 def kl(mean, logstd):
-    """KL divergence of N(mean, exp(logstd)²) from N(0, 1), summed over the numbers of z: [S, Z] → [S]."""
+    """KL divergence of N(mean, exp(logstd)²) from N(0, 1), summed over the dimensions of z: [S, Z] → [S]."""
     return (0.5 * (jnp.exp(2 * logstd) + jnp.square(mean) - 1) - logstd).sum(-1)
 
 
@@ -283,14 +287,14 @@ def _check(threshold: float) -> None:
 
 
 def _surface(threshold: float) -> dict:
-    """The level, τ as a logit, and the box: what every occupancy field owns."""
+    """The per-shape arrays of every occupancy field: the level (τ as a logit) and the box."""
     level = math.log(threshold) - math.log1p(-threshold)
     return {"level": jnp.float32(level), "box": jnp.array([[-HALF] * 3, [HALF] * 3], jnp.float32)}
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierSpecs:
-    """The single-shape classifier's options."""
+    """Options of the single-shape classifier."""
 
     dims: tuple[int, ...] = (64,) * 5  # units of each hidden layer
     threshold: float = 0.5  # τ, occupancy on the surface
@@ -307,34 +311,34 @@ class ClassifierSpecs:
 
     @property
     def latent_size(self) -> int:
-        """How many numbers a code has: 16,961 in the classic size."""
+        """Numbers in a code: 16,961 with the default layers."""
         return sum((rows + 1) * columns for rows, columns in self.sizes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """One shape as the decision boundary of a classifier: linear layers with ReLU between, and nothing shared.
+    """One shape as the decision boundary of a classifier: an MLP with ReLU that shares nothing between shapes.
 
-    A shape's code is all of its parameters as one vector: kernel [in, out] and bias of each layer in order.
+    A shape's code is the vector of all of its parameters: kernel [in, out] and bias of each layer, in order.
     """
 
     specs: ClassifierSpecs = ClassifierSpecs()
 
     def start(self, key) -> jax.Array:
-        """A code [L] from PyTorch's initialisation."""
+        """A code [L] with PyTorch's initialization."""
         parts = zip(jax.random.split(key, len(self.specs.sizes)), self.specs.sizes, strict=True)
         return jnp.concatenate([torch_uniform(rows)(k, ((rows + 1) * columns,)) for k, (rows, columns) in parts])
 
-    def __call__(self, shared, own, points):
-        """own["code"] [L], points [N, 3] → logits [N], positive inside."""
-        x, rest = points, own["code"]
+    def __call__(self, shared, per_shape, points):
+        """per_shape["code"] [L], points [N, 3] → logits [N], positive inside."""
+        x, rest = points, per_shape["code"]
         for rows, columns in self.specs.sizes:
             kernel, bias, rest = jnp.split(rest, [rows * columns, (rows + 1) * columns])
             x = x @ kernel.reshape(rows, columns) + bias
             x = nn.relu(x) if rest.size else x
         return x[..., 0]
 
-    def fold(self, shared, statistics, code) -> Field:
-        """The field of one shape; `shared` and `statistics` are empty."""
+    def fold(self, shared, batch_stats, code) -> Field:
+        """The field of one shape; `shared` and `batch_stats` are empty."""
         chex.assert_shape(code, (self.specs.latent_size,))
-        return Field({}, {"code": code} | _surface(self.specs.threshold), self, inside=1)
+        return Field({}, {"code": code} | _surface(self.specs.threshold), self, inside=1, code_dependent=("code",))

@@ -1,1 +1,1 @@
-"""Runs: what a run folder holds, and which of it is done."""
+"""Runs: the stages from shapes to a trained network, meshes, scores and a report, in one folder that can be resumed."""

@@ -1,4 +1,25 @@
-"""`config.json` of a run folder: the options, what was chosen by measuring, and what each stage made of what."""
+"""The state of a run folder, stored in its `config.json`: options, autotuned settings, and which stages are done.
+
+    version      of the format of this file
+    task         name of the task
+    config       all options of the latest call
+    autotuned    settings measured once, which later calls use again: place, micro_batch, steps
+    done         by finished stage: key, seconds, results (stamps of its files, by path)
+    made         by stage that has begun: options, inputs (digests), files (paths that belong to the run)
+
+A stage is done if all of these hold (`RunState.is_done`):
+
+1. It was finished with the same key: a digest of the options that it and all earlier stages read.  The task's PARTS
+   name the options of each stage.  Options that name files do not count; their content does:
+2. Its inputs have the same digests (for training: the store, a given model, given weights).
+3. Its results exist with unchanged content.  Files with equal size and times are not read for that.
+
+A stage that begins is removed from `done` together with all later stages, since these used its results.  Their files
+are replaced when they run again; those that are not among the new results are removed then.
+
+The stages prepare and train are expensive.  Once they have written something, a call with other options for them
+raises ConfigError instead of replacing it; if they have only begun, they begin again and `autotuned` is cleared.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +42,39 @@ from jonet.errors import ConfigError
 from jonet.model import Model
 from jonet.storage import atomic, identity, locks
 
-EXPENSIVE = ("prepare", "train")  # stages whose options stay as they are once they have made something
+EXPENSIVE_STAGES = ("prepare", "train")  # their options cannot be changed once they have written something
 LOCK = ".lock"
-BY_CONTENT = ("data", "shapes.split", "model", "weights")  # options that name files: known by what these hold
+VERSION = 2  # of the format of config.json
+NAMES = {"version", "task", "config", "autotuned", "done", "made"}  # all names in config.json
+BY_CONTENT = ("data", "shapes.split", "model", "weights")  # options that name files, compared by content instead
 
 
 class RunState:
-    """A run folder under work; opened by `opened`.
+    """The state of an open run folder; create it with `opened`, which locks the folder.
 
-    A stage is done if the options that it and the stages before it read are those it was done with, its inputs (shapes,
-    store, a model or weights from elsewhere) have the same content, and its results are there and whole.  A stage and
-    those after it are dropped when it begins.  The task's PARTS name the options of each stage.
+    folder, task (its module), config: of this call; values: config as a dict.
+    autotuned: settings measured by an earlier call, {} before training.  They stay until options or inputs of
+    the expensive stages change, so that a resumed training uses the same ones.
+    done: by finished stage {"key", "seconds", "results"}.
+    made: by stage that has begun {"options", "inputs", "files"}.  Only these files are replaced or removed by the run;
+    other files in the folder are the user's.
 
-    chosen: what was measured once and settled for.  done: finished stages, {"key", "seconds", "results"}.  made: what
-    stages began to make, {"options", "inputs", "files"}; files below the folder that are not in it are not the run's.
+    Only the first process of a job reads and writes `config.json`; the others receive its values.
+    Raises ConfigError if the folder is not a run of this task, or has results of other options that were expensive.
     """
 
     def __init__(self, folder: Path, task: ModuleType, config):
         self.folder, self.task, self.config = folder, task, config
-        self.values = configs.to_dict(configs.from_dict(task.Config, configs.to_dict(config)))  # 1.0 where 1 was given
-        self.chosen: dict[str, Any] = {}
+        # through from_dict, which converts ints of float options: 1 and 1.0 must have equal digests
+        self.values = configs.to_dict(configs.from_dict(task.Config, configs.to_dict(config)))
+        self.autotuned: dict[str, Any] = {}
         self.done: dict[str, dict] = {}
         self.made: dict[str, dict] = {}
-        self.notes_files = True  # so far; a run of version 0.1.0 did not
-        self.announce: Callable[[str], None] = lambda stage: None  # called with a stage that begins
+        self.announce: Callable[[str], None] = lambda stage: None  # called when a stage begins
         if parallel.is_main():
             self._read()
-        values = parallel.from_main({"chosen": self.chosen, "done": self.done, "made": self.made})
-        self.chosen, self.done, self.made = (values[name] for name in ("chosen", "done", "made"))
+        values = parallel.from_main({"autotuned": self.autotuned, "done": self.done, "made": self.made})
+        self.autotuned, self.done, self.made = (values[name] for name in ("autotuned", "done", "made"))
         self._check_options()
 
     def _read(self) -> None:
@@ -56,45 +82,54 @@ class RunState:
         if not path.exists():
             if any(entry.name != LOCK and not atomic.is_temporary(entry) for entry in self.folder.iterdir()):
                 raise ConfigError(
-                    f"{self.folder} is not empty and holds no run (no config.json); choose another --workdir"
+                    f"{self.folder} is not empty and is not a run folder (no config.json); choose another --workdir"
                 )
             return
         try:
             before = json.loads(path.read_text("utf-8"))
-            name, values, self.chosen, self.done = (before[k] for k in ("task", "config", "chosen", "done"))
-            self.made = before.get("made", {})
+            if before.get("version") != VERSION:
+                raise ConfigError(
+                    f"{path} has format {before.get('version', 1)}, but this version of jonet reads {VERSION}; choose "
+                    "another --workdir"
+                )
+            if unknown := before.keys() - NAMES:
+                raise ValueError(f"unknown name {min(unknown)!r}")
+            name, self.autotuned, self.done, self.made = (before[k] for k in ("task", "autotuned", "done", "made"))
             files = [Path(file) for entry in self.made.values() for file in entry["files"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} cannot be read ({error}); choose another --workdir") from error
+        # An edited or damaged config.json must not make the run replace or remove files elsewhere.
         if any(file.is_absolute() or ".." in file.parts for file in files):
-            raise ConfigError(f"{path} names files outside of its folder, as no run does; choose another --workdir")
+            raise ConfigError(f"{path} lists files outside of its folder; choose another --workdir")
         if name != self.task.NAME:
-            raise ConfigError(f"{self.folder} holds a run of {name}, not of {self.task.NAME}; choose another --workdir")
-        if "made" not in before:  # as version 0.1.0 wrote it: what it made is looked at anew
-            self.done, self.notes_files = {}, False
-            self.made = {stage: {"options": values, "inputs": None, "files": []} for stage in EXPENSIVE}
+            raise ConfigError(f"{self.folder} is a run of {name}, not of {self.task.NAME}; choose another --workdir")
 
     def _check_options(self) -> None:
-        """ConfigError where options of what is expensive to make, and was made, are others now."""
+        """Raises ConfigError if an expensive stage has written something with other options than the present ones.
+
+        If such a stage has begun, but written nothing, its entry and the autotuned settings are dropped instead.
+        """
         changed = []
-        for stage in EXPENSIVE:
+        for stage in EXPENSIVE_STAGES:
             if stage not in self.made:
                 continue
+            # from_dict fills in defaults of options that the file does not have
             before = configs.to_dict(configs.from_dict(self.task.Config, self.made[stage]["options"]))
             different = configs.difference(self._options(stage), self._options(stage, before))
-            if different and self._has_made(stage):
+            if different and self._has_output(stage):
                 changed += different
             elif different:
                 del self.made[stage]
-                self.chosen = {}
+                self.autotuned = {}
         if changed:
             found = "; ".join(dict.fromkeys(changed))
             raise ConfigError(
-                f"{self.folder} was started with other options ({found}; started with → asked); go back to them, or "
-                "choose another --workdir"
+                f"{self.folder} was started with other options ({found}; started with → now); use the former "
+                "ones, or choose another --workdir"
             )
 
-    def _has_made(self, stage: str) -> bool:
+    def _has_output(self, stage: str) -> bool:
+        """Whether an expensive stage has written a part of its results: shards or a store, checkpoints or a model."""
         if stage == "prepare":
             parts = self.folder / "store.partial" / "parts"
             return (self.folder / "store" / "index.json").exists() or (parts.is_dir() and any(parts.iterdir()))
@@ -102,7 +137,7 @@ class RunState:
         return (self.folder / "model" / "model.json").exists() or (saved.is_dir() and any(saved.iterdir()))
 
     def _options(self, stage: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The options that a stage reads (of a config, this run's if None), without those that name files."""
+        """The options that a stage reads, without those that name files.  values: a config (default: this run's)."""
         values = self.values if values is None else values
         found = {part: values[part] for part in self.task.PARTS[stage] if part not in BY_CONTENT}
         if "shapes" in found:
@@ -112,26 +147,30 @@ class RunState:
     def _write(self) -> None:
         if parallel.is_main():
             values = {
+                "version": VERSION,
                 "task": self.task.NAME,
                 "config": self.values,
-                "chosen": self.chosen,
+                "autotuned": self.autotuned,
                 "done": self.done,
                 "made": self.made,
             }
             atomic.write_json(self.folder / "config.json", values)
 
-    def choose(self, chosen: dict[str, Any]) -> None:
-        """Keeps what was measured once, for every later start."""
-        self.chosen = {**self.chosen, **chosen}
+    def keep_autotuned(self, autotuned: dict[str, Any]) -> None:
+        """Adds settings that were measured, and writes them at once, so that a resumed run uses the same ones."""
+        self.autotuned = {**self.autotuned, **autotuned}
         self._write()
 
     def key(self, stage: str) -> str:
-        """The key of a stage: the options that it and every stage before it reads, but for those that name files."""
+        """Digest of the options that a stage and all earlier stages read, without those that name files."""
         names = list(self.task.PARTS)
         return configs.digest({name: self._options(name) for name in names[: names.index(stage) + 1]})
 
     def inputs(self, stage: str, store: Store | None = None) -> dict[str, str]:
-        """What a stage reads that no stage before it made, by content: a store, a model, weights."""
+        """Digests of what training reads: the store, a given model, given weights; {} for other stages.
+
+        Raises ConfigError if the file of the option `weights` is missing.
+        """
         if stage != "train":
             return {}
         found = {} if store is None else {"store": store_digest(store)}
@@ -139,14 +178,15 @@ class RunState:
             found["model"] = model_digest(model.load(folder))
         if file := getattr(self.config, "weights", ""):
             if not Path(file).is_file():
-                raise ConfigError(f"weights: there is no file {file}; a run that began with it needs it to go on")
+                raise ConfigError(f"weights: there is no file {file}; a run started with it needs it to continue")
             found["weights"] = identity.digest(file)
         return found
 
     def is_done(self, stage: str, inputs: dict[str, str] | None = None) -> bool:
-        """Whether a stage was finished with these options and inputs, and what it made is there and whole.
+        """Whether a stage was finished with the present options and these inputs, and its results are unchanged.
 
-        inputs: as of `inputs`.  Of the stages before it nothing is asked.  Of several processes the first one decides.
+        inputs: digests as from `inputs`; None to leave them unchecked.  Earlier stages are not checked.  The first
+        process decides for all processes of a job.
         """
         return parallel.from_main(parallel.is_main() and self._is_done(stage, inputs))
 
@@ -161,45 +201,57 @@ class RunState:
             if (found := identity.renewed(self.folder / name, stamped)) is None:
                 return False
             results[name] = found
-        if results != entry["results"]:  # a copied or moved folder is read once
+        # Files of a copied folder have other times, so they were read to compare their content.  Their new stamps are
+        # kept, so that this happens only once.
+        if results != entry["results"]:
             entry["results"] = results
             self._write()
         return True
 
     def begin(self, stage: str, inputs: dict[str, str] | None = None) -> None:
-        """Drops a stage and those after it, and notes what it is made of."""
+        """Removes a stage and all later ones from `done`, and records the options and inputs of its new start.
+
+        Raises ConfigError if the stage has written something that was computed from other, expensive inputs.
+        """
         names = list(self.task.PARTS)
         self.done = {name: value for name, value in self.done.items() if names.index(name) < names.index(stage)}
         inputs, before = inputs or {}, self.made.get(stage, {})
         if before.get("inputs") not in (None, inputs):
-            if self._has_made(stage) and _expensive(inputs) != _expensive(before["inputs"]):
+            if self._has_output(stage) and _expensive(inputs) != _expensive(before["inputs"]):
                 raise ConfigError(
                     f"{self.folder} holds a network that was trained on other shapes, samples or weights; remove its "
-                    "folders model and checkpoints to train anew, or choose another --workdir"
+                    "folders model and checkpoints to train again, or choose another --workdir"
                 )
-            self.chosen = {}
+            self.autotuned = {}
+        # files are kept: they are still the run's, even if this start does not finish
         self.made[stage] = {"options": self.values, "inputs": inputs, "files": before.get("files", [])}
         self._write()
 
     def claim(self, stage: str, paths: Iterable[Path]) -> None:
-        """Notes files of the run that a stage is about to write: only these may be replaced and removed again.
+        """Records files that a stage is about to write; only recorded files are replaced or removed by the run.
 
-        What somebody else has put in their places is moved aside, and a warning says so.
+        To be called before writing: then files of a process that was killed are recognized.  A file at such a path that
+        the run did not write is renamed, with a warning.
         """
         names = {path.relative_to(self.folder).as_posix() for path in paths}
         new = names - set(self.made[stage]["files"])
         if not parallel.is_main() or not new:
             return
         for path in [self.folder / name for name in sorted(new)]:
-            if self.notes_files and os.path.lexists(path):
+            if os.path.lexists(path):
                 warnings.warn(
-                    f"{path} is none of this run: it now lies at {atomic.move_aside(path, 'before')}", stacklevel=2
+                    f"{path} was not written by this run; it was moved to {atomic.move_aside(path, 'before')}",
+                    stacklevel=2,
                 )
         self.made[stage]["files"] = sorted(names | set(self.made[stage]["files"]))
         self._write()
 
     def finish(self, stage: str, results: Mapping[Path, dict], seconds: float) -> None:
-        """Notes that a stage is done, with what it made, and removes what it made before and not now."""
+        """Records that a stage is done.
+
+        results: stamps of its files by path.  Files that an earlier start wrote and this one did not are removed.
+        seconds: time that the stage took.
+        """
         stamps = self._below(results)
         for name in set(self.made[stage]["files"]) - stamps.keys() if parallel.is_main() else ():
             atomic.remove_file(self.folder / name)
@@ -208,22 +260,26 @@ class RunState:
         self._write()
 
     def confirm(self, stage: str) -> None:
-        """Notes that the inputs of a finished stage, as the options name them now, are those that it was made of."""
+        """Records the present options as those of a finished stage.
+
+        For options that name files, after their content was found unchanged: the folder of meshes may have been moved.
+        """
         options = configs.to_dict(self.config)
         if options != self.made[stage]["options"]:
             self.made[stage]["options"] = options
             self._write()
 
     def renew(self, stage: str, results: Mapping[Path, dict]) -> None:
-        """Notes that results of a finished stage were written anew with the same meaning."""
+        """Replaces the stamps of a finished stage whose files were rewritten without invalidating later stages."""
         self.done[stage]["results"] = self._below(results)
         self._write()
 
     def _below(self, results: Mapping[Path, dict]) -> dict[str, dict]:
+        """Stamps by path relative to the run folder, so that the folder can be moved."""
         return {path.relative_to(self.folder).as_posix(): stamped for path, stamped in results.items()}
 
     def do(self, stage: str, work: Callable[[], Mapping[Path, dict]], inputs: dict[str, str] | None = None) -> None:
-        """Begins a stage, does its work, which returns the stamps of what it made, and notes that it is done."""
+        """Runs a stage: `begin`, then `work`, which returns the stamps of its results by path, then `finish`."""
         begun = time.monotonic()
         self.announce(stage)
         self.begin(stage, inputs)
@@ -232,14 +288,15 @@ class RunState:
 
 @contextlib.contextmanager
 def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
-    """A run folder, new or begun before, for this process alone (of several processes of a job, for the first).
+    """Opens a run folder, new or existing, and locks it while the context lasts.
 
-    Raises BusyError where another process works there; ConfigError where it holds something else, or was made with
-    other options of what is expensive to make.
+    Of the processes of a job, the first one holds the lock.  Temporary files of killed processes are removed.
+    Raises BusyError if another process has locked the folder; ConfigError if it is not a run folder of this task, or
+    has expensive results that were computed with other options.
     """
     folder = Path(folder)
     _check_place(folder)
-    if check := getattr(task, "check", None):  # of tasks that take a model trained before
+    if check := getattr(task, "check", None):  # only tasks with the option `model` have it
         check(config)
     with locks.locked(folder / LOCK) if parallel.is_main() else contextlib.nullcontext():
         run = RunState(folder, task, config)
@@ -250,11 +307,12 @@ def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
 
 
 def _check_place(folder: Path) -> None:
-    """ConfigError where no run can be kept, said before anything is made."""
+    """Raises ConfigError, before anything is written, if a folder cannot hold a run."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; choose another --workdir")
     if not folder.exists() and folder.is_symlink():
-        raise ConfigError(f"{folder} is a link to {os.readlink(folder)}, which is not there; choose another --workdir")
+        raise ConfigError(f"{folder} is a link to {os.readlink(folder)}, which is missing; choose another --workdir")
+    # Orbax cannot write checkpoints into folders of such names, which would show only during training.
     path = folder.absolute()
     if any("\udc80" <= letter <= "\udcff" for letter in str(path)) or any(
         part.endswith(":") for part in path.parts[1:]
@@ -266,32 +324,37 @@ def _check_place(folder: Path) -> None:
 
 
 def wait_for_end(folder: Path) -> None:
-    """Returns when the first process of a job has ended its work in a run folder."""
+    """Blocks until the first process of a job has unlocked a run folder."""
     with locks.locked(folder / LOCK, wait=True):
         pass
 
 
 def store_digest(store: Store) -> str:
-    """What tells a store from every other: settings, shapes and the checksums of its arrays."""
+    """Digest of a store's content: settings, shapes and the checksums of its arrays."""
     kept = ("name", "split", "rows", "similarity")
     shapes = [{name: shape[name] for name in kept} for shape in store.index["shapes"]]
     return configs.digest(store.index["settings"], shapes, store.index["arrays"])
 
 
 def model_digest(trained: Model) -> str:
-    """What tells a model from every other: its network and what that sees, training codes and prior; not its settings
-    of fitting and extraction, which are the run's."""
+    """Digest of a model: its network with the kind of its inputs, its training codes and its prior.
+
+    Settings of fitting and extraction do not count, since those of the run replace them.
+    """
     codes, prior = trained.codes, trained.prior
-    held = None if codes is None else [codes.values.tolist(), codes.names, codes.sources]
-    spread = None if prior is None else [np.asarray(part).tolist() for part in prior]
-    return configs.digest(trained.digest, trained.inputs, held, spread)
+    about_codes = None if codes is None else [codes.values.tolist(), codes.names, codes.sources]
+    about_prior = None if prior is None else [np.asarray(part).tolist() for part in prior]
+    return configs.digest(trained.digest, trained.inputs, about_codes, about_prior)
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, dict]:
-    """What files are known by."""
+    """Stamps of files (`identity.stamp`), by path."""
     return {path: identity.stamp(path) for path in paths}
 
 
 def _expensive(inputs: dict[str, str]) -> dict[str, Any]:
-    """Inputs that training took; of a model from elsewhere only that there was one, since it is copied at once."""
+    """Inputs whose change would discard a training.
+
+    A given model is reduced to whether there is one: it is only copied, so exchanging it for another one loses nothing.
+    """
     return inputs | {"model": "model" in inputs}

@@ -1,1 +1,1 @@
-"""Files and folders: replaced by rename, locked while one process works in them, known by what they hold."""
+"""Files and folders: atomic writes, locks, identity by content, safe names, bounded reading."""

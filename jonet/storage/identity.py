@@ -1,10 +1,9 @@
-"""What tells a file: size and times show cheaply that nothing changed; where they differ, the content decides."""
+"""Identity of files: equal size and times mean unchanged without reading; otherwise the SHA-256 decides."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,47 +20,39 @@ def digest(path: str | Path) -> str:
 
 
 def stamp(path: str | Path) -> dict[str, Any]:
-    """What a file is known by, as JSON: {"bytes", "modified", "changed", "sha256"}; {} where there is none."""
+    """Size, times and digest of a file, as JSON: {"bytes", "modified", "changed", "sha256"}; {} if there is none."""
     path = Path(path)
-    if not os.path.isfile(path):  # no error for names that no file can have
+    if not os.path.isfile(path):  # never raises, whatever the name (too long, invalid)
         return {}
     return _status(path) | {"sha256": digest(path)}
 
 
 def unchanged(path: str | Path, stamped: dict[str, Any]) -> bool:
-    """Whether a file holds what it held when it was stamped, wherever it lies now and whatever its times are.
+    """Whether a file has the content it had when it was stamped, even if it was moved or touched since.
 
-    A file whose size and times are as they were is not read again.  Stamps of version 0.1.0 have a crc32 in place of
-    the digest.
+    A file with equal size and times is not read again.
     """
     return renewed(path, stamped) is not None
 
 
 def renewed(path: str | Path, stamped: dict[str, Any]) -> dict[str, Any] | None:
-    """The stamp with the file's times as they are now, or None where the file holds something else."""
+    """The stamp with the file's current times, or None if its content has changed."""
     path = Path(path)
-    if not os.path.isfile(path) or not stamped:
+    if not os.path.isfile(path) or not stamped:  # a missing file matches the empty stamp alone
         return stamped if not stamped and not os.path.exists(path) else None
     now = _status(path)
     if now["bytes"] != stamped.get("bytes"):
         return None
+    # The change time (ctime) too: `cp -p` and `rsync -t` preserve the modification time, but nothing can set this one.
     if all(now[time] == stamped.get(time) for time in ("modified", "changed")):
         return stamped
-    same = digest(path) == stamped["sha256"] if "sha256" in stamped else _crc32(path) == stamped.get("crc32")
-    return {**stamped, **now} if same else None
+    return {**stamped, **now} if digest(path) == stamped.get("sha256") else None
 
 
 def _blocks(path: str | Path) -> Iterator[bytes]:
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             yield block
-
-
-def _crc32(path: Path) -> int:
-    found = 0
-    for block in _blocks(path):
-        found = zlib.crc32(block, found)
-    return found
 
 
 def _status(path: Path) -> dict[str, int]:

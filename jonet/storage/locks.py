@@ -1,4 +1,4 @@
-"""Locks of the operating system: one process works in a folder, and its lock dies with it, however it ends."""
+"""Advisory file locks (flock) for folders: the system releases them when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def locked(path: str | Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Within this context the lock file `path` is held by this process.
+    """Within this context this process holds the lock file `path`, which is removed afterwards.
 
-    shared: with others that share it (processes of one job); else alone.  wait: until it is free, in place of
-    BusyError, which names the process that has it.  The file lies there while the lock is held.  Where a file system
-    knows no locks, a warning says so and the work goes on.
+    shared: a shared lock (processes of one job) instead of an exclusive one.  wait: block until the lock is free,
+    instead of raising BusyError, which names the process that holds it.  On a file system without locks, warns and goes
+    on without one.
     """
     path = Path(path)
     descriptor = _acquire(path, shared, wait)
@@ -43,29 +43,34 @@ def locked(path: str | Path, *, shared: bool = False, wait: bool = False) -> Ite
 
 
 def _acquire(path: Path, shared: bool, wait: bool) -> int | None:
+    """A descriptor that holds the lock, or None on a file system without locks.
+
+    Holders remove the lock file when they are done, so between our open and our lock it may have been replaced: a lock
+    on the old, unlinked inode excludes nobody.  Hence the comparison of inodes, and the loop.
+    """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            if os.path.lexists(path):  # a link that leads nowhere
+            if os.path.lexists(path):  # a dangling symbolic link
                 raise
-            continue  # its last holder has just removed the folder, too
+            continue  # the last holder has just removed the folder as well
         try:
             if not _lock(descriptor, shared, wait):
                 raise BusyError(f"{path.parent}: {_holder(path)}; wait until that has ended, or stop it first")
-            there = os.stat(path)
-            mine = os.fstat(descriptor)
-            if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):  # else its holder has just removed it
+            current = os.stat(path)
+            ours = os.fstat(descriptor)
+            if (current.st_dev, current.st_ino) == (ours.st_dev, ours.st_ino):
                 _sign(descriptor)
                 return descriptor
-        except FileNotFoundError:
+        except FileNotFoundError:  # of os.stat: the file was removed, so we locked a file that is gone; try again
             pass
         except OSError as error:
             if error.errno in _UNSUPPORTED and not isinstance(error, BusyError):
                 os.close(descriptor)
                 warnings.warn(
-                    f"{path}: this file system knows no locks ({error}); see to it that one process works "
+                    f"{path}: this file system has no locks ({error}); make sure that only one process works "
                     "there at a time",
                     stacklevel=4,
                 )
@@ -79,9 +84,9 @@ def _acquire(path: Path, shared: bool, wait: bool) -> int | None:
 
 
 def _lock(descriptor: int, shared: bool, wait: bool) -> bool:
-    """Takes the lock; False where another process has it."""
+    """Takes the lock; False if another process holds it."""
     if fcntl is None:
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # beyond the text, which others read meanwhile
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # Windows locks byte ranges: beyond the text that `_holder` reads
         while True:
             try:
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -99,6 +104,7 @@ def _lock(descriptor: int, shared: bool, wait: bool) -> bool:
 
 
 def _sign(descriptor: int) -> None:
+    """Writes who holds the lock into the lock file."""
     about = {
         "process": os.getpid(),
         "host": socket.gethostname(),
@@ -111,7 +117,7 @@ def _sign(descriptor: int) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Who holds a lock, in words."""
+    """Describes the process that holds a lock, for error messages."""
     try:
         about = json.loads(path.read_bytes())
         return "process {process} on {host} works here since {since} ({command})".format(**about)
@@ -120,11 +126,14 @@ def _holder(path: Path) -> str:
 
 
 def _release(path: Path, descriptor: int) -> None:
-    """Removes the file while the lock is still held alone, so that whoever waits sees that it has gone."""
+    """Removes the lock file, then releases the lock: in this order waiting processes notice the removal (`_acquire`).
+
+    The last holder of a shared lock removes it: only then can the lock be made exclusive.
+    """
     try:
-        if fcntl is not None:
+        if fcntl is not None:  # Windows does not remove open files
             with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where others share it
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while others share it
                 path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)

@@ -1,1 +1,1 @@
-"""One file a task: its config, presets, loss and validation."""
+"""The tasks, one file each: config, presets, training setup, model, and the texts of its report."""

@@ -1,6 +1,6 @@
-"""What happens to clouds of points: noise, missing parts, outliers, and an adversary of a small classifier.
+"""Perturbations of point clouds: noise, missing parts, outliers, and an adversarial attack on a small classifier.
 
-All lengths are of the cube frame, in which the longest side is 1.
+All lengths are in the cube frame, in which a shape's longest side is 1.
 """
 
 from __future__ import annotations
@@ -18,86 +18,97 @@ from jonet import parallel
 from jonet.errors import ConfigError
 from jonet.networks.encoders import SimplePointnet
 
-BOX = 0.55  # outliers lie within ± this
-TOGETHER = 32  # clouds a step of the classifier's training
+BOX = 0.55  # half the side of the box that outliers are drawn from
+BATCH = 32  # clouds per training step of the classifier
 
 
 @dataclasses.dataclass(frozen=True)
 class Attacks:
-    """How strong each perturbation is."""
+    """Strengths of the perturbations; lengths are in longest sides of the shape."""
 
-    noise: float = 0.03  # standard deviation of Gaussian noise on every point; 1 is the longest side
-    dropped: float = 0.4  # share of the points that is missing
-    parts: int = 3  # in so many pieces
-    outliers: float = 0.15  # share of the points that is added, anywhere in the box
-    reach: float = 0.1  # farthest that the adversary moves a point
-    steps: int = 40  # of the adversary, along the classifier's gradient
+    noise: float = 0.03  # standard deviation of the Gaussian noise on every point, in longest sides; 0 or more
+    dropped: float = 0.4  # fraction of the points that is removed, from 0 to below 1
+    parts: int = 3  # number of points around which points are removed, 1 or more
+    outliers: float = 0.15  # number of outliers added in the box, as a fraction of the number of points; 0 or more
+    reach: float = 0.1  # largest distance by which the adversary moves a point, in longest sides; 0 or more
+    steps: int = 40  # gradient steps of the adversary, 1 or more
 
     def __post_init__(self):
         if min(self.noise, self.outliers, self.reach) < 0 or not 0 <= self.dropped < 1:
-            raise ConfigError("attacks: noise, outliers and reach are 0 or more, and dropped is a share below 1")
+            raise ConfigError("attacks: noise, outliers and reach must be 0 or more, dropped from 0 to below 1")
         if self.parts < 1 or self.steps < 1:
-            raise ConfigError("attacks: parts and steps are at least 1")
+            raise ConfigError("attacks: parts and steps must be at least 1")
 
 
 NAMES = ("noise", "dropped", "outliers", "adversarial")
 
 
-def left(points, share, parts: int, key):
-    """Which points [N] remain of a cloud [N, 3] when a share of them is dropped: those nearest to `parts` of them."""
-    centres = jax.random.choice(parallel.fold(key, "parts"), points, (parts,))
-    near = jnp.linalg.norm(points[:, None] - centres, axis=-1).min(1)
-    return near >= jnp.sort(near)[(share * len(points)).astype(int)]
+def drop_parts(points, fraction, parts: int, key):
+    """Mask [N] of the points of a cloud [N, 3] that remain after a fraction of them is dropped.
+
+    Dropped are the points nearest to `parts` randomly chosen points.
+    """
+    centers = jax.random.choice(parallel.fold_in(key, "parts"), points, (parts,))
+    distance = jnp.linalg.norm(points[:, None] - centers, axis=-1).min(1)
+    return distance >= jnp.sort(distance)[(fraction * len(points)).astype(int)]
 
 
-def strays(count: int, key):
-    """Points spread evenly over the box [count, 3]."""
-    return jax.random.uniform(parallel.fold(key, "strays"), (count, 3), minval=-BOX, maxval=BOX)
+def uniform_outliers(count: int, key):
+    """Points [count, 3] uniform in the box of ±0.55."""
+    return jax.random.uniform(parallel.fold_in(key, "strays"), (count, 3), minval=-BOX, maxval=BOX)
 
 
 def noise(points, scale, key):
-    """The points [N, 3] with Gaussian noise."""
-    return points + scale * jax.random.normal(parallel.fold(key, "noise"), points.shape)
+    """The points [N, 3] with Gaussian noise of standard deviation `scale`."""
+    return points + scale * jax.random.normal(parallel.fold_in(key, "noise"), points.shape)
 
 
-def disturbed(points, key, attacks: Attacks):
-    """One cloud [N, 3] as training sees it: parts missing, noise, outliers in place of points, each from none to all
-    of its strength.  A missing point is another one again, which a maximum over points does not see."""
-    strength = jax.random.uniform(parallel.fold(key, "strength"), (3,))
-    stay = left(points, strength[0] * attacks.dropped, attacks.parts, key)
-    points = noise(jnp.where(stay[:, None], points, points[jnp.argmax(stay)]), strength[1] * attacks.noise, key)
-    stray = jax.random.uniform(parallel.fold(key, "stray"), (len(points),)) < strength[2] * attacks.outliers
-    return jnp.where(stray[:, None], strays(len(points), key), points)
+def corrupt(points, key, attacks: Attacks):
+    """A cloud [N, 3] as training sees it: missing parts, noise, and outliers that replace points.
+
+    Each strength is drawn uniformly between 0 and that of `attacks`.  A dropped point is replaced by a copy of a
+    remaining one, which does not change a maximum over points.
+    """
+    strength = jax.random.uniform(parallel.fold_in(key, "strength"), (3,))
+    kept = drop_parts(points, strength[0] * attacks.dropped, attacks.parts, key)
+    points = noise(jnp.where(kept[:, None], points, points[jnp.argmax(kept)]), strength[1] * attacks.noise, key)
+    is_outlier = jax.random.uniform(parallel.fold_in(key, "stray"), (len(points),)) < strength[2] * attacks.outliers
+    return jnp.where(is_outlier[:, None], uniform_outliers(len(points), key), points)
 
 
 def attacked(attacks: Attacks, classifier: Classifier, clouds: np.ndarray, labels: np.ndarray, key) -> dict[str, list]:
-    """Clouds [B, N, 3] perturbed in each way: lists of [Nᵢ, 3] by `NAMES`."""
-    keys = [parallel.fold(key, "cloud", i) for i in range(len(clouds))]
+    """Clouds [B, N, 3] under each perturbation: a dict from `NAMES` to a list of [Nᵢ, 3]."""
+    keys = [parallel.fold_in(key, "cloud", i) for i in range(len(clouds))]
     extra = round(attacks.outliers * clouds.shape[1])
-    share = jnp.float32(attacks.dropped)
+    fraction = jnp.float32(attacks.dropped)
     return {
         "noise": [np.asarray(noise(c, attacks.noise, k)) for c, k in zip(clouds, keys, strict=True)],
-        "dropped": [c[np.asarray(left(c, share, attacks.parts, k))] for c, k in zip(clouds, keys, strict=True)],
-        "outliers": [np.concatenate([c, strays(extra, k)]) for c, k in zip(clouds, keys, strict=True)],
-        "adversarial": list(classifier.fooled(clouds, labels, attacks.reach, attacks.steps)),
+        "dropped": [
+            c[np.asarray(drop_parts(c, fraction, attacks.parts, k))] for c, k in zip(clouds, keys, strict=True)
+        ],
+        "outliers": [np.concatenate([c, uniform_outliers(extra, k)]) for c, k in zip(clouds, keys, strict=True)],
+        "adversarial": list(classifier.pgd_attack(clouds, labels, attacks.reach, attacks.steps)),
     }
 
 
 class Classifier(NamedTuple):
-    """A PointNet that tells the families apart.  `network` is static, `variables` its parameters."""
+    """A PointNet that classifies the families.  `network` is static, `variables` are its parameters."""
 
     network: SimplePointnet
     variables: dict
 
     @staticmethod
     def trained(clouds, labels, classes: int, *, points: int, jitter: float, steps: int, key) -> Classifier:
-        """Learned by Adam from clouds [S, M, 3] of `labels` [S], of which a step sees `points` points with noise."""
+        """Trained by Adam on clouds [S, M, 3] with `labels` [S]; a step sees `points` points of each, with noise.
+
+        jitter: standard deviation of that noise.
+        """
         network = SimplePointnet(classes, width=64)
-        variables = network.init(parallel.fold(key, "network"), clouds[:1, :2])
+        variables = network.init(parallel.fold_in(key, "network"), clouds[:1, :2])
         return Classifier(network, _train(network, points, variables, clouds, labels, jitter, steps, key))
 
     def __call__(self, clouds: list) -> np.ndarray:
-        """The class of each cloud [Nᵢ, 3]; -1 of one without points."""
+        """The class of each cloud [Nᵢ, 3]; -1 for a cloud without points."""
         longest = max((len(cloud) for cloud in clouds), default=0)
         if not longest:
             return np.full(len(clouds), -1)
@@ -105,10 +116,12 @@ class Classifier(NamedTuple):
         found = np.asarray(_apply(self.network, self.variables, np.stack(filled).astype(np.float32))).argmax(1)
         return np.where([len(cloud) > 0 for cloud in clouds], found, -1)
 
-    def fooled(self, clouds, labels, reach: float, steps: int) -> np.ndarray:
-        """Clouds [B, N, 3] whose points moved by at most `reach` up the gradient of the loss (projected, as Madry et
-        al. 2018): in each step all by the same length, in all `steps` by four times the reach."""
-        return np.asarray(_fool(self.network, self.variables, clouds, labels, np.float32(reach), steps))
+    def pgd_attack(self, clouds, labels, reach: float, steps: int) -> np.ndarray:
+        """Clouds [B, N, 3] attacked by projected gradient ascent on the loss (Madry et al. 2018).
+
+        No point moves by more than `reach`.  Each step moves all points by the same length, 4 · reach / steps.
+        """
+        return np.asarray(_pgd_attack(self.network, self.variables, clouds, labels, np.float32(reach), steps))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -126,21 +139,21 @@ def _train(network, points: int, variables, clouds, labels, jitter, steps, key):
     optimizer = optax.scale_by_adam()
 
     def step(i, carry):
-        variables, slots = carry
-        now = parallel.fold(key, "step", i)
-        rows = jax.random.randint(parallel.fold(now, "shapes"), (TOGETHER,), 0, len(clouds))
-        places = jax.random.randint(parallel.fold(now, "points"), (TOGETHER, points), 0, clouds.shape[1])
+        variables, opt_state = carry
+        now = parallel.fold_in(key, "step", i)
+        rows = jax.random.randint(parallel.fold_in(now, "shapes"), (BATCH,), 0, len(clouds))
+        places = jax.random.randint(parallel.fold_in(now, "points"), (BATCH, points), 0, clouds.shape[1])
         seen = noise(clouds[rows[:, None], places], jitter, now)
         gradient = jax.grad(_loss, argnums=1)(network, variables, seen, labels[rows])
-        updates, slots = optimizer.update(jax.tree.map(lambda g: g / TOGETHER, gradient), slots)
+        updates, opt_state = optimizer.update(jax.tree.map(lambda g: g / BATCH, gradient), opt_state)
         rate = 2e-3 * (1 - i / steps)
-        return jax.tree.map(lambda v, u: v - rate * u, variables, updates), slots
+        return jax.tree.map(lambda v, u: v - rate * u, variables, updates), opt_state
 
     return jax.lax.fori_loop(0, steps, step, (variables, optimizer.init(variables)))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _fool(network, variables, clouds, labels, reach, steps):
+def _pgd_attack(network, variables, clouds, labels, reach, steps):
     def step(_, moved):
         gradient = jax.grad(_loss, argnums=2)(network, variables, clouds + moved, labels)
         moved = moved + 4 * reach / steps * gradient / jnp.maximum(_length(gradient), 1e-12)

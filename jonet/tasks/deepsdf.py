@@ -1,13 +1,13 @@
-"""DeepSDF: a space of shapes, learned with one code a shape; new shapes are found in it by fitting codes.
+"""DeepSDF: a decoder trained with one latent code per shape; new shapes are represented by fitting their codes.
 
 Park, Florence, Straub, Newcombe, Lovegrove: DeepSDF, CVPR 2019, sections 4 to 6.1.
 
     python experiments/run.py --task=deepsdf                      4 to 5 minutes on 2 cores
-    python experiments/run.py --task=deepsdf --data=FOLDER        the same on meshes of your own
-    python experiments/run.py --task=deepsdf --data=mesh.obj      one shape, as exactly as the network can
+    python experiments/run.py --task=deepsdf --data=FOLDER        the same with your own meshes
+    python experiments/run.py --task=deepsdf --data=mesh.obj      one shape, in as much detail as possible
     python experiments/run.py --task=deepsdf --preset=paper       the published settings, for accelerators
 
-Unseen chairs: median IoU 0.96 (the nearest training shape: 0.61), Chamfer-L1 0.003 of the longest side.
+Results on unseen chairs: median IoU 0.96 (nearest training shape: 0.61), Chamfer-L1 0.003 of the longest side.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ import numpy as np
 
 from jonet import parallel
 from jonet.codes import Codes
-from jonet.data import batches
-from jonet.data.lanes import Lanes
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
 from jonet.errors import ConfigError
-from jonet.evaluation.metrics import Scoring
-from jonet.inference import latents
-from jonet.inference.latents import FitConfig
-from jonet.inference.prior import Prior
-from jonet.model import Model, Surfaces
+from jonet.inference.fitting import latents
+from jonet.inference.fitting.prior import Prior
+from jonet.model import Model
 from jonet.networks.deepsdf import Decoder, Specs
-from jonet.tasks.problem import Problem, check_counts, check_frame, check_later, history, settled, training_codes
+from jonet.settings.fitting import FitConfig
+from jonet.settings.metrics import MetricsConfig
+from jonet.settings.surfaces import Surfaces
+from jonet.tasks.setup import TrainingSetup, autotune, check_counts, check_frame, check_later, history, training_codes
 from jonet.tasks.shapes import Shapes
-from jonet.training import autodecoder
+from jonet.training import autodecoder, batches
 from jonet.training.autodecoder import AutoDecoder
+from jonet.training.autotune import micro_batch as measured_micro_batch
+from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
 
 NAME = "deepsdf"
@@ -46,47 +47,51 @@ FRAME = "sphere"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """DeepSDF's options; the comment beside each is its help."""
+    """Options of DeepSDF."""
 
-    data: str = "chair"  # family, families joined by commas, folder of meshes, or one mesh
-    seed: int = 0  # every draw follows from it
-    shapes: Shapes = Shapes()
-    samples: Recipe = RECIPES["default"]  # what is sampled of each shape
-    network: Specs = Specs()
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the training's products; parameters are float32
-    learning: AutoDecoder = AutoDecoder()
-    optimizer: Optimizer = Optimizer()
-    batch_shapes: int = 16  # shapes a step (published: ScenesPerBatch, 64)
-    batch_points: int = 256  # points of each shape a step (published: SamplesPerScene, 16384)
-    draw: Literal["rows", "windows"] = "rows"  # rows with replacement, as published, or contiguous windows
-    place: Literal["auto", "resident", "streamed"] = "auto"  # samples on the devices, or streamed from disk
-    steps: int = 10_000  # of training; given without minutes it takes the place of the preset's minutes
-    minutes: float = 0.0  # of training, above 0 in place of steps, by the pace measured at the start; give one of both
-    fitting: FitConfig = FitConfig()
-    surfaces: Surfaces = Surfaces()
-    scores: Scoring = Scoring()
-    known: int = 8  # training shapes that are rebuilt from their own codes, for comparison
-    generated: int = 6  # samples of the codes' prior, and meshes between two unseen shapes
+    data: str = "chair"  # a procedural family, families joined by commas, a folder of meshes, or one mesh file
+    seed: int = 0  # seed of all random numbers, 0 or more
+    shapes: Shapes = Shapes()  # which shapes are used, and how many
+    samples: Recipe = RECIPES["default"]  # what is sampled from each shape
+    network: Specs = Specs()  # structure of the decoder
+    # dtype of the matrix products of the hidden layers in training; parameters are always float32
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    learning: AutoDecoder = AutoDecoder()  # loss, prior and start of the codes
+    optimizer: Optimizer = Optimizer()  # optimizer and learning rates of network and codes
+    batch_shapes: int = 16  # shapes per training step, 1 or more (published: ScenesPerBatch, 64)
+    batch_points: int = 256  # points of each shape per training step, even (published: SamplesPerScene, 16384)
+    # how the points of a step are drawn: single rows with replacement, as published, or contiguous windows
+    draw: Literal["rows", "windows"] = "rows"
+    # where samples are during training: on the devices (resident) or read from disk; auto: resident if they fit
+    place: Literal["auto", "resident", "streamed"] = "auto"
+    steps: int = 10_000  # training steps, 1 or more; given without minutes, they replace the preset's minutes
+    # training time in minutes, turned into steps by the speed measured at the start; 0: use `steps`; give one of both
+    minutes: float = 0.0
+    fitting: FitConfig = FitConfig()  # how the codes of unseen shapes are fitted
+    surfaces: Surfaces = Surfaces()  # how meshes are extracted
+    scores: MetricsConfig = MetricsConfig()  # how many points the metrics use
+    rebuilt_train: int = 8  # training shapes that are rebuilt from their trained codes for comparison, 0 or more
+    generated: int = 6  # number of samples from the codes' prior, and of meshes between two unseen shapes; 0 or more
 
     def __post_init__(self):
         if self.batch_shapes < 1 or self.batch_points < 2 or self.batch_points % 2:
             raise ConfigError(
-                f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}: at least one shape, and an "
-                "even number of points, half of them outside and half inside"
+                f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}, but must be at least 1 "
+                "and an even number, as half of the points are outside and half inside"
             )
-        check_counts(self, {"steps": 1, "minutes": 0, "known": 0, "generated": 0})
+        check_counts(self, {"steps": 1, "minutes": 0, "rebuilt_train": 0, "generated": 0})
 
     def unread(self) -> dict[str, str]:
-        """Options that are not read beside the others, each with the reason."""
-        return {"shapes.val_share": "nothing is validated in DeepSDF"} | self.shapes.unread(self.data)
+        """Options that have no effect with the others, each with the reason."""
+        return {"shapes.val_fraction": "DeepSDF has no validation"} | self.shapes.unread(self.data)
 
     def check_later(self) -> None:
-        """ConfigError where stages after training could not work with these options."""
+        """ConfigError if stages after training could not work with these options."""
         check_later(self, "near", "uniform")
 
 
 def small(width: int, depth: int, latent_size: int) -> Specs:
-    """A network for CPUs: weight norm everywhere, the input joined again in the middle, no dropout."""
+    """A decoder for CPUs: weight norm in all hidden layers, the input joined again in the middle, no dropout."""
     return Specs(
         latent_size=latent_size,
         dims=(width,) * depth,
@@ -99,24 +104,24 @@ def small(width: int, depth: int, latent_size: int) -> Specs:
 MUON = Optimizer(  # twice as fast to the same quality as Adam, see docs/performance.md
     "muon",
     shared=Schedule("cosine", initial=4e-3, final=4e-5),
-    own=Schedule("cosine", initial=2e-3, final=2e-5),
+    per_shape=Schedule("cosine", initial=2e-3, final=2e-5),
 )
 
 PRESETS = {
     "single": Config(
         samples=dataclasses.replace(RECIPES["default"], near=600_000, uniform=50_000, variances=(0.0009, 0.00005)),
         network=dataclasses.replace(small(256, 8, 0), xyz_in_all=True),
-        learning=AutoDecoder(start="centred"),
+        learning=AutoDecoder(start="centered"),
         optimizer=MUON,
         batch_shapes=1,
         batch_points=1024,
         minutes=7.5,
         surfaces=Surfaces(resolution=256),
-        known=1,
+        rebuilt_train=1,
     ),
     "quick": Config(
         network=small(128, 6, 64),
-        learning=AutoDecoder(start="centred"),
+        learning=AutoDecoder(start="centered"),
         optimizer=MUON,
         batch_points=64,  # many small steps beat few large ones, see docs/performance.md
         minutes=2.5,
@@ -124,7 +129,7 @@ PRESETS = {
     "small": Config(
         shapes=Shapes(train=768, test=48),
         network=small(256, 8, 128),
-        learning=AutoDecoder(start="centred"),
+        learning=AutoDecoder(start="centered"),
         optimizer=MUON,
         batch_shapes=32,
         minutes=50.0,
@@ -134,7 +139,7 @@ PRESETS = {
         samples=RECIPES["deepsdf"],
         network=Specs(),
         learning=AutoDecoder(prior="program", code_bound=1.0),
-        optimizer=Optimizer(shared=Schedule("step", 5e-4), own=Schedule("step", 1e-3)),
+        optimizer=Optimizer(shared=Schedule("step", 5e-4), per_shape=Schedule("step", 1e-3)),
         batch_shapes=64,
         batch_points=16384,
         steps=2001 * (3281 // 64),
@@ -149,71 +154,71 @@ PARTS = {  # the options that each stage reads
         *("seed", "network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points", "draw", "place"),
         *("steps", "minutes"),
     ),
-    "reconstruct": ("fitting", "surfaces", "known", "generated"),
+    "reconstruct": ("fitting", "surfaces", "rebuilt_train", "generated"),
     "evaluate": ("scores",),
     "report": (),
 }
 
 
 def usual_preset(data: str) -> str:
-    """The preset where none is asked for: "single" for one mesh, else "quick"."""
+    """The default preset: "single" for one mesh file, else "quick"."""
     return "single" if Path(data).is_file() else "quick"
 
 
-def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
-    """What the loop needs: decoder, one code a training shape, batches of samples.
+def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
+    """What the training loop needs: decoder, one code per training shape, batches of samples.
 
-    shapes: the training shapes' numbers in the store.  chosen: what an earlier start settled for; what is missing is
-    measured now.
+    shapes: indices of the training shapes in the store.  autotuned: settings measured by an earlier start of the run;
+    missing ones are measured now.
     """
     check_frame(store, FRAME)
     network = Decoder(config.network, jnp.dtype(config.compute_dtype))
     learning = config.learning
     shared, codes = autodecoder.initial(network, len(shapes), key, std=learning.code_std, start=learning.start)
     lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
-    plan = batches.Plan(batches.Draw("sdf", config.batch_points, config.draw))
+    spec = batches.BatchSpec(batches.RowSampling("sdf", config.batch_points, config.draw))
 
     def place() -> str:
-        fits = config.place == "auto" and batches.fits(store.arrays, lanes, plan)
+        fits = config.place == "auto" and batches.fits(store.arrays, lanes, spec)
         return "resident" if fits or config.place == "resident" else "streamed"
 
     def micro_batch() -> int:
         each = min(config.batch_shapes, len(shapes))
-        return autodecoder.measure_micro_batch(network, shared, each, config.batch_points, learning)
+        return measured_micro_batch(network, shared, each, config.batch_points, learning)
 
-    source = batches.load(store.arrays, lanes, plan, key, settled(chosen, "place", place) == "resident")
+    source = batches.load(store.arrays, lanes, spec, key, autotune(autotuned, "place", place) == "resident")
     settings = learning
     if not learning.micro_batch:
-        settings = dataclasses.replace(learning, micro_batch=settled(chosen, "micro_batch", micro_batch))
-    return Problem(
+        settings = dataclasses.replace(learning, micro_batch=autotune(autotuned, "micro_batch", micro_batch))
+    return TrainingSetup(
         loss=functools.partial(autodecoder.loss, decoder=network, settings=settings),
         lookup=functools.partial(autodecoder.lookup, bound=learning.code_bound),
         optimizer=config.optimizer,
         batches=source,
         shared=shared,
-        own=codes,
+        per_shape=codes,
         steps=config.steps,
-        chosen=chosen,
+        autotuned=autotuned,
     )
 
 
-def model(config: Config, store: Store, shapes, shared, own, statistics) -> Model:
-    """The trained model: its training codes with what they leave unexplained, and their prior.
+def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
+    """The trained model: its training codes with their residuals and inlier fractions, and their prior.
 
-    shapes: the training shapes' numbers in the store, in the order of the rows of `own`.
+    shapes: indices of the training shapes in the store, in the order of the rows of `per_shape`.
     """
     network = Decoder(config.network)
-    codes, prior = training_codes(store, shapes, own), None
+    codes, prior = training_codes(store, shapes, per_shape), None
     if config.network.latent_size:
         samples = [thinned(store.samples(i)) for i in shapes]
-        residual, explained = latents.errors(network, shared, statistics, own, samples, config.fitting)
-        codes = dataclasses.replace(codes, residual=residual, explained=explained)
-        prior = Prior.of(own, residual)
+        residual, inlier_fraction = latents.errors(network, shared, batch_stats, per_shape, samples, config.fitting)
+        codes = dataclasses.replace(codes, residual=residual, inlier_fraction=inlier_fraction)
+        prior = Prior.of(per_shape, residual)
     return Model(
         kind="deepsdf",
         network=network,
         shared=shared,
-        statistics=statistics,
+        batch_stats=batch_stats,
         frame=FRAME,
         codes=codes,
         prior=prior,
@@ -224,45 +229,45 @@ def model(config: Config, store: Store, shapes, shared, own, statistics) -> Mode
 
 
 def thinned(samples: np.ndarray, count: int = 4096) -> np.ndarray:
-    """At most `count` rows of a shape's samples [N, 4], evenly spread over the list."""
+    """At most `count` rows of a shape's samples [N, 4], at equal steps through the array."""
     return np.asarray(samples[:: -(-len(samples) // count)])
 
 
 def adjusted(config: Config, trained: Model) -> Model:
-    """The model with this run's settings of fitting and extraction."""
+    """The model with this config's settings of fitting and extraction."""
     return dataclasses.replace(trained, fitting=config.fitting, surfaces=config.surfaces)
 
 
 def observe(config: Config, trained: Model, store: Store, shapes) -> Codes:
-    """Codes of shapes of the store that training never saw, fitted to their distances."""
+    """Codes of unseen shapes of the store, fitted to their signed distances.  shapes: their indices in the store."""
     names = [store.names[i] for i in shapes]
     codes = trained.fit([np.asarray(store.samples(i)) for i in shapes], names=names)
     return codes.placed([store.similarities[i] for i in shapes])
 
 
 def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:
-    """What fitting says of each shape, beside the scores of its mesh."""
+    """Per shape: the quality of its fit, which is reported with the metrics of its mesh."""
     return [
         {
             "residual": float(codes.residual[i]),
-            "explained": float(codes.explained[i]),
+            "inlier_fraction": float(codes.inlier_fraction[i]),
             "converged": bool(codes.converged[i]),
-            "stranger": bool(codes.stranger[i]),
+            "out_of_distribution": bool(codes.out_of_distribution[i]),
         }
         for i in range(len(codes))
     ]
 
 
 def inputs(config: Config, store: Store, shape: int) -> list:
-    """What the network was given of a shape, for the report: distances cannot be pictured."""
+    """The network's input for the report: none, since distances are not shown."""
     return []
 
 
-def summary(unseen: int, known: int) -> str:
-    """The report's first sentence."""
+def summary(unseen: int, trained: int) -> str:
+    """The report's first sentence.  trained: the number of training shapes."""
     if not unseen:
-        return f"{known} shape{'s' * (known > 1)}, learned and rebuilt from the network."
+        return f"{trained} training shape{'s' * (trained > 1)}, reconstructed from the network."
     return (
-        f"{unseen} shapes that the network never saw, each rebuilt from a code fitted to its distances; "
-        f"the space was learned from {known} others."
+        f"{unseen} unseen shapes, each reconstructed from a code fitted to its signed distances; the network was "
+        f"trained on {trained} other shapes."
     )

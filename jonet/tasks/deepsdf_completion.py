@@ -1,11 +1,11 @@
-"""Shape completion: the whole of a shape from one depth view, by fitting a code of a DeepSDF space to what was seen.
+"""Shape completion: a whole shape from one depth view, by fitting a code of a trained DeepSDF to the seen points.
 
 Park, Florence, Straub, Newcombe, Lovegrove: DeepSDF, CVPR 2019, sections 5 and 6.3.
 
-    python experiments/run.py --task=deepsdf_completion                          minutes on 2 cores: unseen chairs
-    python experiments/run.py --task=deepsdf_completion --data=FOLDER            the same on meshes of your own
-    python experiments/run.py --task=deepsdf_completion --data=FOLDER --model=RUN     in a space trained before
-    python experiments/run.py --task=deepsdf_completion --view.pose=unknown      turn, place and size are found as well
+    python experiments/run.py --task=deepsdf_completion                       unseen chairs, minutes on 2 cores
+    python experiments/run.py --task=deepsdf_completion --data=FOLDER         the same with your own meshes
+    python experiments/run.py --task=deepsdf_completion --data=FOLDER --model=RUN    with a network trained before
+    python experiments/run.py --task=deepsdf_completion --view.pose=similarity    position and scale are fitted, too
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jonet.codes import Codes
-from jonet.data import depth, rays
-from jonet.data.meshes import Similarity
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.evaluation.gallery import Part
-from jonet.inference.latents import FitConfig
-from jonet.inference.pose import PoseConfig
+from jonet.geometry import depth, rays
+from jonet.geometry.mesh import Similarity
 from jonet.model import Model, load
+from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.storage.names import encoded
 from jonet.tasks import deepsdf
 from jonet.tasks.deepsdf import FRAME, adjusted, model
-from jonet.tasks.problem import Problem
+from jonet.tasks.setup import TrainingSetup
 from jonet.tasks.unseen import unseen
 
 __all__ = ["FRAME", "adjusted", "model"]
@@ -39,41 +38,47 @@ TITLE = "Completion from one depth view, DeepSDF"
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The depth view of each shape, and what is known of how it was taken."""
+    """The depth view of each shape, and what is known of its pose."""
 
-    pixels: int = 160  # a side
-    distance: float = 2.5  # of the camera from the middle of the normalised frame
-    elevation: tuple[float, float] = (0.0, 45.0)  # of the camera, degrees, drawn evenly, as is the turn all round
-    noise: float = 0.0  # standard deviation of the depths in the normalised frame; with it normals are estimated
-    background: bool = True  # free space also on rays that meet nothing (the paper's lie before the shape alone)
-    pose: Literal["known", "turned", "unknown"] = "known"  # turned: about the vertical; unknown: place and size, too
+    pixels: int = 160  # pixels per side of the view, 8 or more
+    distance: float = 2.5  # distance of the camera from the center of the normalized frame, above 1
+    # range of the camera's elevation in degrees, drawn uniformly; the azimuth is uniform over all directions
+    elevation: tuple[float, float] = (0.0, 45.0)
+    # standard deviation of the depth noise in the normalized frame, 0 or more; with noise, normals are estimated
+    noise: float = 0.0
+    background: bool = True  # sample free space also on rays that hit nothing (paper: only in front of the shape)
+    # known: the scan is in the normalized frame; yaw: its rotation about the vertical axis is unknown; similarity: also
+    # its position and scale are
+    pose: Literal["known", "yaw", "similarity"] = "known"
 
     def __post_init__(self):
         if self.pixels < 8 or self.distance <= 1 or self.noise < 0:
-            raise ConfigError("view.pixels is at least 8, view.distance above 1 and view.noise not below 0")
+            raise ConfigError("view.pixels must be at least 8, view.distance above 1 and view.noise 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(deepsdf.Config):
-    """Options of completion; the comment beside each is its help."""
+    """Options of shape completion with DeepSDF."""
 
-    model: str = ""  # run or model folder of a space trained before; without it one is trained
-    view: View = View()
-    fitting: FitConfig = FitConfig(prior=1e-3)  # fitting.offset is η, the distance before and behind the surface
-    pose: PoseConfig = PoseConfig(tries=32, keep=(8, 2, 1))  # where the pose is not known
+    model: str = ""  # run or model folder of a trained DeepSDF; empty: one is trained first
+    view: View = View()  # the depth view of each shape
+    # how codes are fitted where view.pose is known; fitting.offset is η, the distance of points before and behind the
+    # surface
+    fitting: FitConfig = FitConfig(prior=1e-3)
+    pose: PoseConfig = PoseConfig(tries=32, keep=(8, 2, 1))  # how code and pose are fitted where view.pose is not known
 
     def unread(self) -> dict[str, str]:
-        """As of DeepSDF, and the settings of the other of both ways to find codes."""
+        """As for DeepSDF, and the settings that view.pose leaves unused."""
         pose, unread = self.view.pose, super().unread()
         if pose == "known":
-            return unread | {"pose": "view.pose is known, so that fitting finds the code alone"}
-        if pose == "turned":
-            unread |= dict.fromkeys(("pose.radius", "pose.spread"), "view.pose is turned: place and size are known")
-        return unread | {"fitting": f"view.pose is {pose}, so that pose.fitting finds code and pose"}
+            return unread | {"pose": "view.pose is known, so only the code is fitted"}
+        if pose == "yaw":
+            unread |= dict.fromkeys(("pose.radius", "pose.spread"), "view.pose is yaw, so position and scale are known")
+        return unread | {"fitting": f"view.pose is {pose}, so code and pose are fitted by pose.fitting"}
 
 
 def _completing(config: deepsdf.Config, **changes) -> Config:
-    """The options of a DeepSDF, and of completion with it."""
+    """The options of a DeepSDF as options of completion, with some changed."""
     parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return Config(**parts | {"fitting": FitConfig(prior=1e-3), "generated": 0} | changes)
 
@@ -92,62 +97,63 @@ PARTS = {
 
 
 def usual_preset(data: str) -> str:
-    """The preset where none is asked for."""
+    """The default preset."""
     return "quick"
 
 
 def check(config: Config) -> Model | None:
-    """The model that was trained before, if one is named; ConfigError where it is no space that codes are fitted in."""
+    """The model named by the option `model`, None if there is none; ConfigError if it is not a DeepSDF with codes."""
     if not config.model:
         return None
     trained = load(config.model)
     if trained.kind != "deepsdf" or trained.frame != FRAME or not trained.config.latent_size:
         raise ConfigError(
-            f"model {config.model} is no space of shapes in which codes are fitted; give a run of deepsdf or "
-            "deepsdf_completion"
+            f"model {config.model} is not a DeepSDF whose codes are fitted; give a run of deepsdf or deepsdf_completion"
         )
     return trained
 
 
-def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem | Model:
-    """Training of the space, or the model that was trained before, which must not have seen all test shapes."""
+def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup | Model:
+    """What the training loop needs, or the named model, which must not have been trained on all test shapes."""
     if trained := check(config):
         unseen(store, trained)
         return trained
-    return deepsdf.problem(config, store, shapes, key, chosen)
+    return deepsdf.training_setup(config, store, shapes, key, autotuned)
 
 
 class Scan(NamedTuple):
-    """What was seen of a shape: points, normals and free space [N, 3], and the way there from the normalised frame."""
+    """A view of a shape as points, normals and free space [N, 3], and the similarity normalized frame → their frame."""
 
     points: np.ndarray
     normals: np.ndarray
-    free: np.ndarray
-    way: Similarity
+    free_space: np.ndarray
+    transform: Similarity
 
 
 def taken(config: Config, store: Store, shape: int) -> depth.Depth:
-    """The one view of a shape, in the normalised frame: the same whenever it is asked for."""
+    """The depth view of a shape in the normalized frame, the same in every call."""
     rng = _rng(config, "view", store.names[shape])
     view = config.view
-    back = rays.direction((rng.uniform(-180, 180), rng.uniform(*view.elevation)))
-    focal = view.pixels / 2 * np.sqrt(view.distance**2 - 1)  # the unit ball fills the picture
-    camera = rays.Camera.towards(back, (0, 0, 0), view.distance, focal, (view.pixels, view.pixels))
+    towards_camera = rays.direction((rng.uniform(-180, 180), rng.uniform(*view.elevation)))
+    focal = view.pixels / 2 * np.sqrt(view.distance**2 - 1)  # the unit ball fills the image
+    camera = rays.Camera.towards(towards_camera, (0, 0, 0), view.distance, focal, (view.pixels, view.pixels))
     return depth.view(store.mesh(shape), camera, view.noise, rng)
 
 
 def scan(config: Config, store: Store, shape: int) -> Scan:
-    """The view as points, in the frame of somebody who knows no more of the pose than `view.pose` says."""
+    """The view as points; unless `view.pose` is known, in a frame with the random pose that has to be found."""
     seen, rng = taken(config, store, shape), _rng(config, "scan", store.names[shape])
     points, normals = seen.surface()
-    free = seen.free(len(points), rng, margin=2 * config.view.noise, background=config.view.background)
-    way = Similarity()
+    free_space = seen.free_space(len(points), rng, margin=2 * config.view.noise, background=config.view.background)
+    transform = Similarity()
     if config.view.pose != "known":
         sine, cosine = np.sin(angle := rng.uniform(0, 2 * np.pi)), np.cos(angle)
-        turn = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
-        loose = config.view.pose == "unknown"
-        way = Similarity(np.exp(rng.normal(0, 1)), turn, rng.normal(0, 1, 3)) if loose else Similarity(rotation=turn)
-    return Scan(way(points), normals @ way.rotation.T, way(free), way)
+        rotation = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
+        if config.view.pose == "similarity":
+            transform = Similarity(np.exp(rng.normal(0, 1)), rotation, rng.normal(0, 1, 3))
+        else:
+            transform = Similarity(rotation=rotation)
+    return Scan(transform(points), normals @ transform.rotation.T, transform(free_space), transform)
 
 
 def _rng(config: Config, what: str, name: str) -> np.random.Generator:
@@ -155,32 +161,32 @@ def _rng(config: Config, what: str, name: str) -> np.random.Generator:
 
 
 def observe(config: Config, trained: Model, store: Store, shapes) -> Codes:
-    """Codes of shapes of the store that training never saw, each fitted to one view, and with them the poses."""
-    names, own = [store.names[i] for i in shapes], [store.similarities[i] for i in shapes]
-    points, normals, free, ways = zip(*(scan(config, store, i) for i in shapes), strict=True)
+    """Codes of unseen shapes of the store, each fitted to one view, with its pose unless that is known."""
+    names, to_normalized = [store.names[i] for i in shapes], [store.similarities[i] for i in shapes]
+    points, normals, free_space, transforms = zip(*(scan(config, store, i) for i in shapes), strict=True)
     if config.view.pose == "known":
-        return trained.fit(points=points, normals=normals, free=free, names=names).placed(own)
+        return trained.fit(points=points, normals=normals, free_space=free_space, names=names).placed(to_normalized)
     pose = config.pose
-    if config.view.pose == "turned":
+    if config.view.pose == "yaw":
         pose = dataclasses.replace(pose, radius=0.0, spread=0.02)
-    codes = trained.fit_pose(points, normals=normals, free=free, names=names, config=pose)
-    found = zip(codes.similarities, ways, own, strict=True)
-    return codes.placed([pose @ way @ there for pose, way, there in found])
+    codes = trained.fit_pose(points, normals=normals, free_space=free_space, names=names, config=pose)
+    found = zip(codes.similarities, transforms, to_normalized, strict=True)
+    return codes.placed([pose @ transform @ similarity for pose, transform, similarity in found])
 
 
 def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:
-    """What fitting says of each shape, and by how many degrees the pose that it found is turned."""
+    """Per shape: the quality of its fit, and the angle in degrees between fitted and true rotation (`turned_by`)."""
     rows = deepsdf.scored(config, trained, store, codes)
     if config.view.pose != "known":
-        own = {name: way.rotation for name, way in zip(store.names, store.similarities, strict=True)}
-        for row, name, way in zip(rows, codes.names, codes.similarities, strict=True):
-            cosine = (np.trace(way.rotation @ own[name].T) - 1) / 2
+        true = {name: transform.rotation for name, transform in zip(store.names, store.similarities, strict=True)}
+        for row, name, transform in zip(rows, codes.names, codes.similarities, strict=True):
+            cosine = (np.trace(transform.rotation @ true[name].T) - 1) / 2
             row["turned_by"] = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
     return rows
 
 
 def inputs(config: Config, store: Store, shape: int) -> list:
-    """What was seen of an unseen shape, for the report."""
+    """The view and its points as shown in the report; none for training shapes."""
     if store.splits[shape] != "test":
         return []
     seen = taken(config, store, shape)
@@ -188,10 +194,10 @@ def inputs(config: Config, store: Store, shape: int) -> list:
     return [Part("input", "the view", seen.picture()), Part("input", f"{len(points):,} points seen", points)]
 
 
-def summary(unseen: int, known: int | None) -> str:
-    """The report's first sentence.  known: how many shapes the space was learned from, None where it does not say."""
-    learned = "" if known is None else f" The space was learned from {known} others."
+def summary(unseen: int, trained: int | None) -> str:
+    """The report's first sentence.  trained: the number of training shapes, None if unknown."""
+    learned = "" if trained is None else f" The network was trained on {trained} other shapes."
     return (
-        f"{unseen} shapes that the network never saw, each completed from one depth view; scores are of the whole "
-        f"shape, hidden parts included.{learned}"
+        f"{unseen} unseen shapes, each completed from one depth view; metrics are of the whole shape, hidden parts "
+        f"included.{learned}"
     )

@@ -1,13 +1,13 @@
-"""The single-shape classifier: a shape as the decision boundary of a small network, nothing shared between shapes.
+"""The single-shape occupancy classifier: a shape as the decision boundary of a small network of its own.
 
-Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, section 3.1 in its plainest form: 3 → 64,
-four hidden layers of 64, → 1; 16,961 parameters.  Many shapes are trained side by side, each by itself.
+Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, section 3.1 in its simplest form: 3 → 64,
+four hidden layers of 64, → 1; 16,961 parameters.  Several shapes are trained in parallel, independently of each other.
 
-    python experiments/run.py --task=occnet                       five embedded shapes, 2 minutes on 2 cores
-    python experiments/run.py --task=occnet --data=mesh.obj       a shape of your own
-    python experiments/run.py --task=occnet --data=FOLDER         all shapes of a folder, side by side
+    python experiments/run.py --task=occnet                       five procedural shapes, 2 minutes on 2 cores
+    python experiments/run.py --task=occnet --data=mesh.obj       your own shape
+    python experiments/run.py --task=occnet --data=FOLDER         all shapes of a folder, in parallel
 
-Median IoU of the five 0.93, of a closed bunny 0.96.
+Results: median IoU of the five shapes 0.93; of a closed bunny 0.96.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from jonet import parallel
 from jonet.codes import Codes
-from jonet.data import batches
-from jonet.data.lanes import Lanes
 from jonet.data.sampling import RECIPES, Recipe
-from jonet.data.store import Packed, Store
+from jonet.data.store import RaggedArray, Store
 from jonet.errors import ConfigError
-from jonet.evaluation.metrics import Scoring
-from jonet.model import Model, Surfaces
+from jonet.model import Model
 from jonet.networks.field import fold
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
-from jonet.tasks.problem import Problem, check_counts, check_frame, check_later, history, training_codes
+from jonet.settings.metrics import MetricsConfig
+from jonet.settings.surfaces import Surfaces
+from jonet.tasks.setup import TrainingSetup, check_counts, check_frame, check_later, history, training_codes
 from jonet.tasks.shapes import Shapes
-from jonet.training import conditional
+from jonet.training import batches, conditional
+from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
 
 NAME = "occnet"
@@ -42,137 +42,139 @@ VALIDATED = "minus the cross-entropy of held-out points"
 
 
 @dataclasses.dataclass(frozen=True)
-class Together(Shapes):
-    """Shapes that are all trained on: what a classifier was not trained on it does not know."""
+class TrainingShapes(Shapes):
+    """Shapes without a test split: a classifier only represents the shape that it is trained on."""
 
-    train: int = 1  # shapes of each procedural family
+    train: int = 1  # number of shapes of each procedural family, 1 or more
 
     def sources(self, data: str, seed: int) -> list:
-        """As of `Shapes`, all to train on."""
+        """As for `Shapes`, all for training."""
         return [source.into("train") for source in super().sources(data, seed)]
 
     def untested(self, data: str) -> bool:
-        """All of them are trained on."""
+        """True: all shapes are trained on."""
         return True
 
     def unread(self, data: str) -> dict[str, str]:
-        """As of `Shapes`, and what sets shapes aside."""
+        """As for `Shapes`, and the options of splits."""
         reason = "all shapes are trained on"
-        return super().unread(data) | {"shapes.test_share": reason, "shapes.val_share": reason}
+        return super().unread(data) | {"shapes.test_fraction": reason, "shapes.val_fraction": reason}
 
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """PyTorch's Adam, which moves each network by itself."""
+    """PyTorch's Adam, applied to each network independently."""
 
-    FORMER: ClassVar = ("name", "shared", "clip", "weight_decay")
-    own: Schedule = Schedule("constant", initial=1e-3)  # learning rate
+    per_shape: Schedule = Schedule("constant", initial=1e-3)  # learning rate of every network
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The classifier's options; the comment beside each is its help."""
+    """Options of the single-shape occupancy classifier."""
 
-    data: str = "chair,table,lamp,mug,aeroplane"  # families joined by commas, folder of meshes, or one mesh
-    seed: int = 0  # every draw follows from it
-    shapes: Together = Together(test=0)
-    samples: Recipe = dataclasses.replace(RECIPES["onet"], surface=4_096)  # 100,000 points with occupancies
-    network: ClassifierSpecs = ClassifierSpecs()
-    optimizer: Adam = Adam()
-    held_out: float = 0.2  # share of the points that validates
-    batch_points: int = 512  # points of each shape a step
-    epochs: int = 200  # passes over the training points; the best validation loss's parameters are kept
-    validate_every: int = 1  # epochs between validations
-    patience: int = 0  # validations without a better one after which training stops; 0 for never
-    surfaces: Surfaces = Surfaces()
-    scores: Scoring = Scoring()
-    known: int = 24  # shapes that are rebuilt and scored
-    generated: Literal[0] = 0  # parameters of classifiers have nothing between them
+    data: str = "chair,table,lamp,mug,aeroplane"  # procedural families joined by commas, folder of meshes, or one mesh
+    seed: int = 0  # seed of all random numbers, 0 or more
+    shapes: TrainingShapes = TrainingShapes(test=0)  # which shapes are used, and how many
+    # what is sampled from each shape; by default 100,000 points with occupancies
+    samples: Recipe = dataclasses.replace(RECIPES["onet"], surface=4_096)
+    network: ClassifierSpecs = ClassifierSpecs()  # structure of each network
+    optimizer: Adam = Adam()  # optimizer of each network
+    held_out: float = 0.2  # fraction of each shape's points that is held out for validation, above 0 and below 1
+    batch_points: int = 512  # points of each shape per training step, 1 or more
+    epochs: int = 200  # passes over the training points, 1 or more; the parameters with the best validation are kept
+    validate_every: int = 1  # epochs between validations, 1 or more
+    patience: int = 0  # validations without improvement after which training stops; 0: never
+    surfaces: Surfaces = Surfaces()  # how meshes are extracted
+    scores: MetricsConfig = MetricsConfig()  # how many points the metrics use
+    rebuilt_train: int = 24  # number of shapes that are rebuilt and evaluated, 0 or more
+    generated: Literal[0] = 0  # always 0: the parameters of two classifiers cannot be interpolated
 
     def __post_init__(self):
         if not 0 < self.held_out < 1:
-            raise ConfigError(f"held_out is {self.held_out}, but is a share of the points above 0 and below 1")
-        check_counts(self, {"batch_points": 1, "epochs": 1, "validate_every": 1, "patience": 0, "known": 0})
+            raise ConfigError(f"held_out is {self.held_out}, but must be a fraction of the points above 0 and below 1")
+        check_counts(self, {"batch_points": 1, "epochs": 1, "validate_every": 1, "patience": 0, "rebuilt_train": 0})
 
     def unread(self) -> dict[str, str]:
-        """Options that are not read beside the others, each with the reason."""
+        """Options that have no effect with the others, each with the reason."""
         return self.shapes.unread(self.data)
 
     def check_later(self) -> None:
-        """ConfigError where stages after training could not work with these options."""
+        """ConfigError if stages after training could not work with these options."""
         check_later(self, "occupancies")
 
 
-FALLING = Adam(own=Schedule("cosine", initial=3e-3, final=1e-5))
+FALLING = Adam(per_shape=Schedule("cosine", initial=3e-3, final=1e-5))
 PRESETS = {
     "quick": Config(optimizer=FALLING, epochs=300),
     "small": Config(optimizer=FALLING, epochs=1000),
-    "paper": Config(epochs=1000),  # PyTorch's Adam at its one rate
+    "paper": Config(epochs=1000),  # PyTorch's Adam at a constant rate
 }
 
 PARTS = {  # the options that each stage reads
     "prepare": ("data", "seed", "shapes", "samples"),
     "train": ("seed", "network", "optimizer", "held_out", "batch_points", "epochs", "validate_every", "patience"),
-    "reconstruct": ("surfaces", "known", "generated"),
+    "reconstruct": ("surfaces", "rebuilt_train", "generated"),
     "evaluate": ("scores",),
     "report": (),
 }
 
 
 def usual_preset(data: str) -> str:
-    """The preset where none is asked for."""
+    """The default preset."""
     return "quick"
 
 
-def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
-    """What the loop needs: one network a shape, batches of the points to train on, and the loss on those held out.
+def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
+    """What the training loop needs: one network per shape, batches of training points, the loss on held-out points.
 
-    shapes: their numbers in the store; all of them are in every step.
+    shapes: their indices in the store; every step has all of them.
     """
     check_frame(store, FRAME)
     network = Classifier(config.network)
-    shared, codes, statistics = conditional.initial(network, len(shapes), key)
+    shared, codes, batch_stats = conditional.initial(network, len(shapes), key)
     train, held = divided(store.arrays["occupancy"], config.held_out, config.seed)
-    epoch = -(-int(train.counts[shapes].sum(1).max()) // config.batch_points)  # steps, each with all shapes
+    epoch = -(-int(train.counts[shapes].sum(1).max()) // config.batch_points)  # steps per epoch
     lanes = Lanes.deal(shapes, len(shapes), config.seed, parallel.count())
-    plan = batches.Plan(batches.Draw("train", config.batch_points, sides="any"), "occupancies", passes=epoch)
-    return Problem(
+    spec = batches.BatchSpec(
+        batches.RowSampling("train", config.batch_points, sides="any"), "occupancies", passes=epoch
+    )
+    return TrainingSetup(
         loss=functools.partial(conditional.classifier_loss, network=network),
-        optimizer=Optimizer(own=config.optimizer.own),
-        batches=batches.load({"train": train}, lanes, plan, key, resident=True),
+        optimizer=Optimizer(per_shape=config.optimizer.per_shape),
+        batches=batches.load({"train": train}, lanes, spec, key, resident=True),
         shared=shared,
-        own=codes,
-        statistics=statistics,
+        per_shape=codes,
+        batch_stats=batch_stats,
         validate=validation(network, held, shapes),
         steps=config.epochs * epoch,
         validate_every=config.validate_every * epoch,
         patience=config.patience,
-        chosen=chosen,
+        autotuned=autotuned,
     )
 
 
-def divided(points: Packed, share: float, seed: int) -> tuple[Packed, Packed]:
-    """Points to train on and points held out: each shape's own, divided at random, outside ones still first."""
+def divided(points: RaggedArray, fraction: float, seed: int) -> tuple[RaggedArray, RaggedArray]:
+    """Training points and held-out points: each shape's points are split at random; outside points stay first."""
     parts: tuple[list, list] = [], []
     counts = np.zeros((2, *points.counts.shape), np.int64)
     for i, (offset, sides) in enumerate(zip(points.offsets, points.counts, strict=True)):
         total = int(sides.sum())
-        held = np.random.default_rng([seed, i]).permutation(total) < round(share * total)
+        held = np.random.default_rng([seed, i]).permutation(total) < round(fraction * total)
         rows, inside = points.values[offset : offset + total], np.arange(total) >= sides[0]
         for part, chosen in enumerate((~held, held)):
             parts[part].append(rows[chosen])
             counts[part, i] = (chosen & ~inside).sum(), (chosen & inside).sum()
-    packed = []
+    arrays = []
     for part in range(2):
         each = counts[part].sum(1)
-        packed.append(Packed(np.concatenate(parts[part]), np.cumsum(each) - each, counts[part]))
-    return packed[0], packed[1]
+        arrays.append(RaggedArray(np.concatenate(parts[part]), np.cumsum(each) - each, counts[part]))
+    return arrays[0], arrays[1]
 
 
-def validation(network: Classifier, held: Packed, shapes) -> Callable:
-    """(shared, own, statistics) → minus the mean cross-entropy of the points held out, the mean over shapes.
+def validation(network: Classifier, held: RaggedArray, shapes) -> Callable:
+    """A function (shared, per_shape, batch_stats) → minus the mean cross-entropy on held-out points, mean over shapes.
 
-    shapes: numbers in the store of the rows of `own`.
+    shapes: indices in the store of the rows of `per_shape`.
     """
     counts = held.counts[shapes].sum(1)
     points = np.zeros((len(shapes), counts.max(), 3), np.float32)
@@ -181,42 +183,42 @@ def validation(network: Classifier, held: Packed, shapes) -> Callable:
         points[i, :count] = held.values[held.offsets[shape] :][:count]
         inside[i, held.counts[shape, 0] : count], weight[i, :count] = 1, 1 / count
 
-    def validate(shared, own, statistics) -> float:
-        logits = fold(network, {}, {}, own)(points)
+    def validate(shared, per_shape, batch_stats) -> float:
+        logits = fold(network, {}, {}, per_shape)(points)
         return -float((weight * conditional.cross_entropy(logits, inside)).sum(1).mean())
 
     return validate
 
 
-def model(config: Config, store: Store, shapes, shared, own, statistics) -> Model:
-    """The trained networks: as many codes, each all of a network's parameters."""
+def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
+    """The trained networks as one model: each code is the parameters of one network."""
     return Model(
         kind="classifier",
         network=Classifier(config.network),
         shared={},
-        statistics={},
+        batch_stats={},
         frame=FRAME,
-        codes=training_codes(store, shapes, own),
+        codes=training_codes(store, shapes, per_shape),
         surfaces=config.surfaces,
         history=history(NAME, config.data, store, shapes),
     )
 
 
 def adjusted(config: Config, trained: Model) -> Model:
-    """The model with this run's settings of extraction."""
+    """The model with this config's settings of extraction."""
     return dataclasses.replace(trained, surfaces=config.surfaces)
 
 
 def inputs(config: Config, store: Store, shape: int) -> list:
-    """What the network was given of a shape, for the report: points all through the box cannot be pictured."""
+    """The network's input for the report: none, since points in the whole box are not shown."""
     return []
 
 
 def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:
-    """What is known of each code beside the scores of its mesh: nothing."""
+    """Per shape: further values to report with the metrics of its mesh; none here."""
     return [{} for _ in codes.names]
 
 
-def summary(unseen: int, known: int) -> str:
-    """The report's first sentence."""
-    return f"{known} shape{'s' * (known > 1)}, each learned by a classifier of its own from labelled points."
+def summary(unseen: int, trained: int) -> str:
+    """The report's first sentence.  trained: the number of shapes."""
+    return f"{trained} shape{'s' * (trained > 1)}, each learned by its own classifier from points with occupancies."

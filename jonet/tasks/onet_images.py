@@ -1,15 +1,17 @@
-"""Occupancy Networks from one image: a picture of a shape becomes the whole shape, in one pass.
+"""Occupancy Networks from one image: the whole shape from one view, in one pass.
 
 Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, sections 3 and 4.2.
 
     python experiments/run.py --task=onet_images                  5 to 6 minutes on 2 cores
-    python experiments/run.py --task=onet_images --data=FOLDER    the same on meshes of your own
+    python experiments/run.py --task=onet_images --data=FOLDER    the same with your own meshes
     python experiments/run.py --task=onet_images --preset=paper   the published settings, for accelerators
 
-Each shape is rendered from 24 places by `data/images.py`; a training step sees one of them.  Shapes keep their own
-axes, whatever the camera.  The encoder's weights start at random unless `--weights` names ImageNet's (published), as a
-torchvision .pth or a .safetensors file.  Unseen chairs from pictures of 64 pixels a side: median IoU 0.61 (the nearest
-training shape, which is chosen by looking at the truth: 0.61), Chamfer-L1 0.015 of the longest side.
+Each shape is rendered from 24 viewpoints by `jonet/rendering/network_views.py`; a training step sees one of the views.
+Shapes are predicted in their own axes, not the camera's.  The encoder's weights start at random unless `--weights`
+names ImageNet's (as published), a torchvision .pth or a .safetensors file.
+
+Results on unseen chairs from views of 64 pixels per side: median IoU 0.61 (nearest training shape, chosen by the ground
+truth: 0.61), Chamfer-L1 0.015 of the longest side.
 """
 
 from __future__ import annotations
@@ -21,46 +23,46 @@ from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.networks.occupancy import Specs
-from jonet.networks.pretrained import imagenet
+from jonet.networks.published.pretrained import imagenet
 from jonet.tasks import onet
 from jonet.tasks.inputs import View
 from jonet.tasks.onet import FRAME, VALIDATED, adjusted, inputs, model, observe, scored, usual_preset
-from jonet.tasks.problem import Problem
+from jonet.tasks.setup import TrainingSetup
 
 __all__ = ["FRAME", "VALIDATED", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
 
 NAME = "onet_images"
-SMALLEST = 63  # pixels a side that `simple_conv` takes: five convolutions of three pixels halve them to one
+SMALLEST = 63  # pixels per side that `simple_conv` needs: five 3 × 3 convolutions of stride 2 reduce them to one
 TITLE = "Occupancy Networks from one image"
 PARTS = {**onet.PARTS, "train": (*onet.PARTS["train"], "weights")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(onet.Config):
-    """Options of the task; the comment beside each is its help."""
+    """Options of Occupancy Networks from images."""
 
     NAME: ClassVar[str] = NAME
-    samples: Recipe = dataclasses.replace(onet.SAMPLES, images=24, image_size=64)
-    inputs: View = View(64)
-    weights: str = ""  # file of ImageNet weights for the encoder to start from; random ones without
+    samples: Recipe = dataclasses.replace(onet.SAMPLES, images=24, image_size=64)  # what is sampled from each shape
+    inputs: View = View(64)  # the image that the encoder takes
+    weights: str = ""  # file with ImageNet weights (.pth or .safetensors) that the encoder starts from; empty: random
 
     def __post_init__(self):
         super().__post_init__()
         if self.inputs.size != self.samples.image_size or not self.samples.images:
             raise ConfigError(
-                f"inputs.size is {self.inputs.size}, but samples.images asks for {self.samples.images} views of "
-                f"{self.samples.image_size} pixels; they must be of one size, and at least one"
+                f"inputs.size is {self.inputs.size}, but samples.images is {self.samples.images}, of "
+                f"{self.samples.image_size} pixels per side; they must be of one size, and at least one"
             )
         if self.network.encoder == "simple_conv" and self.inputs.size < SMALLEST:
             raise ConfigError(
-                f"inputs.size is {self.inputs.size}, but network.encoder simple_conv needs {SMALLEST} pixels or more"
+                f"inputs.size is {self.inputs.size}, but network.encoder simple_conv needs at least {SMALLEST} pixels"
             )
         if self.weights and not self.network.encoder.startswith("resnet"):
             raise ConfigError(f"weights are of a ResNet, but network.encoder is {self.network.encoder!r}")
 
 
 def network(width: int, encoder: str, encoder_width: int) -> Specs:
-    """A smaller network of the published kind, for CPUs."""
+    """A smaller network of the published architecture, for CPUs."""
     return Specs(encoder=encoder, c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.4)
 
 
@@ -80,17 +82,17 @@ PRESETS = {
 }
 
 
-def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
-    """As of all conditional tasks, from ImageNet's weights where a file is named."""
-    found = onet.problem(config, store, shapes, key, chosen)
+def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
+    """As for all conditional tasks, with ImageNet's weights if a file is named."""
+    found = onet.training_setup(config, store, shapes, key, autotuned)
     if not config.weights:
         return found
-    shared, statistics = found.shared["params"], found.statistics
-    encoder = imagenet(config.weights, shared["encoder"], statistics["encoder"])
-    shared, statistics = shared | {"encoder": encoder[0]}, statistics | {"encoder": encoder[1]}
-    return dataclasses.replace(found, shared={"params": shared}, statistics=statistics)
+    shared, batch_stats = found.shared["params"], found.batch_stats
+    encoder = imagenet(config.weights, shared["encoder"], batch_stats["encoder"])
+    shared, batch_stats = shared | {"encoder": encoder[0]}, batch_stats | {"encoder": encoder[1]}
+    return dataclasses.replace(found, shared={"params": shared}, batch_stats=batch_stats)
 
 
-def summary(unseen: int, known: int) -> str:
-    """The report's first sentence."""
-    return f"{unseen} shapes never seen, each rebuilt in one pass from one picture; learned from {known} others."
+def summary(unseen: int, trained: int) -> str:
+    """The report's first sentence.  trained: the number of training shapes."""
+    return f"{unseen} unseen shapes, each reconstructed from one image in one pass; trained on {trained} other shapes."

@@ -1,12 +1,12 @@
-"""Occupancy Networks from point clouds: 300 noisy points of a surface become a closed shape, in one pass.
+"""Occupancy Networks from point clouds: a closed shape from 300 noisy points on its surface, in one pass.
 
 Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, sections 3 and 4.3.
 
     python experiments/run.py --task=onet_points                  5.5 minutes on 2 cores
-    python experiments/run.py --task=onet_points --data=FOLDER    the same on meshes of your own
+    python experiments/run.py --task=onet_points --data=FOLDER    the same with your own meshes
     python experiments/run.py --task=onet_points --preset=paper   the published settings, for accelerators
 
-Unseen chairs: median IoU 0.77 (the nearest training shape: 0.62), Chamfer-L1 0.007 of the longest side; with
+Results on unseen chairs: median IoU 0.77 (nearest training shape: 0.62), Chamfer-L1 0.007 of the longest side; with
 `--preset=small` 0.86 and 0.005.
 """
 
@@ -18,10 +18,32 @@ from typing import ClassVar
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Cloud
-from jonet.tasks.onet import FRAME, PARTS, VALIDATED, adjusted, inputs, model, observe, problem, scored, usual_preset
+from jonet.tasks.onet import (
+    FRAME,
+    PARTS,
+    VALIDATED,
+    adjusted,
+    inputs,
+    model,
+    observe,
+    scored,
+    training_setup,
+    usual_preset,
+)
 from jonet.tasks.shapes import Shapes
 
-__all__ = ["FRAME", "PARTS", "VALIDATED", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
+__all__ = [
+    "FRAME",
+    "PARTS",
+    "VALIDATED",
+    "adjusted",
+    "inputs",
+    "model",
+    "observe",
+    "training_setup",
+    "scored",
+    "usual_preset",
+]
 
 NAME = "onet_points"
 TITLE = "Occupancy Networks from points"
@@ -29,20 +51,20 @@ TITLE = "Occupancy Networks from points"
 
 @dataclasses.dataclass(frozen=True)
 class Config(onet.Config):
-    """Options of the task; the comment beside each is its help."""
+    """Options of Occupancy Networks from point clouds."""
 
     NAME: ClassVar[str] = NAME
-    inputs: Cloud = Cloud()
+    inputs: Cloud = Cloud()  # the point cloud that the encoder takes
 
 
 def network(width: int, encoder_width: int) -> Specs:
-    """A smaller network of the published kind, for CPUs."""
+    """A smaller network of the published architecture, for CPUs."""
     return Specs(encoder="pointnet_resnet", c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.5)
 
 
 PRESETS = {
     "quick": Config(
-        shapes=Shapes(train=800, val_share=0.03),
+        shapes=Shapes(train=800, val_fraction=0.03),
         network=network(96, 64),
         points_sampling="stratified",
         batch_points=512,
@@ -53,8 +75,9 @@ PRESETS = {
 }
 
 
-def summary(unseen: int, known: int) -> str:
-    """The report's first sentence."""
+def summary(unseen: int, trained: int) -> str:
+    """The report's first sentence.  trained: the number of training shapes."""
     return (
-        f"{unseen} shapes never seen, rebuilt in one pass from points of their surfaces; learned from {known} others."
+        f"{unseen} unseen shapes, each reconstructed from points on its surface in one pass; trained on {trained} "
+        "other shapes."
     )

@@ -2,11 +2,12 @@
 
 Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, sections 3.2 and 4.5.
 
-    python experiments/run.py --task=onet_unconditional                  a few minutes on 2 cores: new chairs
-    python experiments/run.py --task=onet_unconditional --data=FOLDER    the same on meshes of your own
+    python experiments/run.py --task=onet_unconditional                  new chairs, a few minutes on 2 cores
+    python experiments/run.py --task=onet_unconditional --data=FOLDER    the same with your own meshes
     python experiments/run.py --task=onet_unconditional --preset=paper   the published settings, for accelerators
 
-Unseen shapes are rebuilt from the posterior's mean, given labelled points; samples come from z ~ N(0, I).
+Unseen shapes are reconstructed from the posterior's mean given points with occupancies; samples are drawn with
+z ~ N(0, I).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import numpy as np
 
 from jonet import parallel
 from jonet.data.store import Store
-from jonet.inference.prior import Prior
+from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.tasks import onet
-from jonet.tasks.inputs import Labelled
+from jonet.tasks.inputs import Labeled
 from jonet.tasks.onet import FRAME, PARTS, adjusted, inputs, observe, usual_preset
-from jonet.tasks.problem import Problem
+from jonet.tasks.setup import TrainingSetup
 from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
 
@@ -41,36 +42,38 @@ VALIDATED = "evidence bound (ELBO) of validation shapes"
 
 @dataclasses.dataclass(frozen=True)
 class Config(onet.Config):
-    """Options of the task; the comment beside each is its help."""
+    """Options of the generative Occupancy Network."""
 
     NAME: ClassVar[str] = NAME
-    inputs: Labelled = Labelled()
+    inputs: Labeled = Labeled()  # the points with occupancies that the latent encoder takes
 
 
 def network(width: int, z_dim: int) -> Specs:
-    """A smaller network of the published kind, for CPUs."""
+    """A smaller network of the published architecture, for CPUs."""
     return Specs(decoder="simple", encoder="null", c_dim=0, z_dim=z_dim, hidden_size=width, threshold=0.4)
 
 
 PRESETS = {
-    # K as published: the sum over points is what the divergence is weighed against, and a posterior's maximum over
-    # points grows with their number, so as many are learned from as are asked with
+    # K as published: the KL divergence is weighed against the sum over points, and the latent encoder's maximum over
+    # points depends on their number, so training uses as many points as evaluation
     "quick": Config(network=network(128, 64), batch_shapes=4, batch_points=2048, minutes=3.0),
     "small": Config(**onet.SMALL, network=network(128, 128), batch_shapes=8, batch_points=2048),
     "paper": Config(
-        **onet.PAPER | {"shapes": Shapes(train=3_000, test=800, val_share=0.1)},
+        **onet.PAPER | {"shapes": Shapes(train=3_000, test=800, val_fraction=0.1)},
         network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128),
     ),
 }
 
 
-def problem(config: Config, store: Store, shapes, key, chosen: dict[str, Any]) -> Problem:
-    """As of all conditional tasks; validated by the evidence bound."""
-    return dataclasses.replace(onet.problem(config, store, shapes, key, chosen), validate=validation(config, store))
+def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
+    """As for all conditional tasks, but validated by the ELBO."""
+    return dataclasses.replace(
+        onet.training_setup(config, store, shapes, key, autotuned), validate=validation(config, store)
+    )
 
 
 def validation(config: Config, store: Store) -> Callable | None:
-    """(shared, own, statistics) → the evidence lower bound, the mean over validation shapes; None without such."""
+    """A function (shared, per_shape, batch_stats) → mean ELBO of the validation shapes; None without such shapes."""
     shapes = store.select("val")
     return (
         None
@@ -79,43 +82,46 @@ def validation(config: Config, store: Store) -> Callable | None:
     )
 
 
-def bounds(config: Config, store: Store, shapes, shared, own, statistics) -> dict[str, np.ndarray]:
-    """Of shapes of the store [S each]: reconstruction error, KL divergence, and their sum, −ELBO.
+def bounds(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> dict[str, np.ndarray]:
+    """Reconstruction error, KL divergence and their sum −ELBO of shapes of the store, each [S].
 
-    The error is the cross-entropy summed over the points of the input, with one z drawn from the posterior, as the
-    published evaluation does.
+    shapes: their indices in the store.  The error is the cross-entropy summed over the input's points, with one z
+    drawn from the posterior, as in the published evaluation.
     """
-    shared, statistics = parallel.host((shared, statistics))
-    seen = np.stack([config.inputs.of(store, i, config.seed) for i in shapes])
+    shared, batch_stats = parallel.host((shared, batch_stats))
+    samples = np.stack([config.inputs.of(store, i, config.seed) for i in shapes])
     network = OccupancyNetwork(config.network)
-    error, divergence = jax.tree.map(np.asarray, _bounds(network, shared, statistics, seen, np.int32(shapes)))
+    error, divergence = jax.tree.map(np.asarray, _bounds(network, shared, batch_stats, samples, np.int32(shapes)))
     return {"reconstruction_error": error, "kl": divergence, "minus_elbo": error + divergence}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _bounds(network: OccupancyNetwork, shared, statistics, samples, index):
-    """samples [S, N, 4] → cross-entropy and KL, [S] each."""
+def _bounds(network: OccupancyNetwork, shared, batch_stats, samples, index):
+    """samples [S, N, 4] → cross-entropy and KL divergence, each [S]."""
     key = jax.random.key(0)
-    noise = jax.vmap(lambda i: jax.random.normal(parallel.fold(key, "latent", i), (network.specs.z_dim,)))(index)
+    noise = jax.vmap(lambda i: jax.random.normal(parallel.fold_in(key, "latent", i), (network.specs.z_dim,)))(index)
     points, occupancies, none = samples[..., :3], samples[..., 3], jnp.zeros((len(samples), 0))
-    variables = {**shared, "statistics": statistics}
+    variables = {**shared, "batch_stats": batch_stats}
     logits, divergence = network.apply(variables, points, occupancies, none, noise)
     return conditional.cross_entropy(logits, occupancies).sum(-1), divergence
 
 
-def model(config: Config, store: Store, shapes, shared, own, statistics) -> Model:
-    """The trained model, which samples from N(0, I)."""
+def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
+    """The trained model, with N(0, I) as the prior of its codes."""
     prior = Prior.plain(config.network.z_dim, 1.0)
-    return dataclasses.replace(onet.model(config, store, shapes, shared, own, statistics), prior=prior)
+    return dataclasses.replace(onet.model(config, store, shapes, shared, per_shape, batch_stats), prior=prior)
 
 
 def scored(config: Config, trained: Model, store: Store, codes) -> list[dict]:
-    """What the bound says of each rebuilt shape, beside the scores of its mesh."""
+    """Per shape: the terms of the ELBO, which are reported with the metrics of its mesh."""
     shapes = [store.names.index(name) for name in codes.names]
-    found = bounds(config, store, shapes, trained.shared, None, trained.statistics)
+    found = bounds(config, store, shapes, trained.shared, None, trained.batch_stats)
     return [{name: float(values[i]) for name, values in found.items()} for i in range(len(shapes))]
 
 
-def summary(unseen: int, known: int) -> str:
-    """The report's first sentence."""
-    return f"A generative model of {known} shapes; {unseen} shapes never seen, rebuilt from their posterior's mean."
+def summary(unseen: int, trained: int) -> str:
+    """The report's first sentence.  trained: the number of training shapes."""
+    return (
+        f"A generative model trained on {trained} shapes; {unseen} unseen shapes are reconstructed from their "
+        "posterior's mean."
+    )

@@ -1,14 +1,14 @@
-"""Occupancy Networks from voxels: a coarse grid of 32³ cells becomes a smooth closed shape, in one pass.
+"""Occupancy Networks from voxels: a smooth closed shape from a coarse grid of 32³ cells, in one pass.
 
 Mescheder, Oechsle, Niemeyer, Nowozin, Geiger: Occupancy Networks, CVPR 2019, sections 3 and 4.4.
 
     python experiments/run.py --task=onet_voxels                  5.5 minutes on 2 cores
-    python experiments/run.py --task=onet_voxels --data=FOLDER    the same on meshes of your own
+    python experiments/run.py --task=onet_voxels --data=FOLDER    the same with your own meshes
     python experiments/run.py --task=onet_voxels --preset=paper   the published settings, for accelerators
 
-Unseen chairs: median IoU 0.77 (the nearest training shape: 0.62), Chamfer-L1 0.008 of the longest side; with
+Results on unseen chairs: median IoU 0.77 (nearest training shape: 0.62), Chamfer-L1 0.008 of the longest side; with
 `--preset=small` 0.86 and 0.005.
-`--samples.voxels=ray` is the published voxelisation: cells that the surface touches, and those whose centre is inside.
+`--samples.voxels=ray` is the published voxelization: cells that the surface touches, and those whose center is inside.
 """
 
 from __future__ import annotations
@@ -20,10 +20,32 @@ from jonet.data.sampling import RECIPES, Recipe
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Voxels
-from jonet.tasks.onet import FRAME, PARTS, VALIDATED, adjusted, inputs, model, observe, problem, scored, usual_preset
+from jonet.tasks.onet import (
+    FRAME,
+    PARTS,
+    VALIDATED,
+    adjusted,
+    inputs,
+    model,
+    observe,
+    scored,
+    training_setup,
+    usual_preset,
+)
 from jonet.tasks.shapes import Shapes
 
-__all__ = ["FRAME", "PARTS", "VALIDATED", "adjusted", "inputs", "model", "observe", "problem", "scored", "usual_preset"]
+__all__ = [
+    "FRAME",
+    "PARTS",
+    "VALIDATED",
+    "adjusted",
+    "inputs",
+    "model",
+    "observe",
+    "training_setup",
+    "scored",
+    "usual_preset",
+]
 
 NAME = "onet_voxels"
 TITLE = "Occupancy Networks from voxels"
@@ -32,21 +54,21 @@ SAMPLES = dataclasses.replace(onet.SAMPLES, voxels="ray")
 
 @dataclasses.dataclass(frozen=True)
 class Config(onet.Config):
-    """Options of the task; the comment beside each is its help."""
+    """Options of Occupancy Networks from voxels."""
 
     NAME: ClassVar[str] = NAME
-    samples: Recipe = SAMPLES
-    inputs: Voxels = Voxels()
+    samples: Recipe = SAMPLES  # what is sampled from each shape
+    inputs: Voxels = Voxels()  # the voxel grid that the encoder takes
 
 
 def network(width: int, encoder_width: int) -> Specs:
-    """A smaller network of the published kind, for CPUs."""
+    """A smaller network of the published architecture, for CPUs."""
     return Specs(encoder="voxel_simple", c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.5)
 
 
 PRESETS = {
-    "quick": Config(  # a grid tells less of a shape than a cloud: many shapes, fewer points of each
-        shapes=Shapes(train=800, val_share=0.02),
+    "quick": Config(  # a grid shows less of a shape than a point cloud: many shapes, fewer points of each
+        shapes=Shapes(train=800, val_fraction=0.02),
         network=network(96, 8),
         points_sampling="stratified",
         batch_shapes=8,
@@ -61,6 +83,6 @@ PRESETS = {
 }
 
 
-def summary(unseen: int, known: int) -> str:
-    """The report's first sentence."""
-    return f"{unseen} shapes never seen, each rebuilt in one pass from 32³ voxels; learned from {known} others."
+def summary(unseen: int, trained: int) -> str:
+    """The report's first sentence.  trained: the number of training shapes."""
+    return f"{unseen} unseen shapes, each reconstructed from 32³ voxels in one pass; trained on {trained} other shapes."

@@ -1,4 +1,4 @@
-"""Where a task's shapes come from, and the store they are packed into: the same for every task."""
+"""Options that choose a task's shapes and split them for training, validation and testing; the same for every task."""
 
 from __future__ import annotations
 
@@ -6,72 +6,74 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from jonet.data import formats, sources, splits
+from jonet.data import sources, splits
 from jonet.data.families import FAMILIES
 from jonet.errors import ConfigError
+from jonet.formats import detect
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Which shapes, and how many."""
+    """Which shapes are used, and how many."""
 
-    train: int = 192  # shapes to train on, of procedural families (of each)
-    test: int = 24  # shapes never trained on (of each family)
-    test_share: float = 0.1  # share of a flat folder that is kept for testing
-    val_share: float = 0.0  # share of the training shapes that is kept for validation where the data name none
-    split: str = ""  # split files: DeepSDF's JSON, or lists named train, test and val, joined by commas
-    category: str = ""  # of ShapeNet, by folder or name, joined by commas
-    # how inside is told: as each mesh's verdict has it, or one way for all; fusion closes every mesh first
+    train: int = 192  # number of training shapes of each procedural family, 1 or more
+    test: int = 24  # number of test shapes of each procedural family, 0 or more
+    test_fraction: float = 0.1  # fraction of a folder without splits that is kept for testing, from 0 to below 1
+    # fraction of the training shapes that is kept for validation if the data have no validation split; 0 to below 1
+    val_fraction: float = 0.0
+    split: str = ""  # split files, joined by commas: DeepSDF's JSON, or lists named train, test and val
+    category: str = ""  # ShapeNet categories, by folder or name, joined by commas; empty: all
+    # sign method of all meshes; auto: chosen by each mesh's diagnosis; fusion: every mesh is closed first
     sign: Literal["auto", "exact", "winding", "views", "fusion"] = "auto"
 
     def __post_init__(self):
         if self.train < 1 or self.test < 0:
-            raise ConfigError(f"shapes.train is {self.train} and shapes.test {self.test}: at least 1 and 0 are needed")
-        for name in ("test_share", "val_share"):
+            raise ConfigError(f"shapes.train is {self.train} and shapes.test {self.test}, but must be at least 1 and 0")
+        for name in ("test_fraction", "val_fraction"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"shapes.{name} is {getattr(self, name)}, but it is a share from 0 to below 1")
+                raise ConfigError(f"shapes.{name} is {getattr(self, name)}, but must be a fraction from 0 to below 1")
 
     def untested(self, data: str) -> bool:
-        """Whether these options leave no shape to test with, as far as they tell."""
+        """Whether these options certainly leave no test shape."""
         return Path(data).is_file() or (not Path(data).exists() and self.test == 0)
 
     def unread(self, data: str) -> dict[str, str]:
-        """Options that are not read with such data, each with the reason."""
-        families, folders = ("train", "test"), ("test_share", "split", "category")
+        """Options that have no effect with such data, each with the reason."""
+        families, folders = ("train", "test"), ("test_fraction", "split", "category")
         if Path(data).is_file():
-            names, reason = (*families, *folders, "val_share"), f"data is one mesh, {data}"
+            names, reason = (*families, *folders, "val_fraction"), f"data is one mesh, {data}"
         elif Path(data).is_dir():
             names, reason = families, f"it counts shapes of procedural families, and data is the folder {data}"
         elif all(name.strip() in FAMILIES for name in data.split(",")):
             names, reason = folders, f"it is of a folder of meshes, and data is {data!r}"
-        else:  # mistyped, or not there any more, which `sources` and the stages say
+        else:  # mistyped or deleted: `sources` and the stages report it
             return {}
         return {f"shapes.{name}": reason for name in names}
 
     def sources(self, data: str, seed: int) -> list:
         """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes or one mesh."""
         found = self._found(data, seed)
-        if not self.val_share or any(source.split == "val" for source in found):
+        if not self.val_fraction or any(source.split == "val" for source in found):
             return found
         names = [source.name for source in found if source.split == "train"]
-        lots = splits.drawn(names, self.val_share, seed, "val") if len(names) > 1 else {}
-        return [source.into(lots.get(source.name, source.split)) for source in found]
+        split_of = splits.drawn(names, self.val_fraction, seed, "val") if len(names) > 1 else {}
+        return [source.into(split_of.get(source.name, source.split)) for source in found]
 
     def _found(self, data: str, seed: int) -> list:
         if Path(data).exists():
             if Path(data).is_file():
                 return sources.discover(data)
-            return formats.discover(data, self.split or None, self.category or None, self.test_share, seed)
+            return detect.discover(data, self.split or None, self.category or None, self.test_fraction, seed)
         names = [name.strip() for name in data.split(",")]
         unknown = [name for name in names if name not in FAMILIES]
         if unknown:
             raise ConfigError(
-                f"data is {data!r}, but {unknown[0]!r} is neither a file or folder here nor a family "
+                f"data is {data!r}, but {unknown[0]!r} is neither a file or folder here nor a procedural family "
                 f"({', '.join(sorted(FAMILIES))})"
             )
-        lots = ["train"] * self.train + ["test"] * self.test
+        each = ["train"] * self.train + ["test"] * self.test
         return [
             sources.Procedural(name, seed=seed, index=index, split=split)
             for name in names
-            for index, split in enumerate(lots)
+            for index, split in enumerate(each)
         ]

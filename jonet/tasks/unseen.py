@@ -1,4 +1,4 @@
-"""Which shapes of a store a network has seen: told by their content, whatever they are called and wherever they lie."""
+"""Which shapes of a store a network was trained on, identified by their content, not by name or path."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.model import Model
 
-_NOTHING = sources.content({})  # of sources that say nothing of themselves
+_NOTHING = sources.content({})  # the content digest of sources without a description
 
 
 def learned(trained: Model) -> frozenset[str] | None:
-    """The contents of the shapes that a network learned from (`sources.content`); None where it does not say."""
+    """Content digests of a network's training shapes (`sources.content`); None if the model does not record them."""
     if trained.codes is None or trained.codes.sources is None:
         return None
     return frozenset(trained.codes.sources) - {_NOTHING}
 
 
 def unseen(store: Store, trained: Model) -> np.ndarray:
-    """Indices of the store's test shapes that the network did not learn from.
+    """Indices of the store's test shapes that the network was not trained on.
 
-    A warning counts and names those that are left out, and says where a network cannot tell.  Raises ConfigError where
-    there are test shapes and none is left.
+    Warns with the number and names of those left out, and if the model does not record its training shapes.  Raises
+    ConfigError if there are test shapes and none is left.
     """
     test, seen = store.select("test"), learned(trained)
     if not len(test):
         return test
     if seen is None:
         warnings.warn(
-            "the network does not say which shapes it learned from, so whether it never saw the test shapes is not "
-            "checked",
+            "the network does not say which shapes it learned from, so it is not checked whether the test shapes are "
+            "among them",
             stacklevel=1,
         )
         return test
@@ -56,10 +56,11 @@ def unseen(store: Store, trained: Model) -> np.ndarray:
     return left
 
 
-def known(store: Store, trained: Model) -> list[tuple[int, int]]:
-    """The shapes that the network learned from and that the store holds: (row of `trained.codes`, index) of each.
+def matched_training(store: Store, trained: Model) -> list[tuple[int, int]]:
+    """The network's training shapes that are in the store, as pairs (row of `trained.codes`, index in the store).
 
-    Of several shapes of the store with the same content one is taken, that of the same name if there is one.
+    Of several shapes in the store with the same content, the one with the same name is taken if there is one, else the
+    first.
     """
     if learned(trained) is None:
         return []
@@ -74,10 +75,9 @@ def known(store: Store, trained: Model) -> list[tuple[int, int]]:
     return found
 
 
-def known_codes(store: Store, trained: Model) -> Codes | None:
-    """The network's codes of the shapes of `known`, called and placed as the store has them; None where there are
-    none."""
-    found = known(store, trained)
+def rebuilt_codes(store: Store, trained: Model) -> Codes | None:
+    """The network's codes of `matched_training`, with the store's names and similarities; None if there are none."""
+    found = matched_training(store, trained)
     if not found:
         return None
     codes = trained.codes[[row for row, _ in found]]
@@ -86,12 +86,12 @@ def known_codes(store: Store, trained: Model) -> Codes | None:
 
 
 def training(store: Store, trained: Model) -> np.ndarray:
-    """Indices of all shapes that the network learned from; none where the store lacks one of them."""
-    found = known(store, trained)
-    whole = trained.codes is not None and len(found) == len(trained.codes)
-    return np.array(sorted({index for _, index in found}) if whole else [], np.int64)
+    """Indices of all training shapes of the network; empty if one of them is not in the store."""
+    found = matched_training(store, trained)
+    complete = trained.codes is not None and len(found) == len(trained.codes)
+    return np.array(sorted({index for _, index in found}) if complete else [], np.int64)
 
 
 def count(trained: Model) -> int | None:
-    """How many shapes a network learned from; None where it does not say."""
+    """The number of a network's training shapes; None if the model does not record it."""
     return trained.history.get("shapes", None if trained.codes is None else len(trained.codes))

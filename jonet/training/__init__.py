@@ -1,1 +1,1 @@
-"""The one loop, its losses, optimisers and checkpoints."""
+"""The training loop with its batches, losses, optimizers and checkpoints."""

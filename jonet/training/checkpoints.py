@@ -1,4 +1,4 @@
-"""Checkpoints of everything that training changes, by Orbax: written in the background, whole or not at all."""
+"""Checkpoints of the whole training state with Orbax: written in the background, and atomically."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 class OtherTraining(CheckpointError):
-    """Checkpoints that are whole, but of another training."""
+    """The checkpoints are intact, but belong to another training run."""
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the latest ones, and by itself the best by validation.
+    """The checkpoints in a folder: the latest ones, and separately the best one by validation.
 
-    folder: local, shared by all processes.  identity: of the training, so that none goes on from another's state.
-    keep: latest checkpoints that stay; the one before the last is what is left if the last is damaged.
+    folder: local, shared by all processes.  identity: of the training run; a checkpoint of another one is refused.
+    keep: number of latest checkpoints that are kept; an older one serves if the last one is damaged.
     """
 
     def __init__(self, folder: str | Path, identity: str = "", keep: int = 2):
@@ -40,21 +40,22 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder / name, options=options)
 
     def save(self, step: int, tree, meta: dict, best: bool = False) -> None:
-        """Saves a tree of arrays and a JSON-able dict; returns when the arrays are copied, and writes on."""
+        """Saves a tree of arrays and a JSON-serializable dict; returns once the arrays are copied, before the disk has
+        them (see `wait`)."""
         manager = self._best if best else self._latest
         if step in manager.all_steps():
-            return  # a resumed run passes where it has been: the same bits
+            return  # a resumed run repeats steps that were saved before, with the same bits
         meta = {"meta": meta, "checksums": _checksums(tree), "identity": self.identity}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_named(tree)), meta=ocp.args.JsonSave(meta))
         with self._writing():
             manager.save(step, args=arguments)
 
     def restore(self, like, best: bool = False):
-        """The newest intact checkpoint → (tree, meta), or None where there is none.
+        """The newest intact checkpoint as (tree, meta), or None if there are no checkpoints.
 
         like: a tree of arrays, or of shapes with shardings, of the same structure.  A checkpoint that cannot be read is
-        reported, passed over for the one before, and moved aside to `unread` in the folder.
-        Raises CheckpointError if there are checkpoints and none is intact, or if they are of another training.
+        reported and moved to the subfolder `unread`, and the one before it is tried.
+        Raises CheckpointError if there are checkpoints and none is intact, or if they are of another training run.
         """
         manager = self._best if best else self._latest
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -68,33 +69,36 @@ class Checkpoints:
                 damaged.append((step, _said(error)))
                 continue
             for bad, reason in damaged:
-                _log.warning("checkpoint %d in %s is damaged (%s); going on from %d", bad, self.folder, reason, step)
+                _log.warning("checkpoint %d in %s is damaged (%s); continuing from %d", bad, self.folder, reason, step)
             self._set_aside(manager, [bad for bad, _ in damaged])
             return found
         if damaged:
             step, reason = damaged[0]
             raise CheckpointError(
                 f"{self.folder}: no checkpoint fits this run or is intact (newest: step {step}: {reason}); "
-                "check that the network is the one the folder was made with, or start in a new folder"
+                "check that network and folder belong together, or start in a new folder"
             )
         return None
 
     def _set_aside(self, manager, steps: list[int]) -> None:
-        """Moves checkpoints out of the way, since their steps are to be saved again; perhaps the disk was just busy."""
+        """Moves unreadable checkpoints to `unread`, since their steps will be saved again.
+
+        They are not deleted: the cause may have been the disk, and the files may be intact.
+        """
         for step in steps if parallel.is_main() else ():
             aside = self.folder / "unread"
             aside.mkdir(exist_ok=True)
             moved = atomic.move_to(manager.directory / str(step), aside)
-            _log.warning("what could not be read now lies at %s", moved)
-        parallel.from_main(None)  # the others look when it is done
+            _log.warning("the unreadable checkpoint was moved to %s", moved)
+        parallel.from_main(None)  # a barrier: the other processes list the folder after the move
         manager.reload()
 
     def _read(self, manager, step: int, like):
         about = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
         if about.get("identity", self.identity) != self.identity:
             raise OtherTraining(
-                f"{self.folder}: its checkpoints are of other shapes or options; go back to these, or remove the "
-                "folder to train anew"
+                f"{self.folder}: its checkpoints are of other shapes or options; use those again, or remove the "
+                "folder to start a new training"
             )
         found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_named(like))))
 
@@ -116,17 +120,16 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """CheckpointError in one sentence for whatever a full or failing disk makes Orbax or TensorStore raise."""
+        """Turns errors of Orbax or TensorStore on a full or failing disk into a CheckpointError of one sentence."""
         try:
             yield
         except Exception as error:
             raise CheckpointError(
-                f"{self.folder}: a checkpoint cannot be written ({_said(error)}); put that right, and run again to go "
-                "on"
+                f"{self.folder}: a checkpoint cannot be written ({_said(error)}); fix that, and run again to resume"
             ) from error
 
     def close(self) -> None:
-        """Waits, and lets go of the folder."""
+        """Waits until everything is written, and closes the folder."""
         with self._writing():
             self._latest.close()
             self._best.close()
@@ -139,12 +142,12 @@ class Checkpoints:
 
 
 def _said(error: Exception) -> str:
-    """What an error says, in one line that can be read."""
+    """An error's message in one short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _named(tree) -> dict[str, jax.Array]:
-    """The leaves by name, without those that hold nothing (a network without codes), which Orbax refuses."""
+    """The leaves by name, without empty ones (codes of a network without codes), which Orbax refuses."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if _size(leaf)}
 
 
@@ -157,5 +160,5 @@ def _size(leaf) -> int:
 
 
 def _checksums(tree) -> list[int]:
-    """The crc32 of every leaf's bytes."""
+    """The CRC-32 of every leaf's bytes."""
     return [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(parallel.host(tree))]

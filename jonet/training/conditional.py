@@ -1,4 +1,4 @@
-"""Losses of Occupancy Networks (Mescheder et al. 2019, sections 3.1 and 3.2): cross-entropy of occupancies, and KL."""
+"""Losses of Occupancy Networks (Mescheder et al. 2019, sections 3.1 and 3.2): cross-entropy and KL divergence."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from jonet import parallel
-from jonet.networks.layers import Share
+from jonet.networks.layers import BatchReduction
 from jonet.networks.occupancy import Classifier, OccupancyNetwork
 
 
 def loss(
     shared,
-    own,
-    statistics,
+    per_shape,
+    batch_stats,
     batch,
     key,
     *,
@@ -26,42 +26,44 @@ def loss(
 ):
     """Cross-entropy summed over points (not their mean), plus the KL divergence of z, summed over this device's shapes.
 
-    batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S], inputs [S, ...], what the encoder
-    sees, and weights, None or [S, N], which the points' cross-entropies are multiplied by.  own [S, C]: c of each shape
-    under the encoder `idx`, else unused.  over_devices: how batch statistics sum over all devices; outside of a mapped
-    function, the identity.  train: off, running statistics are used, and the sum is the negative ELBO.
-    → (sum, (statistics, metrics)), the metrics sums over this device's shapes as well.
+    batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S], inputs [S, ...] of the encoder,
+    and weights of the points' cross-entropies, None or [S, N].
+    per_shape [S, C]: c of each shape for the encoder `idx`, else unused.
+    over_devices: the sum over all devices for batch norm; outside of a mapped function, the identity.
+    train: if False, batch norm uses its running statistics, and the sum is the negative ELBO.
+    Returns (sum, (batch_stats, metrics)); the metrics are sums over this device's shapes, too.
     """
     specs = network.specs
     occupancies = batch.values.astype(batch.points.dtype)
     if specs.encoder == "null":
-        seen = jnp.zeros((len(batch.mask), 0))
+        inputs = jnp.zeros((len(batch.mask), 0))
     else:
-        seen = own if specs.encoder == "idx" else batch.inputs
-    noise = jax.vmap(lambda i: jax.random.normal(parallel.fold(key, "latent", i), (specs.z_dim,)))(batch.index)
+        inputs = per_shape if specs.encoder == "idx" else batch.inputs
+    # drawn by a shape's index, so that z does not depend on the rest of the batch or on the devices
+    noise = jax.vmap(lambda i: jax.random.normal(parallel.fold_in(key, "latent", i), (specs.z_dim,)))(batch.index)
     (logits, divergence), changed = network.apply(
-        {**shared, "statistics": statistics},
-        *(batch.points, occupancies, seen, noise),
-        Share(batch.mask, over_devices) if train else None,
-        mutable=["statistics"] if train else [],
+        {**shared, "batch_stats": batch_stats},
+        *(batch.points, occupancies, inputs, noise),
+        BatchReduction(batch.mask, over_devices) if train else None,
+        mutable=["batch_stats"] if train else [],
     )
     errors = cross_entropy(logits, occupancies)
     errors = (errors if batch.weights is None else batch.weights * errors).sum(-1)
     metrics = {"cross_entropy": jnp.sum(batch.mask * errors)}
     if specs.z_dim:
         metrics["kl"] = jnp.sum(batch.mask * divergence)
-    return jnp.sum(batch.mask * (errors + divergence)), (changed.get("statistics", statistics), metrics)
+    return jnp.sum(batch.mask * (errors + divergence)), (changed.get("batch_stats", batch_stats), metrics)
 
 
-def classifier_loss(shared, own, statistics, batch, key, *, network: Classifier):
-    """Cross-entropy of single-shape classifiers, the mean over points, summed over this device's shapes.
+def classifier_loss(shared, per_shape, batch_stats, batch, key, *, network: Classifier):
+    """Cross-entropy of single-shape classifiers: the mean over points, summed over this device's shapes.
 
-    own: codes [S, L], all parameters of each shape.  batch: points [S, N, 3], values [S, N], mask [S].
+    per_shape: codes [S, L], all parameters of each shape.  batch: points [S, N, 3], values [S, N], mask [S].
     """
-    logits = jax.vmap(lambda code, points: network(shared, {"code": code}, points))(own, batch.points)
+    logits = jax.vmap(lambda code, points: network(shared, {"code": code}, points))(per_shape, batch.points)
     errors = cross_entropy(logits, batch.values.astype(logits.dtype)).mean(-1)
     total = jnp.sum(batch.mask * errors)
-    return total, (statistics, {"cross_entropy": total})
+    return total, (batch_stats, {"cross_entropy": total})
 
 
 def cross_entropy(logits, occupancies):
@@ -70,10 +72,10 @@ def cross_entropy(logits, occupancies):
 
 
 def iou(logits, occupancies, threshold: float):
-    """Intersection over union of what a network and the labels call inside: [S, N] each → [S], for validation.
+    """Intersection over union of predicted and true occupancies at points, [S, N] each → [S], for validation.
 
-    Inside is an occupancy of at least the threshold.  Where neither has a point inside they agree: 1 (the published
-    program gives nan).
+    A point is predicted inside if its occupancy is at least the threshold.  If both have no point inside, it is 1 (the
+    published code gives nan).
     """
     predicted, true = jax.nn.sigmoid(logits) >= threshold, occupancies >= 0.5
     union = (predicted | true).sum(-1)
@@ -81,13 +83,14 @@ def iou(logits, occupancies, threshold: float):
 
 
 def initial(network: OccupancyNetwork | Classifier, shapes: int, key):
-    """The start: shared parameters, own rows [shapes, L] each drawn by its position, and statistics.
+    """Initial shared parameters, per-shape rows [shapes, L], and batch_stats.
 
-    A row is c from N(0, 1) under the encoder `idx` (PyTorch's embedding), a classifier's parameters, or empty.
+    Every row is drawn by its position.  It is c from N(0, 1) for the encoder `idx` (as PyTorch's embedding), the
+    parameters of a classifier, or empty.
     """
     if isinstance(network, Classifier):
-        return {}, jax.vmap(lambda i: network.start(parallel.fold(key, "code", i)))(jnp.arange(shapes)), {}
-    shared, statistics = network.start(parallel.fold(key, "network"))
+        return {}, jax.vmap(lambda i: network.start(parallel.fold_in(key, "code", i)))(jnp.arange(shapes)), {}
+    shared, batch_stats = network.start(parallel.fold_in(key, "network"))
     length = network.specs.c_dim if network.specs.encoder == "idx" else 0
-    draw = jax.vmap(lambda i: jax.random.normal(parallel.fold(key, "code", i), (length,)))
-    return shared, draw(jnp.arange(shapes)), statistics
+    draw = jax.vmap(lambda i: jax.random.normal(parallel.fold_in(key, "code", i), (length,)))
+    return shared, draw(jnp.arange(shapes)), batch_stats

@@ -1,4 +1,4 @@
-"""`log.jsonl`: one line a dispatch, cut to the restored step when a run goes on."""
+"""`log.jsonl`: one line per dispatch, truncated to the restored step when a run is resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Log:
         self.path = Path(path)
 
     def read(self) -> list[dict]:
-        """The entries so far; a line that was cut off by a kill, or damaged, is left out."""
+        """The entries so far, without damaged lines (a killed run may leave an incomplete one)."""
         entries = []
         for line in self.path.read_bytes().split(b"\n") if self.path.exists() else ():
             with contextlib.suppress(ValueError):
@@ -27,7 +27,7 @@ class Log:
         return entries
 
     def cut(self, step: int) -> None:
-        """Forgets what came after `step`."""
+        """Removes the entries after `step`."""
         if parallel.is_main() and self.path.exists():
             kept = [entry for entry in self.read() if entry["step"] <= step]
             atomic.write_text(self.path, "".join(atomic.json_text(entry) + "\n" for entry in kept))

@@ -1,10 +1,10 @@
-"""The one loop: gather rows, loss, gradient, update; mapped over devices, many steps a dispatch.
+"""The training loop of all networks: gather rows, loss, gradient, update; mapped over devices, many steps per dispatch.
 
-Networks differ in one pure function of one device's share,
+Networks differ only in a pure function of one device's part of the batch,
 
-    loss(shared, own, statistics, batch, key) → (sum over this device's shapes, (statistics, metrics))
+    loss(shared, per_shape, batch_stats, batch, key) → (sum over this device's shapes, (batch_stats, metrics))
 
-with `own` handed in already gathered, one row a shape of the batch, and metrics as sums over shapes.
+where `per_shape` is already gathered, one row per shape of the batch, and metrics are sums over shapes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -23,148 +22,152 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from tqdm import tqdm
 
 from jonet import parallel
 from jonet.errors import CheckpointError
+from jonet.progress import Progress
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
-from jonet.training.watch import Interrupt, Watch, agreed
+from jonet.training.monitor import DispatchMonitor, Interrupt, agreed
 
-CAPACITY = 1024  # steps a dispatch at most: their metrics wait on the device
-BY_POSITION = "own_by_position"  # what checkpoints call own rows, so that no other order is taken for it
+CAPACITY = 1024  # most steps per dispatch: their metrics are collected on the device
+BY_POSITION = "per_shape_by_position"  # name of per-shape rows in checkpoints, distinct from that of rows in lanes
 
 
 @struct.dataclass
 class State:
     """Everything that training changes, and all that a checkpoint holds.
 
-    shared: replicated.  own: leading axis of rows, each on the device whose lane it belongs to; in a checkpoint by
-    position among the training shapes, whatever the devices.  statistics: replicated, running ones of batch norm.
-    slots: the optimiser's, which lie as what they belong to.  step [].
+    shared: parameters of the network, replicated.
+    per_shape: arrays with one row per shape, split: each row is on the device of its lane.  In a checkpoint the rows
+    are ordered by position among the training shapes, for any number of devices.
+    batch_stats: running statistics of batch norm, replicated.
+    opt_state: of the optimizer, distributed as the parameters that it belongs to.  step [].
     """
 
     shared: Any
-    own: Any
-    statistics: Any
-    slots: Any
+    per_shape: Any
+    batch_stats: Any
+    opt_state: Any
     step: Any
 
 
 class Batches(Protocol):
-    """Where batches come from: resident on the devices or streamed to them."""
+    """The source of batches: samples in the devices' memory (`batches.Resident`) or streamed to it (`Streamed`)."""
 
-    positions: np.ndarray  # [R] among the training shapes, of each row of `own` over all devices; -1 for padding
-    points: int  # points a step, over all devices
-    specs: Any  # how the data of `segment` lie: parallel.SPLIT, REPLICATED, or a tree of them
+    positions: np.ndarray  # [R] position among the training shapes of each per-shape row, all devices; -1 for padding
+    points: int  # points per step, over all devices
+    specs: Any  # how the data of `segment` are distributed: parallel.SPLIT, REPLICATED, or a tree of them
 
     def segment(self, first: int, limit: int) -> tuple[Any, int]:
-        """Data on the devices for steps from `first`, and for how many of at most `limit` they suffice."""
+        """Data on the devices for steps from `first`, and for how many of `limit` steps they suffice."""
         ...
 
     def draw(self, data, step) -> Any:
-        """One device's share of a batch (points, values, row, index, mask, epoch, …), inside a mapped function."""
+        """One device's part of a batch (points, values, row, index, mask, epoch, …), inside a mapped function."""
         ...
 
 
 def train_step(loss: Callable, lookup: Callable, optimizer, state: State, batch, key, progress=0.0):
-    """One update on one device's share → (state, metrics): a mean over the shapes of all devices.
+    """One update on one device → (state, metrics); the loss and the metrics are means over the shapes of all devices.
 
-    batch.row [S] are rows of this device's `own`; `lookup` writes them back before the gradient, which knows nothing
-    of it.  key: of this step, the same on every device.  progress: share of all steps that is done, for schedules.
-    The metric `gradient` is the norm of the network's gradient (of the own one where nothing is shared).
+    batch.row [S]: rows of this device's per-shape arrays.  lookup: changes these rows before the update (DeepSDF's
+    bound on codes) and is not differentiated.  key: of this step, the same on every device.  progress: fraction of all
+    steps that is done, for schedules.
+    The metric `gradient` is the norm of the shared parameters' gradient (of the per-shape one if nothing is shared).
     """
     chex.assert_equal_shape([batch.row, batch.index, batch.mask])
     chex.assert_rank([batch.row, batch.epoch], [1, 0])
-    rows = lookup(jax.tree.map(lambda leaf: leaf[batch.row], state.own))
+    # As PyTorch's Embedding with max_norm: the bounded codes are stored before the gradient is taken, so the bound
+    # itself has no gradient and the optimizer's update starts from the bounded codes.
+    rows = lookup(jax.tree.map(lambda leaf: leaf[batch.row], state.per_shape))
     learned = {
         "shared": state.shared,
-        "own": jax.tree.map(lambda leaf, new: leaf.at[batch.row].set(new), state.own, rows),
+        "per_shape": jax.tree.map(lambda leaf, new: leaf.at[batch.row].set(new), state.per_shape, rows),
     }
-    shapes = parallel.sum(jnp.sum(batch.mask))  # over all devices: uneven shares weigh right
+    # Each device divides its sum by the shapes of all devices.  Then a plain sum over devices is the global mean, even
+    # if devices hold different numbers of shapes.
+    shapes = parallel.sum(jnp.sum(batch.mask))
 
-    def share_of_mean(learned):
-        rows = jax.tree.map(lambda leaf: leaf[batch.row], learned["own"])
-        value, aux = loss(learned["shared"], rows, state.statistics, batch, key)
+    def local_mean(learned):
+        # gathered inside, so that the gradient has all rows: zero for those outside of the batch
+        rows = jax.tree.map(lambda leaf: leaf[batch.row], learned["per_shape"])
+        value, aux = loss(learned["shared"], rows, state.batch_stats, batch, key)
         chex.assert_rank(value, 0)
         return value / shapes, aux
 
-    (value, (statistics, metrics)), gradients = jax.value_and_grad(share_of_mean, has_aux=True)(learned)
-    gradients["shared"] = parallel.sum(gradients["shared"])  # the one large collective of the step
+    (value, (batch_stats, metrics)), gradients = jax.value_and_grad(local_mean, has_aux=True)(learned)
+    # The only large collective of a step.  Per-shape gradients need none: a row's shapes are all on its own device.
+    gradients["shared"] = parallel.sum(gradients["shared"])
     norm = optax.tree.norm(gradients["shared"])
     if not jax.tree.leaves(learned["shared"]):
-        norm = jnp.sqrt(parallel.sum(optax.tree.norm(gradients["own"]) ** 2))
-    updates, slots = optimizer.update(gradients, state.slots, learned, epoch=batch.epoch, progress=progress)
-    learned = optax.apply_updates(learned, updates)  # every row moves: Adam on codes is dense
+        norm = jnp.sqrt(parallel.sum(optax.tree.norm(gradients["per_shape"]) ** 2))
+    updates, opt_state = optimizer.update(gradients, state.opt_state, learned, epoch=batch.epoch, progress=progress)
+    learned = optax.apply_updates(learned, updates)  # of every row: as published, Adam on codes is dense
     metrics = {name: total / shapes for name, total in parallel.sum(metrics).items()}
     metrics = {"loss": parallel.sum(value), **metrics, "gradient": norm, "epoch": batch.epoch}
-    return State(**learned, statistics=statistics, slots=slots, step=state.step + 1), metrics
+    return State(**learned, batch_stats=batch_stats, opt_state=opt_state, step=state.step + 1), metrics
 
 
 class Loop:
-    """A training step with its batches, compiled once for any number of steps a dispatch.
+    """A training step with its batches, compiled once for any number of steps per dispatch.
 
-    loss: see above.  optimizer: over {"shared", "own"}, see `optimizers.Optimizer.build`.  lookup(rows) → rows: what
-    happens to own rows when they are looked up.  key: the root of every draw; a step's key is folded from it.
+    loss: as in the module's docstring.  optimizer: over {"shared", "per_shape"}, see `optimizers.Optimizer.build`.
+    lookup(rows) → rows: applied to per-shape rows when they are looked up.  key: of all random draws; every step folds
+    its own key from it.
     """
 
     def __init__(self, loss: Callable, optimizer, batches: Batches, key, *, lookup: Callable = lambda rows: rows):
         self.loss, self.optimizer, self.batches, self.lookup = loss, optimizer, batches, lookup
         self.key = parallel.replicate(key)
-        self._slots = self.dispatch = None  # compiled at their first use
+        self._opt_state = self.dispatch = None  # compiled at their first use
 
-    def start(self, shared, own, statistics=None) -> State:
-        """The state before the first step, on the devices.  own: one row a training shape, by position."""
-        learned = {"shared": parallel.replicate(shared), "own": jax.tree.map(self._in_lanes, own)}
-        if self._slots is None:
+    def start(self, shared, per_shape, batch_stats=None) -> State:
+        """The state before the first step, on the devices.  per_shape: one row per training shape, by position."""
+        learned = {"shared": parallel.replicate(shared), "per_shape": jax.tree.map(self._in_lanes, per_shape)}
+        if self._opt_state is None:
             specs = self._specs(learned)
-            arguments = ({"shared": specs.shared, "own": specs.own},)
-            self._slots = parallel.pmap(self.optimizer.init, arguments, specs.slots)
-        slots = self._slots(learned)
-        statistics = parallel.replicate({} if statistics is None else statistics)
-        return State(**learned, statistics=statistics, slots=slots, step=parallel.replicate(np.int32(0)))
+            arguments = ({"shared": specs.shared, "per_shape": specs.per_shape},)
+            self._opt_state = parallel.pmap(self.optimizer.init, arguments, specs.opt_state)
+        opt_state = self._opt_state(learned)
+        batch_stats = parallel.replicate({} if batch_stats is None else batch_stats)
+        return State(**learned, batch_stats=batch_stats, opt_state=opt_state, step=parallel.replicate(np.int32(0)))
 
-    def own(self, state: State):
-        """The state's own rows as host arrays, by position among the training shapes."""
-        return jax.tree.map(self._by_position, state.own)
+    def per_shape(self, state: State):
+        """The state's per-shape rows as host arrays, by position among the training shapes."""
+        return jax.tree.map(self._by_position, state.per_shape)
 
     def held(self, state: State) -> dict[str, Any]:
-        """A state as checkpoints hold it: own rows and their slots by position, without padding, on every device."""
+        """A state as in checkpoints, replicated: per-shape rows and their optimizer state by position, unpadded."""
         state = self._moved(state, lambda rows: parallel.replicate(self._by_position(rows)))
         parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-        return {BY_POSITION if name == "own" else name: part for name, part in parts.items()}
+        return {BY_POSITION if name == "per_shape" else name: part for name, part in parts.items()}
 
     def placed(self, held: dict[str, Any]) -> State:
-        """The state of a checkpoint, its own rows in the lanes of the devices that there are."""
-        state = State(**{"own" if name == BY_POSITION else name: part for name, part in held.items()})
+        """The state of a checkpoint, with its per-shape rows in the lanes of the current devices."""
+        state = State(**{"per_shape" if name == BY_POSITION else name: part for name, part in held.items()})
         return self._moved(state, lambda rows: self._in_lanes(parallel.host(rows)))
 
     def restore(self, checkpoints: Checkpoints, state: State, best: bool = False) -> tuple[State, dict] | None:
-        """`Checkpoints.restore` of a state like this one, of a run on any number of devices."""
-        try:
-            found = checkpoints.restore(self.held(state), best)
-        except CheckpointError as error:
-            try:  # version 0.1.0 left rows in lanes: it goes on with as many devices
-                return checkpoints.restore(state, best)
-            except CheckpointError:
-                raise error from None
+        """`Checkpoints.restore` of a state with this structure, saved by a run on any number of devices."""
+        found = checkpoints.restore(self.held(state), best)
         return found and (self.placed(found[0]), found[1])
 
     def _moved(self, state: State, move: Callable) -> State:
-        """A state with its own rows and their slots moved."""
-        places = self._specs({"shared": state.shared, "own": state.own}).slots
-        slots = jax.tree.map(lambda at, leaf: move(leaf) if at == parallel.SPLIT else leaf, places, state.slots)
-        return state.replace(own=jax.tree.map(move, state.own), slots=slots)
+        """A state whose per-shape rows, and their optimizer state, are moved by a function."""
+        places = self._specs({"shared": state.shared, "per_shape": state.per_shape}).opt_state
+        opt_state = jax.tree.map(lambda at, leaf: move(leaf) if at == parallel.SPLIT else leaf, places, state.opt_state)
+        return state.replace(per_shape=jax.tree.map(move, state.per_shape), opt_state=opt_state)
 
     def _in_lanes(self, rows) -> jax.Array:
-        """Rows by position, as they lie on the devices; padding is zeros, which no gradient reaches."""
+        """Rows by position → rows in the order of the lanes, on the devices; padding is zeros without gradient."""
         rows, positions = np.asarray(rows), self.batches.positions
-        laid = np.zeros((len(positions), *rows.shape[1:]), rows.dtype)
-        laid[positions >= 0] = rows[positions[positions >= 0]]
-        return parallel.split(laid)
+        in_lanes = np.zeros((len(positions), *rows.shape[1:]), rows.dtype)
+        in_lanes[positions >= 0] = rows[positions[positions >= 0]]
+        return parallel.split(in_lanes)
 
     def _by_position(self, rows) -> np.ndarray:
-        """The reverse, on the host."""
+        """The inverse of `_in_lanes`, on the host."""
         rows, positions = parallel.host(rows), self.batches.positions
         real = positions >= 0
         ordered = np.empty((real.sum(), *rows.shape[1:]), rows.dtype)
@@ -172,14 +175,15 @@ class Loop:
         return ordered
 
     def advance(self, state: State, data, steps: int, total: int):
-        """Dispatches `steps` training steps of `total` → (state, metrics [CAPACITY] each, index [S, CAPACITY], -1 for
-        empty lanes).
+        """Dispatches `steps` training steps of `total` → (state, metrics, index).
 
-        Returns at once; the memory of `state` is taken.  One program serves any number of steps, so that how steps
-        are cut into dispatches cannot change a bit.
+        metrics: [CAPACITY] each, of which the first `steps` are set.  index [S, CAPACITY]: shapes of each step, -1 for
+        empty lanes.
+        Returns at once; `state` is donated.  One program runs any number of steps, so that the bits of the result do
+        not depend on how steps are cut into dispatches.
         """
         if self.dispatch is None:
-            specs = self._specs({"shared": state.shared, "own": state.own})
+            specs = self._specs({"shared": state.shared, "per_shape": state.per_shape})
             arguments = (specs, self.batches.specs, *[parallel.REPLICATED] * 3)
             results = (specs, parallel.REPLICATED, parallel.SPLIT)
             self.dispatch = parallel.pmap(self._steps, arguments, results, donate=(0,))
@@ -188,7 +192,7 @@ class Loop:
     def _steps(self, state: State, data, key, steps, total):
         def step(state: State):
             batch = self.batches.draw(data, state.step)
-            key_now = parallel.fold(key, "step", state.step)
+            key_now = parallel.fold_in(key, "step", state.step)
             progress = state.step / total
             state, metrics = train_step(self.loss, self.lookup, self.optimizer, state, batch, key_now, progress)
             return state, metrics, jnp.where(batch.mask > 0, batch.index, -1)
@@ -205,17 +209,23 @@ class Loop:
         return jax.lax.fori_loop(0, steps, body, (state, metrics, index))
 
     def _specs(self, learned) -> State:
-        """Where each part of the state lies; a slot whose size follows the number of own rows lies with them."""
+        """How each part of the state is distributed over the devices.
 
-        def slots(rows: int):
-            own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), learned["own"])
-            return jax.eval_shape(self.optimizer.init, {"shared": learned["shared"], "own": own})
+        The structure of the optimizer's state is not known here.  It is evaluated for one and for two per-shape rows:
+        arrays whose shape changes have one entry per row, and are split like the rows.
+        """
+
+        def opt_state(rows: int):
+            per_shape = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), learned["per_shape"]
+            )
+            return jax.eval_shape(self.optimizer.init, {"shared": learned["shared"], "per_shape": per_shape})
 
         def place(one, two):
             return parallel.REPLICATED if one.shape == two.shape else parallel.SPLIT
 
-        slots = jax.tree.map(place, slots(1), slots(2))
-        return State(parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED, slots, parallel.REPLICATED)
+        opt_state = jax.tree.map(place, opt_state(1), opt_state(2))
+        return State(parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED, opt_state, parallel.REPLICATED)
 
 
 def train(
@@ -232,25 +242,26 @@ def train(
     names: Sequence[str] = (),
     bar: bool = True,
 ) -> State:
-    """Trains until `steps` steps are done, going on from the newest checkpoint where there is one → the state.
+    """Trains until `steps` steps are done, from the newest checkpoint if there is one, and returns the state.
 
-    save_every: seconds between checkpoints; a checkpoint is written only after its losses were seen finite.
-    validate(shared, own, statistics) → a score, higher is better: asked every `validate_every` steps and at the end,
-    with own rows as `Loop.own` gives them; the best state stays beside the latest (`Loop.restore`, best).
-    patience: validations without a better score after which training stops; 0 for never.  names: of the store's
-    shapes by index, for errors.
-    Raises TrainingError where a loss is not finite, or no gradient reaches the network; CheckpointError where the best
-    state of a run that goes on is gone.  Ctrl-C finishes the dispatch,
-    writes a checkpoint and raises KeyboardInterrupt with a sentence that says how to go on.
+    save_every: seconds between checkpoints; a checkpoint is written only after its losses were checked to be finite.
+    validate(shared, per_shape, batch_stats) → a score, higher is better: called every `validate_every` steps and at the
+    end, with rows as `Loop.per_shape` returns them; the state with the best score is kept beside the latest ones
+    (`Loop.restore(…, best=True)`).
+    patience: validations without a better score after which training stops; 0 for never.
+    names: of the store's shapes by index, for errors.
+    Raises TrainingError if a loss is not finite, or no gradient reaches the network; CheckpointError if the best state
+    of a resumed run is missing.  Ctrl-C finishes the dispatch, writes a checkpoint and raises KeyboardInterrupt with a
+    sentence that says how to continue.
     """
-    watch = Watch(loop.batches.points, CAPACITY, names)
+    monitor = DispatchMonitor(loop.batches.points, CAPACITY, names)
     history = {"seconds": 0.0, "best": None, "best_step": None, "stale": 0}
     if checkpoints and (found := loop.restore(checkpoints, state)):
         state, history = found
         if history["best_step"] is not None and loop.restore(checkpoints, state, best=True) is None:
             raise CheckpointError(
-                f"{checkpoints.folder}: the best state so far, of step {history['best_step']}, is not there any more; "
-                "put it back, or remove the folder to train anew"
+                f"{checkpoints.folder}: the best state so far, of step {history['best_step']}, is missing; "
+                "put it back, or remove the folder to start a new training"
             )
     step = int(parallel.host(state.step))
     if log:
@@ -267,49 +278,47 @@ def train(
             meta = {**history, "seconds": time.monotonic() - begun}
             if best is not None:
                 checkpoints.save(history["best_step"], best, meta, best=True)
-                checkpoints.wait()  # no checkpoint speaks of a best state that is not there
+                checkpoints.wait()  # on disk before the latest checkpoint, whose history refers to it
             checkpoints.save(step, loop.held(state), meta)
 
-    quiet = not bar or not parallel.is_main()
     with (
-        contextlib.closing(watch),
-        tqdm(total=steps, initial=step, unit="step", file=sys.stderr, disable=quiet) as shown,
+        contextlib.closing(monitor),
+        Progress("training", "step", steps, step, shown=bar and parallel.is_main()) as shown,
         Interrupt() as interrupt,
     ):
         while step < steps and not 0 < patience <= history["stale"]:
             stop = min(steps, (step // validate_every + 1) * validate_every) if validate_every else steps
-            data, count = loop.batches.segment(step, min(watch.pace, stop - step))
+            data, count = loop.batches.segment(step, min(monitor.pace, stop - step))
             state, metrics, index = loop.advance(state, data, count, steps)
-            watch.follow(step, count, metrics, index)
+            monitor.track(step, count, metrics, index)
             step += count
             old = agreed(time.monotonic() - saved) >= save_every
-            due = step == stop or interrupt.asked or old
-            for entry in watch.settle(everything=due):
+            due = step == stop or interrupt.requested or old
+            for entry in monitor.drain(everything=due):
                 note(**entry)
-                shown.set_postfix_str(f"loss {entry['loss']:.4g}, {entry['rate']:,.0f} points/s", refresh=False)
-                shown.update(entry["step"] - shown.n)
+                shown.update(entry["step"], f"loss {entry['loss']:.4g}, {entry['rate']:,.0f} points/s")
             if not due:
                 continue
             if step == stop and validate:
-                score = float(validate(state.shared, loop.own(state), state.statistics))
+                score = float(validate(state.shared, loop.per_shape(state), state.batch_stats))
                 note(step=step, validation=score)
                 before = -math.inf if history["best"] is None else history["best"]
-                better = score > before  # a nan never is
+                better = score > before  # false for nan
                 history["stale"] = 0 if better else history["stale"] + 1
-                kept = better or before == -math.inf  # as long as no score is a number, the latest state
+                kept = better or before == -math.inf  # until a score is finite, the latest state counts as the best
                 if kept:
                     history |= {"best": score if better else None, "best_step": step}
                 if kept and checkpoints:
-                    best = jax.tree.map(jnp.copy, loop.held(state))  # the next dispatch takes the state's memory
-            stopping = step == steps or interrupt.asked or 0 < patience <= history["stale"]
+                    best = jax.tree.map(jnp.copy, loop.held(state))  # a copy: the next dispatch donates the state
+            stopping = step == steps or interrupt.requested or 0 < patience <= history["stale"]
             if old or stopping:
                 save()
                 saved, best = time.monotonic(), None
-            if interrupt.asked:
+            if interrupt.requested:
                 break
     if checkpoints:
         checkpoints.wait()
-    if interrupt.asked and step < steps:
-        kept = "the same command goes on from there" if checkpoints else "nothing was kept"
+    if interrupt.requested and step < steps:
+        kept = "the same command continues from there" if checkpoints else "nothing was saved"
         raise KeyboardInterrupt(f"stopped after step {step} of {steps}; {kept}")
     return state

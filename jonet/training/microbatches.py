@@ -1,8 +1,8 @@
-"""A batch in pieces: sums whose gradients are accumulated piece by piece.
+"""Micro-batches: sums whose gradients are accumulated piece by piece.
 
-Only one piece's activations live at a time.  On a CPU they then stay in cache, which makes a step of the published
-DeepSDF network a third faster; anywhere it bounds memory.  It serves losses that are sums over points (batch norm
-needs the whole batch).
+Only the activations of one piece are in memory at a time.  On a CPU they then stay in cache, which makes a step of the
+published DeepSDF network a third faster; on any device it bounds memory.  It applies to losses that are sums over
+points (batch norm needs the whole batch).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from jonet.networks.layers import BLOCK
 
 
 def cut(shapes: int, points: int, size: int) -> tuple[int, int]:
-    """How a batch [shapes, points] falls into equal pieces of at most `size` points: (shapes, points) of a piece.
+    """Cuts a batch [shapes, points] into equal pieces of at most `size` points → (shapes, points) of a piece.
 
-    Pieces hold several whole shapes, or whole blocks of 1,024 points of one, so that dropout draws what it draws for
-    the whole batch; where nothing fits, one shape or one block.  size 0: the whole batch.
+    A piece holds several whole shapes, or whole blocks of 1,024 points of one shape, so that dropout masks are those of
+    the whole batch; at least one shape or one block, even if that exceeds `size`.  size 0: the whole batch.
     """
     if size <= 0 or shapes * points <= size:
         return shapes, points
@@ -34,10 +34,12 @@ def _divisor(number: int, limit: int) -> int:
 
 
 def accumulate(function: Callable, learned, pieces):
-    """Σ function(learned, piece) over the leading axis of `pieces`, to be differentiated by `learned` alone.
+    """Σ function(learned, piece) over the leading axis of `pieces`, differentiable by `learned` only.
 
-    function(learned, piece) → (scalar, tree of scalars): what is differentiated, and what is merely added up.
-    The gradient is computed beside the value and kept, so nothing is stored or computed twice.
+    function(learned, piece) → (scalar, tree of scalars): the first is differentiated, the others are only summed.
+
+    The gradient of each piece is computed in the forward pass, right after its value, and summed.  So no activations
+    are stored for a backward pass and nothing is computed twice; the backward pass only scales the summed gradient.
     """
 
     def over_pieces(step):
@@ -52,12 +54,13 @@ def accumulate(function: Callable, learned, pieces):
 
         return summed
 
+    # A plain scan would store the activations of all pieces for its backward pass; hence the custom derivative.
     total = jax.custom_vjp(over_pieces(function))
 
     def forward(learned, pieces):
         return over_pieces(jax.value_and_grad(function, has_aux=True))(learned, pieces)
 
-    def backward(gradients, cotangent):
+    def backward(gradients, cotangent):  # the cotangents of the other sums are ignored: they are not differentiated
         return jax.tree.map(lambda g: cotangent[0] * g, gradients), None
 
     total.defvjp(forward, backward)

@@ -1,7 +1,7 @@
-"""Optimisers and learning-rate schedules by name.
+"""Optimizers and learning-rate schedules by name.
 
-A schedule is asked with the epoch (from 1, the published way) and the share of training that is done, both traced, so
-that the planned number of steps is data and never compiled in.
+A schedule is a function of the epoch (from 1, as published) and of the fraction of training that is done.  Both are
+traced, so that the planned number of steps is data and another number needs no new compilation.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from jonet.errors import ConfigError
 class Schedule:
     """A learning rate over training; "step", "warmup" and "constant" are those of DeepSDF's `specs.json`.
 
-    step: initial · factor^(epoch // interval).  warmup: straight from initial at epoch 0 to final at epoch `length`,
-    then constant.  constant: initial.  cosine: from initial to final along half a cosine over the whole training.
+    step: initial · factor^(epoch // interval).  warmup: linear from initial at epoch 0 to final at epoch `length`, then
+    constant.  constant: initial.  cosine: from initial to final along half a cosine over the whole training.
     """
 
-    kind: Literal["step", "warmup", "constant", "cosine"] = "step"
+    kind: Literal["step", "warmup", "constant", "cosine"] = "step"  # how the rate changes in training
     initial: float = 5e-4  # the rate at the start
     final: float = 0.0  # warmup, cosine: the rate at the end
     interval: int = 500  # step: epochs between two changes
-    factor: float = 0.5  # step: what a change multiplies the rate with
-    length: int = 100  # warmup: epochs
+    factor: float = 0.5  # step: the factor of each change
+    length: int = 100  # warmup: number of epochs
 
     def __post_init__(self):
         if self.kind not in ("step", "warmup", "constant", "cosine"):
@@ -41,7 +41,7 @@ class Schedule:
             raise ConfigError(f"a schedule's interval {self.interval} and length {self.length} are at least one epoch")
 
     def __call__(self, epoch, progress) -> jax.Array:
-        """The rate in an epoch (integer, from 1), after a share `progress` in [0, 1] of all steps."""
+        """The rate in an epoch (integer, from 1), after a fraction `progress` in [0, 1] of all steps."""
         if self.kind == "step":
             return self.initial * jnp.power(self.factor, epoch // self.interval)
         if self.kind == "warmup":
@@ -53,29 +53,30 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How parameters move: two rates, one for what all shapes share and one for what each has of its own.
+    """An optimizer with two learning rates: of the shared parameters and of the per-shape ones (codes).
 
-    adam: PyTorch's (β 0.9 and 0.999, ε 1e-8), as published.  adamw: with decoupled weight decay.  muon: momentum made
-    orthogonal (Jordan et al. 2024) on matrices, at Adam's root mean square so that Adam's rates serve, Adam elsewhere.
-    A shape's own parameters always take Adam, densely: shapes that are not in the batch keep moving.
+    adam: PyTorch's (β 0.9 and 0.999, ε 1e-8), as published.  adamw: with decoupled weight decay.  muon: orthogonalized
+    momentum (Jordan et al. 2024) for matrices, scaled to Adam's root mean square so that Adam's learning rates apply,
+    and Adam for the rest.
+    Per-shape parameters always use dense Adam, as published: codes of shapes outside the batch move by their momentum.
     """
 
-    name: Literal["adam", "adamw", "muon"] = "adam"
+    name: Literal["adam", "adamw", "muon"] = "adam"  # of the shared parameters; codes take Adam
     shared: Schedule = Schedule(initial=5e-4)  # learning rate of the network
-    own: Schedule = Schedule(initial=1e-3)  # learning rate of the codes
+    per_shape: Schedule = Schedule(initial=1e-3)  # learning rate of the codes
     clip: float = 0.0  # largest global norm of the network's gradient; 0 does not clip
-    weight_decay: float = 1e-2  # adamw: share of the network's parameters taken off a step, times the rate
+    weight_decay: float = 1e-2  # adamw: decay per step of the network's parameters, times the rate
 
     def __post_init__(self):
         if self.name not in ("adam", "adamw", "muon"):
             raise ConfigError(f"optimizer {self.name!r} is unknown; there are adam, adamw and muon")
         if not self.clip >= 0:
             raise ConfigError(
-                f"clip is {self.clip}, but a gradient's norm is clipped to a number above 0 (0 for never)"
+                f"clip is {self.clip}, but a gradient's norm is clipped to a number above 0 (0: no clipping)"
             )
 
     def build(self) -> optax.GradientTransformationExtraArgs:
-        """The transformation of gradients {"shared": …, "own": …}; `update(…, epoch=, progress=)` for the schedules."""
+        """A transformation of gradients {"shared": …, "per_shape": …}; `update(…, epoch=, progress=)` for schedules."""
         by_name = {
             "adam": lambda: optax.scale_by_adam(),
             "adamw": lambda: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.weight_decay)),
@@ -84,26 +85,27 @@ class Optimizer:
         clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
         transforms = {
             "shared": optax.chain(clip, by_name[self.name](), _scheduled(self.shared)),
-            "own": optax.chain(optax.scale_by_adam(), _scheduled(self.own)),
+            "per_shape": optax.chain(optax.scale_by_adam(), _scheduled(self.per_shape)),
         }
-        return optax.partition(transforms, {"shared": "shared", "own": "own"})
+        return optax.partition(transforms, {"shared": "shared", "per_shape": "per_shape"})
 
 
 class Momentum(NamedTuple):
-    """Of `muon`: the mean gradient of each matrix, and after how many updates."""
+    """The state of `muon`: the moving average of the gradient of each matrix, and the number of updates."""
 
     mean: optax.Updates
     count: jax.Array
 
 
 def muon(decay: float = 0.95, rms: float = 0.2) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) on kernels: Nesterov's momentum, without bias, made orthogonal.
+    """Muon (Jordan et al. 2024) for kernels: orthogonalized Nesterov momentum with bias correction.
 
-    An update has the root mean square `rms`, which is Adam's (Liu et al. 2025, section 2.2).  Kernels are matrices of
-    inputs by outputs; of convolutions all axes but the last are inputs.  Equal to `optax.contrib.muon` to rounding.
+    An update has the root mean square `rms`, which is that of Adam (Liu et al. 2025, section 2.2).  Kernels are
+    matrices [inputs, outputs]; in convolutions all axes but the last are inputs.  Equal to `optax.contrib.muon` up to
+    rounding.
     """
 
-    def start(kernels):
+    def init(kernels):
         return Momentum(jax.tree.map(jnp.zeros_like, kernels), jnp.zeros((), jnp.int32))
 
     def update(gradients, momentum, kernels=None):
@@ -116,22 +118,23 @@ def muon(decay: float = 0.95, rms: float = 0.2) -> optax.GradientTransformation:
             1,
         )
 
-        def turned(kernel):
+        def orthogonalize(kernel):
             matrix = kernel.reshape(-1, kernel.shape[-1])
             return rms * max(matrix.shape) ** 0.5 * orthogonal(matrix).reshape(kernel.shape)
 
-        return jax.tree.map(turned, ahead), Momentum(mean, count)
+        return jax.tree.map(orthogonalize, ahead), Momentum(mean, count)
 
-    return optax.GradientTransformation(start, update)
+    return optax.GradientTransformation(init, update)
 
 
 def orthogonal(matrix: jax.Array) -> jax.Array:
-    """A matrix [m, n] with its singular values brought near 1, by five of Jordan's Newton-Schulz steps.
+    """A matrix [m, n] with its singular values moved close to 1, by five of Jordan's Newton-Schulz steps.
 
-    X ← aX + (bA + cA²)X with A = XXᵀ, from ‖X‖ = 1.  Products of the symmetric A are written as those of its transpose:
-    so a CPU works on several matrices at once, each of which is too small for two cores.
+    X ← aX + (bA + cA²)X with A = XXᵀ, starting from ‖X‖ = 1.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
+    # A is symmetric, and its products are written with its transpose: XLA then runs several matrices in parallel on a
+    # CPU, each of which is too small for two cores.
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's coefficients
     x = matrix.T if len(matrix) > matrix.shape[1] else matrix
     x = x / (jnp.linalg.norm(x) + 1e-8)
     for _ in range(5):
@@ -141,12 +144,12 @@ def orthogonal(matrix: jax.Array) -> jax.Array:
 
 
 def _kinds(parameters):
-    """Which parameters are kernels."""
+    """Labels of the parameters: "matrix" for kernels, "other" for vectors."""
     return jax.tree.map(lambda leaf: "matrix" if leaf.ndim > 1 else "other", parameters)
 
 
 def _scheduled(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
-    """Updates times minus the rate of now."""
+    """Multiplies updates by minus the current learning rate."""
 
     def update(updates, state, params=None, *, epoch, progress, **_):
         rate = schedule(epoch, progress)

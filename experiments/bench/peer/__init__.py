@@ -1,1 +1,1 @@
-"""The other side: plain PyTorch programs, each in a process of its own that never imports jax."""
+"""The PyTorch side of the benchmark: plain programs in processes of their own, which never import jax."""

@@ -1,7 +1,7 @@
-"""Serves one program at a time: a request a line on standard input, an answer a line on standard output, as JSON.
+"""Runs one program at a time: one JSON request per line on standard input, one JSON answer per line on standard output.
 
-{"start": name, "with": {...}} makes the program, which looks for its best setting and runs once to warm up;
-{"run": {...}} runs it once.  Answers to a run hold "seconds" and what the program adds.
+{"start": name, "with": {...}} creates the program, which finds its fastest setting and runs once to warm up;
+{"run": {...}} runs it once.  The answer contains "seconds", "cpu_seconds", "peak_gb", and what the program adds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROGRAMS = {
 def main() -> None:
     end_with_parent()
     torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
-    torch.set_float32_matmul_precision("high")  # as jax's default: TF32 where there is any
+    torch.set_float32_matmul_precision("high")  # as JAX's default: TF32 on devices that have it
     answers, sys.stdout = sys.stdout, sys.stderr
     program = None
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Trained networks asked at many points, and codes fitted by the published loop."""
+"""Evaluation of networks at many points, and the published fitting of codes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from experiments.bench.peer.networks import DEVICE, DeepSDF, OccupancyDecoder, t
 from experiments.bench.peer.timing import fastest, seconds
 
 CHUNKS = (1024, 4096, 16384, 65536, 262144)
-TRIED = 16384 if DEVICE.type == "cpu" else 262144  # points on which chunks are tried
+TRIED = 16384 if DEVICE.type == "cpu" else 262144  # points on which chunk sizes are tried
 
 
-class Asked:
-    """A network with one code, asked in inference mode in chunks."""
+class EvaluatedField:
+    """A network with one code, evaluated in inference mode in chunks."""
 
     def __init__(self, network, code, chunk: int = 0):
         self.network = network.to(DEVICE).eval()
@@ -26,13 +26,15 @@ class Asked:
             return torch.cat([self.values(part) for part in points.split(chunk or self.chunk)])
 
     def tune(self, count: int) -> None:
-        """The fastest chunk for so many points."""
+        """Sets the chunk size that is fastest for so many points."""
         count = min(count, TRIED)
         points = torch.rand(count, 3, device=DEVICE) - 0.5
         self.chunk = fastest([c for c in CHUNKS if c < count] + [count], lambda chunk: self(points, chunk))
 
 
-class AskedDistances(Asked):
+class DistanceField(EvaluatedField):
+    """A DeepSDF decoder with one code: signed distances."""
+
     def __init__(self, weights: str, specs: dict, chunk: int = 0):
         with np.load(weights) as arrays:
             network = DeepSDF(**specs)
@@ -43,7 +45,9 @@ class AskedDistances(Asked):
         return self.network(self.code.expand(len(points), -1), points)
 
 
-class AskedOccupancies(Asked):
+class OccupancyField(EvaluatedField):
+    """An occupancy decoder with one condition: logits."""
+
     def __init__(self, weights: str, width: int, chunk: int = 0):
         with np.load(weights) as arrays:
             network = OccupancyDecoder(len(arrays["code"]), width)
@@ -55,16 +59,16 @@ class AskedOccupancies(Asked):
 
 
 class Values:
-    """All values of some points at once."""
+    """Program: the values of a field at all points of a file.  points: an .npy file [N, 3]."""
 
-    def __init__(self, points: str, asked: Asked):
-        self.points, self.asked = torch.from_numpy(np.load(points)).to(DEVICE), asked
-        asked.tune(len(self.points))
-        self.setting = f"inference mode, chunks of {asked.chunk}"
+    def __init__(self, points: str, field: EvaluatedField):
+        self.points, self.field = torch.from_numpy(np.load(points)).to(DEVICE), field
+        field.tune(len(self.points))
+        self.setting = f"inference mode, chunks of {field.chunk}"
 
     def __call__(self, save: str = "") -> dict:
         out = []
-        taken = seconds(lambda: out.append(self.asked(self.points)))
+        taken = seconds(lambda: out.append(self.field(self.points)))
         if save:
             np.save(save, out[0].cpu().numpy())
         return {"seconds": taken}
@@ -72,24 +76,25 @@ class Values:
 
 class Distances(Values):
     def __init__(self, weights: str, specs: dict, points: str):
-        super().__init__(points, AskedDistances(weights, specs))
+        super().__init__(points, DistanceField(weights, specs))
 
 
 class Occupancies(Values):
     def __init__(self, weights: str, width: int, points: str):
-        super().__init__(points, AskedOccupancies(weights, width))
+        super().__init__(points, OccupancyField(weights, width))
 
 
 class Fit:
-    """The published loop: Adam on one code after the other, on fresh rows each step, the network frozen.
+    """Program: the published fit, Adam on one code after the other, with new samples each step and a frozen network.
 
-    samples: an .npz with one array [N, 4] a shape.  steps: of the published number `whole` (which sets the rates), so
-    many are taken, and the seconds are scaled up.  shapes: how many the seconds stand for.
+    samples: an .npz with one array [N, 4] per shape.  whole: the published number of steps, which sets the learning
+    rates.  steps: the number of them that is run; seconds are extrapolated to `whole`.  rows: samples per step.
+    shapes: the number of shapes that seconds are extrapolated to.
     """
 
     def __init__(self, weights: str, specs: dict, samples: str, steps: int, whole: int, rows: int, shapes: int = 1):
-        asked = AskedDistances(weights, specs)
-        self.network, self.length = asked.network.requires_grad_(False), specs["latent_size"]
+        field = DistanceField(weights, specs)
+        self.network, self.length = field.network.requires_grad_(False), specs["latent_size"]
         with np.load(samples) as arrays:
             given = [torch.from_numpy(arrays[name]) for name in sorted(arrays)]
         self.sides = [[s[s[:, 3] > 0].to(DEVICE), s[s[:, 3] <= 0].to(DEVICE)] for s in given]
@@ -99,7 +104,7 @@ class Fit:
         self.fit(self.sides[0], min(steps, 10))
 
     def draw(self, side):
-        """Neighbours after one permutation; single rows, with replacement, where there are too few."""
+        """A window of the permuted rows; if there are too few, single rows with replacement."""
         half = self.rows // 2
         if len(side) <= half:
             return side[torch.randint(len(side), (half,), device=DEVICE)]
@@ -107,6 +112,7 @@ class Fit:
         return side[start : start + half]
 
     def fit(self, sides, steps: int):
+        """The code [L] of one shape.  sides: its samples outside and inside."""
         code = (0.01 * torch.randn(1, self.length, device=DEVICE)).requires_grad_()
         optimizer = torch.optim.Adam([code], lr=5e-3, fused=True)
         with self.network.once():
@@ -122,7 +128,7 @@ class Fit:
         return code.detach().cpu().numpy()[0]
 
     def __call__(self, shapes: list[int], save: str = "") -> dict:
-        """Fits the named shapes; seconds are of all their steps."""
+        """Fits the shapes with these indices; seconds are extrapolated."""
         codes = []
         taken = seconds(lambda: codes.extend(self.fit(self.sides[i], self.steps) for i in shapes))
         if save:

@@ -14,7 +14,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class DeepSDF(nn.Module):
-    """The auto-decoder: code and point are joined for every point, and once more before the layers of `latent_in`."""
+    """The auto-decoder: code and point are concatenated for every point, and again before the layers `latent_in`."""
 
     def __init__(self, latent_size, dims, dropout, dropout_prob, norm_layers, latent_in, **_):
         super().__init__()
@@ -37,7 +37,7 @@ class DeepSDF(nn.Module):
         return torch.tanh(x)[:, 0]
 
     def named(self):
-        """Parameters by jonet's names, as tensors that may be written to; kernels are transposed there."""
+        """Parameters by jonet's names, as tensors that can be written to; jonet's kernels are transposed."""
         for k, layer in enumerate(self.layers):
             yield f"lin{k}/bias", layer.bias
             if parametrize.is_parametrized(layer):
@@ -48,7 +48,7 @@ class DeepSDF(nn.Module):
                 yield f"lin{k}/kernel", layer.weight
 
     def once(self):
-        """Within this context the weight norm is multiplied out once, not at every call."""
+        """A context in which weight norm is computed once, not in every call."""
         return parametrize.cached()
 
 
@@ -69,7 +69,7 @@ class ConditionalNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """norm, ReLU, layer, twice, beside the identity; layers are convolutions one point wide."""
+    """A residual block: norm, ReLU, layer, twice; layers are convolutions of width 1."""
 
     def __init__(self, condition: int, features: int):
         super().__init__()
@@ -99,7 +99,7 @@ class OccupancyDecoder(nn.Module):
         return self.fc_out(F.relu(self.bn(x, c)))[:, 0]
 
     def named(self):
-        """As `DeepSDF.named`; running statistics too."""
+        """As `DeepSDF.named`, with the running statistics."""
         leaves = {"weight": "kernel", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
         for name, tensor in self.state_dict(keep_vars=True).items():
             *path, leaf = name.replace("blocks.", "block").replace("norm.", "").split(".")
@@ -111,7 +111,7 @@ class OccupancyDecoder(nn.Module):
 
 
 class ResidualFC(nn.Module):
-    """ReLU before each of two layers, beside a layer without bias."""
+    """A residual block of two layers, each after a ReLU; the shortcut is a layer without bias."""
 
     def __init__(self, inputs: int, features: int):
         super().__init__()
@@ -124,7 +124,7 @@ class ResidualFC(nn.Module):
 
 
 class PointEncoder(nn.Module):
-    """Five residual blocks over the points of a cloud, each fed with the cloud's maximum of the one before."""
+    """Five residual blocks over the points of a cloud; each also gets the maximum over points of the one before."""
 
     def __init__(self, condition: int, features: int = 512):
         super().__init__()
@@ -140,7 +140,7 @@ class PointEncoder(nn.Module):
 
 
 def take(module, arrays) -> None:
-    """Arrays under jonet's names into a module."""
+    """Copies arrays by jonet's names into a module."""
     with torch.no_grad():
         for name, tensor in module.named():
             value = np.asarray(arrays[name])
@@ -149,7 +149,7 @@ def take(module, arrays) -> None:
 
 
 def give(module) -> dict[str, np.ndarray]:
-    """The module's arrays under jonet's names."""
+    """A module's arrays by jonet's names."""
     out = {}
     for name, tensor in module.named():
         value = tensor.detach().cpu().numpy()

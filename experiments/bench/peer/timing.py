@@ -1,4 +1,4 @@
-"""Time on the peer's device, and the fastest of some settings."""
+"""Timing on the peer's device, and the choice of the fastest setting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes, until its results are there."""
+    """The seconds that `work` takes, until the device has computed its results."""
     begun = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -19,7 +19,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def fastest(settings: Sequence, work: Callable[[object], object]):
-    """The setting with which `work(setting)` runs fastest, the better of two rounds; what does not fit is left out."""
+    """The setting with which `work(setting)` runs fastest, the better of two rounds; skips those out of memory."""
     times = {}
     for setting in [*settings, *settings]:
         try:

@@ -1,4 +1,4 @@
-"""Training as published: one step after the other, each on fresh rows."""
+"""The published training steps, each on newly drawn samples."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from experiments.bench.peer.networks import DEVICE, DeepSDF, OccupancyDecoder, PointEncoder, give, take
 from experiments.bench.peer.timing import fastest, seconds
 
-ADAM = {"fused": True}  # the fastest of PyTorch's ways to do the same update
+ADAM = {"fused": True}  # the fastest of PyTorch's implementations of the same update
 
 
 class Rows:
-    """Distances of shapes: rows drawn with replacement, half of them outside and half inside."""
+    """Samples of shapes (points with signed distances), drawn with replacement, half outside and half inside."""
 
     def __init__(self, file: str, offsets, counts):
         self.values = torch.from_numpy(np.load(file)).to(DEVICE)
         self.offsets, self.counts = np.asarray(offsets), np.asarray(counts)
 
     def draw(self, shapes, points: int):
-        """[S · points, 4], shape after shape."""
+        """Rows [S · points, 4], one shape after the other."""
         half, places = points // 2, []
         for shape in shapes:
             outside, inside = self.counts[shape]
@@ -31,8 +31,8 @@ class Rows:
         return self.values[torch.cat(places).to(DEVICE)]
 
 
-class AutoDecoding:
-    """DeepSDF's step: clamped L1 and the length of the codes, on network and codes alike."""
+class AutoDecoder:
+    """A DeepSDF network with one code per shape, and its loss: clamped L1 and the norm of the codes."""
 
     def __init__(self, specs: dict, shapes: int, data: dict, clamp: float, prior: float, bound: float | None):
         self.network = DeepSDF(**specs).to(DEVICE)
@@ -54,14 +54,14 @@ class AutoDecoding:
 
 
 class DeepSDFStep:
-    """One step in the published size."""
+    """Program: training steps of DeepSDF of the published size."""
 
     def __init__(self, specs: dict, shapes: int, points: int, data: dict):
-        self.problem = AutoDecoding(specs, shapes, data, clamp=0.1, prior=1e-4, bound=1.0)
+        self.learner = AutoDecoder(specs, shapes, data, clamp=0.1, prior=1e-4, bound=1.0)
         self.shapes, self.points = list(range(shapes)), points
         groups = [
-            {"params": self.problem.network.parameters(), "lr": 5e-4},
-            {"params": self.problem.codes.parameters(), "lr": 1e-3},
+            {"params": self.learner.network.parameters(), "lr": 5e-4},
+            {"params": self.learner.codes.parameters(), "lr": 1e-3},
         ]
         self.optimizer = torch.optim.Adam(groups, **ADAM)
         chunks = sorted({1, max(1, shapes * points // 16384), max(1, shapes * points // 4096)})
@@ -70,7 +70,7 @@ class DeepSDFStep:
 
     def step(self, chunks: int) -> None:
         self.optimizer.zero_grad()
-        self.problem.gradients(self.shapes, self.points, chunks)
+        self.learner.gradients(self.shapes, self.points, chunks)
         self.optimizer.step()
 
     def __call__(self, count: int) -> dict:
@@ -78,7 +78,7 @@ class DeepSDFStep:
 
 
 class PointsStep:
-    """Occupancy Networks conditioned on clouds: cross-entropy summed over queries, Adam."""
+    """Program: training steps of an Occupancy Network on point clouds; cross-entropy summed over queries, Adam."""
 
     def __init__(self, shapes: int, inputs: int, queries: int, condition: int, width: int, encoder_width: int):
         self.encoder = PointEncoder(condition, encoder_width).to(DEVICE)
@@ -109,26 +109,26 @@ class PointsStep:
 
 
 class SmallTraining:
-    """A small network trained for long: many small batches, Muon on matrices, rates along a cosine.
+    """Program: long training of a small DeepSDF: many small batches, Muon on matrices, cosine learning rates.
 
-    weights: where the start is read from (jonet's names, and "codes"), so that both sides start alike.
+    weights: a file with the initial values (jonet's names, and "codes"), so that both sides start from the same.
     """
 
     def __init__(self, specs, shapes, data, clamp, prior, bound, ramp, batch, points, steps, rates, weights):
-        self.problem = AutoDecoding(specs, shapes, data, clamp, prior, bound)
+        self.learner = AutoDecoder(specs, shapes, data, clamp, prior, bound)
         with np.load(weights) as start:
-            take(self.problem.network, start)
+            take(self.learner.network, start)
             with torch.no_grad():
-                self.problem.codes.weight.copy_(torch.from_numpy(start["codes"]))
+                self.learner.codes.weight.copy_(torch.from_numpy(start["codes"]))
         self.shapes, self.batch, self.points, self.steps, self.ramp = shapes, batch, points, steps, ramp
-        matrices = [p for p in self.problem.network.parameters() if p.ndim == 2 and min(p.shape) > 1]
-        others = [p for p in self.problem.network.parameters() if not (p.ndim == 2 and min(p.shape) > 1)]
+        matrices = [p for p in self.learner.network.parameters() if p.ndim == 2 and min(p.shape) > 1]
+        others = [p for p in self.learner.network.parameters() if not (p.ndim == 2 and min(p.shape) > 1)]
         self.optimizers = [
             torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
             torch.optim.Adam(others, **ADAM),
-            torch.optim.Adam(self.problem.codes.parameters(), **ADAM),
+            torch.optim.Adam(self.learner.codes.parameters(), **ADAM),
         ]
-        self.rates = [rates["shared"], rates["shared"], rates["own"]]
+        self.rates = [rates["shared"], rates["shared"], rates["per_shape"]]
         self.setting = "fused Adam, PyTorch's Muon"
         self.done, self.order = 0, []
 
@@ -142,18 +142,18 @@ class SmallTraining:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
-        self.problem.gradients(shapes, self.points, 1, min(1.0, epoch / self.ramp))
+        self.learner.gradients(shapes, self.points, 1, min(1.0, epoch / self.ramp))
         for optimizer in self.optimizers:
             optimizer.step()
         self.done += 1
 
     def __call__(self, count: int, save: str) -> dict:
-        """So many more steps; seconds are those of the whole schedule at this pace."""
+        """Runs `count` more steps; seconds are extrapolated to the whole schedule."""
 
         def some():
             for _ in range(count):
                 self.step()
 
         taken = seconds(some) * self.steps / count
-        np.savez(save, codes=self.problem.codes.weight.detach().cpu().numpy(), **give(self.problem.network))
+        np.savez(save, codes=self.learner.codes.weight.detach().cpu().numpy(), **give(self.learner.network))
         return {"seconds": taken}

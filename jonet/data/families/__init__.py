@@ -1,5 +1,5 @@
-"""Procedural families: watertight solids from a seed, for training without a download. One file a family."""
+"""Procedural families: watertight solids from a seed, for training without a download.  One file per family."""
 
-from jonet.data.families.catalogue import FAMILIES, Family, make, parameters
+from jonet.data.families.catalog import FAMILIES, Family, make, parameters
 
 __all__ = ["FAMILIES", "Family", "make", "parameters"]

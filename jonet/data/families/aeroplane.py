@@ -8,11 +8,11 @@ from manifold3d import Manifold
 from jonet.data.families.draws import count, pick
 from jonet.data.families.solids import FRONT, UP, limb, loft, outline, pair, sweep, union
 
-# The nose is at z = +0.5 and the tail at z = -0.5, whatever the kind; the last step scales to metres.
+# The nose is at z = +0.5 and the tail at z = -0.5, whatever the kind; the last step scales to meters.
 
 
 def draw(rng: np.random.Generator) -> dict:
-    """length in metres; everything else as a share of it, sweep and dihedral as slopes."""
+    """Length in meters; everything else as fractions of it, sweep and dihedral as slopes."""
     u = rng.uniform
     kind = pick(rng, airliner=0.34, fighter=0.2, light=0.24, biplane=0.13, glider=0.09)
     length, girth, span, chord = {
@@ -84,7 +84,7 @@ def build(p) -> Manifold:
 
 
 def thinnest(p) -> float:
-    """No surface is thinner than this share of the longest side."""
+    """The minimum thickness of wings and tails: 2.1 % of the longest side, as a fraction of the length."""
     return 0.021 * max(1.0, p.span)
 
 
@@ -165,7 +165,7 @@ def upper_wing(p) -> list[Manifold]:
         (0.36 * p.span, leading(p, 0.36 * p.span)),
         (0.7 * p.girth, leading(p, 0.4 * p.girth) + [0, p.girth, 0]),
     ):
-        head, back = leading(p, x) + up, [(0, 0, -share * p.chord) for share in (0.25, 0.75)]
+        head, back = leading(p, x) + up, [(0, 0, -fraction * p.chord) for fraction in (0.25, 0.75)]
         struts += [limb(foot + b, head + b, 0.55 * thinnest(p), points=8) for b in back]
     return pair(union([wing(p).translate(up), *struts]))
 
@@ -202,10 +202,10 @@ def nacelle(p, at, size: float, length: float) -> Manifold:
 
 
 def pods(p, where) -> list[Manifold]:
-    """Engines on pylons, before and under the wing, at shares of the half span."""
+    """Engines on pylons, before and under the wing, at fractions of the half span."""
     parts = []
-    for share in where:
-        edge, size = leading(p, share * p.span / 2), p.engine_size * (1.0 if len(where) == 1 else 0.8)
+    for fraction in where:
+        edge, size = leading(p, fraction * p.span / 2), p.engine_size * (1.0 if len(where) == 1 else 0.8)
         below = edge - [0, size * p.girth + 0.02, 0]
         pylon = sweep([below - [0, 0, 0.02], edge - [0, 0, 0.075]], 0.022, 0.09, 0.5, up=FRONT, cut=UP)
         parts += pair(nacelle(p, below + [0, 0, 0.045], size, 0.13) + pylon)
@@ -261,7 +261,7 @@ ENGINES = dict(
 )
 
 
-# What it stands on
+# Landing gear
 
 
 def wheels(p) -> list[Manifold]:

@@ -8,7 +8,7 @@ from manifold3d import Manifold
 from jonet.data.families.draws import count, pick
 from jonet.data.families.solids import FRONT, limb, loft, outline, pair, plate, sweep, turned, union
 
-KINDS = {  # length, width, height; bonnet, windscreen, roof and rear window as shares of the length; boot is the rest
+KINDS = {  # length, width, height; bonnet, windscreen, roof, rear window as fractions of the length; rest: boot
     "saloon": ((4.2, 5.0), (1.74, 1.9), (1.38, 1.5), (0.24, 0.29), (0.11, 0.16), (0.24, 0.29), (0.1, 0.16)),
     "hatchback": ((3.5, 4.3), (1.65, 1.82), (1.42, 1.58), (0.19, 0.25), (0.14, 0.19), (0.36, 0.42), (0.08, 0.14)),
     "estate": ((4.3, 4.9), (1.74, 1.88), (1.42, 1.54), (0.24, 0.28), (0.11, 0.15), (0.46, 0.52), (0.05, 0.09)),
@@ -21,7 +21,7 @@ KINDS = {  # length, width, height; bonnet, windscreen, roof and rear window as 
 
 
 def draw(rng: np.random.Generator) -> dict:
-    """length, width, height and wheels in metres; along the car in shares of its length, up in shares of its height."""
+    """Lengths in meters: length, width, height, wheels; along the car in lengths, vertically in heights of the car."""
     u = rng.uniform
     kind = pick(
         rng, saloon=0.2, hatchback=0.18, estate=0.12, coupe=0.14, offroader=0.12, van=0.1, pickup=0.08, roadster=0.06
@@ -64,13 +64,13 @@ def build(p) -> Manifold:
 
 
 def along(p) -> dict[str, float]:
-    """z of the places where the side view bends, from the nose to the tail."""
-    share = dict(nose=0.0, cowl=p.bonnet, front=p.screen, back=p.roof, shelf=p.rear)
-    return dict(zip(share, p.length * (0.5 - np.cumsum(list(share.values()))), strict=True), tail=-p.length / 2)
+    """z of the corners of the side view, from the nose to the tail."""
+    fraction = dict(nose=0.0, cowl=p.bonnet, front=p.screen, back=p.roof, shelf=p.rear)
+    return dict(zip(fraction, p.length * (0.5 - np.cumsum(list(fraction.values()))), strict=True), tail=-p.length / 2)
 
 
 def levels(p, z) -> tuple[np.ndarray, np.ndarray]:
-    """Height of the waistline and of the roof (or bonnet, or boot lid) at z, their bends softened."""
+    """Height of the waistline and of the roof (or bonnet, or boot lid) at z, corners rounded."""
     a, belt = along(p), p.belt * p.height
     deck = p.deck * belt
     roof = belt + 0.01 if p.kind == "roadster" else p.height
@@ -103,7 +103,7 @@ def body(p) -> Manifold:
 
 
 def pane(corners, depth: float = 0.06) -> Manifold:
-    """What is cut away to set a window of four corners back by a depth."""
+    """The solid that is subtracted to recess a window with four corners by a depth."""
     c = np.asarray(corners, float)
     normal = np.cross(c[2] - c[0], c[3] - c[1])
     normal *= depth / np.linalg.norm(normal)
@@ -122,10 +122,10 @@ def windows(p) -> list[Manifold]:
         x, level = section(p, z)
         return [float(np.interp(y, level, x)), y, z]
 
-    def slot(share: float, y: float) -> list[float]:
-        """A place on the flank, from the windscreen's pillar (0) to the last one (1)."""
+    def slot(fraction: float, y: float) -> list[float]:
+        """A point on the flank, from the front pillar (0) to the rear pillar (1)."""
         first, last = edge(y, "cowl", "front") - 0.14, edge(y, "shelf", "back") + 0.16
-        return flank(y, first + share * (last - first))
+        return flank(y, first + fraction * (last - first))
 
     parts = []
     cuts = np.array([0.0, 0.3]) if p.panel_van else np.linspace(0, 1, p.side_windows + 1)
@@ -151,7 +151,7 @@ def cockpit(p) -> list[Manifold]:
 
 
 def bed(p) -> list[Manifold]:
-    """What is loaded on a pick-up goes here."""
+    """The solid that is subtracted for the load bed of a pick-up."""
     if p.kind != "pickup":
         return []
     a = along(p)

@@ -1,4 +1,4 @@
-"""Chairs, armchairs, stools, rocking and swivel chairs: a seat, what carries it, a back, arms."""
+"""Chairs, armchairs, stools, rocking and swivel chairs: a seat, a support, a back, arms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jonet.data.families.solids import (
     union,
 )
 
-BACK_ODDS = {  # what a support usually carries
+BACK_ODDS = {  # weights of the kinds of back for each support
     "legs": dict(ladder=0.24, slats=0.19, shell=0.32, hoop=0.12, none=0.13),
     "sled": dict(shell=0.6, ladder=0.4),
     "cantilever": dict(ladder=1.0),
@@ -42,7 +42,7 @@ TURNING = np.array([1.0, 1.0, 0.72, 1.1, 1.15, 1.0, 0.85, 0.78, 0.74, 0.95, 0.62
 
 
 def draw(rng: np.random.Generator) -> dict:
-    """Lengths in metres, lean and splay as slopes, the rest as shares."""
+    """Lengths in meters, lean and splay as slopes, the rest as fractions."""
     u = rng.uniform
     support = pick(rng, legs=0.46, sled=0.1, cantilever=0.08, swivel=0.15, rockers=0.09, pedestal=0.12)
     back = pick(rng, **BACK_ODDS[support])
@@ -51,7 +51,7 @@ def draw(rng: np.random.Generator) -> dict:
         arms = "none"
     stool, soft = back == "none", back == "shell" and u() < 0.5 or arms == "closed"
     tall = stool and u() < 0.5
-    size = u(-1, 1)  # one number moves all of the seat: wide chairs are deep
+    size = u(-1, 1)  # correlates the sizes of the seat: wide chairs are deep
     return dict(
         support=support,
         back=back,
@@ -93,11 +93,11 @@ def build(p) -> Manifold:
     return union([seat(p), *SUPPORTS[p.support](p), *BACKS[p.back](p), *ARMS[p.arms](p)])
 
 
-# Where things are: the seat's corners, and the curved, leaning sheet on which every part of the back lies
+# Positions: the corners of the seat, and the curved, leaning sheet that contains all parts of the back
 
 
 def corner(p, front: bool) -> np.ndarray:
-    """(x, z) of the right front or rear corner of the seat, as far out as a leg can stand under it."""
+    """(x, z) of the right front or rear corner of the seat, as far out as a leg fits under it."""
     inside = 1 - 0.29 * p.seat_roundness
     x, z = p.seat_width / 2 * inside, p.seat_depth / 2 * inside
     margin = p.leg_radius + 0.006
@@ -115,20 +115,20 @@ def top(p) -> float:
 
 def half(p, y):
     """Half the width of the back at a height."""
-    share = (np.asarray(y) - p.seat_height) / p.back_height
+    fraction = (np.asarray(y) - p.seat_height) / p.back_height
     width = corner(p, front=False)[0] + (1.5 * p.leg_radius if p.back in ("shell", "hoop") else 0)
-    return width * (1 + (p.back_flare - 1) * np.clip(share, 0, 1))
+    return width * (1 + (p.back_flare - 1) * np.clip(fraction, 0, 1))
 
 
 def sheet(p, x, y):
-    """z of the back at (x, y): it leans as it rises, and its middle lies behind its sides."""
-    share = np.clip((np.asarray(y) - p.seat_height) / p.back_height, 0, 1)
-    hollow = 0.12 * p.seat_roundness * p.seat_depth + p.back_bow * share
-    return corner(p, front=False)[1] - p.back_lean * share * p.back_height - hollow * (1 - (x / half(p, y)) ** 2)
+    """z of the back at (x, y): it leans backwards, and its middle is behind its sides."""
+    fraction = np.clip((np.asarray(y) - p.seat_height) / p.back_height, 0, 1)
+    hollow = 0.12 * p.seat_roundness * p.seat_depth + p.back_bow * fraction
+    return corner(p, front=False)[1] - p.back_lean * fraction * p.back_height - hollow * (1 - (x / half(p, y)) ** 2)
 
 
 def on_back(p, x, y) -> np.ndarray:
-    """Places [..., 3] of the sheet."""
+    """Points [..., 3] of the sheet."""
     return np.stack([*np.broadcast_arrays(x, y, sheet(p, x, y))], -1)
 
 
@@ -139,7 +139,7 @@ def across(p, y, height: float, thickness: float, arch: float = 0.0) -> Manifold
     return sweep(path, thickness, height, 0.5, up=(0, 1, -p.back_lean))
 
 
-# The seat and what carries it
+# The seat and its support
 
 
 def seat(p) -> Manifold:
@@ -176,7 +176,7 @@ def legs(p) -> list[Manifold]:
 
 
 def braces(p, ends) -> list[Manifold]:
-    """Stretchers between the legs, which are given as by `stations`."""
+    """Stretchers between the legs, given as by `stations`."""
     if p.stretchers == "none":
         return []
     radius, left = 0.62 * p.leg_radius, (-1, 1, 1)
@@ -216,7 +216,7 @@ def rockers(p) -> list[Manifold]:
 
 
 def sled(p) -> list[Manifold]:
-    """A bent tube on either side that stands on the floor like a runner."""
+    """A bent tube on each side, with a runner on the floor."""
     r = 0.75 * p.leg_radius
     (front_foot, front), (rear_foot, rear) = stations(p, floor=r)
     front_foot[0] = rear_foot[0] = max(front_foot[0], rear_foot[0])
@@ -269,7 +269,7 @@ def pedestal(p) -> list[Manifold]:
 
 
 def posts(p) -> list[Manifold]:
-    """The two uprights, which go on where the rear legs end."""
+    """The two uprights, which continue the rear legs."""
     if p.support == "cantilever":
         return []
     y = np.linspace(p.seat_height - 0.7 * p.seat_thickness, top(p), 5)
@@ -296,9 +296,9 @@ def slats(p) -> list[Manifold]:
     parts = [*posts(p), across(p, crest, p.rail_height, p.back_thickness + 0.004, p.crest)]
     if p.apron:
         parts.append(across(p, foot, 0.04, p.back_thickness))
-    for share in np.linspace(-1, 1, p.bars + 2)[1:-1]:
-        y = np.linspace(foot, crest + p.crest * (1 - share**2), 4)
-        x = share * half(p, y)
+    for fraction in np.linspace(-1, 1, p.bars + 2)[1:-1]:
+        y = np.linspace(foot, crest + p.crest * (1 - fraction**2), 4)
+        x = fraction * half(p, y)
         width = p.bar_share * 2 * half(p, y) / (p.bars + 1)
         if p.bars == 1:  # a splat, waisted like a vase
             width *= [0.8, 1.15, 0.7, 1.1]
@@ -312,8 +312,8 @@ def hoop(p) -> list[Manifold]:
     foot = p.seat_height - 0.5 * p.seat_thickness
     bend = rounded([(-wide, foot), (-narrow, top(p)), (narrow, top(p)), (wide, foot)], 0.24, steps=8)
     parts = [sweep(on_back(p, *bend.T), 0.042, 0.038, up=(0, 0.2, 1))]
-    for share in np.linspace(-1, 1, p.bars + 2)[1:-1]:
-        x = share * np.array([0.85 * wide, 0.9 * narrow])
+    for fraction in np.linspace(-1, 1, p.bars + 2)[1:-1]:
+        x = fraction * np.array([0.85 * wide, 0.9 * narrow])
         start, end = on_back(p, x, np.array([foot, np.interp(x[1], *bend[1:-1].T)]))
         parts.append(limb(start, end, 0.015, 0.018, 0.015, points=8))
     return parts

@@ -1,4 +1,4 @@
-"""Guitars: acoustic and electric, basses, ukuleles. The neck points up, the strings look to the front."""
+"""Guitars: acoustic and electric, basses, ukuleles. The neck points up, the strings are at the front."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADS = dict(  # widths from the nut to the end
 
 
 def draw(rng: np.random.Generator) -> dict:
-    """length in metres; everything else as a share of it or of the body's size."""
+    """Length in meters; everything else as fractions of it or of the size of the body."""
     u = rng.uniform
     kind = pick(rng, acoustic=0.42, electric=0.36, bass=0.12, ukulele=0.1)
     solid = kind in ("electric", "bass")
@@ -44,7 +44,7 @@ def draw(rng: np.random.Generator) -> dict:
     )
 
 
-# Everything below is of height 1
+# Everything below has height 1; `build` scales it
 
 
 def build(p) -> Manifold:

@@ -1,4 +1,4 @@
-"""Lamps: on a table, a floor, a desk's jointed arm, or from a ceiling."""
+"""Lamps: table lamps, floor lamps, jointed desk lamps, ceiling lamps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BODIES = {  # (radius, height) of the foot in radii and in heights of the lamp, 
 
 
 def draw(rng: np.random.Generator) -> dict:
-    """height in metres; everything else as a share of it, arms as angles in degrees from upright."""
+    """Height in meters; everything else as fractions of it, arms as angles in degrees from upright."""
     u = rng.uniform
     kind = pick(rng, table=0.3, floor=0.22, desk=0.22, pendant=0.14, chandelier=0.12)
     shade = pick(rng, **SHADE_ODDS[kind])
@@ -61,7 +61,7 @@ def build(p) -> Manifold:
     return KINDS[p.kind](p).scale((p.height,) * 3)
 
 
-# Everything below is of height 1
+# Everything below has height 1; `build` scales it
 
 
 def hood(p) -> Manifold:
@@ -88,7 +88,7 @@ def crown(p) -> float:
 
 
 def fitting(p) -> float:
-    """Height above the rim at which what carries the shade from below ends: inside its top, or just inside a globe."""
+    """Height above the rim at which the support from below ends: inside the top, or just inside a globe."""
     return 0.02 if p.shade == "globe" else crown(p) - 0.4 * p.wall
 
 

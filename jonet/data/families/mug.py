@@ -8,7 +8,7 @@ from manifold3d import Manifold
 from jonet.data.families.draws import pick
 from jonet.data.families.solids import FRONT, curve, pair, rounded, sweep, turned, union
 
-SIZES = {  # height, widest radius as a share of it
+SIZES = {  # height, largest radius as a fraction of it
     "mug": ((0.085, 0.115), (0.36, 0.48)),
     "cup": ((0.055, 0.08), (0.52, 0.68)),
     "tankard": ((0.12, 0.17), (0.3, 0.4)),
@@ -16,11 +16,11 @@ SIZES = {  # height, widest radius as a share of it
 }
 HANDLES = dict(
     mug=(0.08, 0.84, 0.08), cup=(0.2, 0.6, 0.2), tankard=(0.0, 0.9, 0.1), jug=(0.1, 0.75, 0.15)
-)  # none, one, two
+)  # probabilities of no, one and two handles
 
 
 def draw(rng: np.random.Generator) -> dict:
-    """height in metres; everything else as a share of it, or of the radius."""
+    """Height in meters; everything else as fractions of it, or of the radius."""
     u = rng.uniform
     kind = pick(rng, mug=0.42, cup=0.22, tankard=0.14, jug=0.22)
     size = SIZES[kind]
@@ -50,7 +50,7 @@ def draw(rng: np.random.Generator) -> dict:
     )
 
 
-# Everything below is of height 1
+# Everything below has height 1; `build` scales it
 
 
 def build(p) -> Manifold:
@@ -118,9 +118,9 @@ def handles(p) -> list[Manifold]:
         path = curve([(start, high, 0), *bend, (end, low, 0)], 14)
     else:
         turn = np.linspace(np.pi / 2, -np.pi / 2, 14)
-        share = (1 + np.sin(turn)) / 2
-        x = end + share * (start - end) + p.handle_reach * np.cos(turn) ** 0.8
-        path = np.stack([x, low + share * (high - low), 0 * turn], -1)
+        fraction = (1 + np.sin(turn)) / 2
+        x = end + fraction * (start - end) + p.handle_reach * np.cos(turn) ** 0.8
+        path = np.stack([x, low + fraction * (high - low), 0 * turn], -1)
     handle = sweep(path, p.handle_width, p.handle_thickness, 0.8, up=FRONT)
     return pair(handle) if p.handles == 2 else [handle]
 

@@ -1,7 +1,7 @@
-"""Closed solids from a few numbers: limbs, plates, turned and swept parts, joined by manifold3d.
+"""Closed solids from few parameters: limbs, plates, lathe-turned and swept parts, joined by manifold3d.
 
-Nearly everything is a loft: a row of rings, neighbours joined, both ends capped. +y is up, +z is the front.
-`K` rings or stations along a path, `n` points around a ring.
+Nearly everything is a loft: a sequence of rings, neighbors connected by faces, both ends capped.  +y is up, +z is the
+front.  Notation: `K` rings or stations along a path, `n` points around a ring.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ UP, FRONT, RIGHT = np.eye(3)[[1, 2, 0]]
 def outline(width: float, height: float, roundness: float = 1.0, points: int = 12, edge: int = 0) -> np.ndarray:
     """A rectangle whose corners are rounded into an ellipse as roundness goes from 0 to 1: [points + 2 edge, 2].
 
-    Counter-clockwise around (0, 0).  points: on the four corners together, a multiple of 4.  edge: extra ones along the
-    top and along the bottom.
+    Counter-clockwise around (0, 0).  points: total number on the four corners, a multiple of 4.  edge: number of extra
+    points along the top and along the bottom.
     """
     quarter = points // 4
     angles = (np.arange(points).reshape(4, quarter) + 0.5) * (np.pi / 2 / quarter)
-    centres = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * (1 - roundness)
-    corners = centres[:, None] + roundness * np.stack([np.cos(angles), np.sin(angles)], -1)
+    centers = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * (1 - roundness)
+    corners = centers[:, None] + roundness * np.stack([np.cos(angles), np.sin(angles)], -1)
     if edge:
         steps = np.linspace(0, 1, edge + 2)[1:-1, None]
         top, bottom = ((1 - steps) * corners[i, -1] + steps * corners[i + 1, 0] for i in (0, 2))
@@ -62,9 +62,9 @@ def rounded(points: Sequence, radius: float, steps: int = 4) -> np.ndarray:
 
 
 def loft(rings: np.ndarray) -> Manifold:
-    """The solid that a ring of n points sweeps, rings [K, n, 3], counter-clockwise seen from where they are going.
+    """The solid between consecutive rings, rings [K, n, 3], counter-clockwise when seen from the last ring.
 
-    Both ends are capped by fans about their centres, so they must be star-shaped.
+    Both ends are capped by fans around their centers, so they must be star-shaped.
     """
     rings = np.asarray(rings, float)
     rows, n = rings.shape[:2]
@@ -85,10 +85,10 @@ def loft(rings: np.ndarray) -> Manifold:
 
 
 def sweep(path, width, height=None, roundness=1.0, *, up=UP, cut=None, bow=0.0, points=12, edge=0):
-    """A rounded section carried along a path [K, 3].
+    """A rounded cross-section swept along a path [K, 3].
 
-    width, height: of the section, one number or one a station [K]; height follows `up`, width lies across.
-    cut: the direction that sections face, else the path's own.  bow: height by which both sides are bent up.
+    width, height: of the section, one number or one per station [K]; height is along `up`, width across.
+    cut: the normal of all sections; by default the direction of the path.  bow: height by which both sides bend up.
     """
     path = np.asarray(path, float)
     width = np.broadcast_to(width, len(path))
@@ -104,7 +104,7 @@ def sweep(path, width, height=None, roundness=1.0, *, up=UP, cut=None, bow=0.0, 
 
 
 def limb(start, end, *radii: float, roundness: float = 1.0, points: int = 12) -> Manifold:
-    """A straight leg, rail or spindle with the given radii at equal steps; a steep one is cut level to stand flat."""
+    """A straight leg, rail or spindle with the given radii at equal steps; steep ones have horizontal ends."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     radii = np.array(radii if len(radii) > 1 else radii * 2)
     steep = abs(end - start)[1] > np.linalg.norm((end - start)[[0, 2]])
@@ -114,9 +114,9 @@ def limb(start, end, *radii: float, roundness: float = 1.0, points: int = 12) ->
 
 
 def plate(shape: np.ndarray, low: float, high: float, bevel=0.0, under=None, dome=0.0) -> Manifold:
-    """A slab of the given plan, shape [n, 2] as (x, z), between two heights.
+    """A slab with the plan shape [n, 2] of (x, z), between two heights.
 
-    bevel, under: width of the rounding along the upper and lower edge.  dome: how far the top swells above `high`.
+    bevel, under: width of the rounding along the upper and lower edge.  dome: height of the bulge above `high`.
     """
     under = bevel if under is None else under
     half = np.abs(shape).max(0)
@@ -127,19 +127,19 @@ def plate(shape: np.ndarray, low: float, high: float, bevel=0.0, under=None, dom
     if dome:
         scale = np.concatenate([scale, scale[-1:] * 0.8, scale[-1:] * 0.45])
         level = np.concatenate([level, [high + 0.6 * dome, high + dome]])
-    flat = shape[::-1] * scale[:, None]  # reversed: from below, x and z turn the other way round
+    flat = shape[::-1] * scale[:, None]  # reversed: (x, z) seen from above is clockwise
     return loft(np.stack([flat[..., 0], np.repeat(level[:, None], len(shape), 1), flat[..., 1]], -1))
 
 
 def turned(radii: Sequence[float], heights: Sequence[float], points: int = 16, at=(0.0, 0.0)) -> Manifold:
-    """A piece from the lathe, from its bottom to its top, around the vertical through at (x, z)."""
+    """A solid of revolution around the vertical axis through at (x, z); radii at heights, from bottom to top."""
     ring = outline(2, 2, points=points)[::-1]
     flat = ring * np.asarray(radii)[:, None, None] + at
     return loft(np.stack([flat[..., 0], np.repeat(np.asarray(heights)[:, None], points, 1), flat[..., 1]], -1))
 
 
 def revolved(section: Sequence, points: int = 24) -> Manifold:
-    """A closed section [n, 2] of (radius, height) turned about the y axis: shades and bowls, hollow as they are."""
+    """A closed section [n, 2] of (radius, height) revolved about the y axis: hollow solids such as shades and bowls."""
     return CrossSection([np.asarray(section, float)]).revolve(points).rotate((-90, 0, 0))
 
 
@@ -152,7 +152,7 @@ def pair(solid: Manifold) -> list[Manifold]:
 
 
 def around(solid: Manifold, count: int, start: float = 0.0) -> list[Manifold]:
-    """`count` copies turned evenly about the y axis, the first by `start` degrees."""
+    """`count` copies rotated about the y axis at equal angles, the first by `start` degrees."""
     return [solid.rotate((0, start + 360 * i / count, 0)) for i in range(count)]
 
 

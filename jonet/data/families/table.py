@@ -1,4 +1,4 @@
-"""Tables and desks: a top, what carries it, and what hangs between."""
+"""Tables and desks: a top, a base, and parts between them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from manifold3d import Manifold
 from jonet.data.families.draws import count, pick
 from jonet.data.families.solids import FRONT, around, curve, limb, outline, pair, plate, rounded, sweep, turned, union
 
-SIZES = {  # length, depth as a share of it, height
+SIZES = {  # length, depth as a fraction of it, height
     "dining": ((1.2, 1.7), (0.5, 0.68), (0.71, 0.77)),
     "desk": ((1.05, 1.45), (0.46, 0.58), (0.71, 0.77)),
     "coffee": ((0.75, 1.15), (0.5, 0.75), (0.36, 0.48)),
@@ -25,7 +25,7 @@ TURNING = np.array([1.0, 1.0, 0.75, 1.05, 1.25, 1.2, 1.0, 0.85, 0.75, 0.7, 0.95,
 
 
 def draw(rng: np.random.Generator) -> dict:
-    """Lengths in metres, splay as a slope, the rest as shares."""
+    """Lengths in meters, splay as a slope, the rest as fractions."""
     u = rng.uniform
     use = pick(rng, dining=0.32, desk=0.2, coffee=0.22, side=0.26)
     base = pick(rng, **BASE_ODDS[use])
@@ -77,7 +77,7 @@ def top(p) -> Manifold:
 
 
 def corner(p) -> np.ndarray:
-    """(x, z) under the top where the leg at the right front stands."""
+    """(x, z) of the right front leg under the top."""
     inside = 1 - 0.29 * p.top_roundness - p.inset
     return np.array([p.length, p.depth]) / 2 * inside - p.leg_radius
 
@@ -144,7 +144,7 @@ def chest(p, x, y, z, columns: int, rows: int) -> list[Manifold]:
 
 
 def cabinets(p) -> list[Manifold]:
-    """A desk on one or two stacks of drawers; where there is one, legs carry the other side."""
+    """A desk on one or two stacks of drawers; with one, legs support the other side."""
     x, z = p.length / 2 * (1 - 0.5 * p.inset), p.depth / 2 * (1 - 0.5 * p.inset)
     low, high = p.cabinet_drop * p.height, underside(p) + 0.005
     inner = x - p.cabinet * p.length * (1 if p.cabinets == 1 else 0.85)

@@ -1,0 +1,135 @@
+"""Reading files of meshes, point clouds, images and voxels as observations in the normalized frame."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jonet.data import sources
+from jonet.data.sampling import RECIPES, Recipe, Solid
+from jonet.errors import FormatError, MeshError
+from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, voxels
+from jonet.geometry.mesh import Similarity, frame_of, normalize
+from jonet.rendering import network_views
+from jonet.storage import search
+
+PICTURES = (".png", ".jpg", ".jpeg")
+CLOUDS = (".npy", ".npz", ".xyz")  # in addition, a file of a mesh format without faces is a point cloud
+
+
+class Observed(NamedTuple):
+    """The observation in one file: samples [N, 4] (x, y, z, distance), or points [N, 3] with or without normals [N, 3],
+    in the normalized frame."""
+
+    name: str
+    similarity: Similarity  # input units → normalized frame
+    samples: np.ndarray | None = None
+    points: np.ndarray | None = None
+    normals: np.ndarray | None = None
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """The names of its arrays, as parameters of `Model.fit`."""
+        return tuple(name for name in ("samples", "points", "normals") if getattr(self, name) is not None)
+
+
+def find(path, pictures: bool = False) -> list[Path]:
+    """Meshes and point clouds (or images) below a folder, or the file itself, sorted; hidden files are skipped."""
+    path = Path(path)
+    found = set() if pictures and path.is_dir() else {*mesh_files.find(path)}
+    for folder, names in search.walk(path) if path.is_dir() else ():
+        wanted = (folder / name for name in names if Path(name).suffix.lower() in (PICTURES if pictures else CLOUDS))
+        found.update(file for file in wanted if file.is_file())
+    return sorted(found)
+
+
+def read(
+    path,
+    frame: str = "sphere",
+    recipe: Recipe = RECIPES["default"],
+    seed: int = 0,
+    limit: int = point_cloud_files.LIMIT,
+    surface: bool = False,
+) -> Observed:
+    """Reads a mesh, which is sampled by the recipe, or a point cloud: .npy, .npz, .xyz, or a mesh format without faces.
+
+    Rows of a point cloud are x, y, z, or x, y, z and an outward normal; an .npz has arrays `points` and `normals`.
+    frame: the normalized frame of the result.  limit: maximum number of points that are kept.  surface: sample surface
+    points with normals of a mesh, too, instead of distances.
+    Raises MeshError or FormatError with file and cause.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FormatError(f"{path}: no such file")
+    if path.suffix.lower() in CLOUDS or _points_only(path):
+        rows = point_cloud_files.read(path, limit, seed)
+    else:
+        try:
+            arrays = mesh_parsers.load(path)
+        except MeshError as error:
+            raise MeshError(f"{path}: {error}") from error
+        if len(arrays.faces):
+            return _mesh(path, frame, recipe, seed, surface)
+        rows = arrays.vertices[point_cloud_files.chosen(len(arrays.vertices), limit, seed)]
+    if len(rows) < 4:
+        raise FormatError(f"{path}: holds {len(rows)} points, but a point cloud needs at least four")
+    transform = frame_of(rows[:, :3], frame)
+    normals = None if rows.shape[1] == 3 else rows[:, 3:].astype(np.float32)
+    return Observed(path.stem, transform, points=transform(rows[:, :3]).astype(np.float32), normals=normals)
+
+
+def picture(path, size: int) -> np.ndarray:
+    """An image file as network input, [size, size, 3] float32 in [0, 1]: resized bilinearly, white if transparent."""
+    path = Path(path)
+    try:
+        with Image.open(path) as file:
+            content = file.convert("RGBA")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise FormatError(f"{path}: cannot be read as an image ({error})") from error
+    flat = Image.alpha_composite(Image.new("RGBA", content.size, "white"), content).convert("RGB")
+    return network_views.resized(np.asarray(flat)[None], size)[0].astype(np.float32) / 255
+
+
+def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
+    """A voxel grid [cells, cells, cells] bool over the cube frame, and the similarity from input units to that frame.
+
+    From an .npy of such a grid, axes x, y, z, which is in the frame already (identity); or from a mesh, voxelized.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise FormatError(f"{path}: cannot be read as voxels ({error})") from error
+        if found.shape != (cells,) * 3 or found.dtype.kind not in "biu":
+            raise FormatError(
+                f"{path}: voxels must be {cells}³ values 0 or 1, but this is {found.dtype} {list(found.shape)}"
+            )
+        return found > 0, Similarity()
+    mesh = mesh_files.read(path)
+    found = diagnosis.diagnose(mesh)
+    mesh, transform = normalize(diagnosis.orient(mesh, found), "cube")
+    inside = Solid(mesh, found.method).inside if found.method == "views" else None  # as stores do for training
+    return voxels.voxelize(mesh, cells, inside=inside), transform
+
+
+def _points_only(path: Path) -> bool:
+    """Whether this is a PLY without faces, by its header: then it can be read in bounded memory."""
+    try:
+        return path.suffix.lower() == ".ply" and not point_cloud_files.ply_header(path).elements.get("face")
+    except (FormatError, ValueError):
+        return False  # the mesh parser reports what is wrong
+
+
+def _mesh(path: Path, frame: str, recipe: Recipe, seed: int, surface: bool) -> Observed:
+    if surface:
+        recipe = dataclasses.replace(recipe, near=0, uniform=0, occupancies=0, near_occupancies=0)
+    shape = sources.MeshFile(path.stem, "test", path=path).shape(recipe, seed=seed, frame=frame, sign="auto")
+    if surface:
+        points, normals = (shape.rows[f"surface_{name}"][0] for name in ("points", "normals"))
+        return Observed(path.stem, shape.similarity, points=points, normals=normals)
+    return Observed(path.stem, shape.similarity, samples=np.concatenate(shape.rows["sdf"]))

@@ -1,0 +1,239 @@
+"""The methods of fitting codes, and the quality of a fit.
+
+Each consists of a pure function of one shape (`_newton`, `_adam`, …) and of a function that maps it over a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jonet import parallel
+from jonet.inference.fitting import first_order, gauss_newton
+from jonet.inference.fitting.gauss_newton import Objective, huber
+from jonet.inference.fitting.jacobian import along_code
+from jonet.inference.fitting.observations import COLUMNS, MEASURED, WEIGHT, blocks, grouped, outside, whole_blocks
+from jonet.inference.fitting.prior import Prior
+from jonet.inference.fitting.sharded_batch import BoundNetwork, ShardedBatch
+from jonet.networks.field import fold
+from jonet.networks.layers import BLOCK
+
+INLIER = 0.01  # error below which an observation is an inlier, in the normalized frame
+
+
+def sharded(packed: Sequence[np.ndarray], **more) -> ShardedBatch:
+    """The packed rows of B shapes, and further arrays [B, …], split over the devices."""
+    data, used = blocks(packed)
+    return ShardedBatch({"rows": data, "blocks": used, **more}, len(packed))
+
+
+# Starts: the best of the training codes
+
+
+def nearest(
+    net: BoundNetwork, observed: ShardedBatch, starts: np.ndarray, count: int, probe: int, clamp: float
+) -> np.ndarray:
+    """The `count` starts of [S, L] with the least error on the first `probe` rows of each shape, [B, count, L].
+
+    Rows are shuffled when they are packed, so the first ones are a random sample.
+    """
+    problems = observed.scatter(np.zeros((observed.size, count, starts.shape[1]), np.float32))
+    return observed.gather(observed.map(_nearest, net, (min(probe, BLOCK), count), problems, starts, np.float32(clamp)))
+
+
+def _nearest(net, settings, _, data, starts, clamp):
+    probe, count = settings
+    rows = data["rows"][0, :probe]
+    fields = fold(net.module, net.shared, net.batch_stats, starts)
+
+    def error(per_shape):
+        values = fields.architecture(fields.shared, per_shape, rows[:, :3])
+        return rows[:, WEIGHT] @ clamped(values, rows, clamp)
+
+    # in batches of about four blocks of points, as many as fit a CPU's cache
+    errors = jax.lax.map(error, fields.per_shape, batch_size=min(len(starts), 4 * BLOCK // probe))
+    return starts[jax.lax.top_k(-errors, count)[1]]
+
+
+# Gauss-Newton
+
+
+def levels(
+    net: BoundNetwork,
+    work,
+    arguments,
+    packed,
+    at,
+    size: int,
+    unknowns: int,
+    keep,
+    settings,
+    whole: ShardedBatch | None = None,
+):
+    """Gauss-Newton through all levels, from k tries for each of `size` shapes to the best try.
+
+    A level has a number of observations, an ε of Huber's loss and a limit of phases (`settings.fitting.GaussNewton`).
+    The first levels use few observations and a smooth loss: they are cheap and have fewer local minima.  After each
+    level only the best tries of a shape continue.
+
+    work: one phase of one problem.  packed: the rows of every try; tries of a shape are consecutive.  at: the initial
+    unknowns of the tries, [size · k, …].  keep: how many tries of a shape continue after each level; the last is 1.
+    whole: `packed` as a batch on the devices, if it is there already.
+    Returns the unknowns [size, …], which converged [size], and the index of the try they come from [size].
+    """
+    damping, tries = settings.damping, np.arange(len(packed))
+    for points, huber_epsilon, limit, kept in zip(
+        settings.points, settings.huber_epsilon, settings.phases, keep, strict=True
+    ):
+        rows = whole_blocks(points)
+        if len(tries) == size:
+            # One try is left: all remaining levels use one batch with all rows, so that they share one program.
+            level = whole = sharded(packed) if whole is None else whole
+        else:  # several tries: only the rows of this level are sent to the devices
+            level = sharded([shape[:rows] for shape in packed])
+        more = arguments, np.int32(rows // BLOCK), np.float32(huber_epsilon), np.int32(settings.steps)
+
+        def advance(state, active, level=level, more=more):
+            state = level.map(work, net, None, state, *more, active=active)
+            return state, level.gather(state.loss)
+
+        # The loss differs between levels, so a level starts with fresh derivatives, but with the damping so far.
+        state = level.scatter(gauss_newton.start(at, len(tries), unknowns, damping))
+        state, converged = gauss_newton.phases(advance, state, len(tries), limit, settings.tolerance)
+        at, losses, damping = level.gather((state.at, state.loss, state.damping))
+        order = losses.reshape(size, -1).argsort(axis=1)[:, :kept]  # the best tries of each shape
+        best = (np.arange(size)[:, None] * (len(tries) // size) + order).ravel()
+        at, damping, converged, tries = jax.tree.map(lambda x, best=best: x[best], (at, damping, converged, tries))
+        packed = [packed[i] for i in best]
+    return at, converged, tries
+
+
+def newton(
+    net: BoundNetwork, observed: ShardedBatch, packed, starts, penalty, settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [B, L] and which converged [B]; of starts [B, k, L], the best one after the first level continues."""
+    size, tries, length = starts.shape
+    packed = [rows for rows in packed for _ in range(tries)]
+    keep = (1,) * len(settings.points)
+    whole = observed if tries == 1 else None
+    codes, converged, _ = levels(
+        net, _newton, penalty, packed, starts.reshape(-1, length), size, length, keep, settings, whole
+    )
+    return codes, converged
+
+
+def _newton(net, _, state, data, gaussian, limit, huber_epsilon, steps):
+    def linearize(code):
+        along = along_code(net, code)
+
+        def rows(block):
+            values, _, jacobian = along(block[:, :3])
+            return outside(values, block), jacobian, block[:, WEIGHT]
+
+        return rows
+
+    objective = Objective(linearize, lambda code: quadratic(code, *gaussian), jnp.add)
+    return phase(objective, state, data, limit, huber_epsilon, steps)
+
+
+def phase(objective: Objective, state, data, limit, huber_epsilon, steps):
+    """`steps` steps on the first `limit` blocks of a shape."""
+    blocks = jnp.minimum(data["blocks"], limit)
+    return gauss_newton.descend(objective, state, lambda k: data["rows"][k], blocks, huber_epsilon, steps)
+
+
+def penalty(prior: Prior, weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and matrix of the quadratic penalty on codes, weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L."""
+    return prior.mean, (weight / len(prior.mean) * prior.precision()).astype(np.float32)
+
+
+def quadratic(code, mean, matrix):
+    """½ (z - μ)ᵀ P (z - μ), its gradient and its Hessian."""
+    gradient = matrix @ (code - mean)
+    return (code - mean) @ gradient / 2, gradient, matrix
+
+
+# First order
+
+
+def adam(net: BoundNetwork, packed, starts, index, seed: int, clamp: float, settings) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [B, L] and whether their loss has stopped falling [B]; starts [B, L] are used for the setting "best"."""
+    sorted_, counts = zip(*map(grouped, packed), strict=True)
+    by_group = sharded(sorted_, counts=np.stack(counts), index=np.asarray(index, np.int32))
+    problems = by_group.scatter((starts, np.zeros(by_group.size, bool)))
+    return by_group.gather(by_group.map(_adam, net, settings, problems, np.int32(seed), np.float32(clamp)))
+
+
+def _adam(net, settings, problem, data, seed, clamp):
+    code, _ = problem
+    key = parallel.fold_in(jax.random.key(seed), "adam", data["index"])
+    rows = data["rows"].reshape(-1, COLUMNS)
+    if settings.start == "noise":
+        code = first_order.NOISE * jax.random.normal(parallel.fold_in(key, "code"), code.shape)
+
+    def draw(step):
+        return rows[first_order.draw(key, step, data["counts"], settings)]
+
+    def loss(code, some):
+        return clamped(net.fold(code).at(some[:, :3]), some, clamp).mean()
+
+    path, losses = first_order.adam(loss, code, draw, settings)
+    return path[-1], _flat(losses)
+
+
+def lbfgs(net: BoundNetwork, observed: ShardedBatch, starts, gaussian, settings) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [B, L] and whether their loss has stopped falling [B], from starts [B, L]."""
+    problems = observed.scatter((starts, np.zeros(observed.size, bool)))
+    return observed.gather(observed.map(_lbfgs, net, settings, problems, gaussian))
+
+
+def _lbfgs(net, settings, problem, data, gaussian):
+    rows = data["rows"].reshape(-1, COLUMNS)
+
+    def loss(code):
+        errors = huber(outside(net.fold(code).at(rows[:, :3]), rows), settings.huber_epsilon)
+        return rows[:, WEIGHT] @ errors / rows[:, WEIGHT].sum() + quadratic(code, *gaussian)[0]
+
+    code, losses = first_order.lbfgs(loss, problem[0], settings)
+    return code, _flat(losses)
+
+
+def _flat(losses):
+    """Whether the mean loss of the last tenth of the steps is at most 1 % below that of the tenth before."""
+    tenth = max(1, len(losses) // 10)
+    before, last = losses[-2 * tenth : -tenth].mean(), losses[-tenth:].mean()
+    return before - last <= 0.01 * last
+
+
+# Fit quality
+
+
+def fit_quality(
+    net: BoundNetwork, observed: ShardedBatch, codes: np.ndarray, clamp: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean clamped error [B] and inlier fraction [B] of the measured rows."""
+    zeros = np.zeros(observed.size, np.float32)  # places of the results
+    problems = observed.scatter((codes, zeros, zeros))
+    return observed.gather(observed.map(_fit_quality, net, None, problems, np.float32(clamp)))[1:]
+
+
+def _fit_quality(net, _, problem, data, clamp):
+    code, *_ = problem
+    field = net.fold(code)
+
+    def add(k, sums):
+        rows = data["rows"][k]
+        errors = clamped(field.at(rows[:, :3]), rows, clamp)
+        new = rows[:, MEASURED] @ errors, rows[:, MEASURED] @ (errors < INLIER), rows[:, MEASURED].sum()
+        return jax.tree.map(jnp.add, sums, new)
+
+    error, inlier_fraction, count = jax.lax.fori_loop(0, data["blocks"], add, (jnp.zeros((), code.dtype),) * 3)
+    return code, error / count, inlier_fraction / count
+
+
+def clamped(values, rows, clamp):
+    """DeepSDF's clamped L1 error (eq. 4), for intervals: of a single distance s, |clip(values, ±δ) - clip(s, ±δ)|."""
+    return jnp.abs(outside(values.clip(-clamp, clamp), rows))

@@ -1,0 +1,118 @@
+"""A batch of independent small problems, split over the devices with their data.
+
+Every device holds up to `capacity` of the B problems.  Capacities are powers of four, so that few programs are
+compiled.  Which problems of a device are active is an argument of the program: converged problems can be left out of
+later calls without a new compilation and without moving the data of the others.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jonet import parallel
+from jonet.networks.field import bucket
+
+TOGETHER = {"cpu": 1}  # problems solved at once, by kind of device; one keeps activations in a CPU's cache
+MANY = 64  # on other devices; a power of four, so that it divides larger capacities
+
+
+class BoundNetwork(NamedTuple):
+    """A network with its parameters, as traced values inside a program or replicated on all devices."""
+
+    module: Any
+    shared: Any
+    batch_stats: Any
+
+    def fold(self, code):
+        """The field of one code."""
+        return self.module.fold(self.shared, self.batch_stats, code)
+
+
+class ShardedBatch:
+    """B problems, split over the devices with their data.
+
+    Split arrays have a leading axis of devices × capacity; problem i is at `place[i]` of it.
+    data: a tree of host arrays [B, …] that `map` passes to every problem.
+    """
+
+    def __init__(self, data, size: int):
+        self.size, self.devices = size, parallel.count()
+        each = -(-size // self.devices)
+        self.capacity = bucket(each)
+        problem = np.arange(size)
+        self.device, self.local = problem // each, problem % each
+        self.place = self.device * self.capacity + self.local
+        self.data = self.scatter(data)
+
+    def scatter(self, tree):
+        """Host arrays [B, …] → arrays split over the devices, with zeros in unused places."""
+
+        def padded(x):
+            x = np.asarray(x)
+            whole = np.zeros((self.devices * self.capacity, *x.shape[1:]), x.dtype)
+            whole[self.place] = x
+            return whole
+
+        return parallel.split(jax.tree.map(padded, tree))
+
+    def gather(self, tree):
+        """Arrays split over the devices → host arrays [B, …]; the inverse of `scatter`."""
+        return jax.tree.map(lambda x: x[self.place], parallel.host(tree))
+
+    def map(self, work: Callable, net: BoundNetwork, settings, problems, *arguments, active=None):
+        """work(net, settings, problem, data, *arguments) → problem, mapped over the problems where active [B] is set.
+
+        work: a pure function of one problem, defined at the top level of a module (it is a key of the compilation
+        cache).  settings: static and hashable.  arguments: the same for all problems.
+        problems: split over the devices; those that are not active are returned unchanged.  active: None for all.
+        """
+        mask = np.ones(self.size, bool) if active is None else np.asarray(active, bool)
+        # the active problems of each device come first in `order`; the program stops after `count` of them
+        order = np.zeros((self.devices, self.capacity), np.int32)
+        count = np.zeros(self.devices, np.int32)
+        for device in range(self.devices):
+            chosen = self.local[mask & (self.device == device)]
+            order[device, : len(chosen)] = chosen
+            count[device] = len(chosen)
+        order, count = parallel.split((order.reshape(-1), count))
+        compiled = program(work, net.module, settings, len(arguments))
+        return compiled(net.shared, net.batch_stats, problems, self.data, order, count, *arguments)
+
+
+@functools.lru_cache(maxsize=64)
+def program(work: Callable, module, settings, arguments: int) -> Callable:
+    """The program of `ShardedBatch.map`: (shared, batch_stats, problems, data, order, count, *arguments) → problems."""
+
+    def on_device(shared, batch_stats, problems, data, order, count, *rest):
+        return map_active(
+            lambda problem, data: work(BoundNetwork(module, shared, batch_stats), settings, problem, data, *rest),
+            problems,
+            data,
+            order,
+            count[0],
+        )
+
+    specs = (*[parallel.REPLICATED] * 2, *[parallel.SPLIT] * 4, *[parallel.REPLICATED] * arguments)
+    return parallel.pmap(on_device, specs, parallel.SPLIT)
+
+
+def map_active(fn: Callable, problems, data, order, count):
+    """Applies fn(problem, data) → problem to one device's problems whose numbers are the first `count` of `order`."""
+    group = min(TOGETHER.get(jax.default_backend(), MANY), len(order))
+
+    def solve_group(step, problems):
+        at = jax.lax.dynamic_slice_in_dim(order, step * group, group)
+        if group == 1:  # one problem at a time needs no vmap
+            new = fn(*jax.tree.map(lambda x: x[at[0]], (problems, data)))
+            return jax.tree.map(lambda x, y: x.at[at[0]].set(y), problems, new)
+        new = jax.vmap(fn)(*jax.tree.map(lambda x: x[at], (problems, data)))
+        at = jnp.where(step * group + jnp.arange(group) < count, at, len(order))  # out of bounds: dropped
+        return jax.tree.map(lambda x, y: x.at[at].set(y, mode="drop"), problems, new)
+
+    return jax.lax.fori_loop(0, -(-count // group), solve_group, problems)

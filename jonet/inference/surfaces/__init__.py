@@ -1,0 +1,1 @@
+"""Extraction of closed meshes from fields."""

@@ -1,0 +1,186 @@
+"""Extraction of meshes from fields: closed, with welded vertices, and oriented outwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from jonet import parallel
+from jonet.checks import check_array
+from jonet.errors import InputError
+from jonet.geometry.mesh import Mesh
+from jonet.inference.surfaces import cells, mise, refinement
+from jonet.inference.surfaces.grid import FieldEvaluator, Lattice, evaluate_points, lattice
+from jonet.inference.surfaces.marching_cubes import CORNERS, Samples, Welded, polygonize
+from jonet.networks.field import Field
+from jonet.settings import surfaces
+
+BATCH = 4 * 128**2  # shapes per batch × resolution²: fits a CPU's cache, and bounds the memory
+WORKERS = 2  # batches at a time: one searches cells on the host while the other waits for values from the devices
+METHODS = ("sparse", "dense", "mise")
+
+
+def extract(
+    fields: Field,
+    resolution: int = 128,
+    box=None,
+    level=None,
+    *,
+    method: str = "sparse",
+    coarse: int | None = None,
+    lipschitz: float | None = None,
+    refine_steps: int = 12,
+    normals: bool = True,
+    largest: bool = False,
+    faces: int = 0,
+    rmsprop_steps: int = 0,
+) -> list[Mesh] | Mesh:
+    """The surfaces of a batch of fields as meshes in the fields' frame; a single field gives a single mesh.
+
+    resolution: R cells a side of a grid; the vertices are on its edges.  box [2, 3]: corners of the grid, None for the
+    box of each field; a shape that extends beyond it is closed by a lid in the box's face.  level: the value on the
+    surface, one for all or one per field; None for the fields' levels (for occupancies, τ as a logit).
+    method: `sparse` finds the surface's cells coarse to fine (`cells.search`, with its arguments coarse and lipschitz);
+    `dense` evaluates the whole grid; `mise` is the published octree of `mise.refine` (coarse: 32 as published).
+    refine_steps: largest number of steps by which vertices are moved onto the level (to 1e-3 cells; most need one or
+    two); 0 keeps the linear interpolation.  normals: vertex normals from the field's gradient.  largest: keeps only the
+    component with the largest volume.  faces: simplified to about so many triangles at most (`refinement.simplify`),
+    0 for all.  rmsprop_steps: of the published refinement after that (`refinement.refine`), 0 for none.
+
+    Every mesh is a closed manifold and oriented outwards.  A field without surface gives a mesh without faces and a
+    warning with its range of values; a field that is not finite raises InputError.
+    """
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}; there are {', '.join(METHODS)}")
+    if coarse is not None and coarse < 1:
+        raise InputError(f"coarse is {coarse}, but counts the cells a side of the first grid: 1 or more")
+    if not fields.batched:
+        level = None if level is None else np.reshape(level, 1)
+        options = dict(method=method, coarse=coarse, lipschitz=lipschitz, refine_steps=refine_steps, normals=normals)
+        options |= dict(largest=largest, faces=faces, rmsprop_steps=rmsprop_steps)
+        return extract(Field.stack([fields]), resolution, box, level, **options)[0]
+    levels = check_array(np.atleast_1d(fields.per_shape["level"] if level is None else level), "level", (None,))
+    if len(levels) not in (1, len(fields)):
+        raise InputError(f"level has {len(levels)} values for {len(fields)} fields; give one, or one per field")
+    levels = np.broadcast_to(levels, len(fields))
+    grid = lattice(fields, resolution, box)
+    each = max(1, BATCH // grid.resolution**2)
+    precision = jax.config.jax_default_matmul_precision  # thread-local: the workers would use the default
+
+    def some(first):
+        here = slice(first, first + each)
+        evaluator = FieldEvaluator(fields[here], Lattice(grid.boxes[here], grid.resolution), levels[here], first)
+        with jax.default_matmul_precision(precision):
+            samples, corners, seen = locate(evaluator, method, coarse, lipschitz)
+            welded = refinement.project(
+                evaluator, samples, polygonize(evaluator.lattice, samples, corners), refine_steps
+            )
+            return split(evaluator, samples, welded, normals), seen
+
+    starts = range(0, len(fields), each)
+    # Several processes must dispatch their programs in the same order, which threads do not guarantee.
+    if len(starts) == 1 or parallel.is_multiprocess():
+        parts = [some(first) for first in starts]
+    else:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            parts = list(pool.map(some, starts))
+    meshes = [mesh for part, _ in parts for mesh in part]
+    for i, (mesh, seen) in enumerate(zip(meshes, np.concatenate([seen for _, seen in parts]), strict=True)):
+        if not len(mesh.faces):
+            low, high = np.sort(fields.inside * seen + levels[i])
+            warnings.warn(
+                f"field {i} has no surface at level {levels[i]:g}: its values in the box range from {low:.4g} to "
+                f"{high:.4g}; its mesh is empty",
+                stacklevel=2,
+            )
+    if largest:
+        meshes = [keep_largest(mesh) for mesh in meshes]
+    if not (faces or rmsprop_steps):
+        return meshes
+    fields = dataclasses.replace(fields, per_shape={**fields.per_shape, "level": levels})
+    if faces:
+        meshes = [refinement.simplify(mesh, faces) for mesh in meshes]
+    if rmsprop_steps:
+        meshes = refinement.refine(fields, meshes, steps=rmsprop_steps, box=box)
+    return [with_normals(fields, i, mesh) for i, mesh in enumerate(meshes)] if normals else meshes
+
+
+def with_normals(fields: Field, shape: int, mesh: Mesh) -> Mesh:
+    """The mesh with unit normals, those of the field of this number in a batch."""
+    if mesh.normals is not None or not len(mesh.vertices):
+        return mesh
+    rows = np.full(len(mesh.vertices), shape)
+    _, gradients = evaluate_points(fields, rows, mesh.vertices, gradient=True)
+    directions = -fields.inside * gradients.astype(np.float64)
+    directions /= np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+    return dataclasses.replace(mesh, normals=directions)
+
+
+def locate(evaluator: FieldEvaluator, method: str, coarse: int | None, lipschitz: float | None):
+    """Finds the surface's cells → (samples, indices of the samples at each cell's corners [8, C], range [B, 2]).
+
+    range: least and greatest signed value of each shape.
+    """
+    if method == "sparse":
+        found = cells.search(evaluator, cells.COARSE if coarse is None else coarse, lipschitz)
+        return found.samples, found.corners, found.range
+    if method == "mise":
+        grids, _ = mise.refine(evaluator, surfaces.COARSE if coarse is None else coarse)
+    else:
+        grids = (evaluator.whole(shape) for shape in range(len(evaluator.fields)))
+    parts, ranges = [], []
+    for shape, values in enumerate(grids):
+        parts.append(cells.crossed(evaluator.lattice, shape, values))
+        ranges.append([values.min(), values.max()])
+    keys, values, found = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    samples = Samples(keys, values)
+    return samples, samples.index_of(found + evaluator.lattice.steps(CORNERS)[:, None]), np.array(ranges)
+
+
+def split(evaluator: FieldEvaluator, samples: Samples, welded: Welded, normals: bool) -> list[Mesh]:
+    """The welded triangles of a batch as one mesh per shape."""
+    low = samples.keys[welded.low]
+    shape, vertices = evaluator.points(low, welded.along[:, None] * np.eye(3)[welded.axis])
+    directions = outward(evaluator, samples, welded, shape, vertices) if normals else None
+    # vertices and faces are sorted by shape, so every mesh is a slice of both
+    starts = np.searchsorted(shape, np.arange(len(evaluator.fields) + 1))
+    of_face = shape[welded.faces[:, 0]]
+    meshes = []
+    for i, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        faces = welded.faces[np.searchsorted(of_face, i) : np.searchsorted(of_face, i, "right")] - start
+        meshes.append(Mesh(vertices[start:stop], faces, directions[start:stop] if normals else None))
+    return meshes
+
+
+def outward(evaluator: FieldEvaluator, samples: Samples, welded: Welded, shape, vertices) -> np.ndarray:
+    """Unit normals of vertices [V, 3]: of the field, and of the box on lids; zero where the gradient is zero."""
+    _, gradients = evaluate_points(evaluator.fields, shape, vertices, gradient=True)
+    directions = -evaluator.fields.inside * gradients.astype(np.float64)
+    directions /= np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+    below, above = np.isneginf(samples.values[welded.low]), np.isneginf(samples.values[welded.high])
+    lid = below | above
+    directions[lid] = (above[lid, None] - 1.0 * below[lid, None]) * np.eye(3)[welded.axis[lid]]
+    return directions
+
+
+def keep_largest(mesh: Mesh) -> Mesh:
+    """The connected component with the largest volume (the surface of a cavity is a component with negative volume)."""
+    if not len(mesh.faces):
+        return mesh
+    first, second = mesh.faces[:, 0], mesh.faces[:, [1, 2]]
+    # every face links its first vertex with the other two
+    links = coo_array((np.ones(2 * len(first), bool), (np.repeat(first, 2), second.ravel())), (len(mesh.vertices),) * 2)
+    count, component = connected_components(links, directed=False)
+    a, b, c = np.moveaxis(mesh.corners, 1, 0)
+    # the signed volume of a component is the sum over its faces' tetrahedra with the origin (times 6)
+    volumes = np.bincount(component[first], np.einsum("ij,ij->i", a, np.cross(b, c)), minlength=count)
+    kept = component == volumes.argmax()
+    number = np.cumsum(kept) - 1
+    normals = None if mesh.normals is None else mesh.normals[kept]
+    return Mesh(mesh.vertices[kept], number[mesh.faces[kept[first]]], normals, mesh.name)

@@ -1,0 +1,239 @@
+"""The report of a run: collects the contents of a run folder into the dataclasses of `jonet.evaluation.report`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from jonet import config as configs
+from jonet import model
+from jonet.codes import Codes
+from jonet.data import sampling
+from jonet.data import store as stores
+from jonet.evaluation import baseline, figures, report
+from jonet.evaluation.report import Chart, Gallery, Map, Part, Report, Row, Slice, Table
+from jonet.geometry import mesh_files
+from jonet.geometry.mesh import Mesh
+from jonet.model import Model
+from jonet.rendering import shading
+from jonet.run.state import RunState
+from jonet.storage import names
+from jonet.tasks import unseen
+from jonet.training.log import Log
+from jonet.version import __version__
+
+SLICES = 12  # number of shapes whose signs are shown
+THUMBNAILS = 120  # training shapes on the map of codes
+
+
+def write(run: RunState) -> None:
+    """Writes report.html of a run whose stage evaluate is done."""
+    folder, task = run.folder, run.task
+    store, trained = stores.open(folder / "store"), model.load(folder)
+    values = json.loads((folder / "metrics.json").read_text())
+    index = {name: i for i, name in enumerate(store.names)}
+    codes = unseen_codes(run)
+    train = unseen.training(store, trained)
+    near = baseline.nearest(store, [index[name] for name in codes.names] if codes else [], train, count=3)
+
+    def row(entry: dict, group: str, predicted: Mesh) -> Row:
+        i = index[entry["name"]]
+        parts = [
+            *task.inputs(run.config, store, i),
+            Part("ground_truth", "ground truth", store.ground_truth(i)),
+            Part("predicted", "rebuilt", store.similarities[i].apply(predicted)),
+        ]
+        note = ""
+        if group == "test":
+            notes = []
+            if near.get(i):
+                nearest = near[i][0]
+                parts.append(
+                    Part("train", f"nearest training shape, {store.names[nearest]}", store.ground_truth(nearest))
+                )
+                notes.append("three nearest training shapes: " + ", ".join(store.names[j] for j in near[i]))
+            notes += ["out of distribution"] if entry.get("out_of_distribution") else []
+            notes += ["the fit has not converged"] if entry.get("converged") is False else []
+            note = "; ".join(notes)
+        return Row(entry["name"], parts, {k: v for k, v in entry.items() if isinstance(v, float)}, note)
+
+    def rows(entries: list[dict], group: str) -> list[Row]:
+        meshes = read_all(folder / "meshes" / group, [entry["name"] for entry in entries])
+        return [row(entry, group, mesh) for entry, mesh in zip(entries, meshes, strict=True)]
+
+    tested = [] if codes is None else rows(values["shapes"], "test")
+    rebuilt_train = rows(values["train"]["shapes"], "train")
+    count = len(values["shapes"])
+    scores = {"unseen shapes": values["summary"]} if tested else {}
+    if tested and values["nearest"]["shapes"]:
+        scores["baseline: nearest training shape"] = values["nearest"]["summary"]
+    if rebuilt_train:
+        scores["training shapes, from their trained codes"] = values["train"]["summary"]
+    seconds = {name: done["seconds"] for name, done in run.done.items()}
+    size = values["bytes"]
+    shown = getattr(task, "shown", None)  # only tasks that do more than reconstruct shapes have it
+    galleries, tables = shown(run.config, trained, store, folder, values) if shown else ((), ())
+    page = Report(
+        title=f"{task.TITLE} on {Path(run.config.data).name}",
+        summary=task.summary(count if tested else 0, unseen.count(trained)),
+        command=shlex.join(["python", *sys.argv]),
+        device=values["device"],
+        scores=scores,
+        galleries=[
+            *galleries,
+            Gallery("Unseen shapes", tested),
+            Gallery("Training shapes", rebuilt_train, pictures=6),
+            *generated(folder / "meshes", store, train, run.config.generated),
+        ],
+        charts=charts(task, Log(folder / "log.jsonl").read()),
+        tables=[
+            *tables,
+            Table(
+                "Sizes",
+                ("", "bytes"),
+                [("network", size["network"]), ("code of one shape", size["code"]), ("mesh (median)", size["mesh"])],
+                note="The published decoder has 7.37 MB." if trained.kind == "deepsdf" else "",
+            ),
+        ],
+        codes=code_map(store, trained, codes),
+        slices=slices(store),
+        skipped=store.skipped,
+        seconds=seconds,
+        details=details(run, values),
+    )
+    report.write(folder / "report.html", page)
+
+
+def unseen_codes(run: RunState) -> Codes | None:
+    """The codes of the unseen shapes; None if there are none.  A codes.npz that the run did not write is ignored."""
+    name = "codes.npz"
+    return Codes.load(run.folder / name) if name in run.done["reconstruct"]["results"] else None
+
+
+def generated(folder: Path, store, train, count: int) -> list[Gallery]:
+    """Galleries of samples of the prior, each with its nearest training shape, and of an interpolation of two shapes.
+
+    folder: of the meshes.  train: indices of all training shapes in the store; empty if one of them is not in it.
+    count: of samples, and of meshes between the two shapes; those without a surface have no file.
+    """
+    meshes = {
+        kind: read_all(folder / kind, [f"{kind}_{i}" for i in range(count)])
+        for kind in ("sample", "between")
+        if any((folder / kind).glob("*.ply"))
+    }
+    found = []
+    if samples := [mesh for mesh in meshes.get("sample", ()) if len(mesh.faces)]:
+        clouds = {mesh.name: sampling.surface(mesh, baseline.POINTS, np.random.default_rng(0))[0] for mesh in samples}
+        near = baseline.nearest_to(clouds, store, train)
+        nearest = {
+            name: [Part("train", "nearest training shape", store.ground_truth(i)) for i in indices]
+            for name, indices in near.items()
+        }
+        rows = [Row(mesh.name, [Part("predicted", "sample", mesh), *nearest[mesh.name]]) for mesh in samples]
+        found.append(Gallery("Samples of the prior", rows, rank=None))
+    if "between" in meshes:
+        parts = [Part("predicted", f"{i / (count - 1):.0%}", mesh) for i, mesh in enumerate(meshes["between"])]
+        note = "Codes at equal distances between those of two shapes, both included."
+        found.append(Gallery("Interpolation between two shapes", [Row("between", parts)], note, rank=None))
+    return found
+
+
+def read_all(folder: Path, shape_names: Sequence[str]) -> list[Mesh]:
+    """The meshes that `stages.write_all` wrote; without vertices and faces for shapes without a surface.
+
+    shape_names: of all shapes of the folder, in the order in which they were written.
+    """
+    found = []
+    for name, file in zip(shape_names, names.unique(shape_names), strict=True):
+        path = folder / f"{file}.ply"  # shapes without a surface have no file
+        mesh = mesh_files.read(path) if path.exists() else Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
+        found.append(dataclasses.replace(mesh, name=name))
+    return found
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """At most `count` indices spread evenly over a list."""
+    return sorted({int(i) for i in np.linspace(0, length - 1, min(count, length)).round()})
+
+
+def charts(task: ModuleType, entries: list[dict]) -> list[Chart]:
+    """Loss curves and validation from a log."""
+    steps = [entry for entry in entries if "loss" in entry]
+    if not steps:
+        return []
+    names = [name for name in ("loss", "error", "prior", "kl") if all((entry.get(name) or 0) > 0 for entry in steps)]
+    x = [entry["step"] for entry in steps]
+    found = [Chart("Training loss", {name: (x, [entry[name] for entry in steps]) for name in names})]
+    checked = [entry for entry in entries if "validation" in entry]
+    if checked:
+        line = ([entry["step"] for entry in checked], [entry["validation"] for entry in checked])
+        found.append(Chart("Validation", {task.VALIDATED: line}, log=False))
+    return found
+
+
+def code_map(store, trained: Model, tested: Codes | None) -> Map | None:
+    """Training codes and codes of unseen shapes, projected to two principal axes, with thumbnails of some shapes.
+
+    tested: codes of the unseen shapes.  None if there are too few training codes for it.
+    """
+    train_codes = trained.codes
+    if train_codes is None or len(train_codes) < 3 or train_codes.values.shape[1] < 2:
+        return None
+    values = np.concatenate([train_codes.values, *([] if tested is None else [tested.values])])
+    all_names = [*train_codes.names, *(() if tested is None else tested.names)]
+    pictured = dict(unseen.matched_training(store, trained))  # point on the map → index in the store
+    if tested is not None:
+        pictured |= {len(train_codes) + row: store.names.index(name) for row, name in enumerate(tested.names)}
+    groups = ["train"] * len(train_codes) + ["unseen"] * (len(all_names) - len(train_codes))
+    points, fraction = figures.plane(values)
+    chosen = set(evenly(len(all_names), THUMBNAILS))
+    images = [None] * len(all_names)
+    for i, index in pictured.items():
+        if i in chosen and len((mesh := store.mesh(index)).faces):
+            images[i] = shading.shade(mesh, size=72, supersample=1)
+    note = f"Two principal axes, which explain {fraction:.0%} of the codes' variance."
+    return Map(points, all_names, groups, images, note)
+
+
+def slices(store) -> list[Slice]:
+    """Planar sections of the signed distances of some shapes' samples: shapes with doubtful signs first."""
+    doubtful = [
+        i for i, diagnosis in enumerate(store.diagnoses) if diagnosis is not None and diagnosis.method != "exact"
+    ]
+    others = [i for i, diagnosis in enumerate(store.diagnoses) if diagnosis is not None and i not in set(doubtful)]
+    found = []
+    for i in (doubtful + others)[:SLICES]:
+        diagnosis, mesh = store.diagnoses[i], store.mesh(i)
+        # the method that determined the signs of the samples; a fused mesh was diagnosed after the fusion
+        method = diagnosis.method if store.sign in ("auto", "fusion") else store.sign
+        solid = sampling.Solid(mesh, method)
+        box = mesh.bounds + 0.04 * np.ptp(mesh.bounds, axis=0).max() * np.array([[-1], [1]])
+        found.append(
+            Slice(
+                store.names[i], figures.section(solid.distances, box, 96), diagnosis.reason, diagnosis.method == "views"
+            )
+        )
+    return found
+
+
+def details(run: RunState, values: dict) -> dict:
+    """Version, number of parameters, options and autotuned settings, as a flat dict."""
+    flat = {}
+
+    def put(prefix, tree):
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                put(f"{prefix}{name}.", value)
+            else:
+                flat[f"{prefix}{name}"] = str(value)
+
+    put("", configs.to_dict(run.config))
+    put("autotuned.", run.autotuned)
+    return {"jonet": __version__, "parameters": values["parameters"], **flat}

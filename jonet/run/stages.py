@@ -1,0 +1,230 @@
+"""The stages of a run: prepare → train → reconstruct → evaluate → report, the same for every task.
+
+    prepare        store/, the samples of all shapes                      train.prepare
+    train          model/, the trained network                            train.train_network
+    reconstruct    codes.npz of unseen shapes, meshes/                    reconstruct
+    evaluate       metrics.json, scores against the ground truth          evaluate
+    report         report.html                                            report
+
+A stage is skipped if it is done: its results exist and nothing that it reads has changed (`run.state`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jonet import model, parallel
+from jonet.codes import Codes
+from jonet.data import store as stores
+from jonet.data.sampling import METHODS, Solid
+from jonet.errors import ConfigError
+from jonet.evaluation import baseline, metrics
+from jonet.geometry import mesh_files
+from jonet.geometry.mesh import Mesh
+from jonet.run import report_pages, state, train
+from jonet.run.options import STAGES
+from jonet.run.report_pages import evenly, read_all
+from jonet.run.state import RunState
+from jonet.storage import atomic, names
+from jonet.tasks import unseen
+
+
+def run(task, config, workdir: Path, stages=STAGES) -> None:
+    """Runs the given stages except those that are done, then prints the scores and the paths of the results.
+
+    task: its module.  config: an instance of its Config.
+    All processes of a job prepare and train; the first one alone runs the later stages, while the others wait.
+    """
+    with state.opened(workdir, task, config) as run:
+        print(f"{task.TITLE} · {parallel.describe()} · {run.folder}", file=sys.stderr, flush=True)
+        run.announce = lambda stage: print(f"{stage} …", file=sys.stderr, flush=True)
+        for stage in [stage for stage in state.EXPENSIVE_STAGES if stage in stages]:
+            do(run, stage)
+        if parallel.is_main():
+            with parallel.local_only() if parallel.is_multiprocess() else contextlib.nullcontext():
+                for stage in [stage for stage in STAGES if stage in stages and stage not in state.EXPENSIVE_STAGES]:
+                    do(run, stage)
+                if run.is_done("evaluate"):
+                    print_table(run)
+    if not parallel.is_main():
+        state.wait_for_end(run.folder)
+
+
+def do(run: RunState, stage: str) -> None:
+    """Runs a stage, or prints that it was done before; ConfigError if an earlier stage is not done."""
+    missing = [name for name in STAGES[: STAGES.index(stage)] if not is_done(run, name)]
+    if missing:
+        raise ConfigError(f"stage {stage} needs {', '.join(missing)} first; add them to --stages")
+    before = run.done.get(stage)
+    if stage == "prepare":
+        train.prepare(run)
+    elif stage == "train":
+        train.train_network(run, stores.open(run.folder / "store"))
+    elif not run.is_done(stage):
+        run.do(stage, lambda: state.stamps(WORK[stage](run)))
+    # `begin` removes the entry of a stage, so an entry that is the same object means that nothing was run.
+    if before is not None and run.done.get(stage) is before:
+        print(f"{stage}: done before", file=sys.stderr)
+
+
+def is_done(run: RunState, stage: str) -> bool:
+    """Whether a stage is done; for training also with the present content of store, given model and weights."""
+    if stage != "train" or not run.is_done("train"):
+        return run.is_done(stage)
+    return run.is_done("train", run.inputs("train", stores.open(run.folder / "store")))
+
+
+def reconstruct(run: RunState) -> list[Path]:
+    """Fits or encodes the codes of unseen shapes, and extracts meshes; returns the paths of all files.
+
+    Meshes are those of the unseen shapes, of some training codes, of samples of the prior, and between two codes.
+    """
+    store, trained = stores.open(run.folder / "store"), train.adjusted(run)
+    folder, files = run.folder / "meshes", []
+    rows, codes = unseen.unseen(store, trained), None
+    if len(rows):
+        codes = run.task.observe(run.config, trained, store, rows)
+        run.claim("reconstruct", [run.folder / "codes.npz"])
+        codes.save(run.folder / "codes.npz")
+        files += [run.folder / "codes.npz", *write_all(run, trained.extract(codes), folder / "test")]
+    rebuilt = rebuilt_codes(run, store, trained)
+    if rebuilt is not None:
+        files += write_all(run, trained.extract(rebuilt), folder / "train")
+    for kind, found in generated(run, trained, rebuilt if codes is None else codes).items():
+        named = [dataclasses.replace(mesh, name=f"{kind}_{i}") for i, mesh in enumerate(found)]
+        files += write_all(run, named, folder / kind)
+    return files
+
+
+def generated(run: RunState, trained: model.Model, codes: Codes | None) -> dict[str, list[Mesh]]:
+    """Meshes by kind: "sample" from the network's prior, if it has one, and "between" the first two codes."""
+    count, found = run.config.generated, {}
+    if count and trained.prior is not None:
+        found["sample"] = trained.sample(count, run.config.seed)
+    if count > 1 and codes is not None and len(codes) > 1:
+        found["between"] = trained.interpolate(codes[0], codes[1], count)
+    return found
+
+
+def write_all(run: RunState, meshes: list[Mesh], folder: Path) -> list[Path]:
+    """Writes the meshes that have a surface as PLY under safe names and returns their paths.
+
+    `report_pages.read_all` reads them.  Both derive the file names from the names of all shapes (`names.unique`), also
+    of those without a surface.
+    """
+    safe_names = names.unique([mesh.name for mesh in meshes])
+    paths = {folder / f"{name}.ply": mesh for name, mesh in zip(safe_names, meshes, strict=True) if len(mesh.faces)}
+    run.claim("reconstruct", paths)
+    return [mesh_files.write(mesh, path) for path, mesh in paths.items()]
+
+
+def rebuilt_codes(run: RunState, store: stores.Store, trained: model.Model) -> Codes | None:
+    """At most `config.rebuilt_train` training codes, of shapes that are in the store; None if there are none."""
+    found = unseen.rebuilt_codes(store, trained)
+    chosen = [] if found is None else evenly(len(found), run.config.rebuilt_train)
+    return found[chosen] if chosen else None
+
+
+def evaluate(run: RunState) -> list[Path]:
+    """Writes metrics.json, and the files of tasks that have more; returns their paths.
+
+    Scores are those of unseen shapes, of rebuilt training shapes, and of a baseline: for each unseen shape the nearest
+    training shape, scored as if it were the reconstruction.
+    """
+    store, trained = stores.open(run.folder / "store"), model.load(run.folder)
+    codes = report_pages.unseen_codes(run)
+    index = {name: i for i, name in enumerate(store.names)}
+    scoring = run.config.scores
+    groups = {}
+    for group, chosen in (("test", codes), ("train", rebuilt_codes(run, store, trained))):
+        shape_names = () if chosen is None else chosen.names
+        folder = run.folder / "meshes" / group
+        # Meshes are written in input units; scores are computed in the normalized frame, as the ground truth.
+        transforms = [store.similarities[index[name]] for name in shape_names]
+        meshes = zip(transforms, read_all(folder, shape_names), strict=True)
+        predicted = [transform.apply(mesh) for transform, mesh in meshes]
+        ground_truths = [ground_truth(store, index[name]) for name in shape_names]
+        labeled = [store.labeled(index[name]) for name in shape_names]
+        scores = metrics.evaluate_all(list(zip(predicted, ground_truths, strict=True)), scoring, labeled)
+        groups[group] = [
+            {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
+            for name, row, mesh in zip(shape_names, scores, predicted, strict=True)
+        ]
+    if codes is not None:
+        extra = dict(zip(codes.names, run.task.scored(run.config, trained, store, codes), strict=True))
+        groups["test"] = [row | extra[row["name"]] for row in groups["test"]]
+    tested = [] if codes is None else [index[name] for name in codes.names]
+    near = baseline.nearest(store, tested, unseen.training(store, trained))
+    near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}  # needs a mesh
+    near_scores = metrics.evaluate_all([(store.mesh(j), ground_truth(store, i)) for i, j in near.items()], scoring)
+    nearest = [
+        {"name": store.names[i], "nearest": store.names[j], **scores}
+        for (i, j), scores in zip(near.items(), near_scores, strict=True)
+    ]
+    shapes = groups["test"] or groups["train"]
+    parameters = jax.tree.leaves(trained.shared)
+    values = {
+        "task": run.task.NAME,
+        "device": parallel.describe(),
+        "summary": metrics.summary(shapes),
+        "shapes": shapes,
+        "train": {"summary": metrics.summary(groups["train"]), "shapes": groups["train"]},
+        "nearest": {"summary": metrics.summary(nearest), "shapes": nearest},
+        "bytes": {
+            "network": int(sum(leaf.nbytes for leaf in parameters)),
+            "code": int(4 * trained.config.latent_size),
+            "mesh": int(np.median([24 * row["vertices"] + 13 * row["faces"] for row in shapes] or [0])),
+        },
+        "parameters": int(sum(leaf.size for leaf in parameters)),
+        "skipped": store.skipped,
+        "seconds": {name: done["seconds"] for name, done in run.done.items()},
+    }
+    files = [run.folder / name for name in ("metrics.json", *getattr(run.task, "FILES", ()))]
+    run.claim("evaluate", files)
+    if further := getattr(run.task, "further", None):  # only tasks that do more than reconstruct shapes have it
+        values |= further(run.config, trained, store, run.folder)
+    atomic.write_json(run.folder / "metrics.json", values)
+    return files
+
+
+def ground_truth(store: stores.Store, shape: int) -> Mesh | Solid:
+    """The reference for the scores of a shape; its inside is decided by the same method as for its samples."""
+    diagnosis, mesh = store.diagnoses[shape], store.ground_truth(shape)
+    if diagnosis is None:
+        return mesh
+    return metrics.as_learned(mesh, store.sign if store.sign in METHODS else diagnosis.method)
+
+
+def report(run: RunState) -> list[Path]:
+    """Writes report.html and returns its path."""
+    run.claim("report", [run.folder / "report.html"])
+    report_pages.write(run)
+    return [run.folder / "report.html"]
+
+
+def print_table(run: RunState) -> None:
+    """Prints the scores, in plain units and in those of the papers, times, sizes, and the paths of the results."""
+    values = json.loads((run.folder / "metrics.json").read_text("utf-8"))
+    print(metrics.table(values["summary"], len(values["shapes"])))
+    seconds = {name: done["seconds"] for name, done in run.done.items()}
+    print(" · ".join(f"{name} {value:.0f} s" for name, value in {**seconds, "total": sum(seconds.values())}.items()))
+    size = values["bytes"]
+    print(f"network {size['network'] / 1e6:.2f} MB · code {size['code']} B · mesh {size['mesh'] / 1e3:.0f} kB (median)")
+    for name in ("report.html", "meshes", "model"):
+        print(f"{name:12s} {run.folder / name}")
+
+
+# The stages of the first process: functions that write the results and return their paths.
+WORK: dict[str, Callable[[RunState], list[Path]]] = {
+    "reconstruct": reconstruct,
+    "evaluate": evaluate,
+    "report": report,
+}

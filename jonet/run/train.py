@@ -1,0 +1,260 @@
+"""The stages prepare and train, and `jonet.train`: shapes (meshes, a procedural family or a store) → Store → Model."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import jax
+
+from jonet import config as configs
+from jonet import model as models
+from jonet import parallel
+from jonet.data import store as stores
+from jonet.data.families import FAMILIES
+from jonet.data.store import Store
+from jonet.errors import ConfigError, shown
+from jonet.model import Model
+from jonet.model_folder import check_replaceable
+from jonet.run import state
+from jonet.run.state import RunState
+from jonet.storage import atomic
+from jonet.tasks.names import TASKS
+from jonet.tasks.setup import TrainingSetup, resolved
+from jonet.training.checkpoints import Checkpoints
+from jonet.training.log import Log
+from jonet.training.loop import Loop
+from jonet.training.loop import train as run_loop
+from jonet.training.monitor import agreed
+
+
+def task(name: str) -> ModuleType:
+    """A task's module with Config, PRESETS, PARTS and the functions that the stages call; ConfigError if unknown."""
+    if not isinstance(name, str) or name not in TASKS:
+        raise ConfigError(f"task is {shown(name)}, but there are {', '.join(TASKS)}")
+    return importlib.import_module(f"jonet.tasks.{name}")
+
+
+def train(
+    data,
+    task: str = "deepsdf",
+    *,
+    workdir: str | Path | None = None,
+    preset: str | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    **options,
+) -> Model:
+    """Trains a network on shapes.
+
+    data: a folder of meshes or one mesh file, the name of a procedural family, or a Store.
+    workdir: folder for the store, checkpoints and the model (None: a temporary one, removed afterwards); the same call
+    continues a training that was stopped.
+    preset: "quick", "small" or "paper", of deepsdf also "single"; None takes "single" for one mesh, else "quick".
+    minutes: training time, instead of the preset's; the option `steps` replaces both.
+    seed: of all random numbers.
+    options: other fields of the task's Config.  A group is a dict, `network={"latent_size": 8}`, whose missing fields
+    keep the preset's values, or an instance of the config's dataclass.
+    Raises ConfigError, before any work, for options that are unknown, of a wrong type, out of bounds, or without effect
+    with the others.
+    """
+    module = globals()["task"](task)
+    changes = {"seed": seed, **options} | ({} if minutes is None else {"minutes": minutes})
+    if isinstance(data, Store):
+        if extra := [name for name in ("shapes", "samples") if name in options]:
+            raise ConfigError(f"{extra[0]} is given, but not read: data is a store, which has its own")
+        changes |= {"data": str(data.folder), "samples": data.recipe}
+    elif isinstance(data, str | Path) and str(data) and "\0" not in str(data):
+        changes["data"] = str(data)
+    else:
+        raise ConfigError(
+            f"data is {shown(data)}, but must be a folder of meshes, a mesh file, the name of a family, or a Store"
+        )
+    config = configured(module, preset, changes)
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jonet-")))
+        else:
+            folder = _folder(workdir)
+        run = stack.enter_context(state.opened(folder, module, config))
+        return train_network(run, data if isinstance(data, Store) else prepare(run))
+
+
+def configured(module: ModuleType, preset: str | None, changes: dict):
+    """A preset's config with changes, as in `train`.  preset: None for the default one for this data."""
+    start = preset_of(module, preset, changes.get("data", ""))
+    config = configs.changed(start, changes)
+    return resolved(config, configs.given(start, changes))
+
+
+def preset_of(module: ModuleType, preset: str | None, data: str):
+    """A preset's config; ConfigError if the task has no such one.  preset: None for the default one for this data."""
+    preset = module.usual_preset(data) if preset is None else preset
+    if not isinstance(preset, str) or preset not in module.PRESETS:
+        raise ConfigError(f"preset is {shown(preset)}, but {module.NAME} has {', '.join(module.PRESETS)}")
+    return module.PRESETS[preset]
+
+
+def _folder(workdir) -> Path:
+    """The path of a run folder; ConfigError if it cannot be a folder."""
+    if not isinstance(workdir, str | Path) or not str(workdir) or "\0" in str(workdir):
+        raise ConfigError(f"workdir is {shown(workdir)}, but must be the path of a folder")
+    folder = Path(workdir)
+    for place in (folder, *folder.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise ConfigError(f"workdir is {folder}, but {place} is a file; choose another folder")
+            break
+    return folder
+
+
+def prepare(run: RunState) -> Store:
+    """The stage prepare: opens the run's store if it is undamaged and built from these shapes, else builds it.
+
+    If the stage is done, but its shapes have been removed, the store is used with a warning.  A damaged store is
+    renamed.  Raises StoreError if the store was built from other shapes, and as `stores.build`.
+    """
+    config, folder = run.config, run.folder / "store"
+    done = run.is_done("prepare")
+    if done and config.data == run.made["prepare"]["options"]["data"] and not _is_there(config.data):
+        warnings.warn(f"{config.data} does not exist any more; continuing with the store built from it", stacklevel=2)
+        return stores.open(folder)
+
+    def build() -> Store:
+        return stores.build(
+            folder,
+            config.shapes.sources(config.data, config.seed),
+            config.samples,
+            seed=config.seed,
+            frame=run.task.FRAME,
+            sign=config.shapes.sign,
+            wait=parallel.is_multiprocess(),  # the first process builds it, the others open it
+        )
+
+    if done:
+        store = build()  # only opens it; raises an error if the shapes have changed or do not exist
+        run.confirm("prepare")
+        return store
+
+    def work():
+        if parallel.is_main() and not atomic.is_free(folder) and not stores.is_whole(folder):
+            _set_aside(folder)
+        parallel.from_main(None)  # a barrier: the others wait until a damaged store is moved
+        return state.stamps(path for path in sorted(build().folder.iterdir()) if path.is_file())
+
+    run.do("prepare", work)
+    return stores.open(folder)
+
+
+def _set_aside(folder: Path) -> None:
+    warnings.warn(f"{folder} is damaged; it was moved to {atomic.move_aside(folder, 'damaged')}", stacklevel=3)
+
+
+def _is_there(data: str) -> bool:
+    return Path(data).exists() or all(name.strip() in FAMILIES for name in data.split(","))
+
+
+def train_network(run: RunState, store: Store) -> Model:
+    """The stage train: loads the run's model if it was trained on this store, else trains it on the training shapes.
+
+    Training continues from the newest checkpoint.  If the task returns a given model instead of a setup, that is saved
+    as the run's model.
+    """
+    inputs, folder = run.inputs("train", store), run.folder / "model"
+    if run.is_done("train", inputs):
+        return adjusted(run)
+    if parallel.is_main():
+        if not atomic.is_free(folder) and not (folder / "model.json").exists():
+            _set_aside(folder)
+        check_replaceable(folder)
+
+    def work():
+        trained = _trained(run, store, configs.digest(run.key("train"), inputs))
+        if parallel.is_main():
+            trained.save(folder)
+        parallel.from_main(None)  # a barrier: the others wait until the model is written
+        return _model_files(run) if parallel.is_main() else {}
+
+    run.do("train", work, inputs)
+    return adjusted(run)
+
+
+def adjusted(run: RunState) -> Model:
+    """The run's trained model with the config's present settings of fitting and extraction, which are saved in it."""
+    folder = run.folder / "model"
+    if parallel.is_main():
+        before = models.load(folder)
+        now = run.task.adjusted(run.config, before)
+        if (now.fitting, now.surfaces) != (before.fitting, before.surfaces):  # for `jonet extract RUN`
+            now.save(folder)
+            run.renew("train", _model_files(run))
+    parallel.from_main(None)  # a barrier: the others wait until the model is written
+    return models.load(folder)
+
+
+def _model_files(run: RunState) -> dict[Path, dict]:
+    return state.stamps(sorted((run.folder / "model").iterdir()))
+
+
+def _trained(run: RunState, store: Store, identity: str) -> Model:
+    """Trains a run's model.  identity: digest of options and inputs; checkpoints of another one are refused."""
+    config = run.config
+    rows = store.select("train")
+    key = parallel.fold_in(jax.random.key(config.seed), "train")
+    training_setup: TrainingSetup | Model = run.task.training_setup(config, store, rows, key, dict(run.autotuned))
+    if isinstance(training_setup, Model):
+        return training_setup
+    loop = Loop(
+        training_setup.loss, training_setup.optimizer.build(), training_setup.batches, key, lookup=training_setup.lookup
+    )
+
+    def start():
+        return loop.start(training_setup.shared, training_setup.per_shape, training_setup.batch_stats)
+
+    autotuned = training_setup.autotuned
+    if "steps" not in autotuned:
+        minutes = getattr(config, "minutes", 0)
+        autotuned["steps"] = planned_steps(loop, start(), minutes) if minutes else training_setup.steps
+    run.keep_autotuned(autotuned)
+    with Checkpoints(run.folder / "checkpoints", identity) as checkpoints:
+        found = run_loop(
+            loop,
+            start(),
+            autotuned["steps"],
+            checkpoints=checkpoints,
+            log=Log(run.folder / "log.jsonl"),
+            validate=training_setup.validate,
+            validate_every=training_setup.validate_every,
+            patience=training_setup.patience,
+            names=store.names,
+        )
+        if training_setup.validate:
+            found, history = loop.restore(checkpoints, found, best=True)
+            if history["best"] is None:
+                warnings.warn("no validation score was finite, so the latest state is kept as the best", stacklevel=4)
+    shared, batch_stats = parallel.host((found.shared, found.batch_stats))
+    return run.task.model(config, store, rows, shared, loop.per_shape(found), batch_stats)
+
+
+def planned_steps(loop: Loop, state, minutes: float) -> int:
+    """The number of training steps that fit into `minutes` on this machine, from the measured speed of a few steps.
+
+    Their number grows until they take 2.5 seconds.  The state is donated, so it cannot be used afterwards.
+    """
+    steps, seconds = 1, 0.0
+    while seconds < 2.5 and steps < 1024:
+        steps = min(1024, steps if seconds == 0 else int(steps * min(8, max(2, 3.0 / seconds))))
+        data, count = loop.batches.segment(0, steps)
+        for _ in range(2 if seconds == 0 else 1):  # the first dispatch also compiles
+            begun = time.perf_counter()
+            state, metrics, _ = loop.advance(state, data, count, steps)
+            jax.block_until_ready(metrics)
+            seconds = agreed(time.perf_counter() - begun)  # so that all processes plan the same number
+        if count < steps:
+            break
+    return max(1, int(minutes * 60 * count / seconds))

@@ -1,0 +1,102 @@
+"""Reading untrusted text, JSON and .npz files: nothing is unpickled, and sizes are bounded before allocation."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from jonet.errors import FormatError
+from jonet.storage import atomic
+
+NUMBERS, WORDS = "biuf", "U"  # numpy dtype kinds
+TEXT = 1 << 26  # maximum bytes of a list of names
+SLACK, GROWTH = 1 << 26, 20  # an archive may unpack to at most SLACK bytes plus GROWTH times its own size
+
+
+def text(path: Path, limit: int = TEXT, errors: str = "strict") -> str:
+    """The content of a UTF-8 text file without a leading byte order mark; line ends are not converted.
+
+    errors: as of `bytes.decode`; "surrogateescape" keeps the bytes of names that are not UTF-8.  Raises FormatError if
+    the file is missing, larger than `limit` bytes, or not text.
+    """
+    try:
+        if (size := path.stat().st_size) > limit:
+            raise FormatError(f"{path}: is {size} bytes long, but such files have at most {limit}")
+        return path.read_bytes().decode("utf-8-sig", errors)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: cannot be read as text ({error})") from error
+
+
+def options(path: Path, limit: int = 1 << 20) -> dict[str, Any]:
+    """The object in a JSON file; FormatError if it is not JSON or not an object."""
+    try:
+        values = json.loads(text(path, limit))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise FormatError(f"{path}: must hold names and values in braces, but holds a {type(values).__name__}")
+    return values
+
+
+def arrays(
+    path: Path, names: Sequence[str], optional: Sequence[str] | None = (), kinds: str = NUMBERS
+) -> dict[str, np.ndarray]:
+    """Arrays from an .npz, by name; those of `optional` may be missing (None: all that the file holds).
+
+    kinds: allowed numpy dtype kinds, as letters.  Raises FormatError if the file is damaged, lacks one of `names`,
+    holds pickled objects, or announces more than it can hold.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_size(path, sum(info.file_size for info in archive.infolist()))
+            held = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if missing := [name for name in names if name not in held]:
+                raise FormatError(
+                    f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(held)) or 'nothing'}"
+                )
+            chosen = held if optional is None else [name for name in (*names, *optional) if name in held]
+            return {name: _array(archive.open(held[name]), held[name].file_size, kinds) for name in chosen}
+    except FormatError:
+        raise
+    except FileNotFoundError as error:
+        raise FormatError(f"{path}: there is no such file") from error
+    except Exception as error:  # zipfile, zlib and numpy raise errors of many types for damaged files
+        raise FormatError(f"{path}: cannot be read as .npz, it is damaged or cut off ({error})") from error
+
+
+def write(path: Path, **named: np.ndarray) -> None:
+    """Writes arrays as an .npz, atomically.  Not synced to disk: readers detect a torn file by the zip checksums."""
+    with atomic.open_file(path, sync=False) as file:
+        np.savez(file, **named)
+
+
+def check_size(path: Path, claimed: int) -> None:
+    """FormatError if an archive announces an implausible unpacked size (a zip bomb)."""
+    size = path.stat().st_size
+    if claimed > SLACK + GROWTH * size:
+        raise FormatError(f"{path}: claims to unpack from {size} to {claimed} bytes; it was not unpacked")
+
+
+def _array(file: IO[bytes], size: int, kinds: str) -> np.ndarray:
+    """One member of an .npz.
+
+    Its header must announce exactly the bytes of the member: `np.load` would allocate whatever the header claims.
+    """
+    with file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, kind = read(file)
+        if kind.kind not in kinds:
+            raise ValueError(f"an array is of type {kind}, but must be of {'numbers' if kinds == NUMBERS else kinds}")
+        count = int(np.prod(shape, dtype=object))  # Python integers do not overflow
+        if min(shape, default=0) < 0 or count * kind.itemsize != size - file.tell():
+            raise ValueError(f"an array claims shape {list(shape)} of {kind}, but has {size - file.tell()} bytes")
+        flat = np.frombuffer(file.read(), kind)
+        return flat.reshape(shape, order="F" if fortran else "C")

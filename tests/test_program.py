@@ -1,0 +1,175 @@
+"""The program's verbs: their options and help, which need no jax, and the defaults that Python has, too."""
+
+import contextlib
+import dataclasses
+import inspect
+import os
+import re
+import subprocess
+import sys
+import time
+
+import program
+import pytest
+
+import jonet
+from jonet import __main__ as shell
+from jonet import parser, progress
+from jonet.commands import options, trained
+from jonet.model import Model
+from jonet.progress import Progress
+from jonet.settings.fitting import FitConfig
+from jonet.settings.surfaces import Surfaces
+from jonet.tasks.names import TASKS
+
+WITHOUT_JAX = """
+import contextlib, io, sys
+from jonet import __main__ as shell
+for verb in ("", *shell.VERBS):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        shell.main([verb, "--help"] if verb else ["--help"])
+    assert "usage: jonet" in said.getvalue(), verb
+assert not {"jax", "jaxlib", "flax", "optax", "trimesh"} & sys.modules.keys(), sorted(sys.modules)
+"""
+
+
+def help_of(*arguments, capsys) -> str:
+    with pytest.raises(SystemExit) as caught:
+        shell.main([*arguments, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_needs_no_jax():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_JAX], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[verb] for verb in shell.VERBS] + [["run", f"--task={task}"] for task in TASKS])
+def test_every_option_has_its_sentence(arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    said = help_of(*arguments, capsys=capsys)
+    if arguments in (["run"], ["train"]):
+        assert "--task" in said and "options that matter most" in said
+        return
+    lines = [line.strip("│ ").rstrip() for line in said.splitlines()]
+    about = [(a, b) for a, b in zip(lines, lines[1:], strict=False) if re.match(r"--[a-z]", a)]
+    assert len(about) > 1 or arguments == ["info"]
+    bare = []
+    for option, after in about:
+        inline = re.split(r"\s{2,}", option)[1:]
+        if not (inline or [after])[0] or (inline or [after])[0].startswith("("):
+            bare.append(option)
+    assert not bare
+
+
+def test_verbs_and_their_classes_belong_together():
+    named = {entry.options for entry in shell.VERBS.values() if entry.options}
+    classes = {
+        name
+        for name, kind in vars(options).items()
+        if isinstance(kind, type) and issubclass(kind, options.Verb) and kind not in (options.Verb, options.Bulk)
+    }
+    assert named == classes
+    for entry in shell.VERBS.values():
+        assert callable(shell._function(entry.work))
+
+
+def test_shell_and_python_have_the_same_defaults():
+    for method, kind in (("sample", options.Sample), ("purify", options.Purify)):
+        ours = {field.name: field.default for field in dataclasses.fields(kind)}
+        python = inspect.signature(getattr(Model, method)).parameters
+        shared = {name: python[name].default for name in ours.keys() & python.keys() if name != "self"}
+        shared = {name: value for name, value in shared.items() if value is not inspect.Parameter.empty}
+        assert "seed" in shared and shared == {name: ours[name] for name in shared}
+    assert inspect.signature(jonet.evaluate).parameters["scoring"].default == options.Evaluate.scores
+
+
+def test_given_settings_take_the_place_of_the_models(monkeypatch):
+    model = Model("deepsdf", None, {}, {}, "sphere", fitting=FitConfig(starts=9), surfaces=Surfaces(resolution=32))
+    monkeypatch.setattr("jonet.model.load", lambda folder: model)
+    for more, fitting, surfaces in (
+        ([], model.fitting, model.surfaces),
+        (
+            ["--fitting.starts=4"],
+            dataclasses.replace(model.fitting, starts=4),
+            model.surfaces,
+        ),  # also a default's value
+        (
+            ["--fitting.gauss-newton.steps", "3", "--resolution=64", "--surfaces.no-normals"],
+            dataclasses.replace(model.fitting, gauss_newton=dataclasses.replace(model.fitting.gauss_newton, steps=3)),
+            dataclasses.replace(model.surfaces, resolution=64, normals=False),
+        ),
+    ):
+        found, given = parser.parse(options.Reconstruct, ["m", "a", "b", "--out=x", *more], "jonet reconstruct")
+        made = trained.load(found, given)
+        assert (made.fitting, made.surfaces, found.inputs) == (fitting, surfaces, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["run", "--task=deepsdf", "--latent-size=8"], "no option --latent-size; did you mean --network.latent-size?"),
+        (["fit", "m", "i", "--out=x", "--limt=3"], "no option --limt; did you mean --limit?"),
+        (["fit", "m", "i", "--out=x", "--limit=0"], "--limit is 0, but must be 1 or more"),
+        (["fit", "m", "i", "--out=x", "--fitting.starts=0"], "candidates, probe and starts must be at least 1"),
+        (["complete", "s", "--model=m", "--out=x", "--center", "1", "2", "3"], "belongs to --known-pose"),
+        (["complete", "s", "--model=m", "--out=x", "--known-pose", "--pose.tries=9"], "the pose is known"),
+        (["complete", "s", "--model=m", "--out=x", "--known-pose", "--radius=0"], "must be above 0"),
+    ],
+)
+def test_wrong_options_are_one_sentence(arguments, words, capsys):
+    with contextlib.suppress(SystemExit):  # with status 2 where the parser of options says it, in a box
+        assert shell.main(arguments) == 1
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["run"], ["fit", "m"]])
+def test_what_is_missing_is_said_with_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        shell.main(arguments)
+    assert caught.value.code == 2 and "jonet" in capsys.readouterr().err
+
+
+def test_run_and_train_are_one(tmp_path, capsys):
+    for verb in ("run", "train"):
+        assert shell.main([verb, "--task=nothing", f"--workdir={tmp_path}"]) == 1
+        assert "task is 'nothing', but there are" in capsys.readouterr().err
+    assert program.parse(["--task=deepsdf", "--quiet"])[2].quiet
+
+
+# Progress
+
+
+class Output:
+    def __init__(self, terminal: bool):
+        self.text, self.isatty = "", lambda: terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("terminal, quiet, said", [(True, False, "%|"), (False, False, "lines"), (False, True, "")])
+def test_progress_is_a_bar_or_lines_or_nothing(monkeypatch, terminal, quiet, said):
+    output, clock = Output(terminal), [0.0]
+    monkeypatch.setattr(sys, "stderr", output)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress.be_quiet(quiet)
+    try:
+        with Progress("training", "step", 1000, 100) as shown:
+            for done in range(200, 1000, 100):
+                clock[0] += 10
+                shown.update(done, "loss 0.5")
+    finally:
+        progress.be_quiet(False)
+    if said == "lines":
+        assert output.text.splitlines() == [
+            "training: step 400 of 1,000, loss 0.5, 10 steps/s, 60 s left",
+            "training: step 700 of 1,000, loss 0.5, 10 steps/s, 30 s left",
+        ]
+    else:
+        assert said in output.text and bool(output.text) == bool(said)
