@@ -246,7 +246,7 @@ def test_a_moved_finished_run_is_recognized(folder, data, tmp_path, capfd):
     assert tiny_run.start(tmp_path / "moved", tmp_path / "data") == 0
     assert len(stages_done(capfd)) == 4
     shutil.rmtree(tmp_path / "data")
-    with pytest.warns(UserWarning, match="not there any more"):
+    with pytest.warns(UserWarning, match="does not exist any more"):
         assert tiny_run.start(tmp_path / "moved", tmp_path / "data", scores__seed=1) == 0
     assert stages_done(capfd) == {"prepare", "train", "reconstruct"}
 
