@@ -17,7 +17,7 @@ from experiments import study
 from experiments.bench.quality import ground_truth, quality
 from jonet import parallel
 from jonet.data import store as stores
-from jonet.networks.deepsdf import Decoder
+from jonet.networks.deepsdf import DeepSDFDecoder
 from jonet.tasks import deepsdf
 from jonet.tasks.deepsdf import Config
 from jonet.training.loop import CAPACITY, Loop
@@ -84,7 +84,7 @@ def measure(settings: list[Config], store, ground_truths, seconds: float, steps:
     steps = steps or round(seconds * SOME / training.run(SOME))
     taken = training.run(steps)
     codes, shared = training.loops[-1].per_shape(training.state), parallel.host(training.state.shared)
-    score = quality(Decoder(settings[-1].network), shared, codes, store, ground_truths, DEFAULT.fitting)
+    score = quality(DeepSDFDecoder(settings[-1].network), shared, codes, store, ground_truths, DEFAULT.fitting)
     return {"iou": score, "steps": steps, "seconds": taken}
 
 

@@ -33,7 +33,7 @@ from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.settings.surfaces import Surfaces
 
 NETWORKS = {  # kind of network: its config class and its module class
-    "deepsdf": (deepsdf.Specs, deepsdf.Decoder),
+    "deepsdf": (deepsdf.Specs, deepsdf.DeepSDFDecoder),
     "occupancy": (occupancy.Specs, occupancy.OccupancyNetwork),
     "classifier": (occupancy.ClassifierSpecs, occupancy.Classifier),
 }

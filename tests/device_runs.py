@@ -22,7 +22,7 @@ import miniature
 import numpy as np
 
 from jonet import parallel
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.loop import Loop, train
 from jonet.training.monitor import agreed
@@ -31,7 +31,7 @@ from jonet.training.monitor import agreed
 class Doubled:
     """A decoder in float64: a shape's fold computes in the precision of its arrays."""
 
-    def __init__(self, decoder: Decoder):
+    def __init__(self, decoder: DeepSDFDecoder):
         self.decoder, self.specs = decoder, decoder.specs
 
     def apply(self, shared, codes, points, dropout=None):
@@ -92,7 +92,7 @@ def moving_steps(few: dict[int, Loop], folder: Path):
 def five_hundred_steps():
     """Float64, in which rounding has no time to grow."""
     with jax.enable_x64(True):
-        decoder = Decoder(Specs(latent_size=3, dims=(8, 8), dropout=(), norm_layers=(0,), latent_in=(1,)))
+        decoder = DeepSDFDecoder(Specs(latent_size=3, dims=(8, 8), dropout=(), norm_layers=(0,), latent_in=(1,)))
         loop = miniature.make(miniature.batches(points=8), decoder=Doubled(decoder))
         state = loop.start(*jax.tree.map(np.float64, miniature.start(decoder, 6)))
         data, _ = loop.batches.segment(0, 500)

@@ -7,7 +7,7 @@ import numpy as np
 
 from jonet import parallel
 from jonet.data.store import RaggedArray
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
 from jonet.training.batches import BatchSpec, RowSampling, load
@@ -16,7 +16,7 @@ from jonet.training.loop import Loop
 from jonet.training.optimizers import Optimizer, Schedule
 
 SPECS = Specs(latent_size=4, dims=(16,) * 3, dropout=(0, 1), norm_layers=(0, 1), latent_in=(2,))
-DECODER = Decoder(SPECS)
+DECODER = DeepSDFDecoder(SPECS)
 
 
 def spheres(count: int, rows: int = 200) -> dict[str, RaggedArray]:
@@ -56,7 +56,7 @@ def shared_loop() -> Loop:
     return make()
 
 
-def fresh(loop: Loop, decoder: Decoder = DECODER):
+def fresh(loop: Loop, decoder: DeepSDFDecoder = DECODER):
     """A state before the first step."""
     return loop.start(*start(decoder, 1 + int(loop.batches.positions.max())))
 
@@ -69,7 +69,7 @@ def once(function, *arguments):
 
 
 @functools.cache
-def start(decoder: Decoder, shapes: int):
+def start(decoder: DeepSDFDecoder, shapes: int):
     """Initial parameters and codes, on the host."""
     return jax.device_get(autodecoder.initial(decoder, shapes, jax.random.key(0), start="centered"))
 

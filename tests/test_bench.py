@@ -107,7 +107,7 @@ def test_networks_go_to_the_peer_and_come_back(tmp_path):
     from experiments.bench.peer import networks
 
     specs = deepsdf.Specs(latent_size=8, dims=(32,) * 4, latent_in=(2,), norm_layers=(0, 1, 2, 3), dropout=())
-    shared = deepsdf.Decoder(specs).init(jax.random.key(0), np.zeros((1, 8)), np.zeros((1, 1, 3)))
+    shared = deepsdf.DeepSDFDecoder(specs).init(jax.random.key(0), np.zeros((1, 8)), np.zeros((1, 1, 3)))
     network = networks.DeepSDF(specs.latent_size, specs.dims, (), 0.0, specs.norm_layers, specs.latent_in)
     with np.load(save_weights(tmp_path / "there.npz", shared["params"])) as arrays:
         networks.take(network, arrays)
@@ -119,7 +119,7 @@ def test_networks_go_to_the_peer_and_come_back(tmp_path):
 
 @needs_torch
 def test_the_octree_of_the_peer_is_ours():
-    """MISE on a ball: as many points evaluated as by `mise.refine`, and the ball's volume."""
+    """MISE on a ball: as many points evaluated as by `mise.evaluate_octree`, and the ball's volume."""
     from experiments.bench.peer.meshing import Octree
     from jonet.geometry.mesh import Mesh
 
@@ -138,7 +138,7 @@ def test_the_octree_of_the_peer_is_ours():
 
 
 def expected_by_mise(coarse, steps, function) -> int:
-    """The number of points at which `mise.refine` evaluates the same function."""
+    """The number of points at which `mise.evaluate_octree` evaluates the same function."""
     from jonet.inference.surfaces import mise
     from jonet.inference.surfaces.grid import Lattice
 
@@ -152,7 +152,7 @@ def expected_by_mise(coarse, steps, function) -> int:
         fields, __call__ = [None], staticmethod(evaluator)
 
     Evaluator.lattice = lattice
-    _, counts = mise.refine(Evaluator(), coarse)
+    _, counts = mise.evaluate_octree(Evaluator(), coarse)
     return int(np.sum(counts))
 
 

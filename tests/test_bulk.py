@@ -32,7 +32,7 @@ from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting import latents
 from jonet.model import Model
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.settings.fitting import FitConfig, GaussNewton
 from jonet.training import autodecoder
 
@@ -296,7 +296,7 @@ def test_other_kinds_of_inputs_are_refused(inputs, tmp_path):
 
 def test_fitted_codes_are_those_of_the_plain_call(inputs, tmp_path):
     """Two at once in bulk, whatever their order; one alone without it."""
-    network = Decoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
+    network = DeepSDFDecoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
     shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centered")
     fitting = FitConfig(starts=1, gauss_newton=GaussNewton((1024,), (0.01,), (1,), 1))
     trained = Model("deepsdf", network, shared, {}, "sphere", Codes(np.asarray(codes), tuple("abc")), fitting=fitting)

@@ -24,7 +24,7 @@ from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.published import folders
 from jonet.training import autodecoder
 
@@ -44,7 +44,7 @@ def contents(folder) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def small():
-    network = Decoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
+    network = DeepSDFDecoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
     shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centered")
     codes = np.asarray(codes)
     return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, tuple("abc")), Prior.of(codes))

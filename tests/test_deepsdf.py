@@ -15,7 +15,7 @@ from miniature import once
 
 from jonet import parallel
 from jonet.errors import ConfigError
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.field import fold
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
@@ -80,7 +80,7 @@ class Case:
         case = CASES[name]
         with np.load(path) as file:
             self.recorded = {key: file[key] for key in file.files}
-        self.decoder = Decoder(Specs(latent_size=case["code_length"], **case["network_specs"]))
+        self.decoder = DeepSDFDecoder(Specs(latent_size=case["code_length"], **case["network_specs"]))
         like = jax.eval_shape(self.decoder.init, jax.random.key(0), self["codes"], self["points"])["params"]
         self.parameters = known(below(self.recorded, "param/"), like)
         self.shared = {"params": self.parameters}
@@ -111,10 +111,10 @@ class Case:
         """The compiled `outputs`, and what it gives for the recorded parameters."""
         return once(outputs(self.decoder), self.shared, self["codes"], self["points"])
 
-    def plain(self) -> Decoder:
+    def plain(self) -> DeepSDFDecoder:
         """The decoder without dropout, as the training steps were recorded."""
         specs = {**vars(self.decoder.specs), "dropout": (), "latent_dropout": False}
-        return Decoder(Specs(**specs))
+        return DeepSDFDecoder(Specs(**specs))
 
     def step(self):
         """One training step on one device, jitted: (state, batch) → (state, metrics)."""
@@ -291,7 +291,7 @@ def test_clamp_has_pytorchs_gradient():
 
 def test_start_is_the_published_one():
     """Codes of about unit length; kernels uniform in ±1/√fan_in, with weight norm the same function as without."""
-    decoder = Decoder(Specs(latent_size=32, dims=(64,) * 3, latent_in=(2,), norm_layers=(0, 1, 2)))
+    decoder = DeepSDFDecoder(Specs(latent_size=32, dims=(64,) * 3, latent_in=(2,), norm_layers=(0, 1, 2)))
     start = functools.partial(autodecoder.initial, decoder)
     (shared, codes), few = once(lambda key: (start(400, key), start(3, key)[1]), jax.random.key(1))[1]
     np.testing.assert_allclose(np.linalg.norm(codes, axis=-1).mean(), 1, atol=0.02)
@@ -300,20 +300,20 @@ def test_start_is_the_published_one():
         bound = 1 / np.sqrt(layer["kernel"].shape[0])
         assert 0.9 * bound < np.abs(layer["kernel"]).max() <= bound
     plain = {k: {n: v for n, v in leaves.items() if n != "scale"} for k, leaves in shared["params"].items()}
-    same = Decoder(Specs(**{**vars(decoder.specs), "norm_layers": ()}))
+    same = DeepSDFDecoder(Specs(**{**vars(decoder.specs), "norm_layers": ()}))
     points = np.random.default_rng(2).uniform(-1, 1, (2, 50, 3)).astype(np.float32)
     _, got = once(decoder.apply, shared, codes[:2], points)
     np.testing.assert_allclose(got, once(same.apply, {"params": plain}, codes[:2], points)[1], atol=1e-6)
 
 
 def test_published_size_has_the_published_count():
-    shape = jax.eval_shape(Decoder(Specs()).init, jax.random.key(0), jnp.zeros((1, 256)), jnp.zeros((1, 1, 3)))
+    shape = jax.eval_shape(DeepSDFDecoder(Specs()).init, jax.random.key(0), jnp.zeros((1, 256)), jnp.zeros((1, 1, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shape)) == 1_843_195
 
 
 def test_plain_network_of_one_shape():
     """latent_size 0: a network of the point alone trains like any other."""
-    decoder = Decoder(Specs(latent_size=0, dims=(16,) * 2, latent_in=(), dropout=()))
+    decoder = DeepSDFDecoder(Specs(latent_size=0, dims=(16,) * 2, latent_in=(), dropout=()))
     shared, codes = once(functools.partial(autodecoder.initial, decoder, 1), jax.random.key(0))[1]
     points = np.random.default_rng(0).uniform(-1, 1, (1, 64, 3)).astype(np.float32)
     values = np.linalg.norm(points, axis=-1) - 0.5

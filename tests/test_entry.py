@@ -17,7 +17,7 @@ from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.run import train
 from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.settings.surfaces import Surfaces
@@ -93,7 +93,7 @@ def before_work(monkeypatch):
 
 
 def decoder() -> Model:
-    network = Decoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
+    network = DeepSDFDecoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
     shared, codes = jax.device_get(autodecoder.initial(network, 3, jax.random.key(0)))
     return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, tuple("abc")), Prior.of(codes))
 

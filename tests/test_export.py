@@ -21,7 +21,7 @@ from jonet.inference import export
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
 from jonet.networks import occupancy
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.training import autodecoder
 
 READER = """
@@ -48,7 +48,7 @@ def cloud(*shape: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def model():
     pytest.importorskip("flatbuffers")
-    network = Decoder(Specs(latent_size=6, dims=(24,) * 3, latent_in=(1,), norm_layers=(0, 1, 2)))
+    network = DeepSDFDecoder(Specs(latent_size=6, dims=(24,) * 3, latent_in=(1,), norm_layers=(0, 1, 2)))
     shared, codes = autodecoder.initial(network, 5, jax.random.key(1), start="centered")
     codes = np.asarray(codes)
     transforms = tuple(Similarity(2.0, translation=[i, 0, 0]) for i in range(5))
@@ -60,7 +60,7 @@ def logits():
     """A conditional decoder with batch norms, as it is before training."""
     specs = occupancy.Specs(encoder="idx", c_dim=8, hidden_size=16, n_blocks=2)
     network = occupancy.OccupancyNetwork(specs)
-    start = occupancy.Decoder(specs).init(jax.random.key(0), cloud(1, 4), np.zeros((1, 0)), np.zeros((1, 8)))
+    start = occupancy.OccupancyDecoder(specs).init(jax.random.key(0), cloud(1, 4), np.zeros((1, 0)), np.zeros((1, 8)))
     return network, {"params": {"decoder": start["params"]}}, {"decoder": start["batch_stats"]}
 
 

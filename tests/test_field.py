@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jonet.errors import InputError
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.field import TILE, Field, bucket, evaluate_tiles, fold
 from jonet.training import autodecoder
 
@@ -46,7 +46,7 @@ def distance(points, radius):
 @pytest.fixture(scope="module")
 def network():
     """A decoder, its parameters and codes."""
-    decoder = Decoder(Specs(latent_size=6, dims=(24,) * 3, latent_in=(1,), norm_layers=(0, 1, 2)))
+    decoder = DeepSDFDecoder(Specs(latent_size=6, dims=(24,) * 3, latent_in=(1,), norm_layers=(0, 1, 2)))
     return decoder, *autodecoder.initial(decoder, 5, jax.random.key(1), start="centered")
 
 

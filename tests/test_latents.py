@@ -22,7 +22,7 @@ from jonet.inference.fitting import first_order, gauss_newton, latents, methods,
 from jonet.inference.fitting.jacobian import along_code
 from jonet.inference.fitting.latents import Prior
 from jonet.inference.fitting.sharded_batch import BoundNetwork
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.field import Field
 from jonet.settings.fitting import LBFGS, Adam, FitConfig, GaussNewton, PoseConfig
 
@@ -47,7 +47,7 @@ def load_chairs():
     samples, surface = arrays["samples"].astype(np.float32), arrays["surface"].astype(np.float32)
     trained = arrays["codes"].astype(np.float32)
     return SimpleNamespace(
-        network=Decoder(Specs(latent_size=16, dims=(64,) * 4, dropout=(), norm_layers=range(4), latent_in=(2,))),
+        network=DeepSDFDecoder(Specs(latent_size=16, dims=(64,) * 4, dropout=(), norm_layers=range(4), latent_in=(2,))),
         shared={"params": params},
         codes=trained,
         prior=Prior.of(trained),
@@ -88,7 +88,7 @@ def test_the_published_fit_is_replayed(name):
     with np.load(FOLDER / "small_published.npz") as file:
         arrays = dict(file)
     case = CASES["small_published"]
-    network = Decoder(Specs(latent_size=case["code_length"], **case["network_specs"]))
+    network = DeepSDFDecoder(Specs(latent_size=case["code_length"], **case["network_specs"]))
     net = BoundNetwork(network, {"params": below(arrays, "param/")}, {})
     steps = len(record["data_loss"])
     half = {"few_negatives": 64, "odd_no_l2": 32, "800": 256}[name]
@@ -139,7 +139,7 @@ def test_a_step_takes_half_of_its_rows_from_each_group(draw, counts, step):
 
 @pytest.mark.parametrize("name", ["small_published", "small_layer_norm", "small_two_latent_in", "small_xyz_in_all"])
 def test_the_fast_jacobian_is_the_plain_one(name):
-    network = Decoder(Specs(latent_size=CASES[name]["code_length"], **CASES[name]["network_specs"]))
+    network = DeepSDFDecoder(Specs(latent_size=CASES[name]["code_length"], **CASES[name]["network_specs"]))
     with np.load(FOLDER / f"{name}.npz") as file:
         arrays = dict(file)
     shared = {"params": below(arrays, "param/")}
@@ -225,7 +225,7 @@ def test_more_starts_leave_no_more_unexplained(chairs, fitted):
 def test_a_hidden_code_is_found_again():
     record = np.load(RECORDED / "reconstruct_800.npz")
     case = CASES["small_published"]
-    network = Decoder(Specs(latent_size=case["code_length"], **case["network_specs"]))
+    network = DeepSDFDecoder(Specs(latent_size=case["code_length"], **case["network_specs"]))
     with np.load(FOLDER / "small_published.npz") as file:
         shared = {"params": below(dict(file), "param/")}
     samples = np.concatenate([record["pos"], record["neg"]])
@@ -492,7 +492,7 @@ def test_what_cannot_be_fitted_is_refused(chairs, arguments, message):
 
 
 def test_networks_without_codes_are_refused(chairs):
-    plain = Decoder(Specs(latent_size=0, dims=(8,), latent_in=()))
+    plain = DeepSDFDecoder(Specs(latent_size=0, dims=(8,), latent_in=()))
     with pytest.raises(InputError, match="latent_size is 0"):
         latents.fit(plain, {}, {}, chairs.samples)
 

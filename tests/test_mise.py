@@ -66,7 +66,7 @@ def test_the_recorded_points_are_evaluated_in_the_recorded_rounds(name, recorded
             num_evaluations.append(self.lattice.index(keys))
             return super().__call__(keys, offset)
 
-    values, counts = mise.refine(Listener(fields, grid.lattice(fields, resolution), np.array([level])), coarse)
+    values, counts = mise.evaluate_octree(Listener(fields, grid.lattice(fields, resolution), np.array([level])), coarse)
     np.testing.assert_array_equal(counts[0], recorded[f"{name}/counts"])
     np.testing.assert_array_equal(
         np.concatenate(num_evaluations), recorded[f"{name}/points"]
@@ -93,7 +93,7 @@ def test_a_batch_is_refined_shape_by_shape():
     both = batch(*(field(CASES[name], box=BOX, inside=1) for name in names))
     assert both.architecture is sphere  # fields of a batch share their architecture: two spheres, then
     lattice = grid.lattice(both, 32)
-    values, counts = mise.refine(grid.FieldEvaluator(both, lattice, np.array([0.0, -np.log(4)])), 8)
+    values, counts = mise.evaluate_octree(grid.FieldEvaluator(both, lattice, np.array([0.0, -np.log(4)])), 8)
     assert counts.tolist() == [[729, 1298, 4832], [729, 2258, 9596]]
     assert values.shape == (2, 33, 33, 33)
 
@@ -101,7 +101,7 @@ def test_a_batch_is_refined_shape_by_shape():
 def test_the_published_setting_evaluates_133813_points_and_the_sparse_search_fewer():
     fields = batch(field(sphere, box=BOX, inside=1))
     evaluator = grid.FieldEvaluator(fields, grid.lattice(fields, 128), np.zeros(1))
-    _, counts = mise.refine(evaluator, surfaces.COARSE)
+    _, counts = mise.evaluate_octree(evaluator, surfaces.COARSE)
     assert counts.tolist() == [[35937, 19538, 78338]] and evaluator.num_evaluations == 133813
     sparse = grid.FieldEvaluator(fields, grid.lattice(fields, 128), np.zeros(1))
     cells.search(sparse)

@@ -18,7 +18,7 @@ from jonet.errors import CheckpointError, ConfigError, InputError
 from jonet.inference import export
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
 from jonet.storage import atomic, identity
 from jonet.training import autodecoder, conditional
@@ -30,7 +30,7 @@ ERRORS = [None, errno.ENOSPC, errno.EACCES]
 
 def small(seed: int) -> Model:
     """A network of a few numbers, with three codes."""
-    network = Decoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
+    network = DeepSDFDecoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
     shared, codes = jax.device_get(autodecoder.initial(network, 3, jax.random.key(seed)))
     names = tuple(f"{seed} {i}" for i in range(3))
     return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, names), Prior.of(codes))
@@ -192,10 +192,12 @@ def test_codes_of_another_network_are_refused(models, tmp_path):
     with pytest.raises(InputError, match="several networks"):
         Codes.joined([codes, dataclasses.replace(codes, network="other")])
     for probability in (0, 0.0):
-        again = dataclasses.replace(one, network=Decoder(dataclasses.replace(one.config, dropout_prob=probability)))
+        again = dataclasses.replace(
+            one, network=DeepSDFDecoder(dataclasses.replace(one.config, dropout_prob=probability))
+        )
         again.save(tmp_path / f"again {probability}")
         assert jonet.load(tmp_path / f"again {probability}").digest == again.digest
-    wider = dataclasses.replace(one, network=Decoder(dataclasses.replace(one.config, use_tanh=True)))
+    wider = dataclasses.replace(one, network=DeepSDFDecoder(dataclasses.replace(one.config, use_tanh=True)))
     assert wider.digest != one.digest  # the same numbers, asked in another way
 
 

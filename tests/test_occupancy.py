@@ -15,7 +15,7 @@ from jonet.errors import ConfigError, FormatError
 from jonet.networks import field
 from jonet.networks.encoders import ENCODERS
 from jonet.networks.layers import BatchReduction, Norm, ResidualBlock
-from jonet.networks.occupancy import ClassifierSpecs, Decoder, OccupancyNetwork, Specs
+from jonet.networks.occupancy import ClassifierSpecs, OccupancyDecoder, OccupancyNetwork, Specs
 from jonet.networks.published.pretrained import from_torch
 from jonet.training.conditional import cross_entropy
 
@@ -109,7 +109,7 @@ def decoder_case(name):
     recorded = Recorded(f"decoder_{name}")
     inputs = recorded.group("input")
     inputs = {key: inputs.get(key, np.zeros((recorded.shapes, 0), np.float32)) for key in ("p", "z", "c", "occ")}
-    return specs, recorded, inputs, shapes_of(Decoder(specs), inputs["p"], inputs["z"], inputs["c"])
+    return specs, recorded, inputs, shapes_of(OccupancyDecoder(specs), inputs["p"], inputs["z"], inputs["c"])
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -118,7 +118,7 @@ def test_decoders_reproduce_the_program(name):
 
     def apply(parameters, batch_stats, inputs, reduction):
         arguments = inputs["p"], inputs["z"], inputs["c"]
-        logits, changed = run(Decoder(specs), parameters, batch_stats, *arguments, reduction=reduction)
+        logits, changed = run(OccupancyDecoder(specs), parameters, batch_stats, *arguments, reduction=reduction)
         return {"logits": logits}, changed
 
     def loss(outputs, inputs):
@@ -153,9 +153,9 @@ def test_the_published_width_reproduces_the_program():
     specs = Specs(encoder="idx")
     p, c = recorded["input/p"], recorded["input/c"]
     z = np.zeros((len(p), 0), np.float32)
-    parameters, batch_stats = trees(recorded, shapes_of(Decoder(specs), p, z, c), "state")
+    parameters, batch_stats = trees(recorded, shapes_of(OccupancyDecoder(specs), p, z, c), "state")
     with jax.default_matmul_precision("highest"):
-        logits, _ = quickly(lambda *trees: run(Decoder(specs), *trees, p, z, c))(parameters, batch_stats)
+        logits, _ = quickly(lambda *trees: run(OccupancyDecoder(specs), *trees, p, z, c))(parameters, batch_stats)
     close(logits, recorded["eval/logits"], 2e-6, "logits")
 
 
@@ -258,7 +258,7 @@ def test_published_encoders_by_the_recipe(name):
 
 
 def test_a_fresh_network_ignores_its_condition_and_starts_as_published():
-    decoder = Decoder(dataclasses.replace(SMALL, n_blocks=1))
+    decoder = OccupancyDecoder(dataclasses.replace(SMALL, n_blocks=1))
     points, codes = jnp.ones((2, 5, 3)), jnp.zeros((2, 8))
     condition = jax.random.normal(KEY, (2, 16))
     variables = quickly(decoder.init)(KEY, points, codes, condition)
@@ -278,7 +278,7 @@ def test_a_fresh_network_ignores_its_condition_and_starts_as_published():
 
 
 def test_batch_stats_ignore_masked_shapes_and_devices():
-    network = Decoder(dataclasses.replace(SMALL, n_blocks=1))
+    network = OccupancyDecoder(dataclasses.replace(SMALL, n_blocks=1))
     rng = np.random.default_rng(1)
     points, z, c = (rng.standard_normal(shape).astype(np.float32) for shape in [(6, 20, 3), (6, 8), (6, 16)])
     weights = rng.standard_normal((6, 20)).astype(np.float32)

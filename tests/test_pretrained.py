@@ -168,7 +168,7 @@ def deepsdf_specs(given):
 )
 def test_names_of_every_layer(specs):
     """Our parameters under the program's names come back equal; a layer norm that it never applies is dropped."""
-    decoder = deepsdf.Decoder(specs)
+    decoder = deepsdf.DeepSDFDecoder(specs)
     arguments = jnp.zeros((1, specs.latent_size)), jnp.zeros((1, 1, 3))
     params = drawn(jax.eval_shape(decoder.init, jax.random.key(0), *arguments))["params"]
     state = {}

@@ -222,12 +222,12 @@ def test_simplified_meshes_keep_their_shape():
 def test_refined_meshes_are_the_same_surface_in_smaller_faces():
     solid = trimesh.creation.box((1, 0.02, 0.3))  # slivers
     mesh = Mesh(solid.vertices, solid.faces)
-    fine = figures.refine(mesh, 4000)
+    fine = figures.subdivide(mesh, 4000)
     assert 100 < len(fine.faces) <= 4000
     np.testing.assert_allclose([fine.volume, fine.area], [mesh.volume, mesh.area])
     assert np.linalg.norm(fine.corners - np.roll(fine.corners, 1, 1), axis=2).max() < 0.1
-    assert len(figures.refine(mesh, 50).faces) == 50
-    assert len(figures.refine(fine, 100).faces) == len(fine.faces)  # never fewer
+    assert len(figures.subdivide(mesh, 50).faces) == 50
+    assert len(figures.subdivide(fine, 100).faces) == len(fine.faces)  # never fewer
 
 
 # errors and slices

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from jonet import parallel
 from jonet.errors import CheckpointError, TrainingError
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.layers import BLOCK, dropout_factor, dropout_mask, dropped_relu, random_bytes
 from jonet.training import autodecoder, autotune
 from jonet.training.autodecoder import AutoDecoder
@@ -111,7 +111,7 @@ def test_pieces_divide_the_batch(shapes, points, size):
 def test_micro_batches_equal_the_whole_batch(points, sizes):
     """Value, metrics and gradients; and each unit is dropped exactly where the whole batch drops it."""
     specs = Specs(latent_size=5, dims=(12, 12), dropout=(0, 1), norm_layers=(0,), latent_in=(1,), latent_dropout=True)
-    decoder, rng = Decoder(specs), np.random.default_rng(0)
+    decoder, rng = DeepSDFDecoder(specs), np.random.default_rng(0)
     shared, codes = miniature.start(decoder, 4)
     cloud = rng.uniform(-1, 1, (4, points, 4)).astype(np.float32) / 4
     mask = np.array([1, 1, 0, 1], np.float32)
@@ -133,7 +133,7 @@ def test_micro_batches_equal_the_whole_batch(points, sizes):
 
 
 def test_measured_micro_batch_is_a_piece():
-    decoder = Decoder(Specs(latent_size=2, dims=(8,), dropout=(), norm_layers=(), latent_in=()))
+    decoder = DeepSDFDecoder(Specs(latent_size=2, dims=(8,), dropout=(), norm_layers=(), latent_in=()))
     shared, _ = miniature.start(decoder, 2)
     size = autotune.micro_batch(decoder, shared, 3, 4 * BLOCK, AutoDecoder())
     assert size in (1024, 2048, 4096) and cut(3, 4 * BLOCK, size) == (1, size)
@@ -244,7 +244,7 @@ def test_networks_without_per_shape_rows_and_with_batch_stats():
 
 
 def test_bfloat16_products_leave_float32_parameters():
-    decoders = [Decoder(miniature.SPECS, dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    decoders = [DeepSDFDecoder(miniature.SPECS, dtype) for dtype in (jnp.float32, jnp.bfloat16)]
     shared, codes = jax.tree.map(jnp.asarray, miniature.start(decoders[0], 2))
     cloud = np.random.default_rng(0).uniform(-0.4, 0.4, (2, 64, 4)).astype(np.float32)
     batch = Batch(cloud[..., :3], cloud[..., 3], np.arange(2), np.arange(2), np.ones(2), np.int32(1))

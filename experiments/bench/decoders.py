@@ -20,7 +20,7 @@ def sdf_decoder(bench: Bench) -> dict:
     """DeepSDF's decoder of the published size, with random weights."""
     specs = deepsdf.Specs(latent_size=16, dims=(64,) * 8) if bench.quick else deepsdf.Specs()
     count = 4096 if bench.quick else 262_144
-    network = deepsdf.Decoder(specs)
+    network = deepsdf.DeepSDFDecoder(specs)
     code = np.random.default_rng(0).normal(size=specs.latent_size).astype(np.float32) / specs.latent_size**0.5
     shared = jax.jit(network.init)(jax.random.key(0), code[None], np.zeros((1, 1, 3), np.float32))
     weights = save_weights(bench.folder / "sdf.npz", shared["params"], code=code)

@@ -58,7 +58,7 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
     return Mesh(vertices, triangles, name=mesh.name)
 
 
-def refine(mesh: Mesh, faces: int) -> Mesh:
+def subdivide(mesh: Mesh, faces: int) -> Mesh:
     """The mesh with its large faces bisected at their longest edges, up to `faces`, for colors per vertex."""
     edge = max(0.03 * np.ptp(mesh.bounds, axis=0).max(), 2 * math.sqrt(mesh.area / faces))
     corners = mesh.corners
@@ -108,7 +108,7 @@ def differences(mesh: Mesh, ground_truth: Mesh) -> tuple[Mesh, np.ndarray]:
 
     Red is a part that is missing in the prediction or in the ground truth.
     """
-    mesh, ground_truth = refine(mesh, 20_000), refine(ground_truth, 20_000)
+    mesh, ground_truth = subdivide(mesh, 20_000), subdivide(ground_truth, 20_000)
     vertices = np.concatenate([mesh.vertices, ground_truth.vertices])
     faces = np.concatenate([mesh.faces, ground_truth.faces + len(mesh.vertices)])
     return Mesh(vertices, faces), error_colors(np.concatenate([errors(mesh, ground_truth), errors(ground_truth, mesh)]))

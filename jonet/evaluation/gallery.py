@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jonet.errors import InputError
-from jonet.evaluation.figures import ERROR_SCALE, Frame, data_uri, differences, errors, pack, refine, simplify
+from jonet.evaluation.figures import ERROR_SCALE, Frame, data_uri, differences, errors, pack, simplify, subdivide
 from jonet.evaluation.measures import measure, number
 from jonet.geometry.mesh import Mesh
 from jonet.geometry.voxels import blocks
@@ -135,7 +135,7 @@ def _card(rank, row, faces, place, size):
         if solid is not None and len(solid.faces):
             image = picture(simplify(solid, _DRAFT), size, COLORS[part.kind], **shown)
             small = simplify(solid, faces)
-            small = small if other is None else refine(small, faces)
+            small = small if other is None else subdivide(small, faces)
             panel |= pack(small, frame, None if other is None else errors(small, other))
         elif solid is not None:
             image = picture(solid.vertices, size, COLORS[part.kind], **shown)

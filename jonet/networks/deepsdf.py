@@ -78,7 +78,7 @@ class Specs:
         return "weight" if self.weight_norm else "layer" if layer < len(self.dims) else ""
 
 
-class Decoder(nn.Module):
+class DeepSDFDecoder(nn.Module):
     """The signed distance of a point, given a shape's code.
 
     The code's part of a matrix product is computed once per shape and not once per point: the same function with a

@@ -87,7 +87,7 @@ class Specs:
         return "" if self.decoder == "simple" else self.norm
 
 
-class Decoder(nn.Module):
+class OccupancyDecoder(nn.Module):
     """Logits of occupancy of points, given a shape's latent code z and condition c."""
 
     specs: Specs
@@ -219,7 +219,7 @@ class OccupancyNetwork(nn.Module):
 
     def setup(self):
         specs = self.specs
-        self.decoder = Decoder(specs, self.dtype)
+        self.decoder = OccupancyDecoder(specs, self.dtype)
         if specs.encoder in ENCODERS:
             width = {} if specs.encoder_width is None else {"width": specs.encoder_width}
             self.encoder = ENCODERS[specs.encoder](specs.c_dim, dtype=self.dtype, **width)

@@ -28,7 +28,7 @@ from jonet.errors import ConfigError
 from jonet.inference.fitting import latents
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.settings.fitting import FitConfig
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
@@ -172,7 +172,7 @@ def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[st
     missing ones are measured now.
     """
     check_frame(store, FRAME)
-    network = Decoder(config.network, jnp.dtype(config.compute_dtype))
+    network = DeepSDFDecoder(config.network, jnp.dtype(config.compute_dtype))
     learning = config.learning
     shared, codes = autodecoder.initial(network, len(shapes), key, std=learning.code_std, start=learning.start)
     lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
@@ -207,7 +207,7 @@ def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) 
 
     shapes: indices of the training shapes in the store, in the order of the rows of `per_shape`.
     """
-    network = Decoder(config.network)
+    network = DeepSDFDecoder(config.network)
     codes, prior = training_codes(store, shapes, per_shape), None
     if config.network.latent_size:
         samples = [thinned(store.samples(i)) for i in shapes]

@@ -13,7 +13,7 @@ import optax
 
 from jonet import parallel
 from jonet.errors import ConfigError
-from jonet.networks.deepsdf import Decoder
+from jonet.networks.deepsdf import DeepSDFDecoder
 from jonet.networks.layers import dropout_factor, dropout_mask
 from jonet.training.microbatches import accumulate, cut
 
@@ -58,7 +58,7 @@ class _Piece(NamedTuple):
     values: jax.Array  # [g, m]
 
 
-def loss(shared, per_shape, batch_stats, batch, key, *, decoder: Decoder, settings: AutoDecoder):
+def loss(shared, per_shape, batch_stats, batch, key, *, decoder: DeepSDFDecoder, settings: AutoDecoder):
     """Clamped L1 and code prior, summed over this device's shapes: Σ_shapes mean_points |f̄ - d̄| + penalty(z).
 
     f̄ and d̄ are output and distance clamped to ±δ (eq. 4).
@@ -127,7 +127,7 @@ def lookup(codes, *, bound: float):
 
 
 def dropout(keys, block):
-    """The dropout masks of `Decoder`: keys [B] of the shapes in this step, first block of points number `block`."""
+    """Dropout masks of `DeepSDFDecoder`: keys [B] of the shapes in this step, first block of points number `block`."""
 
     def kept(layer: str, rate: float, shape: tuple[int, ...]):
         width, _, points = shape
@@ -140,7 +140,7 @@ def dropout(keys, block):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="start")
-def initial(decoder: Decoder, shapes: int, key, *, std: float = 1.0, start: str = "published"):
+def initial(decoder: DeepSDFDecoder, shapes: int, key, *, std: float = 1.0, start: str = "published"):
     """Initial variables of the decoder, and codes [shapes, L] from N(0, (std / √L)²), each drawn by its position.
 
     start: see `AutoDecoder`.  A narrow network is initially nearly constant in space, and its value is as likely as

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jonet.networks.deepsdf import Decoder
+from jonet.networks.deepsdf import DeepSDFDecoder
 from jonet.training.autodecoder import AutoDecoder, loss
 from jonet.training.microbatches import cut
 
 TRIAL = 8192  # points per measurement of a micro-batch size
 
 
-def micro_batch(decoder: Decoder, shared, shapes: int, points: int, settings: AutoDecoder) -> int:
+def micro_batch(decoder: DeepSDFDecoder, shared, shapes: int, points: int, settings: AutoDecoder) -> int:
     """The fastest number of points per micro-batch, for batches of `shapes` × `points` per device.
 
     On a CPU it is measured on TRIAL points for each candidate.  It is 0 (the whole batch) for small batches, and on an

@@ -47,7 +47,7 @@ def extract(
     box of each field; a shape that extends beyond it is closed by a lid in the box's face.  level: the value on the
     surface, one for all or one per field; None for the fields' levels (for occupancies, τ as a logit).
     method: `sparse` finds the surface's cells coarse to fine (`cells.search`, with its arguments coarse and lipschitz);
-    `dense` evaluates the whole grid; `mise` is the published octree of `mise.refine` (coarse: 32 as published).
+    `dense` evaluates the whole grid; `mise` is the published octree, `mise.evaluate_octree` (coarse: 32 as published).
     refine_steps: largest number of steps by which vertices are moved onto the level (to 1e-3 cells; most need one or
     two); 0 keeps the linear interpolation.  normals: vertex normals from the field's gradient.  largest: keeps only the
     component with the largest volume.  faces: simplified to about so many triangles at most (`refinement.simplify`),
@@ -131,7 +131,7 @@ def locate(evaluator: FieldEvaluator, method: str, coarse: int | None, lipschitz
         found = cells.search(evaluator, cells.COARSE if coarse is None else coarse, lipschitz)
         return found.samples, found.corners, found.range
     if method == "mise":
-        grids, _ = mise.refine(evaluator, surfaces.COARSE if coarse is None else coarse)
+        grids, _ = mise.evaluate_octree(evaluator, surfaces.COARSE if coarse is None else coarse)
     else:
         grids = (evaluator.whole(shape) for shape in range(len(evaluator.fields)))
     parts, ranges = [], []

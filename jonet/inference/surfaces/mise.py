@@ -16,7 +16,7 @@ from jonet.inference.surfaces.grid import FieldEvaluator
 COARSE = 32  # cells a side at the start, as published
 
 
-def refine(evaluator: FieldEvaluator, coarse: int) -> tuple[np.ndarray, np.ndarray]:
+def evaluate_octree(evaluator: FieldEvaluator, coarse: int) -> tuple[np.ndarray, np.ndarray]:
     """The grids of all shapes of a batch, and the number of evaluations of each shape in each round.
 
     coarse: cells a side at the start; the lattice has 2ⁿ times as many.  Returns signed values [B, R+1, R+1, R+1]

@@ -11,7 +11,7 @@ from jonet import config
 from jonet.data import splits
 from jonet.errors import ConfigError, FormatError
 from jonet.formats import deepsdf_samples
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.published import weights
 from jonet.networks.published.pretrained import Pretrained, from_deepsdf
 from jonet.storage import archives
@@ -59,7 +59,7 @@ def read(folder: str | Path, checkpoint: str = "latest") -> Pretrained:
         notes += missing
     return Pretrained(
         kind="deepsdf",
-        network=Decoder(specs),
+        network=DeepSDFDecoder(specs),
         shared=shared,
         batch_stats={},
         frame="sphere",

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jonet.errors import FormatError
 from jonet.geometry.mesh import Similarity
-from jonet.networks.deepsdf import Decoder, Specs
+from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.published import weights
 
 # Occupancy Networks: regular expressions from published to jonet's names of layers, applied in order.
@@ -89,7 +89,7 @@ def from_torch(state: Mapping[str, np.ndarray], parameters: dict, batch_stats: d
 
 
 def from_deepsdf(state: Mapping[str, np.ndarray], specs: Specs) -> dict:
-    """A state dict of the published DeepSDF program → shared parameters of `Decoder`.
+    """A state dict of the published DeepSDF program → shared parameters of `DeepSDFDecoder`.
 
     Names may have the prefix of DataParallel, and weight norm may be of either of PyTorch's implementations.  The layer
     norm of the last layer, which the program creates but never applies, is dropped.  Errors: as `from_torch`.
@@ -109,7 +109,7 @@ def from_deepsdf(state: Mapping[str, np.ndarray], specs: Specs) -> dict:
             raise FormatError(f"{layer}.{leaf} is in the file twice, under two names")
         arrays[layer, leaf] = value
     codes, points = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, specs.latent_size), (1, 1, 3)))
-    expected = jax.eval_shape(Decoder(specs).init, jax.random.key(0), codes, points)["params"]
+    expected = jax.eval_shape(DeepSDFDecoder(specs).init, jax.random.key(0), codes, points)["params"]
     _match({"parameters": flatten_dict(expected)}, {"parameters": arrays})
     return {"params": unflatten_dict(arrays)}
 
