@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from any folder, installed or not
-
-from jonet.__main__ import main  # noqa: E402
-from jonet.interrupt import leave  # noqa: E402
-
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from any folder, installed or not
+    from jonet.__main__ import main
+    from jonet.interrupt import leave
+
     leave(main(["run", *sys.argv[1:]]))

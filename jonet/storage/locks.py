@@ -67,7 +67,7 @@ def _acquire(path: Path, shared: bool, wait: bool) -> int | None:
         except FileNotFoundError:  # of os.stat: the file was removed, so we locked a file that is gone; try again
             pass
         except OSError as error:
-            if error.errno in _UNSUPPORTED and not isinstance(error, BusyError):
+            if error.errno in _UNSUPPORTED:
                 os.close(descriptor)
                 warnings.warn(
                     f"{path}: this file system has no locks ({error}); make sure that only one process works "
