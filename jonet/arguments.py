@@ -7,59 +7,61 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jonet.checks import listed
 from jonet.errors import InputError, shown
-from jonet.geometry.mesh import Similarity
+from jonet.geometry.mesh import Similarity, frame_of
 
 
-def observations(samples, points, normals, free_space) -> dict[str, list[np.ndarray] | None]:
-    """The observations of B shapes, arguments as for `Model.fit`, as checked lists of arrays; None if not given."""
-    if (samples is None) == (points is None):
-        raise InputError("give either samples (points with distances) or points (of surfaces)")
-    given: dict[str, list[np.ndarray] | None] = dict.fromkeys(("samples", "points", "normals", "free_space"))
-    if samples is not None:
-        if not (normals is None and free_space is None):
-            raise InputError("normals and free_space belong to points of surfaces, but samples were given")
-        return given | {"samples": listed(samples, "samples", (None, 4))}
-    given["points"] = clouds = listed(points, "points", (None, 3))
-    if normals is not None:
-        given["normals"] = listed(normals, "normals", (None, 3))
-    if free_space is not None:
-        given["free_space"] = listed(free_space, "free_space", (None, 3), empty=True)
-    for name in ("normals", "free_space"):
-        if given[name] is not None and len(given[name]) != len(clouds):
-            raise InputError(f"{name} are of {len(given[name])} shapes, but points of {len(clouds)}")
-    for i, (rows, cloud) in enumerate(zip(given["normals"] or (), clouds, strict=False)):
-        if len(rows) != len(cloud):
-            raise InputError(f"normals[{i}] has {len(rows)} rows, but points[{i}] has {len(cloud)}")
-    return given
+def choice(given, name: str, known: Sequence[str]) -> None:
+    """InputError unless an argument is one of the known words."""
+    if not isinstance(given, str) or given not in known:
+        raise InputError(f"{name} is {shown(given)}, but must be {' or '.join(map(repr, known))}")
 
 
-def frame(given, kind: str, arrays: list[np.ndarray]):
-    """A checked frame, as for `Model.fit`: "normalized", "input", or a list with one similarity per array.
+def alone(name: str, **others) -> None:
+    """InputError if one of the other arguments is given, too."""
+    for other, value in others.items():
+        if value is not None:
+            raise InputError(f"{other} is given together with {name}; give one of them")
 
-    kind: "points", "samples", "voxels" or "images".
+
+def sequence(given, name: str) -> list:
+    """The entries of a list or tuple; InputError for anything else, with advice for a single one."""
+    if not isinstance(given, list | tuple):
+        raise InputError(f"{name} is {shown(given)}, but must be a list: {name}=[…]")
+    if not given:
+        raise InputError(f"{name} holds no shape; give one or more")
+    return list(given)
+
+
+def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> tuple[Similarity, ...] | None:
+    """The similarities of an argument `frame`, as for `Model.fit`, one per array; None for "normalized".
+
+    kind: "points", "samples", "voxels" or "images".  target: the model's frame.
     """
-    if isinstance(given, str) and given in ("normalized", "input"):
-        if given == "input" and kind == "points":
-            check_sizes(kind, arrays)
-        return given
-    if isinstance(given, Similarity):
+    if isinstance(frame, str) and frame == "normalized":
+        return None
+    if isinstance(frame, str) and frame == "input":
+        if kind == "samples":
+            raise InputError(
+                "frame is 'input', but samples lie all around a shape, so its bounding box is unknown: give frame as a "
+                "list of similarities (input units → normalized), one per shape"
+            )
+        if kind != "points":
+            raise InputError(f"frame is 'input', but {kind} are always in the normalized frame")
+        check_sizes(kind, arrays)
+        return tuple(frame_of(cloud, target) for cloud in arrays)
+    if isinstance(frame, Similarity):
         raise InputError("frame is one similarity; give a list, one per shape: frame=[…]")
-    transforms = list(given) if isinstance(given, list | tuple) or getattr(given, "ndim", 0) else None
-    if (
-        transforms is None
-        or len(transforms) != len(arrays)
-        or not all(isinstance(transform, Similarity) for transform in transforms)
-    ):
+    found = list(frame) if isinstance(frame, list | tuple) or getattr(frame, "ndim", 0) else None
+    if found is None or len(found) != len(arrays) or not all(isinstance(each, Similarity) for each in found):
         raise InputError(
-            f"frame is {shown(given)}, but must be 'normalized', 'input' or a list of similarities, one for each of "
+            f"frame is {shown(frame)}, but must be 'normalized', 'input' or a list of similarities, one for each of "
             f"the {len(arrays)} shapes"
         )
-    return transforms
+    return tuple(found)
 
 
-def check_sizes(name: str, clouds: list[np.ndarray]) -> None:
+def check_sizes(name: str, clouds: Sequence[np.ndarray]) -> None:
     """InputError for a cloud without extent, which cannot be normalized."""
     for i, cloud in enumerate(clouds):
         if not np.ptp(cloud, axis=0).any():

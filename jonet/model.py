@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import jax
 import numpy as np
 
 import jonet.config
 from jonet import arguments, model_folder
 from jonet.checks import check_array, listed, whole
 from jonet.codes import Codes
-from jonet.data import sampling
+from jonet.data import scans
 from jonet.errors import InputError, shown
-from jonet.geometry import outliers
-from jonet.geometry.mesh import Mesh, Similarity, frame_of
+from jonet.geometry.mesh import Mesh, Similarity, as_mesh
 from jonet.inference import encode as encoding
+from jonet.inference import purification
 from jonet.inference.encode import Inputs
-from jonet.inference.fitting import latents, observations, pose
+from jonet.inference.fitting import completion, latents, pose
+from jonet.inference.fitting.observations import ObservedArrays, observe
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.surfaces import extraction
 from jonet.networks import deepsdf, occupancy
-from jonet.networks import field as fields_
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import Field
+from jonet.networks.input_field import InputField
 from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.settings.surfaces import Surfaces
 
@@ -37,23 +36,23 @@ NETWORKS = {  # kind of network: its config class and its module class
     "occupancy": (occupancy.Specs, occupancy.OccupancyNetwork),
     "classifier": (occupancy.ClassifierSpecs, occupancy.Classifier),
 }
+FITTED = ("samples", "points", "normals", "free_space", "meshes")  # arguments of `Model.fit` that are observations
+ENCODED = ("samples", "points", "voxels", "images", "meshes")  # the same of `Model.encode`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A trained network: its module and parameters, its normalized frame, its training codes and their prior.
 
-    kind: the network's key in NETWORKS.  network: the module.  shared: parameters common to all shapes.  batch_stats:
-    running statistics of batch norm.  frame: "sphere" or "cube", how meshes are normalized for it.  codes: of the
-    training shapes, None if not stored.  prior: distribution that `sample` draws from and `fit` regularizes by, or
-    None.  fitting, surfaces: default settings of `fit` and `extract`.  inputs: what the encoder takes; None if codes
-    are fitted.  history: task, data and recipe that the model was trained with, as `python -m jonet info` prints.
+    kind: the network's key in NETWORKS.  network: the module with its parameters.  frame: "sphere" or "cube", how
+    meshes are normalized for it.  codes: of the training shapes, None if not stored.  prior: distribution that `sample`
+    draws from and `fit` regularizes by, or None.  fitting, surfaces: default settings of `fit` and `extract`.
+    inputs: what the encoder takes; None if codes are fitted.  history: task, data and recipe that the model was trained
+    with, as `jonet info` prints.
     """
 
     kind: str
-    network: Any
-    shared: Any
-    batch_stats: Any
+    network: BoundNetwork
     frame: str
     codes: Codes | None = None
     prior: Prior | None = None
@@ -63,13 +62,13 @@ class Model:
     history: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
-        shared, length = sum(map(np.size, jax.tree.leaves(self.shared))), self.network.specs.latent_size
+        shared, length = self.network.num_parameters, self.network.latent_size
         count = shared or length  # without shared parameters, a code is all parameters of a shape's network
         parts = [self.kind] if self.inputs is None else [self.kind, f"{self.inputs.kind} encoder"]
         if shared:
             parts.append(f"{length}-d codes")
-        if "shapes" in self.history or self.codes is not None:
-            shapes = self.history["shapes"] if "shapes" in self.history else len(self.codes)
+        shapes = self.history.get("shapes", None if self.codes is None else len(self.codes))
+        if shapes is not None:
             parts.append(f"{shapes} training shape{'s' * (shapes != 1)}")
         parts.append(f"{self.frame} frame")
         number = f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} M"
@@ -79,73 +78,79 @@ class Model:
     @property
     def params(self) -> dict[str, Any]:
         """Parameters and running statistics as plain pytrees: {"shared", "batch_stats"}."""
-        return {"shared": self.shared, "batch_stats": self.batch_stats}
+        return {"shared": self.network.shared, "batch_stats": self.network.batch_stats}
 
     @functools.cached_property
     def digest(self) -> str:
         """Identifies this network, see `model_folder.network_digest`."""
-        return model_folder.network_digest(self)
+        return model_folder.network_digest(self.kind, self.frame, self.network)
 
     @property
-    def config(self):
+    def config(self) -> Any:
         """The network's config, a `Specs` dataclass."""
         return self.network.specs
 
-    def field(self, codes) -> Field:
+    def field(self, codes: Codes | np.ndarray, *, frame: str = "normalized") -> Field | InputField:
         """Shapes as functions of space: Codes or an array [B, L] → a batch of B fields; one code [L] → one field.
 
-        Fields are evaluated in the normalized frame, also for codes of shapes in input units.
+        frame: "normalized" gives a `Field` of points in the normalized frame, also for codes of shapes in input units;
+        "input" an `InputField` of points and distances in input units, for Codes that have similarities.
+        Raises InputError for codes of another network or length.
         """
+        arguments.choice(frame, "frame", ("normalized", "input"))
         values = self._values(codes)
-        batch = fields_.fold(self.network, self.shared, self.batch_stats, np.atleast_2d(values))
+        batch = self.network.fields(np.atleast_2d(values))
+        if frame == "input":
+            if not isinstance(codes, Codes) or codes.similarities is None:
+                raise InputError("frame is 'input', but these codes have no similarities to input units")
+            clamp = self.history.get("clamp", self.fitting.clamp) if self.kind == "deepsdf" else None
+            return InputField(batch, codes.similarities, clamp)
         return batch[0] if values.ndim == 1 else batch
 
     def fit(
         self,
-        samples=None,
+        samples: Sequence[Any] | np.ndarray | None = None,
         *,
-        points=None,
-        normals=None,
-        free_space=None,
+        points: Sequence[Any] | np.ndarray | None = None,
+        normals: Sequence[Any] | np.ndarray | None = None,
+        free_space: Sequence[Any] | np.ndarray | None = None,
+        meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
         names: Sequence[str] | None = None,
         config: FitConfig | None = None,
     ) -> Codes:
         """Codes of unseen shapes, found by optimization with the network's parameters fixed (DeepSDF, section 4.2).
 
-        samples: [B, N, 4] points with signed distances, or a list of [Nᵢ, 4].  Or points: [B, N, 3] or a list of
-        [Nᵢ, 3] on surfaces, with outward normals of the same shapes (without normals the inside is only guessed), and
-        free_space: lists of points known to be outside.  frame: "normalized" (the network's frame), a list of
-        similarities from input units to it, or "input": each shape's bounding box is normalized, and the codes keep
-        the similarity, so that `extract` returns meshes in input units.  names: of the shapes.  config: replaces the
-        model's settings.  Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network
-        whose codes come from an encoder or from training only.
+        Give one of: samples: [B, N, 4] points with signed distances, or a list of [Nᵢ, 4].  points: [B, N, 3] or a list
+        of [Nᵢ, 3] on surfaces, with outward normals of the same shapes (without normals the inside is only guessed),
+        and free_space: lists of points known to be outside.  meshes: a list of meshes (of jonet, trimesh, or any with
+        `vertices` and `faces`), from which signed distances are sampled.
+        frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
+        shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
+        units; meshes are always normalized so.  names: of the shapes.  config: replaces the model's settings.
+        Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network whose codes come from
+        an encoder or from training only; MeshError for a mesh without an inside.
         """
         self._check_fitted()
-        given = arguments.observations(samples, points, normals, free_space)
-        kind = "points" if samples is None else "samples"
-        named = arguments.names(names, len(given[kind]))
         config = arguments.settings(config, FitConfig, self.fitting)
-        frame, similarities = arguments.frame(frame, kind, given[kind]), None
-        if frame != "normalized":
-            given, similarities = self._framed(given, frame, distances=True)
-        found = latents.fit(
-            self.network,
-            self.shared,
-            self.batch_stats,
-            **given,
-            config=config,
-            prior=self.prior,
-            starts=None if self.codes is None else self.codes.values,
-        )
-        return Codes(names=named, similarities=similarities, network=self.digest, **found._asdict())
+        if meshes is not None:
+            arguments.alone("meshes", samples=samples, points=points, normals=normals, free_space=free_space)
+            sampled, names = self._sampled(meshes, frame, names)
+            given = ObservedArrays(samples=[one.samples for one in sampled])
+            similarities = tuple(one.similarity for one in sampled)
+        else:
+            given = ObservedArrays.checked(samples, points, normals, free_space)
+            names = arguments.names(names, len(given.rows))
+            given, similarities = self._normalized(given, frame)
+        found = latents.fit(self.network, observe(given, config), config=config, **self._known())
+        return Codes(names=names, similarities=similarities, network=self.digest, **found._asdict())
 
     def fit_pose(
         self,
-        points,
+        points: Sequence[Any] | np.ndarray,
         *,
-        normals=None,
-        free_space=None,
+        normals: Sequence[Any] | np.ndarray | None = None,
+        free_space: Sequence[Any] | np.ndarray | None = None,
         names: Sequence[str] | None = None,
         config: PoseConfig | None = None,
     ) -> Codes:
@@ -155,29 +160,65 @@ class Model:
         tried.  Raises InputError as `fit` does.
         """
         self._check_fitted()
-        given = arguments.observations(None, points, normals, free_space)
-        named = arguments.names(names, len(given["points"]))
-        arguments.check_sizes("points", given["points"])
-        found = pose.fit_pose(
-            self.network,
-            self.shared,
-            self.batch_stats,
-            given["points"],
-            normals=given["normals"],
-            free_space=given["free_space"],
-            config=arguments.settings(config, PoseConfig, PoseConfig()),
-            prior=self.prior,
-            starts=None if self.codes is None else self.codes.values,
-        )
-        return Codes(names=named, similarities=found.similarities, network=self.digest, **found.codes._asdict())
+        config = arguments.settings(config, PoseConfig, PoseConfig())
+        given = ObservedArrays.checked(points=points, normals=normals, free_space=free_space)
+        names = arguments.names(names, len(given.rows))
+        arguments.check_sizes("points", given.rows)
+        found = pose.fit_pose(self.network, given, config=config, **self._known())
+        return Codes(names=names, similarities=found.similarities, network=self.digest, **found.codes._asdict())
+
+    def complete(
+        self,
+        points: Sequence[Any] | np.ndarray,
+        *,
+        normals: Sequence[Any] | np.ndarray | None = None,
+        free_space: Sequence[Any] | np.ndarray | None = None,
+        eye: Sequence[float] | np.ndarray | None = None,
+        whole: bool = False,
+        up: str = "y",
+        similarities: Sequence[Similarity] | None = None,
+        names: Sequence[str] | None = None,
+        config: PoseConfig | FitConfig | None = None,
+    ) -> Codes:
+        """Codes of partial scans, which `extract` turns into whole shapes in the pose and units of the scans.
+
+        (DeepSDF, section 6.3.)  points: a list of [Nᵢ, 3] on the seen parts of surfaces, in input units.  normals: in
+        the same form; without them and an eye, nothing tells inside from outside but the training shapes.  free_space:
+        points known to be outside, beside those that follow from the eye.  eye: the viewpoint, [3], or [B, 3] one per
+        scan: normals are oriented towards it (estimated if none are given), and the lines of sight are free.  whole:
+        the scans cover whole surfaces, so that space beyond their hull is outside.  up: axis of the scans that points
+        up, "y", "-y", "z", "-z", "x" or "-x"; rotations about it are searched.
+        similarities: from input units to the normalized frame, one per scan, if the poses are known: then only codes
+        are fitted.  names: of the shapes.  config: a PoseConfig, or with similarities a FitConfig.
+        Raises InputError as `fit` does.
+        """
+        self._check_fitted()
+        arguments.choice(up, "up", tuple(completion.UP))
+        given = ObservedArrays.checked(points=points, normals=normals, free_space=free_space)
+        names = arguments.names(names, len(given.rows))
+        given = completion.of_scans(given, eye, whole)
+        if similarities is not None:
+            default = dataclasses.replace(self.fitting, prior=completion.PRIOR)
+            config = arguments.settings(config, FitConfig, default)
+            given, found = self._normalized(given, similarities)
+            fitted = latents.fit(self.network, observe(given, config), config=config, **self._known())
+            return Codes(names=names, similarities=found, network=self.digest, **fitted._asdict())
+        config = arguments.settings(config, PoseConfig, completion.POSE["yaw"])
+        arguments.check_sizes("points", given.rows)
+        upright = completion.upright(up)
+        turned = given.transformed([upright] * len(names))
+        found = pose.fit_pose(self.network, turned, config=config, **self._known())
+        transforms = tuple(transform @ upright for transform in found.similarities)
+        return Codes(names=names, similarities=transforms, network=self.digest, **found.codes._asdict())
 
     def encode(
         self,
-        samples=None,
+        samples: Sequence[Any] | np.ndarray | None = None,
         *,
-        points=None,
-        voxels=None,
-        images=None,
+        points: Sequence[Any] | np.ndarray | None = None,
+        voxels: Sequence[Any] | np.ndarray | None = None,
+        images: Sequence[Any] | np.ndarray | None = None,
+        meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
         names: Sequence[str] | None = None,
     ) -> Codes:
@@ -186,41 +227,42 @@ class Model:
         Give the kind of input that the network was trained with.  points: [B, N, 3] on surfaces, or a list of [Nᵢ, 3],
         subsampled to the number used in training.  voxels: [B, R, R, R] of 0 and 1, axes x, y, z.  images:
         [B, H, W, 3] in [0, 1].  samples: [B, N, 4] points with occupancies 0 and 1 (for a latent encoder; the code is
-        the posterior's mean).  frame: as for `fit`, of points and samples.  names: of the shapes.
+        the posterior's mean).  Or meshes: as for `fit`, from which points are sampled or voxels computed.
+        frame: as for `fit`, of points and samples.  names: of the shapes.
         Raises InputError for another kind of input than the network takes, and for arrays as `fit` does.
         """
-        given = {"samples": samples, "points": points, "voxels": voxels, "images": images}
+        given = {"samples": samples, "points": points, "voxels": voxels, "images": images, "meshes": meshes}
         kinds = [name for name, arrays in given.items() if arrays is not None]
-        if self.inputs is None or kinds != [self.inputs.kind]:
+        takes = None if self.inputs is None else self.inputs.kind
+        if takes is None or kinds not in ([takes], ["meshes"] * (takes in ("points", "voxels"))):
             raise InputError(f"{' and '.join(kinds) or 'nothing'} given to encode, but {self._takes()}")
         (kind,), similarities = kinds, None
         rows = kind in ("points", "samples")
-        arrays = listed(given[kind], kind, (None, self.inputs.shape[-1]) if rows else self.inputs.shape)
-        named = arguments.names(names, len(arrays))
-        frame = arguments.frame(frame, kind, arrays)
-        if frame != "normalized":
-            if not rows:
+        if kind == "meshes":
+            sampled, names = self._sampled(meshes, frame, names)
+            arrays = [one.points if takes == "points" else one.voxels for one in sampled]
+            similarities = tuple(one.similarity for one in sampled)
+        else:
+            arrays = listed(given[kind], kind, (None, self.inputs.shape[-1]) if rows else self.inputs.shape)
+            names = arguments.names(names, len(arrays))
+            if rows:
+                observed, similarities = self._normalized(ObservedArrays(**{kind: arrays}), frame, distances=False)
+                arrays = observed.rows
+            elif arguments.transforms(frame, kind, arrays, self.frame) is not None:
                 raise InputError(f"frame is {shown(frame)}, but {kind} are always in the normalized frame")
-            none = dict.fromkeys(("samples", "points", "normals", "free_space"))
-            framed, similarities = self._framed(none | {kind: arrays}, frame, distances=False)
-            arrays = framed[kind]
-        inputs = self.inputs.check(arrays)
-        values = encoding.encode(self.network, self.shared, self.batch_stats, inputs, kind)
-        return Codes(values, named, similarities, network=self.digest)
+        return Codes(
+            encoding.encode(self.network, self.inputs.check(arrays), takes), names, similarities, network=self.digest
+        )
+
+    def _known(self) -> dict[str, Any]:
+        """What fitting knows of the training codes: their distribution, and the codes as starts."""
+        return {"prior": self.prior, "starts": None if self.codes is None else self.codes.values}
 
     def _check_fitted(self) -> None:
         """InputError if codes of this network are not fitted."""
         if self.kind != "deepsdf":
             raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._takes()}")
-
-    def _codes(self, observed: dict[str, Any]) -> Codes:
-        """Codes of observations, by `encode` if the network has an encoder, else by `fit`; observed: its arguments."""
-        method = self.fit if self.inputs is None else self.encode
-        known = inspect.signature(method).parameters
-        for name in observed:
-            if name not in known:
-                raise InputError(f"{name} is given, but not used: {self._takes()}, which takes {', '.join(known)}")
-        return method(**observed)
+        latents.check_fitted(self.network)
 
     def _takes(self) -> str:
         """How this network gets the code of a new shape, for error messages."""
@@ -232,106 +274,125 @@ class Model:
             return "codes of this network are fitted: model.fit(…)"
         return "this network only represents the shapes that it was trained on: model.codes"
 
-    def _framed(self, given, frame, *, distances: bool):
-        """Observations in input units, transformed to the normalized frame, and each shape's similarity to it.
+    def _normalized(
+        self, given: ObservedArrays, frame: str | Sequence[Similarity], *, distances: bool = True
+    ) -> tuple[ObservedArrays, tuple[Similarity, ...] | None]:
+        """Observations in the normalized frame, and each shape's similarity to it, None if they were there already.
 
         distances: whether the fourth column of samples is a distance, which scales with the shape, or an occupancy.
         """
-        width, name = (3, "points") if given["samples"] is None else (4, "samples")
-        clouds = [check_array(c, f"{name}[{i}]", (None, width), np.float64) for i, c in enumerate(given[name] or ())]
-        if frame == "input" and name == "samples":
-            raise InputError(
-                "samples lie all around a shape, so its bounding box is unknown: give frame as a list of "
-                "similarities (input units → normalized), one per shape"
-            )
-        transforms = tuple(frame_of(c, self.frame) for c in clouds) if frame == "input" else tuple(frame)
-        if len(transforms) != len(clouds) or not all(isinstance(transform, Similarity) for transform in transforms):
-            raise InputError(f"frame must be 'normalized', 'input' or {len(clouds)} similarities, but is {frame!r}")
-        scales = [transform.scale if distances else 1.0 for transform in transforms]
-        each = zip(transforms, clouds, scales, strict=True)
-        moved = [np.column_stack([transform(c[:, :3]), c[:, 3:] * scale]) for transform, c, scale in each]
-        normals, free_space = given["normals"], given["free_space"]
-        for other, arrays in (("normals", normals), ("free_space", free_space)):
-            if arrays is not None and len(arrays) != len(clouds):
-                raise InputError(f"{other} are of {len(arrays)} shapes, but {name} of {len(clouds)}")
-        if normals is not None:
-            normals = observations.clouds(normals, "normals", 3, dtype=np.float64)
-            normals = [n @ transform.rotation.T for transform, n in zip(transforms, normals, strict=True)]
-        if free_space is not None:
-            free_space = observations.clouds(free_space, "free_space", 3, empty=True, dtype=np.float64)
-            free_space = [transform(f) for transform, f in zip(transforms, free_space, strict=True)]
-        framed = {"samples": None, "points": None, "normals": normals, "free_space": free_space} | {name: moved}
-        return framed, transforms
+        similarities = arguments.transforms(frame, given.kind, given.rows, self.frame)
+        return (given if similarities is None else given.transformed(similarities, distances)), similarities
 
-    def extract(self, codes, resolution: int | None = None, *, frame: str = "input", **settings) -> list[Mesh]:
+    def _sampled(self, meshes, frame, names) -> tuple[list[scans.Observed], tuple[str, ...]]:
+        """Observations of meshes as this network takes them, and the names of the shapes."""
+        if frame != "normalized":
+            raise InputError("frame is given with meshes, but each mesh is normalized by its own bounding box")
+        found = [as_mesh(mesh, f"meshes[{i}]") for i, mesh in enumerate(arguments.sequence(meshes, "meshes"))]
+        if names is None and all(mesh.name for mesh in found):
+            names = [mesh.name for mesh in found]
+        names = arguments.names(names, len(found))
+        kind = "samples" if self.inputs is None else self.inputs.kind
+        size = None if self.inputs is None else self.inputs.size
+        each = zip(found, names, strict=True)
+        return [
+            scans.of_mesh(dataclasses.replace(mesh, name=name), kind, self.frame, size) for mesh, name in each
+        ], names
+
+    def extract(
+        self,
+        codes: Codes | np.ndarray,
+        resolution: int | None = None,
+        *,
+        frame: str = "input",
+        surfaces: Surfaces | Mapping[str, Any] | None = None,
+    ) -> list[Mesh]:
         """The surfaces of codes (Codes or [B, L]) as closed meshes, all shapes in one batch, coarse to fine.
 
         resolution: grid cells per side of the box.  frame: "input" transforms each mesh back to input units if the
-        codes have similarities, "normalized" leaves it in the network's frame.  settings: fields of
-        `jonet.settings.surfaces.Surfaces` that replace the model's.  Raises InputError for codes of another network,
-        ConfigError for impossible settings.
+        codes have similarities, "normalized" leaves it in the network's frame.  surfaces: settings that replace the
+        model's, as an instance or as a dict of some of its fields, `{"faces": 2000}`.
+        Raises InputError for codes of another network, ConfigError for impossible settings.
         """
-        if not isinstance(frame, str) or frame not in ("normalized", "input"):
-            raise InputError(f"frame is {shown(frame)}, but must be 'normalized' or 'input'")
-        config = self._surfaces(resolution, settings)
-        meshes = extraction.extract(self.field(np.atleast_2d(self._values(codes))), **dataclasses.asdict(config))
+        arguments.choice(frame, "frame", ("normalized", "input"))
+        config = self._surfaces(resolution, surfaces)
+        fields = self.network.fields(np.atleast_2d(self._values(codes)))
+        meshes = extraction.extract(fields, **dataclasses.asdict(config))
         names = codes.names if isinstance(codes, Codes) else tuple(mesh.name for mesh in meshes)
         meshes = [dataclasses.replace(mesh, name=name) for mesh, name in zip(meshes, names, strict=True)]
         if frame == "input" and isinstance(codes, Codes) and codes.similarities is not None:
             return [transform.inverse().apply(mesh) for transform, mesh in zip(codes.similarities, meshes, strict=True)]
         return meshes
 
-    def _surfaces(self, resolution: int | None, settings: dict[str, Any] | None = None) -> Surfaces:
+    def _surfaces(self, resolution: int | None, surfaces: Surfaces | Mapping[str, Any] | None = None) -> Surfaces:
         """This model's settings of extraction with some of them replaced."""
-        settings = {**(settings or {}), **({} if resolution is None else {"resolution": resolution})}
-        return jonet.config.changed(self.surfaces, settings)
+        if surfaces is not None and not isinstance(surfaces, Surfaces | Mapping):
+            raise InputError(f"surfaces is {shown(surfaces)}, but must be a Surfaces or a dict of its fields")
+        base = surfaces if isinstance(surfaces, Surfaces) else self.surfaces
+        changes = dict(surfaces) if isinstance(surfaces, Mapping) else {}
+        return jonet.config.changed(base, changes | ({} if resolution is None else {"resolution": resolution}))
 
-    def reconstruct(self, samples=None, *, resolution: int | None = None, **observed) -> list[Mesh]:
+    def reconstruct(
+        self,
+        samples: Sequence[Any] | np.ndarray | None = None,
+        *,
+        points: Sequence[Any] | np.ndarray | None = None,
+        normals: Sequence[Any] | np.ndarray | None = None,
+        free_space: Sequence[Any] | np.ndarray | None = None,
+        voxels: Sequence[Any] | np.ndarray | None = None,
+        images: Sequence[Any] | np.ndarray | None = None,
+        meshes: Sequence[Any] | None = None,
+        frame: str | Sequence[Similarity] = "normalized",
+        names: Sequence[str] | None = None,
+        resolution: int | None = None,
+    ) -> list[Mesh]:
         """Meshes of unseen shapes: their codes are encoded or fitted, then their surfaces extracted.
 
-        Arguments as for `encode` if the network has an encoder, else as for `fit`.
+        Observations, frame and names as for `encode` if the network has an encoder, else as for `fit`; resolution as
+        for `extract`.  Raises InputError as these do, and for observations that the network does not take.
         """
         self._surfaces(resolution)  # a wrong resolution is refused before the work
-        return self.extract(self._codes({"samples": samples, **observed}), resolution)
+        given = {"samples": samples, "points": points, "normals": normals, "free_space": free_space}
+        codes = self._codes(given | {"voxels": voxels, "images": images, "meshes": meshes}, frame, names)
+        return self.extract(codes, resolution)
+
+    def _codes(self, observed: dict[str, Any], frame, names=None) -> Codes:
+        """Codes of observations, by `encode` if the network has an encoder, else by `fit`."""
+        method, known = (self.fit, FITTED) if self.inputs is None else (self.encode, ENCODED)
+        observed = {name: arrays for name, arrays in observed.items() if arrays is not None}
+        for name in observed:
+            if name not in known:
+                raise InputError(f"{name} is given, but not used: {self._takes()}, which takes {', '.join(known)}")
+        return method(**observed, frame=frame, names=names)
 
     def purify(
         self,
-        points,
+        points: Sequence[Any] | np.ndarray,
         count: int | None = None,
         *,
+        normals: Sequence[Any] | np.ndarray | None = None,
+        frame: str | Sequence[Similarity] = "normalized",
         spread: float = 1.1,
         resolution: int | None = None,
         seed: int = 0,
-        normals=None,
-        **observed,
     ) -> list[np.ndarray]:
         """Point clouds cleaned by rebuilding their shapes: points sampled uniformly on the reconstructed surface.
 
         points: [B, N, 3] or a list of [Nᵢ, 3] → list of [count, 3].  count: points per cleaned cloud (default: as many
-        as in the input).  spread: outliers are removed first, see `geometry.outliers.inlier_mask`; inf keeps all.
-        seed: of the sampling.  normals, observed: further arguments of `encode` or `fit`; with frame="input", input
-        and output are in input units.  A cloud without a reconstructed surface gives [0, 3].  (Wu et al.: IF-Defense,
-        2020.)
+        as in the input).  normals, frame: as for `fit` or `encode`; with frame="input", input and output are in input
+        units.  spread: outliers are removed first, see `geometry.outliers.inlier_mask`; inf keeps all.  seed: of the
+        sampling.  A cloud without a reconstructed surface gives [0, 3].  (Wu et al.: IF-Defense, 2020.)
         """
         count = None if count is None else whole(count, "count", 1)
         seed = whole(seed, "seed", 0)
-        if isinstance(spread, bool) or not isinstance(spread, numbers.Real) or not spread > 0:
-            raise InputError(f"spread is {shown(spread)}, but must be a number above 0 (inf keeps all points)")
         self._surfaces(resolution)
-        given = arguments.observations(None, points, normals, None)
-        points = [cloud.astype(np.float64, copy=False) for cloud in given["points"]]
-        keep = [outliers.inlier_mask(cloud, spread) for cloud in points]
-        if normals is not None:
-            observed["normals"] = [rows[mask] for rows, mask in zip(given["normals"], keep, strict=True)]
-        codes = self._codes({**observed, "points": [cloud[mask] for cloud, mask in zip(points, keep, strict=True)]})
+        given = ObservedArrays.checked(points=points, normals=normals)
+        kept = purification.without_outliers(given, spread)
+        codes = self._codes({"points": kept.points, "normals": kept.normals}, frame)
+        meshes = self.extract(codes, resolution, frame="normalized")
+        clouds = purification.resampled(meshes, [count or len(rows) for rows in given.rows], seed)
         transforms = codes.similarities or [Similarity()] * len(codes)
-        cleaned = []
-        for i, mesh in enumerate(self.extract(codes, resolution, frame="normalized")):
-            rng, found = np.random.default_rng([seed, i]), np.zeros((0, 3))
-            if len(mesh.faces):
-                found = transforms[i].inverse()(sampling.surface(mesh, count or len(points[i]), rng)[0])
-            cleaned.append(found)
-        return cleaned
+        return [transform.inverse()(cloud) for transform, cloud in zip(transforms, clouds, strict=True)]
 
     def sample(self, count: int, seed: int = 0, resolution: int | None = None) -> list[Mesh]:
         """Meshes of `count` codes drawn from the prior.
@@ -345,22 +406,25 @@ class Model:
             raise InputError("this network has no prior to sample from: it only encodes observations")
         return self.extract(self.prior.sample(count, seed), resolution)
 
-    def interpolate(self, a, b, count: int, resolution: int | None = None) -> list[Mesh]:
+    def interpolate(
+        self, a: Codes | np.ndarray, b: Codes | np.ndarray, count: int, resolution: int | None = None
+    ) -> list[Mesh]:
         """Meshes of `count` codes, 2 or more, linearly spaced from code a to code b, both included.
 
         a, b: [L], or Codes of one shape.
         """
         count = whole(count, "count", 2)
         self._surfaces(resolution)
-        a, b = (np.atleast_2d(self._values(code, name)) for name, code in (("a", a), ("b", b)))
-        for name, values in (("a", a), ("b", b)):
+        ends = []
+        for name, code in (("a", a), ("b", b)):
+            values = np.atleast_2d(self._values(code, name))
             if len(values) != 1:
                 raise InputError(f"{name} contains {len(values)} codes, but must be one")
-        a, b = a[0], b[0]
-        return self.extract(np.linspace(a, b, count, dtype=np.float32), resolution)
+            ends.append(values[0])
+        return self.extract(np.linspace(*ends, count, dtype=np.float32), resolution)
 
     def _values(self, codes, name: str = "codes") -> np.ndarray:
-        length = self.network.specs.latent_size
+        length = self.network.latent_size
         if isinstance(codes, Codes) and codes.network is not None:
             codes.check_network(self.digest)
         values = codes.values if isinstance(codes, Codes) else codes
@@ -379,9 +443,6 @@ class Model:
         The folder must be new, empty, or a model folder.  An old model there stays readable until the new one is
         complete.  Raises CheckpointError for a folder that contains anything else.
         """
-        codes = self.codes
-        if codes is not None:
-            codes = dataclasses.replace(codes, network=model_folder.network_digest(self))
         content = model_folder.Content(
             kind=self.kind,
             frame=self.frame,
@@ -390,10 +451,10 @@ class Model:
             surfaces=jonet.config.to_dict(self.surfaces),
             inputs=None if self.inputs is None else jonet.config.to_dict(self.inputs),
             history=self.history,
-            shared=self.shared,
-            batch_stats=self.batch_stats,
+            shared=self.network.shared,
+            batch_stats=self.network.batch_stats,
             prior=None if self.prior is None else self.prior._asdict(),
-            codes=codes,
+            codes=None if self.codes is None else dataclasses.replace(self.codes, network=self.digest),
         )
         model_folder.write(folder, content)
 
@@ -404,12 +465,11 @@ def load(folder: str | Path) -> Model:
     Raises InputError for an argument that is not a path, and CheckpointError that says what is missing or damaged.
     """
     content = model_folder.read(folder, NETWORKS)
-    specs, network = NETWORKS[content.kind]
+    specs, module = NETWORKS[content.kind]
+    network = module(jonet.config.from_dict(specs, content.network, "network."))
     return Model(
         kind=content.kind,
-        network=network(jonet.config.from_dict(specs, content.network, "network.")),
-        shared=content.shared,
-        batch_stats=content.batch_stats,
+        network=BoundNetwork(network, content.shared, content.batch_stats),
         frame=content.frame,
         codes=content.codes,
         prior=content.prior and Prior(**content.prior),
@@ -420,54 +480,30 @@ def load(folder: str | Path) -> Model:
     )
 
 
-def _model(model) -> Model:
-    if not isinstance(model, Model):
-        raise InputError(
-            f"model is {shown(model)}, but must be a Model, which jonet.load(folder) reads; it comes first"
-        )
-    return model
+P, R = ParamSpec("P"), TypeVar("R")
 
 
-def fit(model: Model, *arguments, **settings) -> Codes:
-    """`model.fit` as a function; see `Model.fit`."""
-    return _model(model).fit(*arguments, **settings)
+def _function(method: Callable[Concatenate[Model, P], R]) -> Callable[Concatenate[Model, P], R]:
+    """A method of `Model` as a function whose first argument is the model, with the method's signature."""
+
+    @functools.wraps(method)
+    def function(model: Model, *given: P.args, **named: P.kwargs) -> R:
+        if not isinstance(model, Model):
+            raise InputError(
+                f"model is {shown(model)}, but must be a Model, which jonet.load(folder) reads; it comes first"
+            )
+        return method(model, *given, **named)
+
+    return function
 
 
-def fit_pose(model: Model, *arguments, **settings) -> Codes:
-    """`model.fit_pose` as a function; see `Model.fit_pose`."""
-    return _model(model).fit_pose(*arguments, **settings)
-
-
-def encode(model: Model, *arguments, **settings) -> Codes:
-    """`model.encode` as a function; see `Model.encode`."""
-    return _model(model).encode(*arguments, **settings)
-
-
-def field(model: Model, codes) -> Field:
-    """`model.field` as a function; see `Model.field`."""
-    return _model(model).field(codes)
-
-
-def extract(model: Model, *arguments, **settings) -> list[Mesh]:
-    """`model.extract` as a function; see `Model.extract`."""
-    return _model(model).extract(*arguments, **settings)
-
-
-def reconstruct(model: Model, *arguments, **settings) -> list[Mesh]:
-    """`model.reconstruct` as a function; see `Model.reconstruct`."""
-    return _model(model).reconstruct(*arguments, **settings)
-
-
-def purify(model: Model, points, count: int | None = None, **settings) -> list[np.ndarray]:
-    """`model.purify` as a function; see `Model.purify`."""
-    return _model(model).purify(points, count, **settings)
-
-
-def sample(model: Model, *arguments, **settings) -> list[Mesh]:
-    """`model.sample` as a function; see `Model.sample`."""
-    return _model(model).sample(*arguments, **settings)
-
-
-def interpolate(model: Model, *arguments, **settings) -> list[Mesh]:
-    """`model.interpolate` as a function; see `Model.interpolate`."""
-    return _model(model).interpolate(*arguments, **settings)
+fit = _function(Model.fit)
+fit_pose = _function(Model.fit_pose)
+complete = _function(Model.complete)
+encode = _function(Model.encode)
+field = _function(Model.field)
+extract = _function(Model.extract)
+reconstruct = _function(Model.reconstruct)
+purify = _function(Model.purify)
+sample = _function(Model.sample)
+interpolate = _function(Model.interpolate)

@@ -21,6 +21,7 @@ import jonet.config
 from jonet.codes import Codes, read_npz, write_npz
 from jonet.data.sampling import FRAMES
 from jonet.errors import CheckpointError, InputError, shown
+from jonet.networks.bound import BoundNetwork
 from jonet.storage import atomic, identity, locks
 
 VERSION = 2  # of the model folder's format
@@ -52,17 +53,13 @@ class Content(NamedTuple):
     codes: Codes | None
 
 
-def network_digest(model) -> str:
-    """Identifies a network by 16 hex digits of a SHA-256 over its kind, frame, config and arrays, without its codes.
-
-    model: a `Model`, or any object with its attributes `kind`, `frame`, `network`, `shared` and `batch_stats`.
-    """
-    found = hashlib.sha256(f"{model.kind} {model.frame}".encode())
-    if (network := getattr(model, "network", None)) is not None:
-        specs = jonet.config.to_dict(network.specs)
-        specs = jonet.config.to_dict(jonet.config.from_dict(type(network.specs), specs))  # an int 1 for a float is 1.0
-        found.update(json.dumps(specs, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path((model.shared, model.batch_stats)):
+def network_digest(kind: str, frame: str, network: BoundNetwork) -> str:
+    """Identifies a network by 16 hex digits of a SHA-256 over its kind, frame, options and arrays."""
+    found = hashlib.sha256(f"{kind} {frame}".encode())
+    specs = jonet.config.to_dict(network.specs)
+    specs = jonet.config.to_dict(jonet.config.from_dict(type(network.specs), specs))  # an int 1 for a float is 1.0
+    found.update(json.dumps(specs, sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path((network.shared, network.batch_stats)):
         found.update(jax.tree_util.keystr(path).encode())
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()[:16]

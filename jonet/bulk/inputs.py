@@ -21,12 +21,10 @@ from jonet.geometry import point_cloud_files
 from jonet.geometry.mesh import Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting import latents
-from jonet.inference.fitting.observations import Observations, observe
+from jonet.inference.fitting.observations import Observations, ObservedArrays, observe
 from jonet.model import Model
 from jonet.settings.fitting import FitConfig
 from jonet.storage import identity, search
-
-BOX = ((-1, -1, -1), (1, 1, 1))  # contains every normalized shape
 
 
 class File(NamedTuple):
@@ -86,10 +84,8 @@ def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
     shape_names, similarities, data = (list(column) for column in zip(*shapes, strict=True))
     if model.inputs is not None:
         return model.encode(**{model.inputs.kind: data}, names=shape_names).placed(similarities)
-    found = latents.solve(
+    found = latents.fit(
         model.network,
-        model.shared,
-        model.batch_stats,
         data,
         np.array([_index(name) for name in shape_names], np.int32),
         config=model.fitting,
@@ -170,8 +166,8 @@ def _observations(frame: str, fitting: FitConfig, limit: int, source: File) -> P
     """limit: number of points read at most, since a fit uses no more."""
     path, name = source
     one = scans.read(path, frame, limit=limit)
-    arrays = [None if array is None else [array] for array in (one.samples, one.points, one.normals)]
-    (rows,), _ = observe(*arrays, None, [_index(name)], offset=fitting.offset, box=BOX, seed=fitting.seed)
+    arrays = {kind: [getattr(one, kind)] for kind in one.kind}
+    (rows,) = observe(ObservedArrays.checked(**arrays), fitting, [_index(name)])
     return Prepared(name, one.similarity, rows)
 
 

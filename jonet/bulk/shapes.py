@@ -31,7 +31,6 @@ from jonet.geometry import mesh_files, point_cloud_files
 from jonet.geometry.mesh import Mesh
 from jonet.inference.fitting.observations import COLUMNS
 from jonet.model import Model
-from jonet.model_folder import network_digest
 from jonet.storage import atomic, identity
 from jonet.storage.names import unique
 
@@ -91,7 +90,7 @@ def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, pro
     shape_names = names(files)
     outputs = _outputs(shape_names, "shapes/{}.npz")
     read = reader(model)
-    network = network_digest(model)
+    network = model.digest
     atomic.check_outputs([joined, *(folder / output for output in outputs.values())], files.values())
     _check_apart(folder, files)
     _check_joined(joined, folder)
@@ -136,7 +135,7 @@ def reconstruct(
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
     given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
-    job |= {**_of(model, network_digest(model)), "starts": _starts(model)}
+    job |= {**_of(model, model.digest), "starts": _starts(model)}
     return _run(model, folder, job, given, stages, settings, max(_bytes(model), PER_CELL * cells**2), progress)
 
 
@@ -157,7 +156,7 @@ def extract(
     _check(settings)
     cells = _cells(model, resolution, form)
     source, folder = Path(codes), Path(out)
-    network = network_digest(model)
+    network = model.digest
     if source.is_dir():
         files = {path.relative_to(source).as_posix(): path for path in sorted((source / "shapes").rglob("*.npz"))}
         shape_names = {key: key.removeprefix("shapes/").removesuffix(".npz") for key in files}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -18,21 +17,11 @@ from jonet.data import sampling, scans
 from jonet.errors import ConfigError, MeshError
 from jonet.geometry import depth, mesh_files
 from jonet.geometry.mesh import SPHERE_RADIUS, Similarity
+from jonet.inference.fitting import completion
 from jonet.model import Model
-from jonet.settings.fitting import PoseConfig
 from jonet.storage.names import safe
 
 LIMIT = 4096  # most points of a scan that are fitted
-PRIOR = 1e-3  # weight of the prior; higher than for complete shapes, since only the prior determines hidden parts
-TRIES = {"yaw": {"tries": 32, "keep": (8, 2, 1)}, "any": {"tries": 256, "keep": (16, 4, 1)}}
-UP = {  # by the axis that points up in the scan: the rotation that maps it to +y
-    "y": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    "-y": [[1, 0, 0], [0, -1, 0], [0, 0, -1]],
-    "z": [[1, 0, 0], [0, 0, 1], [0, -1, 0]],
-    "-z": [[1, 0, 0], [0, 0, -1], [0, 1, 0]],
-    "x": [[0, -1, 0], [1, 0, 0], [0, 0, 1]],
-    "-x": [[0, 1, 0], [-1, 0, 0], [0, 0, 1]],
-}
 
 
 class Scan(NamedTuple):
@@ -53,7 +42,7 @@ def complete(options, given: set[str]) -> None:
     written.check(options.out, [name], [options.scan])
     model, is_image = trained.load(options, given), Path(options.scan).suffix.lower() == ".png"
     scan = of_depth_image(options) if is_image else of_cloud(options)
-    up = Similarity(rotation=UP[options.up or ("-y" if is_image else "y")])  # y points down in images
+    up = options.up or ("-y" if is_image else "y")  # y points down in images
     codes = fitted(model, scan, up, options, given)
     transform, doubts = codes.similarities[0], " · not converged" * bool(not codes.converged[0])
     doubts += " · out of distribution" * bool(codes.out_of_distribution[0])
@@ -89,21 +78,11 @@ def of_depth_image(options) -> Scan:
 
 
 def of_cloud(options) -> Scan:
-    """Points and normals of a point cloud or mesh, and free space if the viewpoint is given.
-
-    Without a viewpoint and normals, nothing in the scan tells inside from outside.  Normals are oriented towards a
-    given viewpoint, and estimated if the scan has none.
-    """
+    """Points and normals of a point cloud or mesh."""
     points, normals = _points(Path(options.scan))
-    if options.eye is None:
-        if normals is None and not options.whole:
-            print("no normals and no --eye: inside and outside follow from the training shapes alone", file=sys.stderr)
-        return Scan(points, normals, None if options.whole else np.zeros((0, 3)))
-    if normals is None:
-        normals = depth.normals_towards(points, options.eye)
-    away = np.einsum("nc,nc->n", normals, options.eye - points) < 0  # visible surfaces face the viewpoint
-    normals = np.where(away[:, None], -normals, normals)
-    return Scan(points, normals, depth.free_space(options.eye, points, LIMIT, np.random.default_rng(0)))
+    if options.eye is None and normals is None and not options.whole:
+        print("no normals and no --eye: inside and outside follow from the training shapes alone", file=sys.stderr)
+    return Scan(points, normals, None)
 
 
 def _points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -115,27 +94,30 @@ def _points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return scan.similarity.inverse()(scan.points), scan.normals
 
 
-def fitted(model: Model, scan: Scan, up: Similarity, options, given: set[str]) -> Codes:
+def fitted(model: Model, scan: Scan, up: str, options, given: set[str]) -> Codes:
     """The code of a scan, with the similarity from input units to the model's frame.
 
-    up: the rotation to +y.  With `--known-pose` only the code is fitted, else pose and size as well.
+    With `--known-pose` only the code is fitted, else pose and size as well.
     """
-    observed = {"normals": scan.normals, "free_space": scan.free_space}
-    observed = {name: None if rows is None else [rows] for name, rows in observed.items()}
-    names = [Path(options.scan).stem]
+    similarities, config = None, None
     if options.known_pose:
-        radius = SPHERE_RADIUS if options.radius is None else options.radius
-        to_frame = Similarity(SPHERE_RADIUS / radius, translation=-np.asarray(up(options.center)))
-        prior = {} if "fitting.prior" in given else {"prior": PRIOR}
-        config = dataclasses.replace(model.fitting, **prior)
-        return model.fit(points=[scan.points], **observed, frame=[to_frame @ up], names=names, config=config)
-    points, free_space = up(scan.points), None if scan.free_space is None else [up(scan.free_space)]
-    normals = None if scan.normals is None else [scan.normals @ up.rotation.T]
-    codes = model.fit_pose([points], normals=normals, free_space=free_space, names=names, config=pose(options, given))
-    return codes.placed([codes.similarities[0] @ up])
-
-
-def pose(options, given: set[str]) -> PoseConfig:
-    """Settings of the pose search; `tries` and `keep` that were not given depend on the rotations (`TRIES`)."""
-    changes = parser.changes(options, given, "pose")
-    return configs.changed(PoseConfig(**TRIES[options.pose.rotations], rotations=options.pose.rotations), changes)
+        radius, upright = SPHERE_RADIUS if options.radius is None else options.radius, completion.upright(up)
+        to_frame = Similarity(SPHERE_RADIUS / radius, translation=-upright(options.center))
+        similarities = [to_frame @ upright]
+        if "fitting.prior" in given:
+            config = model.fitting
+    else:
+        rotations = completion.POSE[options.pose.rotations]
+        config = configs.changed(rotations, parser.changes(options, given, "pose"))
+    free_space = None if scan.free_space is None else [scan.free_space]
+    return model.complete(
+        [scan.points],
+        normals=None if scan.normals is None else [scan.normals],
+        free_space=free_space,
+        eye=options.eye,
+        whole=options.whole,
+        up=up,
+        similarities=similarities,
+        names=[Path(options.scan).stem],
+        config=config,
+    )

@@ -46,8 +46,8 @@ def export(options, given: set[str]) -> None:
         print(f"{codes.names[0]}, points [N, 3] → [N]: {options.out}")
         return
     arrays = {} if codes is None else {"codes": codes.values, "names": np.array(codes.names)}
-    exports.write_network(options.out, trained.network, trained.shared, trained.batch_stats, arrays=arrays, **settings)
-    print(f"codes [B, {trained.network.specs.latent_size}] and points [B, N, 3] → [B, N]: {options.out}")
+    exports.write_network(options.out, trained.network, arrays=arrays, **settings)
+    print(f"codes [B, {trained.network.latent_size}] and points [B, N, 3] → [B, N]: {options.out}")
 
 
 def _some(codes: Codes | None) -> str:

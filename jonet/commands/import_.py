@@ -34,7 +34,7 @@ def import_(options, given: set[str]) -> None:
     if found.codes is not None:
         codes = Codes(found.codes, found.names, found.similarities)
         prior = Prior.of(found.codes) if found.codes.shape[1] else None
-    parts = {name: getattr(found, name) for name in ("kind", "network", "shared", "batch_stats", "frame", "history")}
+    parts = {name: getattr(found, name) for name in ("kind", "network", "frame", "history")}
     inputs = None if found.takes is None else Inputs(*found.takes)
     if inputs is not None and inputs.kind == "samples":  # the VAE, whose prior is N(0, 1)
         prior = Prior.plain(found.network.specs.z_dim, 1.0)

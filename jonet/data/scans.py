@@ -13,7 +13,7 @@ from jonet.data import sources
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import FormatError, MeshError
 from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, voxels
-from jonet.geometry.mesh import Similarity, frame_of, normalize
+from jonet.geometry.mesh import Mesh, Similarity, check, frame_of, normalize
 from jonet.rendering import network_views
 from jonet.storage import search
 
@@ -22,19 +22,20 @@ CLOUDS = (".npy", ".npz", ".xyz")  # in addition, a file of a mesh format withou
 
 
 class Observed(NamedTuple):
-    """The observation in one file: samples [N, 4] (x, y, z, distance), or points [N, 3] with or without normals [N, 3],
-    in the normalized frame."""
+    """The observation of one shape: samples [N, 4] (x, y, z, distance), points [N, 3] with or without normals [N, 3],
+    or voxels [R, R, R], in the normalized frame."""
 
     name: str
     similarity: Similarity  # input units → normalized frame
     samples: np.ndarray | None = None
     points: np.ndarray | None = None
     normals: np.ndarray | None = None
+    voxels: np.ndarray | None = None
 
     @property
     def kind(self) -> tuple[str, ...]:
         """The names of its arrays, as parameters of `Model.fit`."""
-        return tuple(name for name in ("samples", "points", "normals") if getattr(self, name) is not None)
+        return tuple(name for name in ("samples", "points", "normals", "voxels") if getattr(self, name) is not None)
 
 
 def find(path, pictures: bool = False) -> list[Path]:
@@ -73,7 +74,8 @@ def read(
         except MeshError as error:
             raise MeshError(f"{path}: {error}") from error
         if len(arrays.faces):
-            return _mesh(path, frame, recipe, seed, surface)
+            source = sources.MeshFile(path.stem, "test", path=path)
+            return sampled(source, "points" if surface else "samples", frame, recipe, seed)
         rows = arrays.vertices[point_cloud_files.chosen(len(arrays.vertices), limit, seed)]
     if len(rows) < 4:
         raise FormatError(f"{path}: holds {len(rows)} points, but a point cloud needs at least four")
@@ -110,7 +112,11 @@ def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
                 f"{path}: voxels must be {cells}³ values 0 or 1, but this is {found.dtype} {list(found.shape)}"
             )
         return found > 0, Similarity()
-    mesh = mesh_files.read(path)
+    return voxelized(mesh_files.read(path), cells)
+
+
+def voxelized(mesh: Mesh, cells: int) -> tuple[np.ndarray, Similarity]:
+    """The voxel grid of a mesh in input units, as `grid`."""
     found = diagnosis.diagnose(mesh)
     mesh, transform = normalize(diagnosis.orient(mesh, found), "cube")
     inside = Solid(mesh, found.method).inside if found.method == "views" else None  # as stores do for training
@@ -125,11 +131,26 @@ def _points_only(path: Path) -> bool:
         return False  # the mesh parser reports what is wrong
 
 
-def _mesh(path: Path, frame: str, recipe: Recipe, seed: int, surface: bool) -> Observed:
-    if surface:
+def of_mesh(mesh: Mesh, kind: str, frame: str, cells: int | None = None) -> Observed:
+    """The observation of a mesh in input units, as of a file of it.
+
+    kind: "samples" (signed distances), "points" (with normals) or "voxels", of `cells` a side.
+    Raises MeshError for a mesh that has no inside.
+    """
+    if kind == "voxels" and cells is not None:
+        voxels, transform = voxelized(check(mesh), cells)
+        return Observed(mesh.name, transform, voxels=voxels)
+    return sampled(sources.InMemory(mesh.name, "test", mesh=mesh), kind, frame)
+
+
+def sampled(
+    source: sources.Source, kind: str, frame: str, recipe: Recipe = RECIPES["default"], seed: int = 0
+) -> Observed:
+    """The observation of a source of a mesh.  kind: "samples" or "points"."""
+    if kind == "points":
         recipe = dataclasses.replace(recipe, near=0, uniform=0, occupancies=0, near_occupancies=0)
-    shape = sources.MeshFile(path.stem, "test", path=path).shape(recipe, seed=seed, frame=frame, sign="auto")
-    if surface:
+    shape = source.shape(recipe, seed=seed, frame=frame, sign="auto")
+    if kind == "points":
         points, normals = (shape.rows[f"surface_{name}"][0] for name in ("points", "normals"))
-        return Observed(path.stem, shape.similarity, points=points, normals=normals)
-    return Observed(path.stem, shape.similarity, samples=np.concatenate(shape.rows["sdf"]))
+        return Observed(source.name, shape.similarity, points=points, normals=normals)
+    return Observed(source.name, shape.similarity, samples=np.concatenate(shape.rows["sdf"]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from jonet.data.splits import SPLITS, drawn, of_folders
 from jonet.errors import MeshError
 from jonet.geometry import fusion, mesh_files, voxels
 from jonet.geometry.diagnosis import MeshDiagnosis, diagnose, orient
-from jonet.geometry.mesh import Mesh, Similarity, normalize
+from jonet.geometry.mesh import Mesh, Similarity, check, normalize
 from jonet.geometry.mesh_parsers import SUFFIXES
 from jonet.rendering import network_views
 from jonet.storage import identity
@@ -151,6 +152,20 @@ class MeshFile(Source):
 
     def unchanged(self, mark: dict) -> bool:
         return identity.unchanged(self.path, mark)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InMemory(Source):
+    """A mesh that is in memory already, in input units."""
+
+    mesh: Mesh = dataclasses.field(default_factory=lambda: Mesh(np.zeros((0, 3)), np.zeros((0, 3))))
+
+    def load(self) -> Mesh:
+        return check(self.mesh)
+
+    def mark(self) -> dict:
+        found = hashlib.sha256(self.mesh.vertices.tobytes() + self.mesh.faces.tobytes())
+        return {"sha256": found.hexdigest()}
 
 
 def content(mark: dict) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 from jonet import parallel
 from jonet.checks import check_array
 from jonet.errors import ConfigError, InputError
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import bucket
-from jonet.networks.occupancy import OccupancyNetwork
 
 TOGETHER = 64  # most shapes per device in one dispatch
 
@@ -72,7 +72,7 @@ def thinned(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([whole, rows[rng.permutation(len(rows))[: count - len(whole)]]])
 
 
-def encode(network: OccupancyNetwork, shared, batch_stats, inputs: np.ndarray, kind: str) -> np.ndarray:
+def encode(network: BoundNetwork, inputs: np.ndarray, kind: str) -> np.ndarray:
     """Codes [B, Z + C] of B shapes from their inputs [B, …]: c of the encoder, and z the mean of its distribution.
 
     For samples [B, N, 4], z is inferred by the VAE's latent encoder; for other inputs it is the mean of the prior, 0.
@@ -83,26 +83,23 @@ def encode(network: OccupancyNetwork, shared, batch_stats, inputs: np.ndarray, k
         piece = inputs[start : start + step]
         size = devices * min(TOGETHER, bucket(-(-len(piece) // devices)))
         padded = np.concatenate([piece, np.repeat(piece[:1], size - len(piece), 0)])  # to few different sizes
-        found = _program(network, kind)(shared, batch_stats, parallel.split(padded))
+        found = _program(kind)(network, parallel.split(padded))
         codes.append(parallel.host(found)[: len(piece)])
     return np.concatenate(codes)
 
 
-@functools.lru_cache(maxsize=16)
-def _program(network: OccupancyNetwork, kind: str):
-    """The mapped program: (shared, batch_stats, inputs [S, …]) → codes [S, Z + C]."""
-    specs = network.specs
+@functools.lru_cache(maxsize=4)
+def _program(kind: str):
+    """The mapped program: (network, inputs [S, …]) → codes [S, Z + C]."""
 
-    def on_device(shared, batch_stats, inputs):
-        variables = {**shared, "batch_stats": batch_stats}
+    def on_device(network: BoundNetwork, inputs):
+        apply = network.module.apply
         if kind == "samples":
             c = jnp.zeros((len(inputs), 0))
-            z, _ = network.apply(variables, inputs[..., :3], inputs[..., 3], c, method="infer")
+            z, _ = apply(network.variables, inputs[..., :3], inputs[..., 3], c, method="infer")
         else:
-            c = network.apply(variables, inputs, method="encode")
-            z = jnp.zeros((len(inputs), specs.z_dim))
+            c = apply(network.variables, inputs, method="encode")
+            z = jnp.zeros((len(inputs), network.specs.z_dim))
         return jnp.concatenate([z, c], -1)
 
-    return parallel.pmap(
-        jax.named_scope("encode")(on_device), (*[parallel.REPLICATED] * 2, parallel.SPLIT), parallel.SPLIT
-    )
+    return parallel.pmap(jax.named_scope("encode")(on_device), (parallel.REPLICATED, parallel.SPLIT), parallel.SPLIT)

@@ -30,6 +30,7 @@ from jax import export
 
 from jonet.errors import ConfigError
 from jonet.geometry.mesh import Similarity
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import Field
 from jonet.storage import atomic
 
@@ -51,20 +52,20 @@ def write_field(path: str | Path, field: Field, *, similarity: Similarity | None
     _write(path, field.at, (points,), about, {}, gradients)
 
 
-def write_network(path: str | Path, network, shared, batch_stats, *, arrays: dict[str, np.ndarray], gradients=False):
+def write_network(path: str | Path, network: BoundNetwork, *, arrays: dict[str, np.ndarray], gradients: bool = False):
     """Exports a network as a function of codes [B, L] and points [B, N, 3] → [B, N], for any B and N.
 
     arrays: stored in the file under their names (codes of training shapes, for example).  The rest as in `write_field`.
     """
-    length = network.specs.latent_size
+    length = network.latent_size
     shapes, count = export.symbolic_shape("B, N")
     codes = jax.ShapeDtypeStruct((shapes, length), np.float32)
     points = jax.ShapeDtypeStruct((shapes, count, 3), np.float32)
 
     def values(codes, points):
-        return jax.vmap(lambda code, cloud: network.fold(shared, batch_stats, code).at(cloud))(codes, points)
+        return jax.vmap(lambda code, cloud: network.fold(code).at(cloud))(codes, points)
 
-    field = network.fold(shared, batch_stats, np.zeros(length, np.float32))
+    field = network.fold(np.zeros(length, np.float32))
     about = {"arguments": {"codes": ["B", length], "points": ["B", "N", 3]}, "result": ["B", "N"], **_values(field)}
     _write(path, values, (codes, points), about, arrays, gradients)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +12,24 @@ import numpy as np
 from flax import struct
 
 from jonet import parallel
-from jonet.checks import check_array
+from jonet.checks import check_array, whole
 from jonet.errors import InputError
 
 TILE = 128  # points of one shape that are evaluated together; few, since the last tile of a shape is partly padding
 DISPATCH = 8192  # most tiles per device and dispatch: 2²⁰ points
+PLANES = 2**20  # points of a grid that are evaluated at once
 UNITS = 4096  # tiles at once × units of a layer: this many keep their activations in a CPU's cache (2 MB)
 LEAST = 128  # least capacity of a dispatch in tiles; with DISPATCH it leaves four programs: 128, 512, 2048, 8192
+
+
+class Grid(NamedTuple):
+    """Values of fields on regular grids of R cells a side, indexed [x, y, z], and the coordinates of their planes.
+
+    One shape: values [R+1, R+1, R+1], axes [3, R+1].  A batch: both with a leading axis B.
+    """
+
+    values: np.ndarray
+    axes: np.ndarray
 
 
 @struct.dataclass
@@ -105,6 +115,17 @@ class Field:
         values = self(points)
         return (values - self._level(values)) * self.inside > 0
 
+    def grid(self, resolution: int, box=None) -> Grid:
+        """Values on a regular grid of `resolution` cells a side, ends included.
+
+        box [2, 3]: lowest and highest corner; None for the box that holds the surface.  Evaluated plane by plane, so
+        that memory beyond the result is small.  Raises InputError for a resolution below 1 and for an empty box.
+        """
+        fields = self if self.batched else Field.stack([self])
+        boxes = np.asarray(fields.per_shape["box"]) if box is None else np.broadcast_to(box, (len(fields), 2, 3))
+        found = slabs(fields, boxes, resolution)
+        return found if self.batched else Grid(found.values[0], found.axes[0])
+
     def _level(self, values):
         return self.per_shape["level"][:, None] if values.ndim == 2 else self.per_shape["level"]
 
@@ -124,11 +145,26 @@ class Field:
         return values, gradients
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def fold(network, shared, batch_stats, codes) -> Field:
-    """A batch of fields from codes [B, L]; `network.fold(shared, batch_stats, code) → Field` folds one shape."""
-    per_shape = jax.vmap(lambda code: network.fold(shared, batch_stats, code).per_shape)(codes)
-    return dataclasses.replace(network.fold(shared, batch_stats, codes[0]), per_shape=per_shape)
+def slabs(field: Callable, boxes, resolution: int) -> Grid:
+    """The values of a batch of fields on grids in boxes [B, 2, 3], some planes of constant x at a time.
+
+    field: points [B, N, 3] → values [B, N].
+    """
+    resolution = whole(resolution, "resolution", 1, 4096)
+    boxes = check_array(boxes, "box", ("B", 2, 3), np.float64)
+    if not (boxes[:, 0] < boxes[:, 1]).all():
+        raise InputError(f"box must be its lowest and its highest corner, but is {boxes[0].tolist()}")
+    fraction = np.arange(resolution + 1) / resolution
+    axes = (1 - fraction) * boxes[:, 0, :, None] + fraction * boxes[:, 1, :, None]  # [B, 3, R + 1]
+    side, each = resolution + 1, max(1, PLANES // (resolution + 1) ** 2)
+    values = np.empty((len(boxes), side, side, side), np.float32)
+    for start in range(0, side, each):
+        planes = [np.meshgrid(x[start : start + each], y, z, indexing="ij") for x, y, z in axes]
+        points = np.stack([np.stack(shape, -1) for shape in planes])
+        values[:, start : start + each] = np.asarray(field(points.reshape(len(boxes), -1, 3))).reshape(
+            points.shape[:-1]
+        )
+    return Grid(values, axes)
 
 
 def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
@@ -149,8 +185,8 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
 
     def collect():
         (start, stop, each), out = pending.pop(0)
-        for result, whole in zip(parallel.host(out), (values, gradients), strict=False):
-            whole[start:stop] = result[:, :each].reshape(-1, *whole.shape[1:])[: stop - start]
+        for result, target in zip(parallel.host(out), (values, gradients), strict=False):
+            target[start:stop] = result[:, :each].reshape(-1, *target.shape[1:])[: stop - start]
 
     for start in range(0, len(points), DISPATCH * devices):
         stop = min(start + DISPATCH * devices, len(points))

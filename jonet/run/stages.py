@@ -170,7 +170,7 @@ def evaluate(run: RunState) -> list[Path]:
         for (i, j), scores in zip(near.items(), near_scores, strict=True)
     ]
     shapes = groups["test"] or groups["train"]
-    parameters = jax.tree.leaves(trained.shared)
+    parameters = jax.tree.leaves(trained.network.shared)
     values = {
         "task": run.task.NAME,
         "device": parallel.describe(),

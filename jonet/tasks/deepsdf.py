@@ -28,6 +28,7 @@ from jonet.errors import ConfigError
 from jonet.inference.fitting import latents
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.settings.fitting import FitConfig
 from jonet.settings.metrics import MetricsConfig
@@ -207,18 +208,16 @@ def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) 
 
     shapes: indices of the training shapes in the store, in the order of the rows of `per_shape`.
     """
-    network = DeepSDFDecoder(config.network)
+    network = BoundNetwork(DeepSDFDecoder(config.network), shared, batch_stats)
     codes, prior = training_codes(store, shapes, per_shape), None
     if config.network.latent_size:
         samples = [thinned(store.samples(i)) for i in shapes]
-        residual, inlier_fraction = latents.errors(network, shared, batch_stats, per_shape, samples, config.fitting)
+        residual, inlier_fraction = latents.errors(network, per_shape, samples, config.fitting)
         codes = dataclasses.replace(codes, residual=residual, inlier_fraction=inlier_fraction)
         prior = Prior.of(per_shape, residual)
     return Model(
         kind="deepsdf",
         network=network,
-        shared=shared,
-        batch_stats=batch_stats,
         frame=FRAME,
         codes=codes,
         prior=prior,

@@ -25,7 +25,7 @@ from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import RaggedArray, Store
 from jonet.errors import ConfigError
 from jonet.model import Model
-from jonet.networks.field import fold
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
@@ -184,7 +184,7 @@ def validation(network: Classifier, held: RaggedArray, shapes) -> Callable:
         inside[i, held.counts[shape, 0] : count], weight[i, :count] = 1, 1 / count
 
     def validate(shared, per_shape, batch_stats) -> float:
-        logits = fold(network, {}, {}, per_shape)(points)
+        logits = BoundNetwork(network, {}).fields(per_shape)(points)
         return -float((weight * conditional.cross_entropy(logits, inside)).sum(1).mean())
 
     return validate
@@ -194,9 +194,7 @@ def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) 
     """The trained networks as one model: each code is the parameters of one network."""
     return Model(
         kind="classifier",
-        network=Classifier(config.network),
-        shared={},
-        batch_stats={},
+        network=BoundNetwork(Classifier(config.network), {}),
         frame=FRAME,
         codes=training_codes(store, shapes, per_shape),
         surfaces=config.surfaces,

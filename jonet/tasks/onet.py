@@ -17,7 +17,7 @@ from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.inference import encode
 from jonet.model import Model
-from jonet.networks import field as fields_
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.encoders import ENCODERS
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.settings.metrics import MetricsConfig
@@ -220,15 +220,16 @@ def validation(config, store: Store) -> Callable | None:
     shapes = store.select("val")
     if not len(shapes):
         return None
-    network = OccupancyNetwork(config.network)
+    module = OccupancyNetwork(config.network)
     inputs = config.inputs.form.check([config.inputs.of(store, i, config.seed) for i in shapes])
     labeled = [evenly(*store.occupancy(i)) for i in shapes]
     points, inside = (np.stack(part) for part in zip(*labeled, strict=True))
 
     def validate(shared, per_shape, batch_stats) -> float:
         shared, batch_stats = parallel.host((shared, batch_stats))
-        codes = encode.encode(network, shared, batch_stats, inputs, config.inputs.form.kind)
-        logits = fields_.fold(network, shared, batch_stats, codes)(points.astype(np.float32))
+        network = BoundNetwork(module, shared, batch_stats)
+        codes = encode.encode(network, inputs, config.inputs.form.kind)
+        logits = network.fields(codes)(points.astype(np.float32))
         return float(conditional.iou(logits, inside, config.network.threshold).mean())
 
     return validate
@@ -239,14 +240,14 @@ def validation_of_rows(config, store: Store, shapes) -> Callable:
 
     shapes: indices in the store of the rows of `per_shape`.
     """
-    network = OccupancyNetwork(config.network)
+    module = OccupancyNetwork(config.network)
     rows = np.unique(np.linspace(0, len(shapes) - 1, min(VALIDATION_ROWS, len(shapes))).round().astype(int))
     labeled = [evenly(*store.occupancy(shapes[row])) for row in rows]
     points, inside = (np.stack(part) for part in zip(*labeled, strict=True))
 
     def validate(shared, per_shape, batch_stats) -> float:
         shared, batch_stats = parallel.host((shared, batch_stats))
-        logits = fields_.fold(network, shared, batch_stats, per_shape[rows])(points.astype(np.float32))
+        logits = BoundNetwork(module, shared, batch_stats).fields(per_shape[rows])(points.astype(np.float32))
         return float(conditional.iou(logits, inside, config.network.threshold).mean())
 
     return validate
@@ -266,9 +267,7 @@ def model(config, store: Store, shapes, shared, per_shape, batch_stats) -> Model
     embedded = config.network.encoder == "idx"
     trained = Model(
         kind="occupancy",
-        network=OccupancyNetwork(config.network),
-        shared=shared,
-        batch_stats=batch_stats,
+        network=BoundNetwork(OccupancyNetwork(config.network), shared, batch_stats),
         frame=FRAME,
         surfaces=config.surfaces,
         inputs=None if embedded else config.inputs.form,

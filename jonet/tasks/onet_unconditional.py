@@ -115,7 +115,7 @@ def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) 
 def scored(config: Config, trained: Model, store: Store, codes) -> list[dict]:
     """Per shape: the terms of the ELBO, which are reported with the metrics of its mesh."""
     shapes = [store.names.index(name) for name in codes.names]
-    found = bounds(config, store, shapes, trained.shared, None, trained.batch_stats)
+    found = bounds(config, store, shapes, trained.network.shared, None, trained.network.batch_stats)
     return [{name: float(values[i]) for name, values in found.items()} for i in range(len(shapes))]
 
 

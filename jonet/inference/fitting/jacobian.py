@@ -16,19 +16,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jonet.inference.fitting.sharded_batch import BoundNetwork
+from jonet.networks.bound import BoundNetwork
 
 
-def along_code(net: BoundNetwork, code) -> Callable:
+def along_code(network: BoundNetwork, code) -> Callable:
     """A function of points [N, 3] for the field of one code [L].
 
     It returns values [N], their gradients by point [N, 3], and their Jacobian by code [N, L].
     """
-    field = net.fold(code)
+    field = network.fold(code)
     names = field.per_shape if field.code_dependent is None else field.code_dependent
 
     def arrays_of(code):
-        per_shape = net.fold(code).per_shape
+        per_shape = network.fold(code).per_shape
         return {name: per_shape[name] for name in names}
 
     arrays = {name: field.per_shape[name] for name in names}

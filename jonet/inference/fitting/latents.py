@@ -19,9 +19,9 @@ from jonet import parallel
 from jonet.checks import check_array
 from jonet.errors import InputError
 from jonet.inference.fitting import methods
-from jonet.inference.fitting.observations import Observations, clouds, observe, of_samples, pack, whole_blocks
+from jonet.inference.fitting.observations import Observations, ObservedArrays, numbers, observe, pack, whole_blocks
 from jonet.inference.fitting.prior import Prior
-from jonet.inference.fitting.sharded_batch import BoundNetwork
+from jonet.networks.bound import BoundNetwork
 from jonet.settings.fitting import FitConfig
 
 TOGETHER = 256  # shapes per device that are solved in one batch
@@ -39,70 +39,59 @@ class Fit(NamedTuple):
 
 
 def fit(
-    network,
-    shared,
-    batch_stats,
-    samples=None,
-    *,
-    points=None,
-    normals=None,
-    free_space=None,
-    box=((-1, -1, -1), (1, 1, 1)),
-    config: FitConfig = FitConfig(),
-    prior: Prior | None = None,
-    starts=None,
-    index=None,
-) -> Fit:
-    """Codes of B shapes from observations of each, all in the normalized frame.
-
-    network, shared, batch_stats: a trained network of distances and its parameters.
-    samples: [B, N, 4] points with signed distances, or a list of [Nᵢ, 4].
-    Or points: [B, N, 3] or a list of [Nᵢ, 3] on surfaces, with outward normals in the same form or None; and
-    free_space: in the same form, points known to be outside (may be empty), or None if the points cover whole surfaces,
-    so that space beyond their convex hull in `box` is outside.
-    prior, starts [S, L]: of the training codes.  index [B]: seeds each shape's random draws (its number in a longer
-    list); 0, 1, … if None.  A shape's code depends only on its own observations, the seed and its index.
-    Raises InputError for arrays of wrong shape or with NaN.
-    """
-    prior_and_starts(network, shared, batch_stats, prior, starts, config)  # raises before the work starts
-    shapes, index = observe(
-        samples, points, normals, free_space, index, offset=config.offset, box=box, seed=config.seed
-    )
-    return solve(network, shared, batch_stats, shapes, index, config=config, prior=prior, starts=starts)
-
-
-def solve(
-    network,
-    shared,
-    batch_stats,
+    network: BoundNetwork,
     shapes: list[Observations],
-    index: np.ndarray,
+    index=None,
     *,
     config: FitConfig = FitConfig(),
     prior: Prior | None = None,
     starts=None,
 ) -> Fit:
-    """`fit` of observations that `observations.observe` has already prepared, which needs time on the host only."""
-    prior, starts = prior_and_starts(network, shared, batch_stats, prior, starts, config)
+    """Codes of B shapes.
+
+    network: of distances, trained.  shapes: of `observations.observe`, in the normalized frame.  index [B]: seeds each
+    shape's random draws (its number in a longer list); 0, 1, … if None.  prior, starts [S, L]: of the training codes;
+    None for those of an untrained network.  A code depends only on the shape's observations, the seed and its index.
+    Raises InputError for a network without codes or of occupancies.
+    """
+    prior, starts = prior_and_starts(network, prior, starts, config)
+    index, results = numbers(index, len(shapes)), []
+    limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
+    limit = limits.get(config.method)
+    tries = min(config.starts, len(starts)) if config.method == "gauss_newton" else 1
     with jax.default_matmul_precision("highest"):
-        net = BoundNetwork(network, *parallel.replicate((shared, batch_stats)))
-        results = [_solve(net, shapes[some], index[some], prior, starts, config) for some in pieces(len(shapes))]
+        network, penalty = network.replicated(), methods.penalty(prior, config.prior)
+        for some in pieces(len(shapes)):
+            each = zip(shapes[some], index[some].tolist(), strict=True)
+            packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in each]
+            observed = methods.sharded(packed)
+            best = methods.nearest(network, observed, starts, tries, config.probe, config.clamp)
+            match config.method:
+                case "gauss_newton":
+                    codes, converged = methods.newton(network, observed, packed, best, penalty, config.gauss_newton)
+                case "adam":
+                    codes, converged = methods.adam(
+                        network, packed, best[:, 0], index[some], config.seed, config.clamp, config.adam
+                    )
+                case "lbfgs":
+                    codes, converged = methods.lbfgs(network, observed, best[:, 0], penalty, config.lbfgs)
+            results.append((codes, *methods.fit_quality(network, observed, codes, config.clamp), converged))
     return joined(results, prior)
 
 
-def prior_and_starts(
-    network, shared, batch_stats, prior: Prior | None, starts, config: FitConfig
-) -> tuple[Prior, np.ndarray]:
-    """The prior, and the codes [S, L] that are tried as starts.
-
-    Raises InputError for a network without codes or of occupancies.
-    """
-    length = network.specs.latent_size
-    if length < 1:
+def check_fitted(network: BoundNetwork) -> None:
+    """InputError for a network without codes, and for one of occupancies."""
+    if network.latent_size < 1:
         raise InputError("this network is one shape and has no codes to fit (latent_size is 0)")
-    code = jax.ShapeDtypeStruct((length,), np.float32)
-    if jax.eval_shape(network.fold, shared, batch_stats, code).inside > 0:
+    code = jax.ShapeDtypeStruct((network.latent_size,), np.float32)
+    if jax.eval_shape(network.fold, code).inside > 0:
         raise InputError("codes are fitted to networks of distances; occupancy networks encode their input instead")
+
+
+def prior_and_starts(network: BoundNetwork, prior: Prior | None, starts, config: FitConfig) -> tuple[Prior, np.ndarray]:
+    """The prior, and the codes [S, L] that are tried as starts.  Raises InputError as `check_fitted`."""
+    check_fitted(network)
+    length = network.latent_size
     prior = Prior.plain(length) if prior is None else prior
     if starts is None:
         starts = np.concatenate([prior.mean[None], prior.sample(GUESSES, config.seed)])
@@ -127,34 +116,14 @@ def joined(results, prior: Prior) -> Fit:
     return Fit(codes, residual, inlier_fraction, converged, out_of_distribution)
 
 
-def errors(
-    network, shared, batch_stats, codes, samples, config: FitConfig = FitConfig()
-) -> tuple[np.ndarray, np.ndarray]:
+def errors(network: BoundNetwork, codes, samples, config: FitConfig = FitConfig()) -> tuple[np.ndarray, np.ndarray]:
     """Fit quality of codes [B, L] for samples ([B, N, 4] or a list): mean clamped error [B], inlier fraction [B]."""
-    shapes = [of_samples(array) for array in clouds(samples, "samples", 4)]
-    codes = check_array(codes, "codes", (len(shapes), network.specs.latent_size))
+    shapes = observe(ObservedArrays.checked(samples))
+    codes = check_array(codes, "codes", (len(shapes), network.latent_size))
     with jax.default_matmul_precision("highest"):
-        net = BoundNetwork(network, *parallel.replicate((shared, batch_stats)))
-        results = []
+        network, results = network.replicated(), []
         for some in pieces(len(shapes)):
             packed = [pack(rows, config.clamp, None, config.seed, 0) for rows in shapes[some]]
-            results.append(methods.fit_quality(net, methods.sharded(packed), codes[some], config.clamp))
-    return tuple(np.concatenate(column) for column in zip(*results, strict=True))
-
-
-def _solve(net: BoundNetwork, shapes: list[Observations], index, prior: Prior, starts, config: FitConfig):
-    """Codes, residuals, inlier fractions and convergence of one batch of shapes."""
-    limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
-    limit = limits.get(config.method)
-    packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in zip(shapes, index.tolist(), strict=True)]
-    tries = min(config.starts, len(starts)) if config.method == "gauss_newton" else 1
-    observed, penalty = methods.sharded(packed), methods.penalty(prior, config.prior)
-    best = methods.nearest(net, observed, starts, tries, config.probe, config.clamp)
-    match config.method:
-        case "gauss_newton":
-            codes, converged = methods.newton(net, observed, packed, best, penalty, config.gauss_newton)
-        case "adam":
-            codes, converged = methods.adam(net, packed, best[:, 0], index, config.seed, config.clamp, config.adam)
-        case "lbfgs":
-            codes, converged = methods.lbfgs(net, observed, best[:, 0], penalty, config.lbfgs)
-    return codes, *methods.fit_quality(net, observed, codes, config.clamp), converged
+            results.append(methods.fit_quality(network, methods.sharded(packed), codes[some], config.clamp))
+    residual, inlier_fraction = (np.concatenate(column) for column in zip(*results, strict=True))
+    return residual, inlier_fraction

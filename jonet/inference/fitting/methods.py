@@ -17,8 +17,8 @@ from jonet.inference.fitting.gauss_newton import Objective, huber
 from jonet.inference.fitting.jacobian import along_code
 from jonet.inference.fitting.observations import COLUMNS, MEASURED, WEIGHT, blocks, grouped, outside, whole_blocks
 from jonet.inference.fitting.prior import Prior
-from jonet.inference.fitting.sharded_batch import BoundNetwork, ShardedBatch
-from jonet.networks.field import fold
+from jonet.inference.fitting.sharded_batch import ShardedBatch
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
 
 INLIER = 0.01  # error below which an observation is an inlier, in the normalized frame
@@ -34,20 +34,22 @@ def sharded(packed: Sequence[np.ndarray], **more) -> ShardedBatch:
 
 
 def nearest(
-    net: BoundNetwork, observed: ShardedBatch, starts: np.ndarray, count: int, probe: int, clamp: float
+    network: BoundNetwork, observed: ShardedBatch, starts: np.ndarray, count: int, probe: int, clamp: float
 ) -> np.ndarray:
     """The `count` starts of [S, L] with the least error on the first `probe` rows of each shape, [B, count, L].
 
     Rows are shuffled when they are packed, so the first ones are a random sample.
     """
     problems = observed.scatter(np.zeros((observed.size, count, starts.shape[1]), np.float32))
-    return observed.gather(observed.map(_nearest, net, (min(probe, BLOCK), count), problems, starts, np.float32(clamp)))
+    return observed.gather(
+        observed.map(_nearest, network, (min(probe, BLOCK), count), problems, starts, np.float32(clamp))
+    )
 
 
-def _nearest(net, settings, _, data, starts, clamp):
+def _nearest(network, settings, _, data, starts, clamp):
     probe, count = settings
     rows = data["rows"][0, :probe]
-    fields = fold(net.module, net.shared, net.batch_stats, starts)
+    fields = network.fields(starts)
 
     def error(per_shape):
         values = fields.architecture(fields.shared, per_shape, rows[:, :3])
@@ -62,7 +64,7 @@ def _nearest(net, settings, _, data, starts, clamp):
 
 
 def levels(
-    net: BoundNetwork,
+    network: BoundNetwork,
     work,
     arguments,
     packed,
@@ -97,7 +99,7 @@ def levels(
         more = arguments, np.int32(rows // BLOCK), np.float32(huber_epsilon), np.int32(settings.steps)
 
         def advance(state, active, level=level, more=more):
-            state = level.map(work, net, None, state, *more, active=active)
+            state = level.map(work, network, None, state, *more, active=active)
             return state, level.gather(state.loss)
 
         # The loss differs between levels, so a level starts with fresh derivatives, but with the damping so far.
@@ -112,7 +114,7 @@ def levels(
 
 
 def newton(
-    net: BoundNetwork, observed: ShardedBatch, packed, starts, penalty, settings
+    network: BoundNetwork, observed: ShardedBatch, packed, starts, penalty, settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes [B, L] and which converged [B]; of starts [B, k, L], the best one after the first level continues."""
     size, tries, length = starts.shape
@@ -120,14 +122,14 @@ def newton(
     keep = (1,) * len(settings.points)
     whole = observed if tries == 1 else None
     codes, converged, _ = levels(
-        net, _newton, penalty, packed, starts.reshape(-1, length), size, length, keep, settings, whole
+        network, _newton, penalty, packed, starts.reshape(-1, length), size, length, keep, settings, whole
     )
     return codes, converged
 
 
-def _newton(net, _, state, data, gaussian, limit, huber_epsilon, steps):
+def _newton(network, _, state, data, gaussian, limit, huber_epsilon, steps):
     def linearize(code):
-        along = along_code(net, code)
+        along = along_code(network, code)
 
         def rows(block):
             values, _, jacobian = along(block[:, :3])
@@ -159,15 +161,17 @@ def quadratic(code, mean, matrix):
 # First order
 
 
-def adam(net: BoundNetwork, packed, starts, index, seed: int, clamp: float, settings) -> tuple[np.ndarray, np.ndarray]:
+def adam(
+    network: BoundNetwork, packed, starts, index, seed: int, clamp: float, settings
+) -> tuple[np.ndarray, np.ndarray]:
     """Codes [B, L] and whether their loss has stopped falling [B]; starts [B, L] are used for the setting "best"."""
     sorted_, counts = zip(*map(grouped, packed), strict=True)
     by_group = sharded(sorted_, counts=np.stack(counts), index=np.asarray(index, np.int32))
     problems = by_group.scatter((starts, np.zeros(by_group.size, bool)))
-    return by_group.gather(by_group.map(_adam, net, settings, problems, np.int32(seed), np.float32(clamp)))
+    return by_group.gather(by_group.map(_adam, network, settings, problems, np.int32(seed), np.float32(clamp)))
 
 
-def _adam(net, settings, problem, data, seed, clamp):
+def _adam(network, settings, problem, data, seed, clamp):
     code, _ = problem
     key = parallel.fold_in(jax.random.key(seed), "adam", data["index"])
     rows = data["rows"].reshape(-1, COLUMNS)
@@ -178,23 +182,23 @@ def _adam(net, settings, problem, data, seed, clamp):
         return rows[first_order.draw(key, step, data["counts"], settings)]
 
     def loss(code, some):
-        return clamped(net.fold(code).at(some[:, :3]), some, clamp).mean()
+        return clamped(network.fold(code).at(some[:, :3]), some, clamp).mean()
 
     path, losses = first_order.adam(loss, code, draw, settings)
     return path[-1], _flat(losses)
 
 
-def lbfgs(net: BoundNetwork, observed: ShardedBatch, starts, gaussian, settings) -> tuple[np.ndarray, np.ndarray]:
+def lbfgs(network: BoundNetwork, observed: ShardedBatch, starts, gaussian, settings) -> tuple[np.ndarray, np.ndarray]:
     """Codes [B, L] and whether their loss has stopped falling [B], from starts [B, L]."""
     problems = observed.scatter((starts, np.zeros(observed.size, bool)))
-    return observed.gather(observed.map(_lbfgs, net, settings, problems, gaussian))
+    return observed.gather(observed.map(_lbfgs, network, settings, problems, gaussian))
 
 
-def _lbfgs(net, settings, problem, data, gaussian):
+def _lbfgs(network, settings, problem, data, gaussian):
     rows = data["rows"].reshape(-1, COLUMNS)
 
     def loss(code):
-        errors = huber(outside(net.fold(code).at(rows[:, :3]), rows), settings.huber_epsilon)
+        errors = huber(outside(network.fold(code).at(rows[:, :3]), rows), settings.huber_epsilon)
         return rows[:, WEIGHT] @ errors / rows[:, WEIGHT].sum() + quadratic(code, *gaussian)[0]
 
     code, losses = first_order.lbfgs(loss, problem[0], settings)
@@ -212,17 +216,17 @@ def _flat(losses):
 
 
 def fit_quality(
-    net: BoundNetwork, observed: ShardedBatch, codes: np.ndarray, clamp: float
+    network: BoundNetwork, observed: ShardedBatch, codes: np.ndarray, clamp: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean clamped error [B] and inlier fraction [B] of the measured rows."""
     zeros = np.zeros(observed.size, np.float32)  # places of the results
     problems = observed.scatter((codes, zeros, zeros))
-    return observed.gather(observed.map(_fit_quality, net, None, problems, np.float32(clamp)))[1:]
+    return observed.gather(observed.map(_fit_quality, network, None, problems, np.float32(clamp)))[1:]
 
 
-def _fit_quality(net, _, problem, data, clamp):
+def _fit_quality(network, _, problem, data, clamp):
     code, *_ = problem
-    field = net.fold(code)
+    field = network.fold(code)
 
     def add(k, sums):
         rows = data["rows"][k]

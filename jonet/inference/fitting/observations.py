@@ -8,15 +8,19 @@ from the interval.  So all methods handle this one kind of observation only.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 
-from jonet.checks import check_array
+from jonet.checks import check_array, listed
 from jonet.errors import InputError
+from jonet.geometry.mesh import Similarity
 from jonet.networks.layers import BLOCK
+from jonet.settings.fitting import FitConfig
 
+BOX = ((-1, -1, -1), (1, 1, 1))  # contains every normalized shape
 REACH = 10  # coordinates beyond which points cannot be in the normalized frame
 SCARCE = 1 / 8  # fraction of a shape's rows below which a group is kept in preference to the other one
 LOW, HIGH, WEIGHT, MEASURED, GROUP = range(3, 8)  # columns of an observation, after x, y, z
@@ -33,63 +37,112 @@ class Observations(NamedTuple):
     measured: np.ndarray  # [n] bool: measured, so that it counts in residuals; the others are derived constraints
 
 
-def clouds(arrays, name: str, width: int, empty: bool = False, dtype=np.float32) -> list[np.ndarray]:
-    """Checks an argument [B, N, width] or list of [Nᵢ, width] → the rows of each shape; InputError names a wrong one.
+class ObservedArrays(NamedTuple):
+    """What was observed of B shapes, one array per shape: samples, or points with or without normals and free space.
 
-    empty: a shape may have no rows, or [].  dtype: float64 for coordinates that are not centered yet.
+    samples: [Nᵢ, 4] points with signed distances, or with occupancies.  points, normals: [Nᵢ, 3] on surfaces, normals
+    outwards.  free_space: [Mᵢ, 3] points known to be outside, may be empty; None if the points cover whole surfaces, so
+    that space beyond their convex hull is outside.
     """
-    nothing = np.zeros((0, width), dtype)
-    listed = [
-        nothing if empty and np.shape(array) == (0,) else check_array(array, f"{name}[{i}]", (None, width), dtype)
-        for i, array in enumerate(arrays)
-    ]
-    if not listed:
-        raise InputError(f"{name} holds no shape; give one array of rows per shape")
-    for i, array in enumerate(listed):
-        if not (len(array) or empty):
-            raise InputError(f"{name}[{i}] is empty; leave out shapes of which nothing was observed")
-    return listed
+
+    samples: list[np.ndarray] | None = None
+    points: list[np.ndarray] | None = None
+    normals: list[np.ndarray] | None = None
+    free_space: list[np.ndarray] | None = None
+
+    @classmethod
+    def checked(cls, samples=None, points=None, normals=None, free_space=None) -> ObservedArrays:
+        """From the arguments of a public call: [B, N, …] or lists, dtypes are kept.
+
+        Raises InputError if neither or both of samples and points are given, for counts that do not match, and for
+        arrays of a wrong shape, without rows or with NaN.
+        """
+        if (samples is None) == (points is None):
+            raise InputError("give either samples (points with distances) or points (of surfaces)")
+        if samples is not None:
+            if not (normals is None and free_space is None):
+                raise InputError("normals and free_space belong to points of surfaces, but samples were given")
+            return cls(samples=listed(samples, "samples", (None, 4)))
+        clouds = listed(points, "points", (None, 3))
+        others = {"normals": normals, "free_space": free_space}
+        for name, arrays in others.items():
+            if arrays is None:
+                continue
+            others[name] = arrays = listed(arrays, name, (None, 3), empty=name == "free_space")
+            if len(arrays) != len(clouds):
+                raise InputError(f"{name} are of {len(arrays)} shapes, but points of {len(clouds)}")
+        for i, (rows, cloud) in enumerate(zip(others["normals"] or (), clouds, strict=False)):
+            if len(rows) != len(cloud):
+                raise InputError(f"normals[{i}] has {len(rows)} rows, but points[{i}] has {len(cloud)}")
+        return cls(points=clouds, **others)
+
+    @property
+    def kind(self) -> str:
+        """ "samples" or "points"."""
+        return "points" if self.samples is None else "samples"
+
+    @property
+    def rows(self) -> list[np.ndarray]:
+        """The samples, or the points."""
+        return self.points if self.samples is None else self.samples
+
+    def transformed(self, transforms: Sequence[Similarity], distances: bool = True) -> ObservedArrays:
+        """The same observations in another frame.  transforms: one per shape.
+
+        distances: whether the fourth column of samples is a distance, which scales with the shape, or an occupancy.
+        """
+
+        def moved(arrays):
+            if arrays is None:
+                return None
+            return [transform(rows.astype(np.float64)) for transform, rows in zip(transforms, arrays, strict=True)]
+
+        samples, normals = self.samples, self.normals
+        if samples is not None:
+            scales = [transform.scale if distances else 1.0 for transform in transforms]
+            samples = [rows.astype(np.float64) for rows in samples]
+            each = zip(transforms, samples, scales, strict=True)
+            samples = [
+                np.column_stack([transform(rows[:, :3]), rows[:, 3:] * scale]) for transform, rows, scale in each
+            ]
+        if normals is not None:
+            normals = [rows @ transform.rotation.T for transform, rows in zip(transforms, normals, strict=True)]
+        return ObservedArrays(samples, moved(self.points), normals, moved(self.free_space))
 
 
-def observe(
-    samples, points, normals, free_space, index, *, offset: float, box, seed: int
-) -> tuple[list[Observations], np.ndarray]:
-    """The observations of every shape in the normalized frame, and its index; arguments as of `latents.fit`."""
-    if (samples is None) == (points is None):
-        raise InputError("give either samples (points with distances) or points (of surfaces)")
-    if samples is not None and not (normals is None and free_space is None):
-        raise InputError("normals and free_space belong to points of surfaces, but samples were given")
-    name, arrays, width = ("points", points, 3) if samples is None else ("samples", samples, 4)
-    arrays = _framed(clouds(arrays, name, width), name)
-    index = check_array(np.arange(len(arrays)) if index is None else index, "index", (len(arrays),), np.int32)
-    if samples is not None:
-        return [of_samples(array) for array in arrays], index
-    points = arrays
-    nothing = [None] * len(points)
-    normals = nothing if normals is None else clouds(normals, "normals", 3)
-    free_space = (
-        nothing if free_space is None else _framed(clouds(free_space, "free_space", 3, empty=True), "free_space")
-    )
-    for name, arrays in (("normals", normals), ("free_space", free_space)):
-        if len(arrays) != len(points):
-            raise InputError(f"{name} are of {len(arrays)} shapes, but points of {len(points)}")
+def observe(given: ObservedArrays, config: FitConfig = FitConfig(), index=None, box=BOX) -> list[Observations]:
+    """The observations of every shape, from arrays in the normalized frame.
+
+    index [B]: seeds each shape's random draws (its number in a longer list); 0, 1, … if None.  box [2, 3]: where free
+    space is drawn if the points cover whole surfaces.  Raises InputError for coordinates far beyond the frame.
+    """
+    rows = _float32(given.rows, given.kind)
+    if given.samples is not None:
+        return [of_samples(array) for array in rows]
+    nothing = [None] * len(rows)
+    normals = nothing if given.normals is None else [array.astype(np.float32) for array in given.normals]
+    free_space = nothing if given.free_space is None else _float32(given.free_space, "free_space")
+    index = numbers(index, len(rows))
     shapes = []
-    for i, (cloud, normal, space) in enumerate(zip(points, normals, free_space, strict=True)):
-        if normal is not None and len(normal) != len(cloud):
-            raise InputError(f"normals[{i}] has {len(normal)} rows, but points[{i}] has {len(cloud)}")
-        rng = np.random.default_rng([seed, zlib.crc32(b"space"), int(index[i])])
-        shapes.append(of_surface(cloud, normal, space, offset, np.asarray(box, np.float32), rng))
-    return shapes, index
+    for i, (cloud, normal, space) in enumerate(zip(rows, normals, free_space, strict=True)):
+        rng = np.random.default_rng([config.seed, zlib.crc32(b"space"), int(index[i])])
+        shapes.append(of_surface(cloud, normal, space, config.offset, np.asarray(box, np.float32), rng))
+    return shapes
 
 
-def _framed(arrays: list[np.ndarray], name: str) -> list[np.ndarray]:
+def numbers(index, count: int) -> np.ndarray:
+    """The seeds of `count` shapes [count] int32: `index`, or 0, 1, … if it is None."""
+    return check_array(np.arange(count) if index is None else index, "index", (count,), np.int32)
+
+
+def _float32(arrays: list[np.ndarray], name: str) -> list[np.ndarray]:
     for i, array in enumerate(arrays):
         if len(array) and (far := np.abs(array[:, :3]).max()) > REACH:
             raise InputError(
                 f"{name}[{i}] reaches {far:.4g}, far beyond the normalized frame (about 1); "
                 "normalize the points first, or give them in their input units (frame='input')"
             )
-    return arrays
+    return [array.astype(np.float32) for array in arrays]
 
 
 def of_samples(samples: np.ndarray) -> Observations:

@@ -19,16 +19,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jonet import parallel
 from jonet.errors import InputError
 from jonet.geometry.mesh import Similarity
 from jonet.inference.fitting import methods
 from jonet.inference.fitting.gauss_newton import Objective
 from jonet.inference.fitting.jacobian import along_code
 from jonet.inference.fitting.latents import Fit, joined, pieces, prior_and_starts
-from jonet.inference.fitting.observations import HIGH, LOW, WEIGHT, clouds, observe, pack, whole_blocks
+from jonet.inference.fitting.observations import (
+    HIGH,
+    LOW,
+    WEIGHT,
+    ObservedArrays,
+    numbers,
+    observe,
+    pack,
+    whole_blocks,
+)
 from jonet.inference.fitting.prior import Prior
-from jonet.inference.fitting.sharded_batch import BoundNetwork
+from jonet.networks.bound import BoundNetwork
 from jonet.settings.fitting import PoseConfig
 
 TURNING = 1e-6  # Hessian of the rotation's (zero) penalty, so that steps are defined for rotationally symmetric scans
@@ -51,49 +59,37 @@ class Pose(NamedTuple):
 
 
 def fit_pose(
-    network,
-    shared,
-    batch_stats,
-    points,
+    network: BoundNetwork,
+    given: ObservedArrays,
+    index=None,
     *,
-    normals=None,
-    free_space=None,
-    box=((-1, -1, -1), (1, 1, 1)),
     config: PoseConfig = PoseConfig(),
     prior: Prior | None = None,
     starts=None,
-    index=None,
 ) -> PoseFit:
     """Codes and poses of B scans of unknown position, rotation and size.
 
-    points: [B, N, 3] or a list of [Nᵢ, 3] on surfaces in any units, with outward normals in the same form or None.
-    free_space: in the same form, points known to be outside; None if the points cover whole surfaces.  The other
-    arguments as in `latents.fit`; residual and inlier fraction are in the normalized frame.
+    given: points in any units, with or without normals and free space.  The other arguments and errors as in
+    `latents.fit`; residual and inlier fraction are in the normalized frame.
     """
     fitting = config.fitting
-    prior, starts = prior_and_starts(network, shared, batch_stats, prior, starts, fitting)
-    points = clouds(points, "points", 3, dtype=np.float64)
-    balls = [_ball(cloud, config.radius) if config.radius else Similarity() for cloud in points]
-    points = [ball(cloud) for ball, cloud in zip(balls, points, strict=True)]
-    if free_space is not None:
-        free_space = clouds(free_space, "free_space", 3, empty=True, dtype=np.float64)
-        if len(free_space) != len(points):
-            raise InputError(f"free_space are of {len(free_space)} shapes, but points of {len(points)}")
-        free_space = [ball(cloud) for ball, cloud in zip(balls, free_space, strict=True)]
-    rows, index = observe(None, points, normals, free_space, index, offset=fitting.offset, box=box, seed=fitting.seed)
+    prior, starts = prior_and_starts(network, prior, starts, fitting)
+    balls = [_ball(cloud.astype(np.float64), config.radius) if config.radius else Similarity() for cloud in given.rows]
+    index = numbers(index, len(balls))
     limit = whole_blocks(max(fitting.gauss_newton.points))
+    rows = observe(given.transformed(balls), fitting, index)
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
     results, transforms = [], []
     with jax.default_matmul_precision("highest"):
-        net = BoundNetwork(network, *parallel.replicate((shared, batch_stats)))
+        network = network.replicated()
         for some in pieces(len(packed)):
-            *result, found = _solve(net, packed[some], prior, starts, config)
+            *result, found = _solve(network, packed[some], prior, starts, config)
             results.append(result)
             transforms += [transform @ ball for transform, ball in zip(found, balls[some], strict=True)]
     return PoseFit(joined(results, prior), tuple(transforms))
 
 
-def _solve(net: BoundNetwork, packed, prior: Prior, starts, config: PoseConfig):
+def _solve(network: BoundNetwork, packed, prior: Prior, starts, config: PoseConfig):
     """Codes, residuals, inlier fractions, whether converged, and transforms from the balls to the normalized frame."""
     fitting, size, length = config.fitting, len(packed), len(prior.mean)
     tried = rotations(config.rotations, config.tries)
@@ -101,32 +97,32 @@ def _solve(net: BoundNetwork, packed, prior: Prior, starts, config: PoseConfig):
     # composed with the result below.
     rotated = [_moved(rows, Similarity(rotation=rotation)) for rows in packed for rotation in tried]
     first = methods.sharded([rows[: fitting.probe] for rows in rotated])
-    best = methods.nearest(net, first, starts, 1, fitting.probe, fitting.clamp)[:, 0]
+    best = methods.nearest(network, first, starts, 1, fitting.probe, fitting.clamp)[:, 0]
     count = len(rotated)
     identity = np.broadcast_to(np.eye(3, dtype=np.float32), (count, 3, 3))
     at = Pose(best, identity, np.zeros((count, 3), np.float32), np.zeros(count, np.float32))
     arguments = methods.penalty(prior, fitting.prior), np.float32(config.stiffness), np.float32(fitting.clamp)
     at, converged, tries = methods.levels(
-        net, _newton, arguments, rotated, at, size, length + 7, config.keep, fitting.gauss_newton
+        network, _newton, arguments, rotated, at, size, length + 7, config.keep, fitting.gauss_newton
     )
     transforms = [
         Similarity(np.exp(log_scale), _orthogonal(rotation @ tried[i % len(tried)]), shift)
         for rotation, shift, log_scale, i in zip(at.rotation, at.shift, at.log_scale, tries, strict=True)
     ]
     placed = methods.sharded([_moved(rows, transform) for rows, transform in zip(packed, transforms, strict=True)])
-    return at.code, *methods.fit_quality(net, placed, at.code, fitting.clamp), converged, transforms
+    return at.code, *methods.fit_quality(network, placed, at.code, fitting.clamp), converged, transforms
 
 
-def _newton(net, _, state, data, arguments, limit, huber_epsilon, steps):
+def _newton(network, _, state, data, arguments, limit, huber_epsilon, steps):
     gaussian, stiffness, clamp = arguments
     penalty = functools.partial(_penalty, gaussian=gaussian, stiffness=stiffness)
-    objective = Objective(lambda pose: rows_of(net, pose, clamp), penalty, moved)
+    objective = Objective(lambda pose: rows_of(network, pose, clamp), penalty, moved)
     return methods.phase(objective, state, data, limit, huber_epsilon, steps)
 
 
-def rows_of(net: BoundNetwork, pose: Pose, clamp):
+def rows_of(network: BoundNetwork, pose: Pose, clamp):
     """A function of packed rows [n, …] → residuals [n] in units of the scan, Jacobian [n, L + 7], weights [n]."""
-    along, scale = along_code(net, pose.code), jnp.exp(pose.log_scale)
+    along, scale = along_code(network, pose.code), jnp.exp(pose.log_scale)
 
     def rows(block):
         rotated = block[:, :3] @ pose.rotation.T

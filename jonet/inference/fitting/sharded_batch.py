@@ -9,29 +9,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import bucket
 
 TOGETHER = {"cpu": 1}  # problems solved at once, by kind of device; one keeps activations in a CPU's cache
 MANY = 64  # on other devices; a power of four, so that it divides larger capacities
-
-
-class BoundNetwork(NamedTuple):
-    """A network with its parameters, as traced values inside a program or replicated on all devices."""
-
-    module: Any
-    shared: Any
-    batch_stats: Any
-
-    def fold(self, code):
-        """The field of one code."""
-        return self.module.fold(self.shared, self.batch_stats, code)
 
 
 class ShardedBatch:
@@ -65,8 +53,8 @@ class ShardedBatch:
         """Arrays split over the devices → host arrays [B, …]; the inverse of `scatter`."""
         return jax.tree.map(lambda x: x[self.place], parallel.host(tree))
 
-    def map(self, work: Callable, net: BoundNetwork, settings, problems, *arguments, active=None):
-        """work(net, settings, problem, data, *arguments) → problem, mapped over the problems where active [B] is set.
+    def map(self, work: Callable, network: BoundNetwork, settings, problems, *arguments, active=None):
+        """work(network, settings, problem, data, *arguments) → problem, mapped over problems where active [B] is set.
 
         work: a pure function of one problem, defined at the top level of a module (it is a key of the compilation
         cache).  settings: static and hashable.  arguments: the same for all problems.
@@ -81,24 +69,20 @@ class ShardedBatch:
             order[device, : len(chosen)] = chosen
             count[device] = len(chosen)
         order, count = parallel.split((order.reshape(-1), count))
-        compiled = program(work, net.module, settings, len(arguments))
-        return compiled(net.shared, net.batch_stats, problems, self.data, order, count, *arguments)
+        compiled = program(work, settings, len(arguments))
+        return compiled(network, problems, self.data, order, count, *arguments)
 
 
 @functools.lru_cache(maxsize=64)
-def program(work: Callable, module, settings, arguments: int) -> Callable:
-    """The program of `ShardedBatch.map`: (shared, batch_stats, problems, data, order, count, *arguments) → problems."""
+def program(work: Callable, settings, arguments: int) -> Callable:
+    """The program of `ShardedBatch.map`: (network, problems, data, order, count, *arguments) → problems."""
 
-    def on_device(shared, batch_stats, problems, data, order, count, *rest):
+    def on_device(network, problems, data, order, count, *rest):
         return map_active(
-            lambda problem, data: work(BoundNetwork(module, shared, batch_stats), settings, problem, data, *rest),
-            problems,
-            data,
-            order,
-            count[0],
+            lambda problem, data: work(network, settings, problem, data, *rest), problems, data, order, count[0]
         )
 
-    specs = (*[parallel.REPLICATED] * 2, *[parallel.SPLIT] * 4, *[parallel.REPLICATED] * arguments)
+    specs = (parallel.REPLICATED, *[parallel.SPLIT] * 4, *[parallel.REPLICATED] * arguments)
     return parallel.pmap(on_device, specs, parallel.SPLIT)
 
 

@@ -11,6 +11,7 @@ from jonet import config
 from jonet.data import splits
 from jonet.errors import ConfigError, FormatError
 from jonet.formats import deepsdf_samples
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.published import weights
 from jonet.networks.published.pretrained import Pretrained, from_deepsdf
@@ -59,9 +60,7 @@ def read(folder: str | Path, checkpoint: str = "latest") -> Pretrained:
         notes += missing
     return Pretrained(
         kind="deepsdf",
-        network=DeepSDFDecoder(specs),
-        shared=shared,
-        batch_stats={},
+        network=BoundNetwork(DeepSDFDecoder(specs), shared),
         frame="sphere",
         codes=codes,
         names=names,

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from jonet.errors import ConfigError, FormatError
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.networks.published import weights
 from jonet.networks.published.pretrained import Pretrained, from_torch
@@ -71,9 +72,7 @@ def read(path: str | Path, options: str | Path | None = None) -> Pretrained:
         raise FormatError(f"{path}: {error}") from None
     return Pretrained(
         kind="occupancy",
-        network=network,
-        shared={"params": shared},
-        batch_stats=batch_stats,
+        network=BoundNetwork(network, {"params": shared}, batch_stats),
         frame="cube",
         takes=takes(network.specs, data, options or path),
         codes=codes,

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jonet.errors import FormatError
 from jonet.geometry.mesh import Similarity
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.published import weights
 
@@ -50,9 +51,7 @@ class Pretrained:
     """
 
     kind: str
-    network: Any
-    shared: Any
-    batch_stats: Any
+    network: BoundNetwork
     frame: str
     takes: tuple[str, int] | None = None
     codes: np.ndarray | None = None

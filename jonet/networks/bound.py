@@ -1,0 +1,69 @@
+"""A network with its parameters: what fitting, encoding, extraction and export need of a trained network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+from jonet import parallel
+from jonet.networks.field import Field
+
+
+@struct.dataclass
+class BoundNetwork:
+    """A network module with its parameters; a pytree, so that compiled functions take it as one argument.
+
+    module: the network, whose `fold(shared, batch_stats, code) → Field` gives one shape; static and hashable.
+    shared: parameters common to all shapes.  batch_stats: running statistics of batch norms, {} without.
+    """
+
+    module: Any = struct.field(pytree_node=False)
+    shared: Any
+    batch_stats: Any = struct.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        # leaves may be placeholders of JAX's transformations, so this does not read them
+        return f"BoundNetwork({type(self.module).__name__}, {len(jax.tree.leaves(self.shared))} shared arrays)"
+
+    @property
+    def specs(self) -> Any:
+        """The options of the module, a dataclass."""
+        return self.module.specs
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in a code, L."""
+        return self.module.specs.latent_size
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and running statistics as `module.apply` takes them."""
+        return {**self.shared, "batch_stats": self.batch_stats}
+
+    @property
+    def num_parameters(self) -> int:
+        """Count of the shared parameters."""
+        return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.shared))
+
+    def replicated(self) -> BoundNetwork:
+        """The same network with its parameters on all devices."""
+        shared, batch_stats = parallel.replicate((self.shared, self.batch_stats))
+        return dataclasses.replace(self, shared=shared, batch_stats=batch_stats)
+
+    def fold(self, code) -> Field:
+        """The field of one code [L]."""
+        return self.module.fold(self.shared, self.batch_stats, code)
+
+    def fields(self, codes) -> Field:
+        """The fields of codes [B, L], as one batch."""
+        return _fields(self, codes)
+
+
+@jax.jit
+def _fields(network: BoundNetwork, codes) -> Field:
+    per_shape = jax.vmap(lambda code: network.fold(code).per_shape)(codes)
+    return dataclasses.replace(network.fold(codes[0]), per_shape=per_shape)
