@@ -181,7 +181,9 @@ def as_mesh(value, name: str = "mesh") -> Mesh:
     """
     if not (hasattr(value, "vertices") and hasattr(value, "faces")):
         is_path = isinstance(value, str | bytes | os.PathLike)
-        advice = "read the file with jonet.read" if is_path else "give a jonet.Mesh, or one with .vertices and .faces"
+        advice = (
+            "read the file with jonet.read" if is_path else "give a jonet.Mesh or an object with vertices and faces"
+        )
         raise InputError(f"{name} is {shown(value)}, but must be a mesh; {advice}")
     vertices = check_array(value.vertices, f"{name}.vertices", (None, 3), np.float64, finite=False)
     faces = check_array(value.faces, f"{name}.faces", (None, 3), np.int64, finite=False)
