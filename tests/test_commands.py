@@ -240,6 +240,7 @@ def test_every_shape_is_scored_or_counted(trees, capsys):
         assert [shape["name"] for shape in found["shapes"]] == ["chair/001/model", "table/001/model"]
         assert found["missing"] == ["table/002/model"] and found["without_ground_truth"] == ["chair/003/model"]
         assert list(found["failed"]) == ["chair/002/model"]
+        assert "Largest deviation" in said and found["summary"].keys() >= {"deviation_max", "hausdorff"}
 
 
 def test_scores_are_written_over_scores_alone(trees, capsys):

@@ -8,6 +8,7 @@ import pickle
 import re
 import struct
 import warnings
+from types import SimpleNamespace
 
 import igl
 import numpy as np
@@ -19,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jonet.errors import MeshError
+from jonet.errors import InputError, MeshError
 from jonet.geometry.diagnosis import MeshDiagnosis, diagnose, orient
-from jonet.geometry.mesh import Mesh, Similarity, check, normalize
+from jonet.geometry.mesh import Mesh, Similarity, as_mesh, as_meshes, check, normalize
 from jonet.geometry.mesh_files import find, read, write
 
 # ------------------------------------------------------------------------------------------- shapes with known insides
@@ -252,6 +253,36 @@ def test_a_mesh_is_what_trimesh_makes_of_it():
     assert ball().volume == pytest.approx(theirs.volume) and ball().area == pytest.approx(theirs.area)
     copy = pickle.loads(pickle.dumps(ball()))  # to and from the workers of a pool
     np.testing.assert_array_equal(copy.vertices, ball().vertices)
+
+
+def test_meshes_of_other_libraries_are_copied():
+    solid = trimesh.creation.box()
+    for metadata, name in (({}, ""), ({"file_name": "a.stl"}, "a.stl"), ({"name": "a", "file_name": "b"}, "a")):
+        solid.metadata = metadata
+        mesh = as_mesh(solid)
+        assert isinstance(mesh, Mesh) and mesh.name == name
+        np.testing.assert_array_equal(mesh.corners, solid.triangles)
+    assert as_mesh(mesh) is mesh and as_meshes(mesh) == [mesh] and len(as_meshes((solid, mesh))) == 2
+    assert not len(as_mesh(trimesh.Trimesh()).faces)
+    lists = SimpleNamespace(vertices=[[0, 0, 0], [1, 0, 0], [0, 1, 0]], faces=[[0, 1, 2]])
+    assert as_mesh(lists).area == 0.5
+
+
+@pytest.mark.parametrize(
+    ("vertices", "faces", "words"),
+    [
+        (np.zeros((3, 2)), [[0, 1, 2]], r"scan.vertices must have shape \[any, 3\]"),
+        (np.zeros((4, 3)), [[0, 1, 2, 3]], r"scan.faces must have shape \[any, 3\]"),
+        (np.zeros((3, 3)), [[0, 1, 3]], "scan.faces use vertices from 0 to 3, but there are 3"),
+        (np.zeros((3, 3)), [[-1, 1, 2]], "scan.faces use vertices from -1 to 2"),
+        (np.zeros((3, 3)), [[0, 1, 2**40]], "scan.faces use vertices"),
+        (np.zeros((3, 3)), [[0, 1, 0.5]], "scan.faces must be whole numbers"),
+        (np.full((3, 3), np.nan), [[0, 1, 2]], "scan.vertices must be finite"),
+    ],
+)
+def test_damaged_meshes_of_other_libraries_are_refused(vertices, faces, words):
+    with pytest.raises(InputError, match=words):
+        as_mesh(SimpleNamespace(vertices=vertices, faces=faces), "scan")
 
 
 def test_arrays_of_the_wrong_shape_are_refused():

@@ -253,6 +253,24 @@ def test_differences_show_what_is_missing():
     np.testing.assert_allclose(colors[~missing], figures.error_colors([0.0])[[0] * (~missing).sum()], atol=1e-3)
 
 
+def test_deviations_are_shown_in_input_units():
+    """Colored up to the 95 % deviation, on rows that know their scale."""
+    parts = [Part("ground_truth", "true", ball()), Part("predicted", "rebuilt", ball(0.49))]
+    scores = {"iou": 0.9, "deviation_95": 12.3}
+    shown = [Row("a", parts, scores, scale=0.001), Row("b", parts, scores), Row("c", parts, {"iou": 0.9}, scale=0.001)]
+    page = report.render(Report("t", galleries=[Gallery("g", [one], rank=None) for one in shown]))
+    assert page.count('class="part deviation"') == 1 and "<small>≥ 12.3 input units</small>" in page
+    mesh, colors = figures.deviations(ball(0.49, subdivisions=4), ball(0.5, subdivisions=4), 0.02)
+    np.testing.assert_allclose(colors, figures.deviation_colors(np.full(len(mesh.vertices), 0.5)), atol=0.02)
+
+
+def test_colors_of_deviations_darken_evenly():
+    colors = figures.deviation_colors(np.linspace(0, 1.5, 31))
+    luminance = colors @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(luminance[:21]) < 0).all() and luminance[0] > 0.9
+    np.testing.assert_array_equal(colors[20:], colors[[20] * 11])
+
+
 def test_a_slice_goes_where_the_inside_is():
     def signed(points):  # a plate that stands upright, wide along z, with its middle above the origin
         return np.max(np.abs(points - [0.0, 0.3, 0.0]) - [0.05, 0.3, 0.6], axis=1)
@@ -370,4 +388,6 @@ def test_scores_stand_in_each_papers_units():
     page = report.render(Report("t", scores=scores))
     section = re.search(r'<section id="scores">.*?</section>', page, re.S)[0]
     assert "0.123 median" in section and "ONet" in section and "0.400 median" in section and "DeepSDF" in section
+    page = report.render(Report("t", scores={"unseen": {"hausdorff": {"median": 12.5}}}))
+    assert "in input units" in page
     assert "Odd one" in section and measure("iou").better == 1 and measure("chamfer_l1").better == -1

@@ -15,9 +15,11 @@ import jonet
 from jonet import __main__ as shell
 from jonet import config as configs
 from jonet.codes import Codes
-from jonet.errors import CheckpointError, ConfigError, InputError
+from jonet.data import store as stores
+from jonet.errors import CheckpointError, ConfigError, FormatError, InputError
+from jonet.evaluation import metrics
 from jonet.geometry import mesh_files
-from jonet.run import stages, train
+from jonet.run import metrics_file, report_pages, stages, train
 
 pytestmark = pytest.mark.unoptimized
 
@@ -70,7 +72,7 @@ def test_the_run_folder(folder):
     for name in ("config.json", "log.jsonl", "store", "checkpoints", "model", "codes.npz", "meshes", "report.html"):
         assert (folder / name).exists(), name
     values = json.loads((folder / "metrics.json").read_text())
-    assert values["task"] == "deepsdf" and values["device"]
+    assert values["version"] == 2 and values["task"] == "deepsdf" and values["device"]
     assert len(values["shapes"]) == len(values["train"]["shapes"]) == 2
     scores = "iou chamfer_l1 chamfer_l2 normal_consistency f_score mesh_accuracy mesh_completion emd"
     for name in scores.split():
@@ -78,6 +80,28 @@ def test_the_run_folder(folder):
     assert set(values["seconds"]) >= {"prepare", "train", "reconstruct"}
     page = (folder / "report.html").read_text()
     assert "<html" in page and not re.search(r'(src|href)="https?:', page)
+
+
+def test_deviations_of_a_run_are_those_of_its_files(folder):
+    _, config, _ = program.parse(arguments(folder))
+    store, values = stores.open(folder / "store"), metrics_file.read(folder)
+    names = [row["name"] for row in values["shapes"]]
+    index = [store.names.index(name) for name in names]
+    ground_truths = [store.similarities[i].inverse().apply(store.mesh(i)) for i in index]
+    meshes = report_pages.read_all(folder / "meshes" / "test", names)
+    found = jonet.evaluate(meshes, ground_truths, config.scores)["shapes"]
+    for row, again, i in zip(values["shapes"], found, index, strict=True):
+        assert store.similarities[i].scale != pytest.approx(1, rel=0.01)
+        for name in metrics.DEVIATIONS:
+            assert row[name] == pytest.approx(again[name], rel=0.01), name
+    assert "input units" in (folder / "report.html").read_text("utf-8")
+
+
+def test_scores_of_another_version_are_refused(tmp_path):
+    for content, message in (("{}", "has format 1"), ('{"version": 3}', "has format 3"), ("[", "cannot be read")):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(FormatError, match=f"{message}.*run the stage evaluate again"):
+            metrics_file.read(tmp_path)
 
 
 def test_a_config_is_read_back_equal(folder):

@@ -10,14 +10,17 @@ from html import escape
 from typing import NamedTuple
 
 import fast_simplification
-import igl
 import numpy as np
 from PIL import Image
 
 from jonet.evaluation.measures import number
+from jonet.evaluation.metrics import bounding, to_surface
 from jonet.geometry.mesh import Mesh
+from jonet.rendering.shading import decode
 
 ERROR_SCALE = 0.02  # end of the color scale of errors, as a fraction of the ground truth's longest side
+# ColorBrewer's YlOrRd (sRGB): even steps of lightness, pale at 0, so that shading stays visible where all is well
+_DEVIATION_COLORS = "#ffffcc #ffeda0 #fed976 #feb24c #fd8d3c #fc4e2a #e31a1c #bd0026 #800026".split()
 _ERROR_COLORS = np.array([[0.40, 0.47, 0.54], [1.00, 0.52, 0.04], [0.60, 0.00, 0.09]])  # at 0, half and the end
 
 
@@ -99,8 +102,7 @@ def _base64(array, dtype):
 
 def errors(mesh: Mesh, ground_truth: Mesh) -> np.ndarray:
     """Distance [V] of each vertex from the ground truth, in units of ERROR_SCALE times the latter's longest side."""
-    squared = igl.point_mesh_squared_distance(mesh.vertices, ground_truth.vertices, ground_truth.faces)[0]
-    return np.sqrt(np.maximum(squared, 0)) / (ERROR_SCALE * np.ptp(ground_truth.bounds, axis=0).max())
+    return to_surface(mesh.vertices, ground_truth) / (ERROR_SCALE * np.ptp(ground_truth.bounds, axis=0).max())
 
 
 def differences(mesh: Mesh, ground_truth: Mesh) -> tuple[Mesh, np.ndarray]:
@@ -117,6 +119,31 @@ def differences(mesh: Mesh, ground_truth: Mesh) -> tuple[Mesh, np.ndarray]:
 def error_colors(values) -> np.ndarray:
     """Errors [V] in units of the scale → linear RGB [V, 3]: gray at 0, amber at 1/2, red from 1."""
     return np.stack([np.interp(values, [0, 0.5, 1], channel) for channel in _ERROR_COLORS.T], -1)
+
+
+def deviations(mesh: Mesh, ground_truth: Mesh, limit: float) -> tuple[Mesh, np.ndarray]:
+    """A mesh in faces small enough for colors per vertex, and linear RGB colors [V, 3] by its distance from the ground
+    truth: pale at 0, dark red from `limit`.
+
+    As of the scores, the distance is to the part of the ground truth that bounds its solid.
+    """
+    mesh = subdivide(mesh, 20_000)
+    return mesh, deviation_colors(to_surface(mesh.vertices, bounding(ground_truth)) / limit)
+
+
+def deviation_colors(values) -> np.ndarray:
+    """Deviations [V] in units of the scale → linear RGB [V, 3]."""
+    colors = np.array([list(bytes.fromhex(color[1:])) for color in _DEVIATION_COLORS]) / 255
+    places = np.linspace(0, 1, len(colors))
+    return decode(np.stack([np.interp(values, places, channel) for channel in colors.T], -1))
+
+
+def deviation_legend(limit: float, unit: str) -> str:
+    """The color scale of deviations from 0 to `limit` as HTML."""
+    return (
+        f'<span class="scale"><i style="background:linear-gradient(90deg,{",".join(_DEVIATION_COLORS)})"></i>'
+        f"<small>0</small><small>≥ {number(limit)} {escape(unit)}</small></span>"
+    )
 
 
 # Sign slices

@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jonet.errors import InputError
-from jonet.evaluation.figures import ERROR_SCALE, Frame, data_uri, differences, errors, pack, simplify, subdivide
+from jonet.evaluation.figures import (
+    ERROR_SCALE,
+    Frame,
+    data_uri,
+    deviation_legend,
+    deviations,
+    differences,
+    errors,
+    pack,
+    simplify,
+    subdivide,
+)
 from jonet.evaluation.measures import measure, number
 from jonet.geometry.mesh import Mesh
 from jonet.geometry.voxels import blocks
@@ -46,12 +57,17 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One shape: its parts from left to right.  If a predicted mesh has a ground truth beside it, errors are shown."""
+    """One shape: its parts from left to right.  If a predicted mesh has a ground truth beside it, errors are shown.
+
+    scale: of the similarity from input units to the frame of the parts.  If it is given and the scores have
+    "deviation_95", the deviation of the predicted mesh is shown in input units.
+    """
 
     name: str
     parts: Sequence[Part]
     scores: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    scale: float | None = None
 
     def __post_init__(self):
         for part in self.parts:
@@ -148,6 +164,11 @@ def _card(rank, row, faces, place, size):
             both, colors = differences(simplify(solid, _DRAFT), simplify(other, _DRAFT))
             image = picture(both, size, colors, **shown)
             figures.append(_figure("error", f"errors to {100 * ERROR_SCALE:.0f} %", image, row.name))
+            if row.scale is not None and (limit := row.scores.get("deviation_95")):
+                colored, colors = deviations(simplify(solid, _DRAFT), other, limit * row.scale)
+                image = picture(colored, size, colors, **shown)
+                legend = deviation_legend(limit, measure("deviation_95").unit)
+                figures.append(_figure("deviation", "deviation", image, row.name, legend))
     shape = {"name": row.name, "rank": rank, "panels": panels}
     button = f'<button type="button" class="rotate" data-shape="{place}" hidden>Rotate</button>' if points else ""
     word = rank if rank in ("best", "median", "worst") else "other"
@@ -162,10 +183,10 @@ def _card(rank, row, faces, place, size):
     return html, shape
 
 
-def _figure(kind, caption, image, name):
+def _figure(kind, caption, image, name, legend=""):
     if image is None:
         inner = '<div class="nothing">no surface</div>'
     else:
         size = f'width="{image.shape[1]}" height="{image.shape[0]}"'
         inner = f'<img src="{data_uri(image)}" alt="{escape(f"{name}: {caption}")}" {size}>'
-    return f'<figure class="part {kind}">{inner}<figcaption>{escape(caption)}</figcaption></figure>'
+    return f'<figure class="part {kind}">{inner}<figcaption>{escape(caption)}{legend}</figcaption></figure>'

@@ -7,12 +7,16 @@ from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-    """One score.  better: +1 if higher is better, else -1.  papers: (paper and its unit, factor from plain units)."""
+    """One score.  better: +1 if higher is better, else -1.  papers: (paper and its unit, factor from plain units).
+
+    unit: of lengths that are not in units of the longest side.
+    """
 
     label: str
     meaning: str
     better: int = 1
     papers: tuple[tuple[str, float], ...] = ()
+    unit: str = ""
 
 
 MEASURES = {
@@ -38,6 +42,30 @@ MEASURES = {
     "emd": Measure("EMD", "mean distance of matched points, 500 on each surface", -1),
     "accuracy": Measure("Accuracy", "mean distance from the predicted surface to the ground truth", -1),
     "completeness": Measure("Completeness", "mean distance from the ground truth to the predicted surface", -1),
+    "deviation_median": Measure(
+        "Median deviation",
+        "distance from the ground truth within which half of the predicted surface is",
+        -1,
+        unit="input units",
+    ),
+    "deviation_95": Measure(
+        "95 % deviation",
+        "distance from the ground truth within which 95 % of the predicted surface is",
+        -1,
+        unit="input units",
+    ),
+    "deviation_max": Measure(
+        "Largest deviation",
+        "largest distance from the predicted surface to the ground truth; missing parts do not count",
+        -1,
+        unit="input units",
+    ),
+    "hausdorff": Measure(
+        "Hausdorff distance",
+        "largest distance from either surface to the other, so missing parts count",
+        -1,
+        unit="input units",
+    ),
     "reconstruction_error": Measure("Reconstruction error", "cross-entropy of the labeled points, summed", -1),
     "kl": Measure("KL", "divergence of the posterior from the prior, in nats", -1),
     "minus_elbo": Measure("−ELBO", "sum of reconstruction error and divergence: negative evidence lower bound", -1),

@@ -1,8 +1,9 @@
-"""Scores of a predicted mesh against the ground truth, in units of the ground truth's longest side.
+"""Scores of a predicted mesh against the ground truth: in units of its longest side, and deviations in input units.
 
 Notation: `P` are points sampled uniformly on the predicted surface, `T` on the ground truth; d(p, T) is the distance
 from p to the nearest point of T.  Since T is a sample, this is not 0 even on the surface: a mesh compared with itself
-has a Chamfer-L1 of about 0.003 with 100,000 points.
+has a Chamfer-L1 of about 0.003 with 100,000 points.  Deviations, mesh accuracy and mesh completion are exact instead:
+distances to the triangles.
 `measures.py` has the labels of the scores and the units of each paper.
 """
 
@@ -29,10 +30,11 @@ from jonet.evaluation.measures import MEASURES, measure, number, scaled
 from jonet.geometry.boundary import boundary_surface
 from jonet.geometry.diagnosis import diagnose, orient
 from jonet.geometry.inside import Inside, open_edges, simple
-from jonet.geometry.mesh import Mesh, Similarity, normalize
+from jonet.geometry.mesh import Mesh, Similarity, as_meshes, normalize
 from jonet.settings.metrics import MetricsConfig
 
-WORST = {  # scores of an empty prediction: distances are set to the longest side
+DEVIATIONS = ("deviation_median", "deviation_95", "deviation_max", "hausdorff")  # in input units
+WORST = {  # scores of an empty prediction: distances are set to the longest side, as are those of DEVIATIONS
     **dict.fromkeys(("iou", "normal_consistency", "f_score", "mesh_completion"), 0.0),
     **dict.fromkeys(("chamfer_l1", "accuracy", "completeness", "mesh_accuracy", "emd"), 1.0),
     "chamfer_l2": 2.0,
@@ -40,52 +42,61 @@ WORST = {  # scores of an empty prediction: distances are set to the longest sid
 FAR = 8  # volume of the common bounding box in ground truths' boxes, above which too few points are in the latter
 
 
-def evaluate(
-    meshes: Sequence[Mesh] | Mesh, ground_truths: Sequence[Mesh] | Mesh, scoring: MetricsConfig = MetricsConfig()
-) -> dict:
+def evaluate(meshes, ground_truths, scoring: MetricsConfig = MetricsConfig()) -> dict:
     """Scores of meshes against ground truths in the same frame: {"shapes": [one row per shape], "summary": …}.
 
+    meshes, ground_truths: a mesh or a list of meshes, each a Mesh or of another library (`geometry.mesh.as_mesh`).
+    Deviations are in the units of these meshes.
     Ground truths are oriented outwards first, part by part.  If the diagnosis of one is that winding numbers cannot be
     trusted (`geometry.diagnosis`), its inside is determined from views; if that fails too, the IoU is None.
     """
-    if isinstance(meshes, Mesh) and isinstance(ground_truths, Mesh):
-        meshes, ground_truths = [meshes], [ground_truths]
+    meshes, ground_truths = as_meshes(meshes, "meshes"), as_meshes(ground_truths, "ground_truths")
     if len(meshes) != len(ground_truths):
         raise InputError(
             f"{len(meshes)} meshes cannot be scored against {len(ground_truths)} ground truths; give one for each"
         )
     pairs = [examined(*pair) for pair in zip(meshes, ground_truths, strict=True)]
-    rows = evaluate_all([pair for *pair, _ in pairs], scoring)
+    rows = evaluate_all([pair for *pair, _, _ in pairs], scoring, scales=[scale for *_, scale, _ in pairs])
     rows = [row if has_inside else row | {"iou": None} for row, (*_, has_inside) in zip(rows, pairs, strict=True)]
     names = [ground_truth.name or mesh.name for mesh, ground_truth in zip(meshes, ground_truths, strict=True)]
     return {"shapes": [{"name": name, **row} for name, row in zip(names, rows, strict=True)], "summary": summary(rows)}
 
 
-def examined(mesh: Mesh, ground_truth: Mesh) -> tuple[Mesh, Mesh | Solid, bool]:
-    """A pair as `score` takes it, after the diagnosis of the ground truth, and whether its inside can be determined."""
+def examined(mesh: Mesh, ground_truth: Mesh) -> tuple[Mesh, Mesh | Solid, float, bool]:
+    """A pair and its scale as `score` takes them, after the diagnosis of the ground truth, and whether the inside of
+    that can be determined."""
     if not len(ground_truth.faces):
-        return mesh, ground_truth, True
+        return mesh, ground_truth, 1.0, True
     diagnosis = diagnose(ground_truth)
     ground_truth = orient(ground_truth, diagnosis)
     if diagnosis.method != "views":
-        return mesh, ground_truth, True
+        return mesh, ground_truth, 1.0, True
     ground_truth, transform = normalize(ground_truth)
     try:
-        return transform.apply(mesh), as_learned(ground_truth, diagnosis.method), True
+        return transform.apply(mesh), as_learned(ground_truth, diagnosis.method), transform.scale, True
     except MeshError:  # views see its faces from both sides
-        return transform.apply(mesh), ground_truth, False
+        return transform.apply(mesh), ground_truth, transform.scale, False
 
 
 def evaluate_all(
-    pairs: Sequence[tuple[Mesh, Mesh | Solid]], scoring: MetricsConfig = MetricsConfig(), labeled: Sequence = ()
+    pairs: Sequence[tuple[Mesh, Mesh | Solid]],
+    scoring: MetricsConfig = MetricsConfig(),
+    labeled: Sequence = (),
+    scales: Sequence[float] = (),
 ) -> list[dict]:
-    """`score` of many pairs (predicted, ground truth) in parallel; labeled: of each pair, or empty."""
+    """`score` of many pairs (predicted, ground truth) in parallel; labeled, scales: of each pair, or empty."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        labels_of_pairs = labeled or itertools.repeat(None)
-        return list(pool.map(lambda pair, labels: score(*pair, scoring, labels), pairs, labels_of_pairs))
+        further = labeled or itertools.repeat(None), scales or itertools.repeat(1.0)
+        return list(pool.map(lambda pair, *more: score(*pair, scoring, *more), pairs, *further))
 
 
-def score(mesh: Mesh, ground_truth: Mesh | Solid, scoring: MetricsConfig = MetricsConfig(), labeled=None) -> dict:
+def score(
+    mesh: Mesh,
+    ground_truth: Mesh | Solid,
+    scoring: MetricsConfig = MetricsConfig(),
+    labeled=None,
+    scale: float = 1.0,
+) -> dict:
     """All scores of one predicted mesh; for a mesh without faces, the worst values (`WORST`).
 
     ground_truth: one of
@@ -94,6 +105,7 @@ def score(mesh: Mesh, ground_truth: Mesh | Solid, scoring: MetricsConfig = Metri
     - points of a surface, as vertices without faces: distances are to the nearest of these points, there is no normal
       consistency if they have no normals, and the IoU is computed from `labeled`.
     labeled: points [K, 3] and whether they are inside [K], or None for no IoU.
+    scale: of the similarity that took both meshes from input units to this frame; deviations are divided by it.
     A closed prediction that is inside out is flipped.  Scores that are not defined are None.  Random draws depend only
     on the seed of `scoring`.
     """
@@ -107,8 +119,6 @@ def score(mesh: Mesh, ground_truth: Mesh | Solid, scoring: MetricsConfig = Metri
     undefined = set() if has_faces or labeled is not None else {"iou"}
     if not has_faces and ground_truth.normals is None:
         undefined.add("normal_consistency")
-    if not len(mesh.faces):
-        return {name: value for name, value in WORST.items() if name not in undefined} | signs
     bounds = (
         ground_truth.bounds if has_faces else np.stack([ground_truth.vertices.min(0), ground_truth.vertices.max(0)])
     )
@@ -117,6 +127,10 @@ def score(mesh: Mesh, ground_truth: Mesh | Solid, scoring: MetricsConfig = Metri
         raise InputError(
             f"{ground_truth.name or 'the ground truth'} is a single point and has no size to measure distances by"
         )
+    unit = float(side / scale)  # the longest side in input units
+    if not len(mesh.faces):
+        worst = WORST | dict.fromkeys(DEVIATIONS, unit)
+        return {name: value for name, value in worst.items() if name not in undefined} | signs
     # Shapes far from the origin are moved to it, where coordinates have more digits.  The shift is a multiple of the
     # longest side, so that it is 0, and coordinates keep their bits, for shapes that are there already.
     near = Similarity(translation=-side * np.round(bounds.mean(0) / side))
@@ -134,7 +148,11 @@ def score(mesh: Mesh, ground_truth: Mesh | Solid, scoring: MetricsConfig = Metri
         cKDTree(true[:some]).query(predicted[:some])[0],
         cKDTree(predicted[:some]).query(true[:some])[0],
     )
-    exact = to_surface(predicted[:few] * side, boundary) / side if has_faces else pred_to_gt[:few]
+    if has_faces:
+        exact, largest = exact_distances(predicted * side, pred_to_gt, boundary, few)
+    else:
+        exact, largest = pred_to_gt[:few] * side, pred_to_gt.max() * side
+    exact_back, largest_back = exact_distances(true * side, gt_to_pred, mesh, few)
     if solid:
         volumetric_iou = iou(mesh, ground_truth, scoring, lambda points: solid.inside(near.inverse()(points)))
     elif has_faces:
@@ -149,9 +167,13 @@ def score(mesh: Mesh, ground_truth: Mesh | Solid, scoring: MetricsConfig = Metri
         "f_score": f_score(pred_to_gt, gt_to_pred, scoring.threshold),
         "accuracy": float(pred_to_gt.mean()),
         "completeness": float(gt_to_pred.mean()),
-        "mesh_accuracy": mesh_accuracy(exact),
-        "mesh_completion": mesh_completion(to_surface(true[:few] * side, mesh) / side, scoring.threshold),
+        "mesh_accuracy": mesh_accuracy(exact / side),
+        "mesh_completion": mesh_completion(exact_back / side, scoring.threshold),
         "emd": emd(predicted[: scoring.emd_points], true[: scoring.emd_points]),
+        "deviation_median": float(np.median(exact) / scale),
+        "deviation_95": float(np.quantile(exact, 0.95) / scale),
+        "deviation_max": float(largest / scale),
+        "hausdorff": float(max(largest, largest_back) / scale),
     }
     return {name: value for name, value in scores.items() if name not in undefined} | signs
 
@@ -302,6 +324,18 @@ def to_surface(points, mesh: Mesh) -> np.ndarray:
     return np.sqrt(igl.point_mesh_squared_distance(points.astype(np.float64), mesh.vertices, mesh.faces.astype(int))[0])
 
 
+def exact_distances(points, sampled, mesh: Mesh, count: int) -> tuple[np.ndarray, float]:
+    """Exact distances [count] to a mesh of the first points of [N, 3], and the largest one of all N points.
+
+    sampled: distances [N] to points sampled on the mesh, which exact ones do not exceed.  The largest exact distance is
+    taken from the first points and from the `count` with the largest sampled distances; another point can exceed it by
+    less than the spacing of the sample only.
+    """
+    first, farthest = points[:count], points[np.argsort(-sampled, kind="stable")[:count]]
+    found = to_surface(np.concatenate([first, farthest]), mesh)
+    return found[: len(first)], float(found.max())
+
+
 def mesh_accuracy(pred_to_gt, fraction: float = 0.9) -> float:
     """The smallest d such that 90 % of 1,000 predicted points are within d of the ground truth (DeepSDF, section 6)."""
     pred_to_gt = np.sort(pred_to_gt)
@@ -341,7 +375,8 @@ def table(scores: dict[str, dict[str, float | None]], count: int) -> str:
         if name not in scores:
             continue
         one, values = measure(name), scores[name]
-        lines.append(f"{one.label:24s}{number(values['median']):>10s}{number(values['mean']):>10s}")
+        unit = f"   {one.unit}" if one.unit else ""
+        lines.append(f"{one.label:24s}{number(values['median']):>10s}{number(values['mean']):>10s}{unit}")
         for paper, factor in one.papers:
             median, mean = (number(scaled(values[kind], factor)) for kind in ("median", "mean"))
             lines.append(f"{'':4s}{median:>30s}{mean:>10s}   {paper}")

@@ -216,7 +216,7 @@ def _scores(scores):
             + f"<i>{escape(paper)}</i>"
             for paper, factor in known.papers
         )
-        about = f"<i>{escape(known.meaning + ', ' if known.meaning else '')}{arrow}</i>"
+        about = f"<i>{escape(', '.join(filter(None, (known.meaning, known.unit and f'in {known.unit}', arrow))))}</i>"
         tail = f'<td class="paper">{converted}</td>' if papers else ""
         lines.append(f'<tr><th scope="row">{escape(known.label)}{about}</th>{cells}{tail}</tr>')
     return (
@@ -246,7 +246,7 @@ def _all_scores(shown):
     if not names or len(shown.rows) < 2:
         return ""
     table = _table(
-        ["shape", *(measure(name).label for name in names)],
+        ["shape", *(", ".join(filter(None, (measure(name).label, measure(name).unit))) for name in names)],
         [[row.name, *(row.scores.get(name) for name in names)] for row in shown.rows],
     )
     return f"<details><summary>Scores of all {len(shown.rows)}</summary>{table}</details>"

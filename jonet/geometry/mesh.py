@@ -6,11 +6,14 @@ Notation: `V` vertices, `F` faces.  Faces are counter-clockwise seen from outsid
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 
 import numpy as np
 import trimesh
 
-from jonet.errors import MeshError
+from jonet.checks import check_array
+from jonet.errors import InputError, MeshError, shown
 
 NO_AREA = 1e-6  # relative to the squared extent: collinear faces rounded to float32 have up to 2e-8
 SPHERE_RADIUS = 1 / 1.03  # distance of the farthest vertex of a normalized mesh (DeepSDF, PreprocessMesh)
@@ -166,6 +169,44 @@ def check(mesh: Mesh) -> Mesh:
             f"{name}: its {len(mesh.faces)} faces have no area: all corners are in one point or on one line"
         )
     return mesh
+
+
+def as_mesh(value, name: str = "mesh") -> Mesh:
+    """A mesh of any library as a Mesh; a Mesh is returned as it is.
+
+    value: a Mesh, or an object with `vertices` [V, 3] and `faces` [F, 3], such as a trimesh.Trimesh; F may be 0.  Its
+    name is the "name" or the "file_name" in its `metadata`, if there is one.
+    name: of the argument, for messages.  Raises InputError for anything else (paths, arrays), for wrong shapes, indices
+    without a vertex, and coordinates that are not finite; unreferenced vertices do not count.
+    """
+    if not (hasattr(value, "vertices") and hasattr(value, "faces")):
+        is_path = isinstance(value, str | bytes | os.PathLike)
+        advice = (
+            "read the file with jonet.read" if is_path else "give a jonet.Mesh or an object with vertices and faces"
+        )
+        raise InputError(f"{name} is {shown(value)}, but must be a mesh; {advice}")
+    vertices = check_array(value.vertices, f"{name}.vertices", (None, 3), np.float64, finite=False)
+    faces = check_array(value.faces, f"{name}.faces", (None, 3), np.int64, finite=False)
+    if len(faces) and not np.array_equal(faces, value.faces):
+        raise InputError(f"{name}.faces must be whole numbers, but is {shown(value.faces)}")
+    if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
+        raise InputError(
+            f"{name}.faces use vertices from {faces.min()} to {faces.max()}, but there are {len(vertices)}, from 0"
+        )
+    if not np.isfinite(vertices[faces] if len(faces) else vertices).all():
+        raise InputError(f"{name}.vertices must be finite, but some are not; remove them and their faces")
+    if isinstance(value, Mesh):
+        return value
+    about = getattr(value, "metadata", None)
+    about = about if isinstance(about, Mapping) else {}
+    return Mesh(vertices, faces, name=str(about.get("name") or about.get("file_name") or ""))
+
+
+def as_meshes(value, name: str = "meshes") -> list[Mesh]:
+    """One mesh, or a list or tuple of meshes, each as of `as_mesh`, as a list."""
+    if isinstance(value, list | tuple):
+        return [as_mesh(one, f"{name}[{i}]") for i, one in enumerate(value)]
+    return [as_mesh(value, name)]
 
 
 def normalize(mesh: Mesh, frame: str = "sphere") -> tuple[Mesh, Similarity]:

@@ -117,6 +117,12 @@ def encode(linear) -> np.ndarray:
     return np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
+def decode(srgb) -> np.ndarray:
+    """sRGB values in [0, 1] to linear ones."""
+    srgb = np.clip(srgb, 0, 1)
+    return np.where(srgb < 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
 def _bytes(image) -> np.ndarray:
     return np.uint8(np.round(255 * image))
 

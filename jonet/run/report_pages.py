@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
 from jonet.model import Model
 from jonet.rendering import shading
+from jonet.run import metrics_file
 from jonet.run.state import RunState
 from jonet.storage import names
 from jonet.tasks import unseen
@@ -37,7 +37,7 @@ def write(run: RunState) -> None:
     """Writes report.html of a run whose stage evaluate is done."""
     folder, task = run.folder, run.task
     store, trained = stores.open(folder / "store"), model.load(folder)
-    values = json.loads((folder / "metrics.json").read_text())
+    values = metrics_file.read(folder)
     index = {name: i for i, name in enumerate(store.names)}
     codes = unseen_codes(run)
     train = unseen.training(store, trained)
@@ -62,7 +62,8 @@ def write(run: RunState) -> None:
             notes += ["out of distribution"] if entry.get("out_of_distribution") else []
             notes += ["the fit has not converged"] if entry.get("converged") is False else []
             note = "; ".join(notes)
-        return Row(entry["name"], parts, {k: v for k, v in entry.items() if isinstance(v, float)}, note)
+        scale = store.similarities[i].scale if group == "test" else None
+        return Row(entry["name"], parts, {k: v for k, v in entry.items() if isinstance(v, float)}, note, scale)
 
     def rows(entries: list[dict], group: str) -> list[Row]:
         meshes = read_all(folder / "meshes" / group, [entry["name"] for entry in entries])

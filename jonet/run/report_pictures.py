@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from PIL import Image
 
 from jonet.data import store as stores
 from jonet.rendering import sheets
+from jonet.run import metrics_file
 from jonet.run.report_pages import evenly, read_all
 
 
@@ -19,7 +19,7 @@ def banner(folder: Path, count: int, size: int) -> Image.Image:
     size: pixels per shape.
     """
     store = stores.open(folder / "store")
-    rows = json.loads((folder / "metrics.json").read_text("utf-8"))["shapes"]
+    rows = metrics_file.read(folder)["shapes"]
     all_names = [row["name"] for row in rows]  # in the order of the files: `read_all` needs all names in it
     rows.sort(key=lambda row: -row["iou"])
     names = [rows[i]["name"] for i in evenly(len(rows), count)]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,11 +28,11 @@ from jonet.errors import ConfigError
 from jonet.evaluation import baseline, metrics
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
-from jonet.run import report_pages, state, train
+from jonet.run import metrics_file, report_pages, state, train
 from jonet.run.options import STAGES
 from jonet.run.report_pages import evenly, read_all
 from jonet.run.state import RunState
-from jonet.storage import atomic, names
+from jonet.storage import names
 from jonet.tasks import unseen
 
 
@@ -153,7 +152,8 @@ def evaluate(run: RunState) -> list[Path]:
         predicted = [transform.apply(mesh) for transform, mesh in meshes]
         ground_truths = [ground_truth(store, index[name]) for name in shape_names]
         labeled = [store.labeled(index[name]) for name in shape_names]
-        scores = metrics.evaluate_all(list(zip(predicted, ground_truths, strict=True)), scoring, labeled)
+        scales = [transform.scale for transform in transforms]
+        scores = metrics.evaluate_all(list(zip(predicted, ground_truths, strict=True)), scoring, labeled, scales)
         groups[group] = [
             {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
             for name, row, mesh in zip(shape_names, scores, predicted, strict=True)
@@ -164,7 +164,11 @@ def evaluate(run: RunState) -> list[Path]:
     tested = [] if codes is None else [index[name] for name in codes.names]
     near = baseline.nearest(store, tested, unseen.training(store, trained))
     near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}  # needs a mesh
-    near_scores = metrics.evaluate_all([(store.mesh(j), ground_truth(store, i)) for i, j in near.items()], scoring)
+    near_scores = metrics.evaluate_all(
+        [(store.mesh(j), ground_truth(store, i)) for i, j in near.items()],
+        scoring,
+        scales=[store.similarities[i].scale for i in near],
+    )
     nearest = [
         {"name": store.names[i], "nearest": store.names[j], **scores}
         for (i, j), scores in zip(near.items(), near_scores, strict=True)
@@ -187,11 +191,11 @@ def evaluate(run: RunState) -> list[Path]:
         "skipped": store.skipped,
         "seconds": {name: done["seconds"] for name, done in run.done.items()},
     }
-    files = [run.folder / name for name in ("metrics.json", *getattr(run.task, "FILES", ()))]
+    files = [run.folder / name for name in (metrics_file.NAME, *getattr(run.task, "FILES", ()))]
     run.claim("evaluate", files)
     if further := getattr(run.task, "further", None):  # only tasks that do more than reconstruct shapes have it
         values |= further(run.config, trained, store, run.folder)
-    atomic.write_json(run.folder / "metrics.json", values)
+    metrics_file.write(run.folder, values)
     return files
 
 
@@ -212,7 +216,7 @@ def report(run: RunState) -> list[Path]:
 
 def print_table(run: RunState) -> None:
     """Prints the scores, in plain units and in those of the papers, times, sizes, and the paths of the results."""
-    values = json.loads((run.folder / "metrics.json").read_text("utf-8"))
+    values = metrics_file.read(run.folder)
     print(metrics.table(values["summary"], len(values["shapes"])))
     seconds = {name: done["seconds"] for name, done in run.done.items()}
     print(" · ".join(f"{name} {value:.0f} s" for name, value in {**seconds, "total": sum(seconds.values())}.items()))
