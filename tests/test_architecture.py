@@ -17,6 +17,7 @@ ORDER = [
     "jonet.settings",
     "jonet.parser",
     "jonet.parallel",
+    "jonet.device_memory",
     "jonet.geometry",
     "jonet.rendering",
     "jonet.data",

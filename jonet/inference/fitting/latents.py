@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jonet import parallel
+from jonet import device_memory, parallel
 from jonet.checks import check_array
 from jonet.errors import InputError
 from jonet.inference.fitting import methods
@@ -24,7 +24,8 @@ from jonet.inference.fitting.prior import Prior
 from jonet.inference.fitting.sharded_batch import BoundNetwork
 from jonet.settings.fitting import FitConfig
 
-TOGETHER = 256  # shapes per device that are solved in one batch
+TOGETHER = device_memory.Pieces("shapes", 256, 16)  # per device, that are solved in one batch
+FEWER = "give fewer shapes per call (bulk jobs: --batch), or lower the points of the fitting method (or rows of Adam)"
 GUESSES = 63  # codes drawn from the prior as starts if no training codes are given
 
 
@@ -71,6 +72,7 @@ def fit(
     return solve(network, shared, batch_stats, shapes, index, config=config, prior=prior, starts=starts)
 
 
+@device_memory.reporting("fitting codes", FEWER)
 def solve(
     network,
     shared,
@@ -86,7 +88,7 @@ def solve(
     prior, starts = prior_and_starts(network, shared, batch_stats, prior, starts, config)
     with jax.default_matmul_precision("highest"):
         net = BoundNetwork(network, *parallel.replicate((shared, batch_stats)))
-        results = [_solve(net, shapes[some], index[some], prior, starts, config) for some in pieces(len(shapes))]
+        results = TOGETHER.map(lambda some: _solve(net, shapes[some], index[some], prior, starts, config), len(shapes))
     return joined(results, prior)
 
 
@@ -113,12 +115,6 @@ def prior_and_starts(
     return prior, starts
 
 
-def pieces(size: int) -> list[slice]:
-    """Slices of a list of shapes, each of which is solved in one batch."""
-    together = TOGETHER * parallel.count()
-    return [slice(first, first + together) for first in range(0, size, together)]
-
-
 def joined(results, prior: Prior) -> Fit:
     """The Fit of batches, each (codes, residual, inlier fraction, converged)."""
     codes, residual, inlier_fraction, converged = (np.concatenate(column) for column in zip(*results, strict=True))
@@ -127,6 +123,7 @@ def joined(results, prior: Prior) -> Fit:
     return Fit(codes, residual, inlier_fraction, converged, out_of_distribution)
 
 
+@device_memory.reporting("measuring the errors of codes", "give fewer shapes per call, or fewer samples")
 def errors(
     network, shared, batch_stats, codes, samples, config: FitConfig = FitConfig()
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -135,10 +132,12 @@ def errors(
     codes = check_array(codes, "codes", (len(shapes), network.specs.latent_size))
     with jax.default_matmul_precision("highest"):
         net = BoundNetwork(network, *parallel.replicate((shared, batch_stats)))
-        results = []
-        for some in pieces(len(shapes)):
+
+        def quality(some: slice):
             packed = [pack(rows, config.clamp, None, config.seed, 0) for rows in shapes[some]]
-            results.append(methods.fit_quality(net, methods.sharded(packed), codes[some], config.clamp))
+            return methods.fit_quality(net, methods.sharded(packed), codes[some], config.clamp)
+
+        results = TOGETHER.map(quality, len(shapes))
     return tuple(np.concatenate(column) for column in zip(*results, strict=True))
 
 

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jonet import parallel
+from jonet import device_memory, parallel
 from jonet.errors import InputError
 from jonet.geometry.mesh import Similarity
 from jonet.inference.fitting import methods
 from jonet.inference.fitting.gauss_newton import Objective
 from jonet.inference.fitting.jacobian import along_code
-from jonet.inference.fitting.latents import Fit, joined, pieces, prior_and_starts
+from jonet.inference.fitting.latents import FEWER, TOGETHER, Fit, joined, prior_and_starts
 from jonet.inference.fitting.observations import HIGH, LOW, WEIGHT, clouds, observe, pack, whole_blocks
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.fitting.sharded_batch import BoundNetwork
@@ -50,6 +50,7 @@ class Pose(NamedTuple):
     log_scale: Any  # ln s []
 
 
+@device_memory.reporting("fitting codes and poses", f"{FEWER}, or tries")
 def fit_pose(
     network,
     shared,
@@ -83,14 +84,12 @@ def fit_pose(
     rows, index = observe(None, points, normals, free_space, index, offset=fitting.offset, box=box, seed=fitting.seed)
     limit = whole_blocks(max(fitting.gauss_newton.points))
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
-    results, transforms = [], []
     with jax.default_matmul_precision("highest"):
         net = BoundNetwork(network, *parallel.replicate((shared, batch_stats)))
-        for some in pieces(len(packed)):
-            *result, found = _solve(net, packed[some], prior, starts, config)
-            results.append(result)
-            transforms += [transform @ ball for transform, ball in zip(found, balls[some], strict=True)]
-    return PoseFit(joined(results, prior), tuple(transforms))
+        results = TOGETHER.map(lambda some: _solve(net, packed[some], prior, starts, config), len(packed))
+    found = [transform for *_, transforms in results for transform in transforms]
+    transforms = [transform @ ball for transform, ball in zip(found, balls, strict=True)]
+    return PoseFit(joined([result for *result, _ in results], prior), tuple(transforms))
 
 
 def _solve(net: BoundNetwork, packed, prior: Prior, starts, config: PoseConfig):
