@@ -4,6 +4,7 @@ Public names are imported when they are first accessed, so that `import jonet` i
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from jonet.version import __version__ as __version__
 
@@ -34,11 +35,35 @@ _MODULES = {
 
 __all__ = sorted(_MODULES)
 
+if TYPE_CHECKING:  # the same names for type checkers and editors, which import nothing; a test compares both
+    from jonet.codes import Codes as Codes
+    from jonet.data.store import Store as Store
+    from jonet.errors import JonetError as JonetError
+    from jonet.evaluation.metrics import evaluate as evaluate
+    from jonet.geometry.mesh import Mesh as Mesh
+    from jonet.geometry.mesh import Similarity as Similarity
+    from jonet.geometry.mesh_files import read as read
+    from jonet.geometry.mesh_files import write as write
+    from jonet.inference.surfaces.grid import make_grid as make_grid
+    from jonet.model import Model as Model
+    from jonet.model import encode as encode
+    from jonet.model import extract as extract
+    from jonet.model import field as field
+    from jonet.model import fit as fit
+    from jonet.model import fit_pose as fit_pose
+    from jonet.model import interpolate as interpolate
+    from jonet.model import load as load
+    from jonet.model import purify as purify
+    from jonet.model import reconstruct as reconstruct
+    from jonet.model import sample as sample
+    from jonet.networks.field import Field as Field
+    from jonet.run.train import train as train
+else:
 
-def __getattr__(name: str):
-    if name not in _MODULES:
-        raise AttributeError(f"jonet has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    def __getattr__(name: str):
+        if name not in _MODULES:
+            raise AttributeError(f"jonet has no {name!r}; it has {', '.join(__all__)}")
+        return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__():

@@ -24,15 +24,6 @@ def alone(name: str, **others) -> None:
             raise InputError(f"{other} is given together with {name}; give one of them")
 
 
-def sequence(given, name: str) -> list:
-    """The entries of a list or tuple; InputError for anything else, with advice for a single one."""
-    if not isinstance(given, list | tuple):
-        raise InputError(f"{name} is {shown(given)}, but must be a list: {name}=[…]")
-    if not given:
-        raise InputError(f"{name} holds no shape; give one or more")
-    return list(given)
-
-
 def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> tuple[Similarity, ...] | None:
     """The similarities of an argument `frame`, as for `Model.fit`, one per array; None for "normalized".
 

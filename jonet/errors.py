@@ -46,6 +46,18 @@ class BusyError(JonetError, RuntimeError):
     """A folder that is locked by another process."""
 
 
+class DeviceMemoryError(JonetError, MemoryError):
+    """Work that needs more memory than a device has."""
+
+
+def out_of_device_memory(error: BaseException) -> str:
+    """What XLA says if a device ran out of memory; "" for any other error."""
+    _, found, text = str(error).partition("RESOURCE_EXHAUSTED")  # the status with which such messages begin
+    if not found or not isinstance(error, RuntimeError):  # XLA's errors are RuntimeErrors
+        return ""
+    return " ".join(text.strip(": \n").split("\n")[0].split())[:120].rstrip(".") or found
+
+
 def shown(value, most: int = 60) -> str:
     """A value as error messages show it: on one line, truncated to `most` characters; for large objects their type."""
     if hasattr(value, "dtype") and getattr(value, "ndim", 0):

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from jonet.errors import JonetError
+from jonet.errors import JonetError, out_of_device_memory
 
 GRACE = 4.0  # seconds for a clean end after Ctrl-C; all writes are atomic, so a hard exit corrupts no file
 CLOSED = 141  # exit status after SIGPIPE (128 + 13), as shells report it
@@ -50,6 +50,10 @@ def status(work: Callable[[], None], stopped: str) -> int:
         message, code = f"error: there is not enough memory{f' ({error})' if str(error) else ''}", 1
     except RecursionError:
         message, code = "error: an input is nested too deeply to be read", 1
+    except RuntimeError as error:
+        if not (cause := out_of_device_memory(error)):
+            raise
+        message, code = f"error: a device has not enough memory ({cause}); give it fewer shapes or points at once", 1
     with contextlib.suppress(OSError, ValueError):
         print(message, file=sys.stderr, flush=True)
     return code

@@ -16,7 +16,7 @@ from jonet.checks import check_array, listed, whole
 from jonet.codes import Codes
 from jonet.data import scans
 from jonet.errors import InputError, shown
-from jonet.geometry.mesh import Mesh, Similarity, as_mesh
+from jonet.geometry.mesh import Mesh, Similarity, as_meshes
 from jonet.inference import encode as encoding
 from jonet.inference import purification
 from jonet.inference.encode import Inputs
@@ -288,7 +288,9 @@ class Model:
         """Observations of meshes as this network takes them, and the names of the shapes."""
         if frame != "normalized":
             raise InputError("frame is given with meshes, but each mesh is normalized by its own bounding box")
-        found = [as_mesh(mesh, f"meshes[{i}]") for i, mesh in enumerate(arguments.sequence(meshes, "meshes"))]
+        found = as_meshes(meshes, "meshes")
+        if not found:
+            raise InputError("meshes holds no shape; give one or more")
         if names is None and all(mesh.name for mesh in found):
             names = [mesh.name for mesh in found]
         names = arguments.names(names, len(found))

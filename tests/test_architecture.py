@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import jonet
+
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "jonet.version",
@@ -17,6 +19,7 @@ ORDER = [
     "jonet.settings",
     "jonet.parser",
     "jonet.parallel",
+    "jonet.device_memory",
     "jonet.geometry",
     "jonet.rendering",
     "jonet.data",
@@ -118,6 +121,12 @@ def test_init_files_define_nothing():
             nodes = [n for n in ast.parse(path.read_text()).body if not isinstance(n, ast.Import | ast.ImportFrom)]
             named = [n for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)]
             assert not named, f"{path} defines {named[0].name}"
+
+
+def test_type_checkers_see_the_public_names():
+    block = next(node for node in ast.parse(Path(jonet.__file__).read_text()).body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert seen == jonet._MODULES and sorted(seen) == jonet.__all__
 
 
 def test_no_file_is_named_utils():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jonet.device_memory import Pieces
 from jonet.errors import InputError
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.field import TILE, Field, bucket, evaluate_tiles, fold
@@ -124,7 +125,7 @@ def test_a_tile_knows_nothing_of_the_others(network, compilations):
 
 
 def test_lists_longer_than_a_dispatch(monkeypatch):
-    monkeypatch.setattr("jonet.networks.field.DISPATCH", 4)
+    monkeypatch.setattr("jonet.networks.field.DISPATCH", Pieces("tiles", 4, 1))
     fields = Field.stack([sphere(0.3), sphere(0.6)])
     blocks, owner = cloud(11, TILE), np.arange(11) % 2
     wanted = np.stack([distance(b, (0.3, 0.6)[i]) for b, i in zip(blocks, owner, strict=True)])

@@ -16,7 +16,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from jonet.bulk.manifest import FAILED, Row
-from jonet.errors import JonetError
+from jonet.errors import JonetError, out_of_device_memory
 
 READERS, WRITERS = 4, 2  # threads
 
@@ -176,7 +176,7 @@ def reason(error: Exception) -> str:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that the host or a device ran out of memory."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, MemoryError) or bool(out_of_device_memory(error))
 
 
 def _timed(do: Callable, *arguments):

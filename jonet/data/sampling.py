@@ -94,7 +94,7 @@ class Solid:
         `winding`: also open meshes, where inside is an estimate by generalized winding numbers;
         `views`: DeepSDF's program: the visible shell is the surface, and a point is inside if it is behind the tangent
             planes of all its `VOTERS` nearest shell points; the mesh must be in a normalized frame.
-    walls: the boundary surface (`geometry/boundary.py`), to which distances and surface points refer.
+    boundary_surface: it (`geometry/boundary.py`), to which distances and surface points refer.
     Raises MeshError if an open mesh is used with `exact`, or if nothing is enclosed.
     """
 
@@ -190,7 +190,7 @@ def inside(mesh: Mesh | Solid, points, method: str = "exact") -> np.ndarray:
 def surface(mesh: Mesh, count: int, rng: np.random.Generator, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
     """Points uniform by area on the faces, and their face normals: [count, 3] of `dtype`, [count, 3] float32.
 
-    All faces are sampled; for the boundary of the solid only, pass `Solid(mesh).walls`.  dtype: float64 for meshes in
+    All faces are sampled; for the boundary of the solid only, pass `Solid(mesh).boundary_surface`.  dtype: float64 for meshes in
     input units, which may be so far from the origin that float32 is too coarse.
     """
     a, b, c = np.moveaxis(mesh.corners, 1, 0)

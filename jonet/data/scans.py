@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from jonet.checks import whole
 from jonet.data import sources
 from jonet.data.sampling import RECIPES, Recipe, Solid
-from jonet.errors import FormatError, MeshError
+from jonet.errors import FormatError, InputError, MeshError, shown
 from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, voxels
-from jonet.geometry.mesh import Mesh, Similarity, check, frame_of, normalize
+from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
 from jonet.rendering import network_views
 from jonet.storage import search
 
@@ -154,3 +156,24 @@ def sampled(
         points, normals = (shape.rows[f"surface_{name}"][0] for name in ("points", "normals"))
         return Observed(source.name, shape.similarity, points=points, normals=normals)
     return Observed(source.name, shape.similarity, samples=np.concatenate(shape.rows["sdf"]))
+
+
+def sample_sdf(mesh, count: int = 20_000, *, near: float = 0.8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Points around a mesh and their signed distances, negative inside: points [N, 3], distances [N], both float64.
+
+    mesh: of jonet, trimesh, or any with `vertices` and `faces`; both results are in its units.  Sampled as DeepSDF's
+    training data (Park et al. 2019, section 5): the fraction `near` close to the surface, the others uniform in the
+    cube around the bounding sphere.  N is `count`, or less where votes for the sign of a point do not agree.  The
+    method that tells inside from outside is that of the mesh's diagnosis (`geometry.diagnosis`).
+    Raises InputError for a wrong argument, MeshError for a mesh without an inside.
+    """
+    mesh = as_mesh(mesh)
+    count, seed = whole(count, "count", 2), whole(seed, "seed", 0)
+    if isinstance(near, bool) or not isinstance(near, numbers.Real) or not 0 <= near <= 1:
+        raise InputError(f"near is {shown(near)}, but must be a fraction from 0 to 1")
+    pairs = int(near * count) // 2  # each surface point gives two samples
+    recipe = Recipe(near=2 * pairs, uniform=count - 2 * pairs, surface=0)
+    name = mesh.name or "mesh"
+    found = sampled(sources.InMemory(name, mesh=mesh), "samples", "sphere", recipe, seed)
+    samples = np.random.default_rng(seed).permutation(found.samples.astype(np.float64))
+    return found.similarity.inverse()(samples[:, :3]), samples[:, 3] / found.similarity.scale

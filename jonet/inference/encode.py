@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jonet import parallel
+from jonet import device_memory, parallel
 from jonet.checks import check_array
 from jonet.errors import ConfigError, InputError
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import bucket
 
-TOGETHER = 64  # most shapes per device in one dispatch
+TOGETHER = device_memory.Pieces("shapes", 64, 16)  # per device in one dispatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +72,24 @@ def thinned(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([whole, rows[rng.permutation(len(rows))[: count - len(whole)]]])
 
 
+@device_memory.reporting("encoding inputs", "encode smaller inputs, or fewer shapes per call (bulk jobs: --batch)")
 def encode(network: BoundNetwork, inputs: np.ndarray, kind: str) -> np.ndarray:
     """Codes [B, Z + C] of B shapes from their inputs [B, …]: c of the encoder, and z the mean of its distribution.
 
     For samples [B, N, 4], z is inferred by the VAE's latent encoder; for other inputs it is the mean of the prior, 0.
     """
-    devices, codes = parallel.count(), []
-    step = TOGETHER * devices
-    for start in range(0, len(inputs), step):
-        piece = inputs[start : start + step]
-        size = devices * min(TOGETHER, bucket(-(-len(piece) // devices)))
+    devices = parallel.count()
+
+    def dispatch(some: slice):
+        piece = inputs[some]
+        size = devices * bucket(-(-len(piece) // devices))
         padded = np.concatenate([piece, np.repeat(piece[:1], size - len(piece), 0)])  # to few different sizes
-        found = _program(kind)(network, parallel.split(padded))
-        codes.append(parallel.host(found)[: len(piece)])
-    return np.concatenate(codes)
+        return _program(kind)(network, parallel.split(padded))
+
+    def collect(some: slice, found) -> np.ndarray:
+        return parallel.host(found)[: some.stop - some.start]
+
+    return np.concatenate(TOGETHER.map(dispatch, len(inputs), collect))
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jonet import parallel
+from jonet import device_memory, parallel
 from jonet.checks import check_array, whole
 from jonet.errors import InputError
 
 TILE = 128  # points of one shape that are evaluated together; few, since the last tile of a shape is partly padding
-DISPATCH = 8192  # most tiles per device and dispatch: 2²⁰ points
 PLANES = 2**20  # points of a grid that are evaluated at once
 UNITS = 4096  # tiles at once × units of a layer: this many keep their activations in a CPU's cache (2 MB)
 LEAST = 128  # least capacity of a dispatch in tiles; with DISPATCH it leaves four programs: 128, 512, 2048, 8192
+# Most tiles per device and dispatch: 2²⁰ points; once memory ran out as many as an accelerator halves (`_group`).
+DISPATCH = device_memory.Pieces("tiles", 8192, 512)
 
 
 class Grid(NamedTuple):
@@ -129,6 +130,7 @@ class Field:
     def _level(self, values):
         return self.per_shape["level"][:, None] if values.ndim == 2 else self.per_shape["level"]
 
+    @device_memory.reporting("evaluating fields", "evaluate fewer shapes at once, or free memory of the device")
     def _evaluate(self, points, gradient):
         shape = (len(self), None, 3) if self.batched else (None, 3)
         points = check_array(points, "points", shape)
@@ -181,30 +183,28 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
     devices = parallel.count()
     values = np.empty(points.shape[:2], np.float32)
     gradients = np.empty(points.shape, np.float32) if gradient else None
-    pending = []
 
-    def collect():
-        (start, stop, each), out = pending.pop(0)
-        for result, target in zip(parallel.host(out), (values, gradients), strict=False):
-            target[start:stop] = result[:, :each].reshape(-1, *target.shape[1:])[: stop - start]
+    def per_device(piece: slice) -> int:  # the last device may hold fewer
+        return -(-(piece.stop - piece.start) // devices)
 
-    for start in range(0, len(points), DISPATCH * devices):
-        stop = min(start + DISPATCH * devices, len(points))
-        each = -(-(stop - start) // devices)  # tiles per device; the last one may hold fewer
+    def dispatch(piece: slice):
+        each = per_device(piece)
         capacity = bucket(each, LEAST)
-        piece = np.zeros((devices, capacity, TILE, 3), np.float32)
+        tiles = np.zeros((devices, capacity, TILE, 3), np.float32)
         owner = np.zeros((devices, capacity), np.int32)
         for device in range(devices):
-            first = min(start + device * each, stop)
-            size = min(each, stop - first)
-            piece[device, :size] = points[first : first + size]
+            first = min(piece.start + device * each, piece.stop)
+            size = min(each, piece.stop - first)
+            tiles[device, :size] = points[first : first + size]
             owner[device, :size] = shape[first : first + size]
-        out = _evaluate[gradient](fields, owner, piece, np.int32(each))
-        pending.append(((start, stop, each), out))
-        if len(pending) > 1:  # a dispatch runs while the results of the one before are fetched
-            collect()
-    while pending:
-        collect()
+        return _evaluate[gradient](fields, owner, tiles, np.int32(each))
+
+    def collect(piece: slice, out) -> None:
+        for result, target in zip(parallel.host(out), (values, gradients), strict=False):
+            rows = result[:, : per_device(piece)].reshape(-1, *target.shape[1:])
+            target[piece] = rows[: piece.stop - piece.start]
+
+    DISPATCH.map(dispatch, len(points), collect)
     return values, gradients
 
 

@@ -13,12 +13,12 @@ from types import ModuleType
 import jax
 
 from jonet import config as configs
+from jonet import device_memory, parallel
 from jonet import model as models
-from jonet import parallel
 from jonet.data import store as stores
 from jonet.data.families import FAMILIES
 from jonet.data.store import Store
-from jonet.errors import ConfigError, shown
+from jonet.errors import ConfigError, out_of_device_memory, shown
 from jonet.model import Model
 from jonet.model_folder import check_replaceable
 from jonet.run import state
@@ -174,7 +174,7 @@ def train_network(run: RunState, store: Store) -> Model:
         check_replaceable(folder)
 
     def work():
-        trained = _trained(run, store, configs.digest(run.key("train"), inputs))
+        trained = _trained_in_memory(run, store, configs.digest(run.key("train"), inputs))
         if parallel.is_main():
             trained.save(folder)
         parallel.from_main(None)  # a barrier: the others wait until the model is written
@@ -201,6 +201,41 @@ def _model_files(run: RunState) -> dict[Path, dict]:
     return state.stamps(sorted((run.folder / "model").iterdir()))
 
 
+def _trained_in_memory(run: RunState, store: Store, identity: str) -> Model:
+    """`_trained`; if memory runs out, micro-batches that the program chose are halved once, with a warning.
+
+    Then training goes on from its last checkpoint, or begins again.  Raises DeviceMemoryError if that does not help.
+    """
+    with device_memory.reporting("training", _remedy(run.config)):
+        try:
+            return _trained(run, store, identity)
+        except RuntimeError as error:
+            if parallel.is_multiprocess() or not out_of_device_memory(error) or not _halve(run):
+                raise
+        return _trained(run, store, identity)  # out here, since the error holds the arrays of the first attempt
+
+
+def _halve(run: RunState) -> bool:
+    """Halves the micro-batches that the program chose; False if the task has none, or an option gives their size."""
+    config = run.config
+    if "micro_batch" not in run.autotuned:
+        return False
+    before = run.autotuned["micro_batch"] or config.batch_shapes * config.batch_points // parallel.count()
+    run.keep_autotuned({"micro_batch": before // 2})
+    warnings.warn(
+        f"a device ran out of memory for micro-batches of {before} points; continuing with {before // 2}", stacklevel=5
+    )
+    return True
+
+
+def _remedy(config) -> str:
+    """Which of a task's options lower the memory of training."""
+    lower = " or ".join(name for name in ("batch_shapes", "batch_points") if hasattr(config, name))
+    others = ["a small learning.micro_batch"] * hasattr(getattr(config, "learning", None), "micro_batch")
+    others += ["place=streamed"] * hasattr(config, "place")
+    return f"lower {lower}" + f", or set {' or '.join(others)}" * bool(others)
+
+
 def _trained(run: RunState, store: Store, identity: str) -> Model:
     """Trains a run's model.  identity: digest of options and inputs; checkpoints of another one are refused."""
     config = run.config
@@ -217,6 +252,7 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
         return loop.start(training_setup.shared, training_setup.per_shape, training_setup.batch_stats)
 
     autotuned = training_setup.autotuned
+    run.keep_autotuned(autotuned)  # before the first step, for which memory may run out
     if "steps" not in autotuned:
         minutes = getattr(config, "minutes", 0)
         autotuned["steps"] = planned_steps(loop, start(), minutes) if minutes else training_setup.steps

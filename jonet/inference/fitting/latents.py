@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jonet import parallel
+from jonet import device_memory
 from jonet.checks import check_array
 from jonet.errors import InputError
 from jonet.inference.fitting import methods
@@ -24,7 +24,8 @@ from jonet.inference.fitting.prior import Prior
 from jonet.networks.bound import BoundNetwork
 from jonet.settings.fitting import FitConfig
 
-TOGETHER = 256  # shapes per device that are solved in one batch
+TOGETHER = device_memory.Pieces("shapes", 256, 16)  # per device, that are solved in one batch
+FEWER = "give fewer shapes per call (bulk jobs: --batch), or lower the points of the fitting method (or rows of Adam)"
 GUESSES = 63  # codes drawn from the prior as starts if no training codes are given
 
 
@@ -38,6 +39,7 @@ class Fit(NamedTuple):
     out_of_distribution: np.ndarray  # [B] bool: code or residual beyond the 99th percentile of the training codes
 
 
+@device_memory.reporting("fitting codes", FEWER)
 def fit(
     network: BoundNetwork,
     shapes: list[Observations],
@@ -55,13 +57,14 @@ def fit(
     Raises InputError for a network without codes or of occupancies.
     """
     prior, starts = prior_and_starts(network, prior, starts, config)
-    index, results = numbers(index, len(shapes)), []
+    index = numbers(index, len(shapes))
     limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
     limit = limits.get(config.method)
     tries = min(config.starts, len(starts)) if config.method == "gauss_newton" else 1
     with jax.default_matmul_precision("highest"):
         network, penalty = network.replicated(), methods.penalty(prior, config.prior)
-        for some in pieces(len(shapes)):
+
+        def solve(some: slice):
             each = zip(shapes[some], index[some].tolist(), strict=True)
             packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in each]
             observed = methods.sharded(packed)
@@ -75,7 +78,9 @@ def fit(
                     )
                 case "lbfgs":
                     codes, converged = methods.lbfgs(network, observed, best[:, 0], penalty, config.lbfgs)
-            results.append((codes, *methods.fit_quality(network, observed, codes, config.clamp), converged))
+            return codes, *methods.fit_quality(network, observed, codes, config.clamp), converged
+
+        results = TOGETHER.map(solve, len(shapes))
     return joined(results, prior)
 
 
@@ -102,12 +107,6 @@ def prior_and_starts(network: BoundNetwork, prior: Prior | None, starts, config:
     return prior, starts
 
 
-def pieces(size: int) -> list[slice]:
-    """Slices of a list of shapes, each of which is solved in one batch."""
-    together = TOGETHER * parallel.count()
-    return [slice(first, first + together) for first in range(0, size, together)]
-
-
 def joined(results, prior: Prior) -> Fit:
     """The Fit of batches, each (codes, residual, inlier fraction, converged)."""
     codes, residual, inlier_fraction, converged = (np.concatenate(column) for column in zip(*results, strict=True))
@@ -116,14 +115,18 @@ def joined(results, prior: Prior) -> Fit:
     return Fit(codes, residual, inlier_fraction, converged, out_of_distribution)
 
 
+@device_memory.reporting("measuring the errors of codes", "give fewer shapes per call, or fewer samples")
 def errors(network: BoundNetwork, codes, samples, config: FitConfig = FitConfig()) -> tuple[np.ndarray, np.ndarray]:
     """Fit quality of codes [B, L] for samples ([B, N, 4] or a list): mean clamped error [B], inlier fraction [B]."""
     shapes = observe(ObservedArrays.checked(samples))
     codes = check_array(codes, "codes", (len(shapes), network.latent_size))
     with jax.default_matmul_precision("highest"):
-        network, results = network.replicated(), []
-        for some in pieces(len(shapes)):
+        network = network.replicated()
+
+        def quality(some: slice):
             packed = [pack(rows, config.clamp, None, config.seed, 0) for rows in shapes[some]]
-            results.append(methods.fit_quality(network, methods.sharded(packed), codes[some], config.clamp))
+            return methods.fit_quality(network, methods.sharded(packed), codes[some], config.clamp)
+
+        results = TOGETHER.map(quality, len(shapes))
     residual, inlier_fraction = (np.concatenate(column) for column in zip(*results, strict=True))
     return residual, inlier_fraction

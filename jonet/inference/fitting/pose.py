@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jonet import device_memory
 from jonet.errors import InputError
 from jonet.geometry.mesh import Similarity
 from jonet.inference.fitting import methods
 from jonet.inference.fitting.gauss_newton import Objective
 from jonet.inference.fitting.jacobian import along_code
-from jonet.inference.fitting.latents import Fit, joined, pieces, prior_and_starts
+from jonet.inference.fitting.latents import FEWER, TOGETHER, Fit, joined, prior_and_starts
 from jonet.inference.fitting.observations import (
     HIGH,
     LOW,
@@ -58,6 +59,7 @@ class Pose(NamedTuple):
     log_scale: Any  # ln s []
 
 
+@device_memory.reporting("fitting codes and poses", f"{FEWER}, or tries")
 def fit_pose(
     network: BoundNetwork,
     given: ObservedArrays,
@@ -79,14 +81,12 @@ def fit_pose(
     limit = whole_blocks(max(fitting.gauss_newton.points))
     rows = observe(given.transformed(balls), fitting, index)
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
-    results, transforms = [], []
     with jax.default_matmul_precision("highest"):
         network = network.replicated()
-        for some in pieces(len(packed)):
-            *result, found = _solve(network, packed[some], prior, starts, config)
-            results.append(result)
-            transforms += [transform @ ball for transform, ball in zip(found, balls[some], strict=True)]
-    return PoseFit(joined(results, prior), tuple(transforms))
+        results = TOGETHER.map(lambda some: _solve(network, packed[some], prior, starts, config), len(packed))
+    found = [transform for *_, transforms in results for transform in transforms]
+    transforms = [transform @ ball for transform, ball in zip(found, balls, strict=True)]
+    return PoseFit(joined([result for *result, _ in results], prior), tuple(transforms))
 
 
 def _solve(network: BoundNetwork, packed, prior: Prior, starts, config: PoseConfig):

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from jonet import parallel
+from jonet import device_memory, parallel
 from jonet.checks import check_array
 from jonet.errors import InputError
 from jonet.geometry.mesh import Mesh
@@ -26,6 +26,9 @@ WORKERS = 2  # batches at a time: one searches cells on the host while the other
 METHODS = ("sparse", "dense", "mise")
 
 
+@device_memory.reporting(
+    "extracting surfaces", "lower the resolution, or extract fewer shapes per call (bulk jobs: --batch)"
+)
 def extract(
     fields: Field,
     resolution: int = 128,
