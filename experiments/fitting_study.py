@@ -19,6 +19,7 @@ from experiments import study
 from experiments.bench.fitting import divided
 from jonet.data import store as stores
 from jonet.inference.fitting import latents
+from jonet.inference.fitting.observations import ObservedArrays, observe
 from jonet.settings.fitting import LBFGS, Adam, FitConfig, GaussNewton
 from jonet.tasks.unseen import unseen
 
@@ -69,9 +70,8 @@ def measure(model, given, held, config: FitConfig, repeats: int) -> dict:
 
     def fit(shapes, index=None):
         first = None if index is None else np.arange(index, index + len(shapes))
-        return latents.fit(
-            model.network, model.shared, model.batch_stats, shapes, config=config, index=first, **training
-        )
+        observed = observe(ObservedArrays.checked(shapes), config, first)
+        return latents.fit(model.network, observed, first, config=config, **training)
 
     if config.method == "gauss_newton":
         fit(given)
@@ -85,7 +85,7 @@ def measure(model, given, held, config: FitConfig, repeats: int) -> dict:
         begun = time.process_time()
         codes = np.concatenate([fit(given[i : i + 4], i).values for i in range(0, len(given), 4)])
         times = [time.process_time() - begun]
-    losses, _ = latents.errors(model.network, model.shared, model.batch_stats, codes, held, config)
+    losses, _ = latents.errors(model.network, codes, held, config)
     return {"seconds": min(times) / len(given), "losses": [float(loss) for loss in losses]}
 
 

@@ -15,6 +15,7 @@ _MODULES = {
     "load": "jonet.model",
     "fit": "jonet.model",
     "fit_pose": "jonet.model",
+    "complete": "jonet.model",
     "encode": "jonet.model",
     "field": "jonet.model",
     "extract": "jonet.model",
@@ -25,11 +26,13 @@ _MODULES = {
     "evaluate": "jonet.evaluation.metrics",
     "make_grid": "jonet.inference.surfaces.grid",
     "Field": "jonet.networks.field",
+    "InputField": "jonet.networks.input_field",
     "Mesh": "jonet.geometry.mesh",
     "Similarity": "jonet.geometry.mesh",
     "read": "jonet.geometry.mesh_files",
     "write": "jonet.geometry.mesh_files",
     "Store": "jonet.data.store",
+    "sample_sdf": "jonet.data.scans",
     "JonetError": "jonet.errors",
 }
 
@@ -37,6 +40,7 @@ __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:  # the same names for type checkers and editors, which import nothing; a test compares both
     from jonet.codes import Codes as Codes
+    from jonet.data.scans import sample_sdf as sample_sdf
     from jonet.data.store import Store as Store
     from jonet.errors import JonetError as JonetError
     from jonet.evaluation.metrics import evaluate as evaluate
@@ -46,6 +50,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which import 
     from jonet.geometry.mesh_files import write as write
     from jonet.inference.surfaces.grid import make_grid as make_grid
     from jonet.model import Model as Model
+    from jonet.model import complete as complete
     from jonet.model import encode as encode
     from jonet.model import extract as extract
     from jonet.model import field as field
@@ -57,6 +62,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which import 
     from jonet.model import reconstruct as reconstruct
     from jonet.model import sample as sample
     from jonet.networks.field import Field as Field
+    from jonet.networks.input_field import InputField as InputField
     from jonet.run.train import train as train
 else:
 

@@ -34,14 +34,13 @@ class Balls:
     inputs = Inputs("points", 200)
     fitting = FitConfig()
     surfaces = Surfaces(resolution=8)
-    batch_stats = ()
 
     def __post_init__(self):
         self.seen: list[int] = []
 
     @property
-    def shared(self):
-        return np.float32(self.scale)
+    def digest(self):
+        return f"balls {self.scale}"
 
     def encode(self, *, points, names):
         """Twice the mean distance of points from the origin, on the devices of this process."""

@@ -31,7 +31,9 @@ from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting import latents
+from jonet.inference.fitting.observations import ObservedArrays, observe
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.settings.fitting import FitConfig, GaussNewton
 from jonet.training import autodecoder
@@ -299,15 +301,17 @@ def test_fitted_codes_are_those_of_the_plain_call(inputs, tmp_path):
     network = DeepSDFDecoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
     shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centered")
     fitting = FitConfig(starts=1, gauss_newton=GaussNewton((1024,), (0.01,), (1,), 1))
-    trained = Model("deepsdf", network, shared, {}, "sphere", Codes(np.asarray(codes), tuple("abc")), fitting=fitting)
+    trained = Model(
+        "deepsdf", BoundNetwork(network, shared), "sphere", Codes(np.asarray(codes), tuple("abc")), fitting=fitting
+    )
     np.save(inputs / "plane.npy", np.pad(np.random.default_rng(0).uniform(0, 1, (50, 2)), ((0, 0), (0, 1))))
     bulk.fit(trained, inputs, tmp_path / "codes.npz", Settings(batch=2))
     found = Codes.load(tmp_path / "codes.npz")
     assert "enclose nothing" in table(tmp_path / "codes")["plane.npy"]["status"] and len(found) == 11
     one = scans.read(inputs / "ball_07.npy")
-    alone = latents.fit(
-        network, shared, {}, points=[one.points], index=[zlib.crc32(b"ball_07") >> 1], config=fitting, starts=codes
-    )
+    index = [zlib.crc32(b"ball_07") >> 1]
+    shapes = observe(ObservedArrays.checked(points=[one.points]), fitting, index)
+    alone = latents.fit(trained.network, shapes, index, config=fitting, starts=codes)
     np.testing.assert_allclose(found["ball_07"].values, alone.values, rtol=1e-5)
     np.testing.assert_allclose(found["ball_07"].residual, alone.residual, rtol=1e-5)
     assert np.ptp(found.values[:, 0]) > 0

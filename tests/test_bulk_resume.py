@@ -18,7 +18,6 @@ from jonet.codes import Codes
 from jonet.errors import BusyError, ConfigError, InputError
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Similarity
-from jonet.model_folder import network_digest
 from jonet.storage import identity
 
 pytestmark = pytest.mark.unoptimized
@@ -107,7 +106,7 @@ def test_joined_codes_are_those_of_the_inputs_and_name_their_network(inputs, tmp
     bulk.fit(Balls(), inputs, tmp_path / "codes.npz", BATCH)
     codes = Codes.load(tmp_path / "codes.npz")
     assert sizes(tmp_path / "codes.npz")["ball_01"] == pytest.approx(7, abs=0.01)
-    assert codes.network == network_digest(Balls())
+    assert codes.network == Balls().digest
     assert Codes.load(tmp_path / "codes" / "shapes" / "ball_01.npz").network == codes.network
 
 

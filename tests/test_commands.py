@@ -24,6 +24,7 @@ from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.published import folders
 from jonet.training import autodecoder
@@ -47,7 +48,7 @@ def small():
     network = DeepSDFDecoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
     shared, codes = autodecoder.initial(network, 3, jax.random.key(1), start="centered")
     codes = np.asarray(codes)
-    return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, tuple("abc")), Prior.of(codes))
+    return Model("deepsdf", BoundNetwork(network, shared), "sphere", Codes(codes, tuple("abc")), Prior.of(codes))
 
 
 @pytest.fixture

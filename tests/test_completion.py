@@ -23,7 +23,7 @@ from jonet.geometry.mesh import Mesh, Similarity
 from jonet.geometry.rays import Camera
 from jonet.model import Model
 from jonet.networks import occupancy
-from jonet.networks.field import fold
+from jonet.networks.bound import BoundNetwork
 from jonet.settings.fitting import LBFGS, Adam, PoseConfig
 from jonet.settings.surfaces import Surfaces
 from jonet.tasks import deepsdf_completion as task
@@ -37,7 +37,7 @@ def chairs():
     """A network of chairs, as a model, with surface points and normals of four that it never saw."""
     found = load_chairs()
     codes = Codes(found.codes, tuple(f"chair {i}" for i in range(len(found.codes))))
-    parts = "deepsdf", found.network, found.shared, {}, "sphere", codes, found.prior, QUICK
+    parts = "deepsdf", found.network, "sphere", codes, found.prior, QUICK
     model = Model(*parts, Surfaces(resolution=48))
     return model, found.points.astype(np.float64), found.normals
 
@@ -117,7 +117,7 @@ def test_a_space_without_codes_and_shapes_of_the_same_names(completed, tmp_path)
 
 def test_a_model_of_another_kind_is_refused_before_any_work(tmp_path, capsys):
     network = occupancy.Classifier(occupancy.ClassifierSpecs(dims=(4, 4)))
-    Model("classifier", network, {}, {}, "cube").save(tmp_path / "model")
+    Model("classifier", BoundNetwork(network, {}), "cube").save(tmp_path / "model")
     for name in ("deepsdf_completion", "purify"):
         folder = tmp_path / name
         assert program.run([f"--task={name}", "--model", str(tmp_path / "model"), "--workdir", str(folder)]) == 1
@@ -256,7 +256,7 @@ def test_a_whole_cloud_in_input_units(chairs, oriented):
     own = model.fit(points=[transform(p) for p in points], frame=frame, **given)
     plain = model.fit(points=list(points), **given)
     np.testing.assert_allclose(own.residual, plain.residual, rtol=0.1, atol=2e-4)
-    field = fold(model.network, model.shared, {}, own.values)
+    field = model.network.fields(own.values)
     far = np.broadcast_to(np.float32([[0.95, 0.95, 0.95], [-0.95, 0.9, 0.95]]), (len(points), 2, 3))
     assert (np.asarray(field(far)) > 0.05).all()
     step = 0.03 * normals

@@ -284,7 +284,8 @@ for other in results[1:]:
 codes = []
 for devices in (1, 2, 4):
     with parallel.use(devices):
-        codes.append(encode.encode(network, shared, batch_stats, batch.inputs[:5], "points"))  # 2 and 4 do not divide 5
+        bound = BoundNetwork(network, shared, batch_stats)
+        codes.append(encode.encode(bound, batch.inputs[:5], "points"))  # 2 and 4 do not divide 5
 for other in codes[1:]:
     np.testing.assert_allclose(other, codes[0], rtol=0, atol=1e-12)
 assert codes[0].shape == (5, specs.latent_size) and np.ptp(codes[0], axis=0).max() > 0

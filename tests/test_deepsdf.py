@@ -15,8 +15,8 @@ from miniature import once
 
 from jonet import parallel
 from jonet.errors import ConfigError
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
-from jonet.networks.field import fold
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
 from jonet.training.loop import State, train_step
@@ -65,7 +65,7 @@ def outputs(decoder):
     """(shared, codes, points) → distances by the network, by its fold, and the fold's gradients by the point."""
 
     def values(shared, codes, points):
-        field = fold(decoder, shared, {}, codes)
+        field = BoundNetwork(decoder, shared).fields(codes)
         slopes = jax.vmap(lambda one, points: jax.grad(lambda p: one.at(p).sum())(points), (field.axes, 0))
         folded = jax.vmap(lambda one, points: one.at(points), (field.axes, 0))
         return decoder.apply(shared, codes, points), folded(field, points), slopes(field, points)

@@ -9,6 +9,7 @@ from jonet.geometry.mesh import Similarity
 from jonet.inference import encode
 from jonet.inference.encode import Inputs
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.training import conditional
 
@@ -18,7 +19,7 @@ def variational():
     """A network with a latent encoder, and samples of a ball."""
     network = OccupancyNetwork(Specs(decoder="simple", encoder="null", c_dim=0, z_dim=4, hidden_size=16))
     shared, _, batch_stats = jax.device_get(conditional.initial(network, 1, jax.random.key(0)))
-    model = Model("occupancy", network, shared, batch_stats, "cube", inputs=Inputs("samples", 64))
+    model = Model("occupancy", BoundNetwork(network, shared, batch_stats), "cube", inputs=Inputs("samples", 64))
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 3))
     return model, np.column_stack([points, np.linalg.norm(points, axis=1) < 0.4])
 

@@ -17,6 +17,7 @@ from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.run import train
 from jonet.settings.fitting import FitConfig, PoseConfig
@@ -85,8 +86,8 @@ def before_work(monkeypatch):
         (models.pose, "fit_pose"),
         (models.encoding, "encode"),
         (models.extraction, "extract"),
-        (models.fields_, "fold"),
-        (models.outliers, "inlier_mask"),
+        (models.BoundNetwork, "fields"),
+        (models.purification, "without_outliers"),
         (train.state, "opened"),
     ):
         monkeypatch.setattr(module, name, begun)
@@ -95,7 +96,7 @@ def before_work(monkeypatch):
 def decoder() -> Model:
     network = DeepSDFDecoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
     shared, codes = jax.device_get(autodecoder.initial(network, 3, jax.random.key(0)))
-    return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, tuple("abc")), Prior.of(codes))
+    return Model("deepsdf", BoundNetwork(network, shared), "sphere", Codes(codes, tuple("abc")), Prior.of(codes))
 
 
 FITTED = decoder()

@@ -21,6 +21,7 @@ from jonet.inference import export
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
 from jonet.networks import occupancy
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.training import autodecoder
 
@@ -52,7 +53,9 @@ def model():
     shared, codes = autodecoder.initial(network, 5, jax.random.key(1), start="centered")
     codes = np.asarray(codes)
     transforms = tuple(Similarity(2.0, translation=[i, 0, 0]) for i in range(5))
-    return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, tuple("abcde"), transforms), Prior.of(codes))
+    return Model(
+        "deepsdf", BoundNetwork(network, shared), "sphere", Codes(codes, tuple("abcde"), transforms), Prior.of(codes)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +75,15 @@ def test_a_process_without_this_package_reads_the_same_values(model, logits, tmp
     }
     field = model.field(model.codes.values[2])
     export.write_field(tmp_path / "shape.npz", field)
-    export.write_network(tmp_path / "network.npz", model.network, model.shared, {}, arrays={})
-    export.write_network(tmp_path / "logits.npz", *logits, arrays={})
+    export.write_network(tmp_path / "network.npz", model.network, arrays={})
+    export.write_network(tmp_path / "logits.npz", BoundNetwork(*logits), arrays={})
     for name, arrays in given.items():
         np.savez(tmp_path / f"{name}_given.npz", **arrays)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", READER, tmp_path, *given]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    network, shared, batch_stats = logits
-    fields = Model("occupancy", network, shared, batch_stats, "cube").field(given["logits"]["codes"])
+    fields = Model("occupancy", BoundNetwork(*logits), "cube").field(given["logits"]["codes"])
     wanted = {
         "shape": field(given["shape"]["points"]),
         "network": model.field(given["network"]["codes"])(given["network"]["points"]),

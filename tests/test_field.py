@@ -10,8 +10,9 @@ import pytest
 
 from jonet.device_memory import Pieces
 from jonet.errors import InputError
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
-from jonet.networks.field import TILE, Field, bucket, evaluate_tiles, fold
+from jonet.networks.field import TILE, Field, bucket, evaluate_tiles
 from jonet.training import autodecoder
 
 RNG = np.random.default_rng(0)
@@ -95,7 +96,7 @@ def test_inside_is_the_same_question_to_both_kinds(sign, level):
 def test_a_fold_is_the_network(network):
     """Values and gradients of each shape; and what is folded per shape is small."""
     decoder, shared, codes = network
-    fields, points = fold(decoder, shared, {}, codes), cloud(5, 90)
+    fields, points = BoundNetwork(decoder, shared).fields(codes), cloud(5, 90)
     with jax.default_matmul_precision("highest"):
         values, gradients = fields.gradient(points)
         plain = functools.partial(decoder.apply, shared, codes)
@@ -108,7 +109,7 @@ def test_a_fold_is_the_network(network):
 def test_a_tile_knows_nothing_of_the_others(network, compilations):
     """The same bits whatever the list, its order or its length; and lists of one bucket are one program."""
     decoder, shared, codes = network
-    fields = fold(decoder, shared, {}, codes)
+    fields = BoundNetwork(decoder, shared).fields(codes)
     blocks, owner = cloud(19, TILE), RNG.integers(0, 5, 19).astype(np.int32)
     values, _ = evaluate_tiles(fields, owner, blocks)
     for k in range(0, 19, 6):

@@ -7,6 +7,7 @@ import pytest
 from test_latents import load_chairs
 
 from jonet.inference.fitting import gauss_newton, latents
+from jonet.inference.fitting.observations import ObservedArrays, observe
 from jonet.settings.fitting import Adam, FitConfig, GaussNewton
 
 
@@ -29,9 +30,10 @@ def test_codes_are_the_same_where_float64_is_the_default(method):
     chairs, newton = load_chairs(), GaussNewton(points=(1024,), huber_epsilon=(0.01,), phases=(3,))
     config = FitConfig(method=method, gauss_newton=newton, adam=Adam(steps=20, rows=512, start="best"))
     known = {"prior": chairs.prior, "starts": chairs.codes, "config": config}
-    plain = latents.fit(chairs.network, chairs.shared, {}, chairs.samples[:1, :1000], **known)
+    shapes = observe(ObservedArrays.checked(chairs.samples[:1, :1000]), config)
+    plain = latents.fit(chairs.network, shapes, **known)
     with jax.enable_x64(True):
-        found = latents.fit(chairs.network, chairs.shared, {}, chairs.samples[:1, :1000], **known)
+        found = latents.fit(chairs.network, shapes, **known)
     assert found.values.dtype == np.float32
     if method == "gauss_newton":  # Adam's rows are drawn by other bits
         np.testing.assert_allclose(found.values, plain.values, atol=2e-3)

@@ -16,6 +16,7 @@ from jonet.geometry import mesh_files
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.run import report_pages, train
 
@@ -34,7 +35,9 @@ def model():
     decoder["fc_p"]["kernel"] *= 20  # folds, holes and parts
     codes = Codes(np.float32(2 * np.random.default_rng(0).standard_normal((3, 4))), NAMES)
     prior = Prior.plain(specs.z_dim, 1.0)
-    made = Model("occupancy", network, shared, batch_stats, "cube", codes, prior, inputs=Inputs("samples", 64))
+    made = Model(
+        "occupancy", BoundNetwork(network, shared, batch_stats), "cube", codes, prior, inputs=Inputs("samples", 64)
+    )
     points = np.random.default_rng(1).uniform(-0.55, 0.55, (3, 500, 3)).astype(np.float32)
     fields = made.field(codes)
     decoder["fc_out"]["bias"] += np.median(fields.per_shape["level"]) - np.median(fields(points))

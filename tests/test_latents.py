@@ -21,7 +21,7 @@ from jonet.errors import ConfigError, InputError
 from jonet.inference.fitting import first_order, gauss_newton, latents, methods, observations, sharded_batch
 from jonet.inference.fitting.jacobian import along_code
 from jonet.inference.fitting.latents import Prior
-from jonet.inference.fitting.sharded_batch import BoundNetwork
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.field import Field
 from jonet.settings.fitting import LBFGS, Adam, FitConfig, GaussNewton, PoseConfig
@@ -46,9 +46,9 @@ def load_chairs():
             params.setdefault(layer, {})[kind] = arrays[name].astype(np.float32)
     samples, surface = arrays["samples"].astype(np.float32), arrays["surface"].astype(np.float32)
     trained = arrays["codes"].astype(np.float32)
+    specs = Specs(latent_size=16, dims=(64,) * 4, dropout=(), norm_layers=range(4), latent_in=(2,))
     return SimpleNamespace(
-        network=DeepSDFDecoder(Specs(latent_size=16, dims=(64,) * 4, dropout=(), norm_layers=range(4), latent_in=(2,))),
-        shared={"params": params},
+        network=BoundNetwork(DeepSDFDecoder(specs), {"params": params}),
         codes=trained,
         prior=Prior.of(trained),
         samples=samples[:, :3000],
@@ -63,14 +63,22 @@ def chairs():
     return load_chairs()
 
 
-def fit(chairs, *arguments, config=QUICK, **more):
-    more = {"prior": chairs.prior, "starts": chairs.codes, **more}
-    return latents.fit(chairs.network, chairs.shared, {}, *arguments, config=config, **more)
+def fit(chairs, *arrays, config=QUICK, index=None, prior=None, starts=None, **observed):
+    """Codes of arrays in the normalized frame, with what is known of the training codes."""
+    shapes = observations.observe(observations.ObservedArrays.checked(*arrays, **observed), config, index)
+    known = {"prior": chairs.prior if prior is None else prior, "starts": chairs.codes if starts is None else starts}
+    return latents.fit(chairs.network, shapes, index, config=config, **known)
+
+
+def of_samples(*arrays):
+    return observations.observe(observations.ObservedArrays.checked(*arrays))
 
 
 def held_out(chairs, values) -> np.ndarray:
     """Clamped L1 on samples that no fit has seen, from the plain network, per shape."""
-    predicted = chairs.network.apply(chairs.shared, jnp.asarray(values), jnp.asarray(chairs.held_out[..., :3]))
+    predicted = chairs.network.module.apply(
+        chairs.network.shared, jnp.asarray(values), jnp.asarray(chairs.held_out[..., :3])
+    )
     return np.abs(np.clip(predicted, -0.1, 0.1) - np.clip(chairs.held_out[..., 3], -0.1, 0.1)).mean(axis=1)
 
 
@@ -230,7 +238,9 @@ def test_a_hidden_code_is_found_again():
         shared = {"params": below(dict(file), "param/")}
     samples = np.concatenate([record["pos"], record["neg"]])
     starts = record["hidden_code"] + 0.1 * np.random.default_rng(0).normal(size=(8, 16))
-    found = latents.fit(network, shared, {}, [samples], starts=starts, config=dataclasses.replace(QUICK, prior=0))
+    found = latents.fit(
+        BoundNetwork(network, shared), of_samples([samples]), starts=starts, config=dataclasses.replace(QUICK, prior=0)
+    )
     np.testing.assert_allclose(found.values, record["hidden_code"], atol=1e-3)
     assert found.residual[0] < 1e-4 and found.inlier_fraction[0] == 1 and found.converged[0]
 
@@ -255,7 +265,8 @@ def test_any_network_that_folds_can_be_fitted():
     ground_truth = rng.uniform(-0.4, 0.4, (3, 3)).astype(np.float32)
     points = rng.uniform(-1, 1, (3, 1500, 3)).astype(np.float32)
     distances = [ellipsoid(None, {"axes": 0.5 * jnp.exp(z)}, p) for z, p in zip(ground_truth, points, strict=True)]
-    found = latents.fit(Ellipsoids(), jnp.asarray(0.5), {}, np.concatenate([points, np.array(distances)[..., None]], 2))
+    samples = np.concatenate([points, np.array(distances)[..., None]], 2)
+    found = latents.fit(BoundNetwork(Ellipsoids(), jnp.asarray(0.5)), of_samples(samples))
     np.testing.assert_allclose(found.values, ground_truth, atol=2e-3)
     assert found.converged.all() and (found.inlier_fraction > 0.99).all()
 
@@ -325,8 +336,8 @@ def test_the_program_is_lowered_for_accelerators(chairs, platform):
     state = job.scatter(gauss_newton.start(chairs.codes[:1], 1, 16, 0.1))
     order, count = np.zeros(job.capacity, np.int32), np.ones(1, np.int32)
     arguments = methods.penalty(chairs.prior, 1e-4), np.int32(1), np.float32(0.01), np.int32(2)
-    compiled = sharded_batch.program(methods._newton, chairs.network, None, len(arguments)).jitted()
-    lowered = compiled.trace(chairs.shared, {}, state, job.data, order, count, *arguments)
+    compiled = sharded_batch.program(methods._newton, None, len(arguments)).jitted()
+    lowered = compiled.trace(chairs.network, state, job.data, order, count, *arguments)
     assert "while" in lowered.lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -335,7 +346,9 @@ def test_the_program_is_lowered_for_accelerators(chairs, platform):
 
 def agreement(chairs, values) -> np.ndarray:
     """Per shape, the fraction of held-out samples near the surface whose sign is that of the ground truth."""
-    predicted = chairs.network.apply(chairs.shared, jnp.asarray(values), jnp.asarray(chairs.held_out[..., :3]))
+    predicted = chairs.network.module.apply(
+        chairs.network.shared, jnp.asarray(values), jnp.asarray(chairs.held_out[..., :3])
+    )
     ground_truth = chairs.held_out[..., 3]
     clear = np.abs(ground_truth) > 0.01
     return ((np.asarray(predicted) < 0) == (ground_truth < 0)).mean(axis=1, where=clear)
@@ -411,9 +424,11 @@ def test_padding_of_blocks_has_no_weight():
 
 def test_errors_are_those_of_the_plain_network(chairs):
     values = chairs.codes[:4]
-    predicted = chairs.network.apply(chairs.shared, jnp.asarray(values), jnp.asarray(chairs.samples[..., :3]))
+    predicted = chairs.network.module.apply(
+        chairs.network.shared, jnp.asarray(values), jnp.asarray(chairs.samples[..., :3])
+    )
     error = np.abs(np.clip(predicted, -0.1, 0.1) - np.clip(chairs.samples[..., 3], -0.1, 0.1))
-    residual, inlier_fraction = latents.errors(chairs.network, chairs.shared, {}, values, chairs.samples)
+    residual, inlier_fraction = latents.errors(chairs.network, values, chairs.samples)
     np.testing.assert_allclose(residual, error.mean(axis=1), rtol=1e-5)
     np.testing.assert_allclose(inlier_fraction, (error < 0.01).mean(axis=1), atol=1e-3)
 
@@ -447,7 +462,7 @@ def test_equal_codes_have_a_prior_too():
 
 
 def test_an_unlike_shape_is_out_of_distribution(chairs, fitted):
-    limit = np.percentile(latents.errors(chairs.network, chairs.shared, {}, fitted.values, chairs.samples)[0], 99)
+    limit = np.percentile(latents.errors(chairs.network, fitted.values, chairs.samples)[0], 99)
     prior = chairs.prior._replace(residual=2 * limit)
     points = np.random.default_rng(0).uniform(-1, 1, (3000, 3)).astype(np.float32)
     waves = 0.1 * np.sin(9 * points[:, 0]) * np.cos(7 * points[:, 1])  # the distance to no furniture
@@ -494,7 +509,7 @@ def test_what_cannot_be_fitted_is_refused(chairs, arguments, message):
 def test_networks_without_codes_are_refused(chairs):
     plain = DeepSDFDecoder(Specs(latent_size=0, dims=(8,), latent_in=()))
     with pytest.raises(InputError, match="latent_size is 0"):
-        latents.fit(plain, {}, {}, chairs.samples)
+        latents.fit(BoundNetwork(plain, {}), of_samples(chairs.samples))
 
 
 @pytest.mark.parametrize("config", [FitConfig(starts=2, adam=Adam(rows=16)), PoseConfig(rotations="any", tries=99)])

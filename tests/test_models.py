@@ -18,6 +18,7 @@ from jonet.errors import CheckpointError, ConfigError, InputError
 from jonet.inference import export
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
 from jonet.storage import atomic, identity
@@ -33,7 +34,7 @@ def small(seed: int) -> Model:
     network = DeepSDFDecoder(Specs(latent_size=2, dims=(8, 8), dropout=(), norm_layers=(), latent_in=()))
     shared, codes = jax.device_get(autodecoder.initial(network, 3, jax.random.key(seed)))
     names = tuple(f"{seed} {i}" for i in range(3))
-    return Model("deepsdf", network, shared, {}, "sphere", Codes(codes, names), Prior.of(codes))
+    return Model("deepsdf", BoundNetwork(network, shared), "sphere", Codes(codes, names), Prior.of(codes))
 
 
 @pytest.fixture(scope="module")
@@ -221,5 +222,5 @@ def test_a_model_is_one_line_in_print(models):
 def test_a_classifier_states_the_parameters_of_each_shape():
     network = Classifier(ClassifierSpecs())
     _, codes, _ = conditional.initial(network, 2, jax.random.key(0))
-    model = Model("classifier", network, {}, {}, "cube", Codes(codes, ("a", "b")))
+    model = Model("classifier", BoundNetwork(network, {}), "cube", Codes(codes, ("a", "b")))
     assert repr(model) == "Model(classifier, 2 training shapes, cube frame, 16,961 parameters per shape)"

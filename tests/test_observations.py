@@ -58,9 +58,8 @@ def test_a_few_points_amid_much_free_space_are_fitted_and_judged(chairs):
     free_space = np.random.default_rng(0).uniform(-1, 1, (1, 400_000, 3))
     free_space = free_space[:, np.abs(free_space[0]).max(1) > 0.9]
     known = {"prior": chairs.prior, "starts": chairs.codes, "config": QUICK}
-    found = latents.fit(
-        chairs.network, chairs.shared, {}, points=points, normals=normals, free_space=free_space, **known
-    )
+    given = observations.ObservedArrays.checked(points=points, normals=normals, free_space=free_space)
+    found = latents.fit(chairs.network, observations.observe(given, QUICK), **known)
     assert found.residual[0] < 0.02 and found.inlier_fraction[0] > 0.4
 
 
@@ -76,14 +75,14 @@ def test_a_few_points_amid_much_free_space_are_fitted_and_judged(chairs):
     ],
 )
 def test_what_belongs_to_points_is_as_many_as_they(chairs, frame, given, message):
-    model = Model("deepsdf", chairs.network, chairs.shared, {}, "sphere")
+    model = Model("deepsdf", chairs.network, "sphere")
     with pytest.raises(InputError, match=message):
         model.fit(points=[np.eye(3)], **given, frame=frame)
 
 
 def test_no_free_space_is_an_empty_list(chairs):
     nothing, none = (
-        observations.observe(None, [np.eye(3)], None, [free_space], None, offset=0.01, box=None, seed=0)[0][0]
+        observations.observe(observations.ObservedArrays.checked(points=[np.eye(3)], free_space=[free_space]))[0]
         for free_space in ([], np.zeros((0, 3)))
     )
     assert len(nothing.points) == 3 and not nothing.group.any() and len(none.points) == 3

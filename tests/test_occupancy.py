@@ -12,7 +12,7 @@ from onet_recorded import Recorded, close, drawn, each, find, quickly, reproduce
 
 from jonet import parallel
 from jonet.errors import ConfigError, FormatError
-from jonet.networks import field
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.encoders import ENCODERS
 from jonet.networks.layers import BatchReduction, Norm, ResidualBlock
 from jonet.networks.occupancy import ClassifierSpecs, OccupancyDecoder, OccupancyNetwork, Specs
@@ -133,7 +133,7 @@ def test_a_field_is_its_network(name):
     parameters, batch_stats = trees(recorded, like, "state")
     network = OccupancyNetwork(specs)
     codes = np.concatenate([inputs["z"], inputs["c"]], -1)
-    fields = field.fold(network, {"params": {"decoder": parameters}}, {"decoder": batch_stats}, codes)
+    fields = BoundNetwork(network, {"params": {"decoder": parameters}}, {"decoder": batch_stats}).fields(codes)
     with jax.default_matmul_precision("highest"):
         close(fields(inputs["p"]), recorded["eval/logits"], 2e-6, "logits")
         level = fields.per_shape["level"]

@@ -12,8 +12,9 @@ from test_latents import load_chairs
 from jonet.errors import ConfigError, InputError
 from jonet.geometry.mesh import Similarity
 from jonet.inference.fitting import methods, observations, pose
+from jonet.inference.fitting.observations import ObservedArrays
 from jonet.inference.fitting.pose import Pose, fit_pose
-from jonet.inference.fitting.sharded_batch import BoundNetwork
+from jonet.model import Model
 from jonet.settings.fitting import FitConfig, GaussNewton, PoseConfig
 
 
@@ -36,7 +37,7 @@ def test_the_exponential_is_the_rotation_by_a_vector(turn):
 
 def test_rows_of_the_jacobian_are_those_of_the_residual(chairs):
     """Against forward mode through a step, with distances below, at and beyond the clamp, and half-open intervals."""
-    net = BoundNetwork(chairs.network, chairs.shared, {})
+    net = chairs.network
     samples = chairs.samples[0, :200].copy()
     samples[:, 3] *= 2
     rows = observations.pack(observations.of_samples(samples), 0.1, None, 0, 0)
@@ -94,16 +95,8 @@ def test_scans_in_unknown_position_are_found_again(chairs):
         normals.append(chairs.normals[i] @ turn.T)
     newton = GaussNewton(points=(1024, 4096), huber_epsilon=(0.03, 0.003), phases=(8, 8), steps=3)
     config = PoseConfig(tries=12, keep=(3, 1), fitting=FitConfig(prior=1e-3, gauss_newton=newton))
-    found = fit_pose(
-        chairs.network,
-        chairs.shared,
-        {},
-        points,
-        normals=normals,
-        config=config,
-        prior=chairs.prior,
-        starts=chairs.codes,
-    )
+    given = ObservedArrays.checked(points=points, normals=normals)
+    found = fit_pose(chairs.network, given, config=config, prior=chairs.prior, starts=chairs.codes)
     assert found.codes.values.shape == (2, 16)
     for got, wanted in zip(found.similarities, ground_truth, strict=True):
         assert angle(got.rotation, wanted.rotation) < 5
@@ -125,7 +118,7 @@ def test_scans_in_unknown_position_are_found_again(chairs):
 )
 def test_what_is_no_scan_is_refused(chairs, points, message):
     with pytest.raises(InputError, match=message):
-        fit_pose(chairs.network, chairs.shared, {}, points)
+        Model("deepsdf", chairs.network, "sphere").fit_pose(points)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +150,7 @@ def test_scans_far_from_the_origin_are_found_as_at_the_origin(chairs):
     here, there = (
         fit_pose(
             chairs.network,
-            chairs.shared,
-            {},
-            points + offset,
-            normals=normals,
-            free_space=free_space + offset,
+            ObservedArrays.checked(points=points + offset, normals=normals, free_space=free_space + offset),
             config=FEW,
             prior=chairs.prior,
             starts=chairs.codes,
@@ -176,7 +165,7 @@ def test_scans_far_from_the_origin_are_found_as_at_the_origin(chairs):
 
 def test_free_space_is_of_as_many_scans_as_points(chairs):
     with pytest.raises(InputError, match="2 shapes"):
-        fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], free_space=list(chairs.points[:2]))
+        ObservedArrays.checked(points=chairs.points[:1], free_space=list(chairs.points[:2]))
 
 
 def test_what_the_prior_costs_and_how_it_curves(chairs):
@@ -200,8 +189,9 @@ def test_what_the_prior_costs_and_how_it_curves(chairs):
 
 
 def test_scans_are_found_where_float64_is_the_default(chairs):
-    known = {"normals": chairs.normals[:1], "config": FEW, "prior": chairs.prior, "starts": chairs.codes}
-    plain = fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], **known)
+    known = {"config": FEW, "prior": chairs.prior, "starts": chairs.codes}
+    given = ObservedArrays.checked(points=chairs.points[:1], normals=chairs.normals[:1])
+    plain = fit_pose(chairs.network, given, **known)
     with jax.enable_x64(True):
-        found = fit_pose(chairs.network, chairs.shared, {}, chairs.points[:1], **known)
+        found = fit_pose(chairs.network, given, **known)
     np.testing.assert_allclose(found.codes.residual, plain.codes.residual, rtol=0.05)

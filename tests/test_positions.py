@@ -14,6 +14,7 @@ from jonet.data import store as stores
 from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError, TrainingError
 from jonet.networks import deepsdf, occupancy
+from jonet.networks.bound import BoundNetwork
 from jonet.run import train as runs
 from jonet.tasks import occnet, onet, onet_points
 from jonet.tasks.inputs import Cloud
@@ -41,13 +42,13 @@ def store(tmp_path_factory):
 
 
 def right(store):
-    """In place of `fold`: of each code, whose first number is that of a shape in the store, that shape's labels."""
+    """In place of `BoundNetwork.fields`: of each code, whose first number is a shape of the store, its labels."""
     labels = []
     for i in range(len(store)):
         points, inside = store.occupancy(i)
         labels.append({point.tobytes(): bool(label) for point, label in zip(points, inside, strict=True)})
 
-    def fold(network, shared, batch_stats, codes):
+    def fields(network, codes):
         def ask(points):
             found = [
                 [labels[round(float(code[0]))].get(point.tobytes(), False) for point in cloud.astype(np.float16)]
@@ -57,7 +58,7 @@ def right(store):
 
         return ask
 
-    return fold
+    return fields
 
 
 def validated(training_setup, shapes, log):
@@ -76,7 +77,7 @@ def test_rows_of_an_embedding_are_validated_with_their_own_shapes(store, tmp_pat
     shapes = store.select("train")
     monkeypatch.setattr(store, "select", lambda split: shapes if split == "train" else shapes[:0])
     training_setup = onet.training_setup(config, store, shapes, jax.random.key(0), {})
-    monkeypatch.setattr(onet.fields_, "fold", right(store))
+    monkeypatch.setattr(BoundNetwork, "fields", right(store))
     assert validated(training_setup, shapes, tmp_path / "log.jsonl") == 1
 
 
@@ -84,7 +85,7 @@ def test_classifiers_are_validated_with_their_own_shapes(store, tmp_path, monkey
     config = occnet.Config(network=occupancy.ClassifierSpecs(dims=(4, 4)), batch_points=8)
     shapes = store.select("train")
     training_setup = occnet.training_setup(config, store, shapes, jax.random.key(0), {})
-    monkeypatch.setattr(occnet, "fold", right(store))
+    monkeypatch.setattr(BoundNetwork, "fields", right(store))
     assert validated(training_setup, shapes, tmp_path / "log.jsonl") == pytest.approx(0, abs=1e-6)
 
 

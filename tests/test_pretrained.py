@@ -322,10 +322,10 @@ def test_onet_checkpoints(torch, data, tmp_path, name):
     alone = name == "points_torch_1_0.pt"
     assert bool(found.history["notes"]) == alone and (found.history["options"] is None) == alone
     assert found.history["iteration"] == 3
-    variables = {**found.shared, "batch_stats": found.batch_stats}
+    variables = found.network.variables
     if name == "vae.pt":
         arguments = recorded["points"], recorded["points.occ"], np.zeros((3, 0), np.float32)
-        mean, logstd = found.network.apply(variables, *arguments, method="infer")
+        mean, logstd = found.network.module.apply(variables, *arguments, method="infer")
         close(mean, recorded["q_mean"])
         close(np.exp(logstd), recorded["q_std"])
         close(occupancy.kl(mean, logstd), recorded["kl"])
@@ -336,7 +336,7 @@ def test_onet_checkpoints(torch, data, tmp_path, name):
         assert found.inputs == Inputs("points", 300 if alone else 30)  # the YAML's number, else the published one
         close(found.encode(points=recorded["inputs"]).values, recorded["c"])
         assert len(found.reconstruct(points=recorded["inputs"], resolution=8)) == len(recorded["inputs"])
-        c = found.network.apply(variables, recorded["inputs"], method="encode")
+        c = found.network.module.apply(variables, recorded["inputs"], method="encode")
         close(c, recorded["c"])
         close(found.field(recorded["c"])(recorded["points"]), recorded["logits"])
 
@@ -373,14 +373,14 @@ def test_onet_models_alone(torch, tmp_path, name):
     assert z_dim is None or specs.z_dim == z_dim
     assert width is None or specs.encoder_width == width
     assert specs.hidden_size == 32 and specs.threshold == (0.5 if encoder == "idx" else 0.2)
-    variables, points = {**found.shared, "batch_stats": found.batch_stats}, recorded["data/points"]
+    variables, points = found.network.variables, recorded["data/points"]
     assert found.inputs == (None if encoder == "idx" else Inputs(*SEEN[name]))
     if name == "model_vae":
         samples = np.concatenate([points, recorded["data/points.occ"][..., None]], -1)
         close(found.encode(samples).values, recorded["eval/q_mean"])
         np.testing.assert_array_equal(found.prior.covariance, np.eye(specs.z_dim))
         arguments = points, recorded["data/points.occ"], recorded["eval/c"]
-        close(found.network.apply(variables, *arguments, method="infer")[0], recorded["eval/q_mean"])
+        close(found.network.module.apply(variables, *arguments, method="infer")[0], recorded["eval/q_mean"])
         return
     inputs = recorded["data/inputs"]
     if encoder == "idx":
@@ -391,7 +391,7 @@ def test_onet_models_alone(torch, tmp_path, name):
         inputs = inputs.transpose(0, 2, 3, 1) if name == "model_images" else inputs
         if name != "model_images":  # recorded smaller than published
             close(found.encode(**{found.inputs.kind: inputs}).values, recorded["eval/c"])
-        c = found.network.apply(variables, inputs, method="encode")
+        c = found.network.module.apply(variables, inputs, method="encode")
     close(c, recorded["eval/c"])
     close(found.field(np.asarray(c))(points), recorded["eval/logits"])
 

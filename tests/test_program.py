@@ -17,6 +17,7 @@ from jonet import __main__ as shell
 from jonet import parser, progress
 from jonet.commands import options, trained
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.progress import Progress
 from jonet.settings.fitting import FitConfig
 from jonet.settings.surfaces import Surfaces
@@ -87,7 +88,9 @@ def test_shell_and_python_have_the_same_defaults():
 
 
 def test_given_settings_take_the_place_of_the_models(monkeypatch):
-    model = Model("deepsdf", None, {}, {}, "sphere", fitting=FitConfig(starts=9), surfaces=Surfaces(resolution=32))
+    model = Model(
+        "deepsdf", BoundNetwork(None, {}), "sphere", fitting=FitConfig(starts=9), surfaces=Surfaces(resolution=32)
+    )
     monkeypatch.setattr("jonet.model.load", lambda folder: model)
     for more, fitting, surfaces in (
         ([], model.fitting, model.surfaces),

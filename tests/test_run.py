@@ -143,7 +143,7 @@ def test_the_model_that_a_run_leaves(model, folder):
     assert set(model.params) == {"shared", "batch_stats"}
     field = model.field(model.codes)
     points = np.random.default_rng(0).uniform(-1, 1, (6, 50, 3)).astype(np.float32)
-    plain = model.network.apply(model.shared, model.codes.values, points)
+    plain = model.network.module.apply(model.network.shared, model.codes.values, points)
     np.testing.assert_allclose(field(points), plain, atol=2e-6)
     assert field.contains(points).dtype == bool and set(np.unique(field.occupancy(points))) <= {0.0, 1.0}
 

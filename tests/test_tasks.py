@@ -17,6 +17,7 @@ from jonet.errors import ConfigError, InputError
 from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference import encode
 from jonet.inference.encode import Inputs
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.convolutions import ConvEncoder
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.run import train
@@ -173,7 +174,7 @@ def test_codes_do_not_depend_on_company(made):
     inputs = np.random.default_rng(0).random((5, *model.inputs.shape)).astype(np.float32)
 
     def ask(x):
-        return encode.encode(model.network, model.shared, model.batch_stats, x, model.inputs.kind)
+        return encode.encode(model.network, x, model.inputs.kind)
 
     whole = ask(inputs)
     np.testing.assert_allclose(np.concatenate([ask(inputs[:2]), ask(inputs[2:])]), whole, rtol=1e-5, atol=1e-6)
@@ -226,7 +227,9 @@ def test_the_bound_of_a_sure_posterior_is_that_of_its_mean():
 
     found = onet_unconditional.bounds(config, Shapes(), [0, 1], shared, None, batch_stats)
     seen = [config.inputs.of(Shapes(), i, config.seed) for i in range(2)]
-    model = jonet.model.Model("occupancy", network, shared, batch_stats, "cube", inputs=config.inputs.form)
+    model = jonet.model.Model(
+        "occupancy", BoundNetwork(network, shared, batch_stats), "cube", inputs=config.inputs.form
+    )
     codes, samples = model.encode(seen), np.stack(seen)
     assert sorted(map(tuple, samples[1, :, :3])) == sorted(map(tuple, points[1]))
     true = np.where(samples[..., 3] > 0, 1, -1)

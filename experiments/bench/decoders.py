@@ -11,7 +11,7 @@ import numpy as np
 from experiments.bench.rows import Bench, Unit, compare
 from experiments.bench.trained import save_weights
 from jonet.networks import deepsdf, occupancy
-from jonet.networks.field import fold
+from jonet.networks.bound import BoundNetwork
 
 RATE = "points per second"
 
@@ -24,7 +24,7 @@ def sdf_decoder(bench: Bench) -> dict:
     code = np.random.default_rng(0).normal(size=specs.latent_size).astype(np.float32) / specs.latent_size**0.5
     shared = jax.jit(network.init)(jax.random.key(0), code[None], np.zeros((1, 1, 3), np.float32))
     weights = save_weights(bench.folder / "sdf.npz", shared["params"], code=code)
-    matrices = fold(network, shared, {}, code[None]).shared["kernels"]
+    matrices = BoundNetwork(network, shared).fields(code[None]).shared["kernels"]
     return measured(
         bench,
         f"{len(specs.dims)}×{specs.dims[0]}, code {specs.latent_size}, one code, {count} points",
@@ -45,7 +45,7 @@ def occupancy_decoder(bench: Bench) -> dict:
     code = np.random.default_rng(0).normal(size=condition).astype(np.float32)
     tree = merged(shared["params"]["decoder"], batch_stats["decoder"])
     weights = save_weights(bench.folder / "occupancy.npz", tree, code=code)
-    matrices = fold(network, shared, batch_stats, code[None]).shared
+    matrices = BoundNetwork(network, shared, batch_stats).fields(code[None]).shared
     return measured(
         bench,
         f"conditional batch norm, {width} wide, 5 blocks, condition {condition}, one condition, {count} points",
@@ -69,7 +69,7 @@ def measured(bench: Bench, workload, trained, points, matrices, program: str, ar
     values = []
 
     def ours():
-        field = fold(network, shared, batch_stats, code[None])[0]
+        field = BoundNetwork(network, shared, batch_stats).fields(code[None])[0]
         values[:] = [np.asarray(field(points))]
 
     unit = Unit(RATE, len(points), rate=True)

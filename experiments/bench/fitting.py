@@ -26,7 +26,7 @@ def fit_codes(bench: Bench) -> dict:
     samples = bench.folder / "samples.npz"
     np.savez(samples, **{f"{i:04d}": array for i, array in enumerate(given)})
     arguments = {
-        "weights": save_weights(bench.folder / "fit.npz", model.shared["params"], code=code),
+        "weights": save_weights(bench.folder / "fit.npz", model.network.shared["params"], code=code),
         "specs": dataclasses.asdict(model.config),
         "samples": str(samples),
         "whole": steps,
@@ -65,7 +65,7 @@ def published_codes(bench: Bench, arguments: dict, shapes: list[int]) -> np.ndar
 
 def held_out_errors(model, codes: np.ndarray, held) -> np.ndarray:
     """The mean clamped error [B] of each code on the held-out samples of its shape."""
-    return latents.errors(model.network, model.shared, model.batch_stats, codes, list(held), model.fitting)[0]
+    return latents.errors(model.network, codes, list(held), model.fitting)[0]
 
 
 def divided(samples: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

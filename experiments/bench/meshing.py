@@ -13,7 +13,7 @@ from experiments.bench.decoders import merged
 from experiments.bench.rows import Bench, Unit, compare
 from experiments.bench.trained import save_weights
 from jonet.inference.surfaces import extraction
-from jonet.networks.field import fold
+from jonet.networks.bound import BoundNetwork
 
 SECONDS = Unit("seconds per mesh")
 
@@ -23,7 +23,7 @@ def mesh_sdf_256(bench: Bench) -> dict:
     samples = 48 if bench.quick else 256
     model = bench.trained.model
     code = model.codes.values[0]
-    weights = save_weights(bench.folder / "mesh.npz", model.shared["params"], code=code)
+    weights = save_weights(bench.folder / "mesh.npz", model.network.shared["params"], code=code)
     arguments = {"weights": weights, "specs": dataclasses.asdict(model.config), "samples": samples, "part": 1 / 16}
     meshes = []
 
@@ -44,7 +44,7 @@ def mesh_occupancy_128(bench: Bench) -> dict:
     network, shared, batch_stats, code = trained
     tree = merged(shared["params"]["decoder"], batch_stats["decoder"])
     specs = network.specs
-    field = fold(network, shared, batch_stats, code[None])
+    field = BoundNetwork(network, shared, batch_stats).fields(code[None])
     arguments = {
         "weights": save_weights(bench.folder / "octree.npz", tree, code=code),
         "width": specs.hidden_size,
@@ -56,7 +56,7 @@ def mesh_occupancy_128(bench: Bench) -> dict:
     meshes = []
 
     def ours():
-        field = fold(network, shared, batch_stats, code[None])
+        field = BoundNetwork(network, shared, batch_stats).fields(code[None])
         meshes[:] = extraction.extract(field, 4 * coarse, refine_steps=0, normals=False)
 
     workload = (

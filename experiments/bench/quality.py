@@ -12,8 +12,9 @@ from experiments.bench.trained import save_weights
 from jonet import parallel
 from jonet.data.sampling import Solid
 from jonet.inference.fitting import latents
+from jonet.inference.fitting.observations import ObservedArrays, observe
 from jonet.inference.fitting.prior import Prior
-from jonet.networks.field import fold
+from jonet.networks.bound import BoundNetwork
 from jonet.tasks import deepsdf
 from jonet.training.loop import CAPACITY, Loop
 
@@ -133,8 +134,10 @@ def quality(network, shared, codes, store, ground_truths, fitting) -> float:
     """The median IoU of unseen shapes whose codes are fitted to their signed distances."""
     samples = [np.asarray(store.samples(i)) for i, _, _ in ground_truths]
     prior = Prior.of(codes, np.zeros(len(codes)))
-    found = latents.fit(network, shared, {}, samples, config=fitting, prior=prior, starts=codes)
-    fields = fold(network, shared, {}, found.values)
+    bound = BoundNetwork(network, shared)
+    observed = observe(ObservedArrays.checked(samples), fitting)
+    found = latents.fit(bound, observed, config=fitting, prior=prior, starts=codes)
+    fields = bound.fields(found.values)
     inside = np.asarray(fields.contains(np.stack([points for _, points, _ in ground_truths])))
     true = np.stack([inside for _, _, inside in ground_truths])
     return float(np.median((inside & true).sum(1) / np.maximum((inside | true).sum(1), 1)))

@@ -190,8 +190,8 @@ def inside(mesh: Mesh | Solid, points, method: str = "exact") -> np.ndarray:
 def surface(mesh: Mesh, count: int, rng: np.random.Generator, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
     """Points uniform by area on the faces, and their face normals: [count, 3] of `dtype`, [count, 3] float32.
 
-    All faces are sampled; for the boundary of the solid only, pass `Solid(mesh).boundary_surface`.  dtype: float64 for meshes in
-    input units, which may be so far from the origin that float32 is too coarse.
+    All faces are sampled; for the boundary of the solid only, pass `Solid(mesh).boundary_surface`.  dtype: float64 for
+    meshes in input units, which may be so far from the origin that float32 is too coarse.
     """
     a, b, c = np.moveaxis(mesh.corners, 1, 0)
     normals = np.cross(b - a, c - a)
