@@ -132,20 +132,20 @@ def test_calls_say_what_to_lower(monkeypatch):
         extraction.extract(sphere(0.5), 8)
     monkeypatch.setattr(encode, "_program", failing(None, 99))
     with pytest.raises(DeviceMemoryError, match="^encoding inputs .*--batch"):
-        encode.encode(None, {}, {}, np.zeros((1, 3)), "points")
+        encode.encode(None, np.zeros((1, 3)), "points")
 
 
 def test_shapes_are_fitted_in_smaller_batches(monkeypatch):
+    network, config = BoundNetwork(Ellipsoids(), jnp.asarray(0.5)), FitConfig(method="lbfgs", lbfgs=LBFGS(steps=1))
+    shapes = of_samples(np.random.default_rng(0).uniform(-1, 1, (3, 64, 4)))
+    whole = latents.fit(network, shapes, config=config)
     monkeypatch.setattr(latents, "TOGETHER", Pieces("shapes", 4, 1))
-    monkeypatch.setattr(latents, "prior_and_starts", lambda *_: (None, None))
-    monkeypatch.setattr(latents, "joined", lambda results, prior: results)
-    solve = failing(lambda net, shapes, *_: shapes, 1)
-    monkeypatch.setattr(latents, "_solve", solve)
+    monkeypatch.setattr(latents.methods, "nearest", failing(latents.methods.nearest, 1))
     with pytest.warns(UserWarning, match="4 shapes at once; continuing with 1"):
-        assert latents.solve(None, {}, {}, [1, 2, 3], np.arange(3)) == [[1], [2], [3]]
-    monkeypatch.setattr(latents, "_solve", failing(None, 9))
+        np.testing.assert_allclose(latents.fit(network, shapes, config=config).values, whole.values, atol=1e-5)
+    monkeypatch.setattr(latents.methods, "nearest", failing(None, 9))
     with pytest.raises(DeviceMemoryError, match="^fitting codes .*fewer shapes"):
-        latents.solve(None, {}, {}, [1], np.arange(1))
+        latents.fit(network, shapes, config=config)
 
 
 def run(monkeypatch, folder, times: int, **options) -> int:
