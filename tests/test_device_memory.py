@@ -3,10 +3,12 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 from test_field import cloud, distance, sphere
+from test_latents import Ellipsoids, of_samples
 
 from jonet import device_memory, interrupt
 from jonet.device_memory import Pieces
@@ -15,7 +17,9 @@ from jonet.inference import encode
 from jonet.inference.fitting import latents
 from jonet.inference.surfaces import extraction
 from jonet.networks import field
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import TILE, Field, evaluate_tiles
+from jonet.settings.fitting import LBFGS, FitConfig
 from jonet.training.loop import Loop
 
 pytestmark = pytest.mark.unoptimized

@@ -1,4 +1,4 @@
-"""Meshes in memory, of jonet and of trimesh, where observations are taken: `fit`, `encode`, `reconstruct`, `sample_sdf`."""
+"""Meshes in memory, of jonet and of trimesh, as observations: `fit`, `encode`, `reconstruct`, `sample_sdf`."""
 
 import numpy as np
 import pytest
