@@ -23,7 +23,7 @@ from jonet.tasks.deepsdf import Config
 from jonet.training.loop import CAPACITY, Loop
 from jonet.training.optimizers import Optimizer, Schedule
 
-DEFAULT = deepsdf.PRESETS["quick"]
+DEFAULT = deepsdf.TASK.presets["quick"]
 SOME = 100  # steps by which the speed is measured
 HALF = "half of the steps at clamp 0.1, half at 0.03"
 
@@ -60,7 +60,7 @@ class Training:
     def __init__(self, settings: list[Config], store):
         key = parallel.fold_in(jax.random.key(0), "study")
         train = store.select("train")
-        setups = [deepsdf.training_setup(each, store, train, key, {"place": "resident"}) for each in settings]
+        setups = [deepsdf.TASK.training_setup(each, store, train, key, {"place": "resident"}) for each in settings]
         self.start = setups[0].shared, setups[0].per_shape
         self.loops = [Loop(s.loss, s.optimizer.build(), s.batches, key, lookup=s.lookup) for s in setups]
 

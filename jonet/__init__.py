@@ -11,6 +11,7 @@ from jonet.version import __version__ as __version__
 _MODULES = {
     "train": "jonet.run.train",
     "Model": "jonet.model",
+    "Task": "jonet.tasks.base",
     "Codes": "jonet.codes",
     "load": "jonet.model",
     "fit": "jonet.model",

@@ -26,7 +26,7 @@ from jonet.networks import occupancy
 from jonet.networks.bound import BoundNetwork
 from jonet.settings.fitting import LBFGS, Adam, PoseConfig
 from jonet.settings.surfaces import Surfaces
-from jonet.tasks import deepsdf_completion as task
+from jonet.tasks import deepsdf_completion
 from jonet.tasks.deepsdf_completion import View
 
 pytestmark = pytest.mark.unoptimized
@@ -125,17 +125,20 @@ def test_a_model_of_another_kind_is_refused_before_any_work(tmp_path, capsys):
 
 
 def test_views_are_reproducible(completed):
-    store, config = stores.open(completed / "store"), task.PRESETS["quick"]
-    one, two = (task.scan(config, store, 7) for _ in range(2))
+    store, config = stores.open(completed / "store"), deepsdf_completion.TASK.presets["quick"]
+    one, two = (deepsdf_completion.scan(config, store, 7) for _ in range(2))
     np.testing.assert_array_equal(one.points, two.points)
     np.testing.assert_array_equal(one.free_space, two.free_space)
-    others = task.scan(dataclasses.replace(config, seed=1), store, 7), task.scan(config, store, 6)
+    others = (
+        deepsdf_completion.scan(dataclasses.replace(config, seed=1), store, 7),
+        deepsdf_completion.scan(config, store, 6),
+    )
     assert all(other.points.shape != one.points.shape or (other.points != one.points).any() for other in others)
-    turned = task.scan(dataclasses.replace(config, view=View(pose="similarity")), store, 7)
+    turned = deepsdf_completion.scan(dataclasses.replace(config, view=View(pose="similarity")), store, 7)
     np.testing.assert_allclose(turned.transform.inverse()(turned.points), one.points, atol=1e-5)
     np.testing.assert_allclose(turned.normals @ turned.transform.rotation, one.normals, atol=1e-5)
     store.names[7] = "caf\udce9"  # no UTF-8, as names of files can be
-    assert len(task.scan(config, store, 7).points)
+    assert len(deepsdf_completion.scan(config, store, 7).points)
 
 
 def test_impossible_views_are_refused():

@@ -22,6 +22,8 @@ from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.run import train
 from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.settings.surfaces import Surfaces
+from jonet.tasks import registry
+from jonet.tasks.names import BUILT_IN
 from jonet.training import autodecoder
 
 pytestmark = pytest.mark.unoptimized
@@ -233,7 +235,7 @@ def refused(call, arguments: dict, name: str, kind: str = "") -> str:
     return said
 
 
-@pytest.mark.parametrize("task", train.TASKS)
+@pytest.mark.parametrize("task", BUILT_IN)
 def test_every_option_of_training_is_read_before_any_work(before_work, task):
     """Each option, of groups each of theirs, takes nothing of another type and nothing that is not finite."""
 
@@ -245,8 +247,7 @@ def test_every_option_of_training_is_read_before_any_work(before_work, task):
                 yield from each(value, (*where, field.name))
 
     data = "mug,car"
-    module = train.task(task)
-    for path, now in each(module.PRESETS["quick"]):
+    for path, now in each(registry.find(task).presets["quick"]):
         if path == ("data",):
             continue
         wrong = ["object", "mesh", "nan", "set", "mapping"]
@@ -261,7 +262,7 @@ def test_every_option_of_training_is_read_before_any_work(before_work, task):
                 value = {name: value}
             said = refused(jonet.train, {"data": data, "task": task, path[0]: value}, path[0], kind)
             assert path[-1] in said
-    known = train.task(task).PRESETS["quick"]
+    known = registry.find(task).presets["quick"]
     for path in ("stepz", "networks"):
         said = refused(jonet.train, {"data": data, "task": task, path: 1}, path)
         assert "did you mean" in said or "known are" in said
@@ -337,7 +338,7 @@ def test_options_of_training_from_python(monkeypatch, tmp_path):
     """Groups as dicts change what they name; steps alone take the place of the preset's minutes."""
     seen = []
 
-    def opened(folder, module, config):
+    def opened(folder, task, config):
         seen.append(config)
         raise Begun
 
@@ -347,7 +348,7 @@ def test_options_of_training_from_python(monkeypatch, tmp_path):
         return seen.pop()
 
     monkeypatch.setattr(train.state, "opened", opened)
-    quick = train.task("deepsdf").PRESETS["quick"]
+    quick = registry.find("deepsdf").presets["quick"]
     expected = dataclasses.replace(quick, data="mug", network=dataclasses.replace(quick.network, latent_size=8))
     for network in ({"latent_size": 8}, {"latent_size": np.int64(8)}, expected.network):
         assert configured(network=network) == expected
@@ -361,7 +362,7 @@ def test_options_of_training_from_python(monkeypatch, tmp_path):
     with pytest.raises(JonetError, match="steps is 20 and minutes 5, but only one of them"):
         jonet.train("mug", steps=20, minutes=5)
     (tmp_path / "one.obj").write_text("")
-    single = dataclasses.replace(train.task("deepsdf").PRESETS["single"], data=str(tmp_path / "one.obj"))
+    single = dataclasses.replace(registry.find("deepsdf").presets["single"], data=str(tmp_path / "one.obj"))
     assert configured(tmp_path / "one.obj") == single
     assert configured(tmp_path / "one.obj", preset="quick").network == quick.network
     assert configured("mug", "occnet", optimizer={"per_shape": {"initial": 2e-3}}).optimizer.per_shape.initial == 2e-3

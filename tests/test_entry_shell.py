@@ -24,7 +24,8 @@ from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError
 from jonet.run import train
 from jonet.run.program import cache_folder
-from jonet.tasks import occnet, onet_points, purify
+from jonet.tasks import occnet, onet_points, purify, registry
+from jonet.tasks.names import BUILT_IN
 
 pytestmark = pytest.mark.unoptimized
 
@@ -47,7 +48,7 @@ def test_steps_alone_take_the_place_of_minutes(task):
         assert (config.steps, config.minutes) == (100, 0)
     assert program.parse([f"--task={task}", "--minutes=7"])[1].minutes == 7
     assert "only one of them says how long" in refusal(f"--task={task}", "--steps=100", "--minutes=7")
-    config = train.configured(train.task(task), None, {"steps": 100, "data": "chair,mug"})
+    config = train.configured(registry.find(task), None, {"steps": 100, "data": "chair,mug"})
     assert config == program.parse([f"--task={task}", "--steps=100", "--data=chair,mug"])[1]
 
 
@@ -105,24 +106,24 @@ def test_a_store_brings_its_shapes_and_samples(tmp_path):
 
 def test_patience_needs_validation():
     store = SimpleNamespace(frame="cube", select=lambda split: [])
-    config = dataclasses.replace(onet_points.PRESETS["quick"], patience=2)
+    config = dataclasses.replace(onet_points.TASK.presets["quick"], patience=2)
     with pytest.raises(ConfigError, match="patience is 2, but there are no validation shapes"):
-        onet_points.training_setup(config, store, [0, 1], None, {})
+        onet_points.TASK.training_setup(config, store, [0, 1], None, {})
 
 
 def test_purify_needs_shapes_to_test_with(monkeypatch):
     monkeypatch.setattr(purify, "families", lambda *_: None)
-    store = SimpleNamespace(select=lambda split: [])
+    store = SimpleNamespace(frame="cube", select=lambda split: [])
     with pytest.raises(ConfigError, match="no shape to test with"):
-        purify.training_setup(purify.PRESETS["quick"], store, [0, 1], None, {})
+        purify.TASK.check_store(purify.TASK.presets["quick"], store)
 
 
 def test_one_mesh_takes_the_same_preset_from_shell_and_python(tmp_path):
     write_meshes(tmp_path, (0,))
     data = str(tmp_path / "m0.ply")
     config = program.parse([f"--data={data}"])[1]
-    assert config == train.configured(train.task("deepsdf"), None, {"data": data})
-    assert config == dataclasses.replace(train.task("deepsdf").PRESETS["single"], data=data)
+    assert config == train.configured(registry.find("deepsdf"), None, {"data": data})
+    assert config == dataclasses.replace(registry.find("deepsdf").presets["single"], data=data)
 
 
 def test_a_classifier_has_no_options_of_what_shapes_share(capsys):
@@ -130,12 +131,12 @@ def test_a_classifier_has_no_options_of_what_shapes_share(capsys):
         program.parse(["--task=occnet", "--optimizer.name=muon"])
     assert program.parse(["--task=occnet", "--optimizer.per-shape.initial=1e-4"])[1].optimizer.per_shape.initial == 1e-4
     with pytest.raises(ConfigError, match="unknown option optimizer.name"):
-        configs.changed(occnet.PRESETS["quick"], {"optimizer": {"name": "muon"}})
+        configs.changed(occnet.TASK.presets["quick"], {"optimizer": {"name": "muon"}})
 
 
 def test_presets_can_be_used_as_they_are():
-    for name in train.TASKS:
-        for preset, config in train.task(name).PRESETS.items():
+    for name in BUILT_IN:
+        for preset, config in registry.find(name).presets.items():
             config.check_later()
             values = configs.to_dict(config)
             assert (
@@ -143,7 +144,7 @@ def test_presets_can_be_used_as_they_are():
                 == config
                 == program.parse([f"--task={name}", f"--preset={preset}"])[1]
             )
-    assert onet_points.PRESETS["paper"].surfaces.method == "mise"
+    assert onet_points.TASK.presets["paper"].surfaces.method == "mise"
 
 
 # How programs end

@@ -18,7 +18,8 @@ from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork, Specs
-from jonet.run import report_pages, train
+from jonet.run import report_pages
+from jonet.tasks import onet_points
 
 pytestmark = pytest.mark.unoptimized
 
@@ -114,6 +115,6 @@ def test_the_page_shows_them_in_order_with_what_came_near(tmp_path):
 
 def test_the_page_draws_training_and_validation():
     steps = [{"step": 10 * i, "loss": 1 / i, "kl": i, "rate": 7} for i in (1, 2)]
-    training, checked = report_pages.charts(train.task("onet_points"), [*steps, {"step": 20, "validation": -0.25}])
+    training, checked = report_pages.charts(onet_points.TASK, [*steps, {"step": 20, "validation": -0.25}])
     assert training.lines == {"loss": ([10, 20], [1, 0.5]), "kl": ([10, 20], [1, 2])}
     assert checked.lines == {"IoU of validation shapes": ([20], [-0.25])} and not checked.log

@@ -15,8 +15,7 @@ from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError, TrainingError
 from jonet.networks import deepsdf, occupancy
 from jonet.networks.bound import BoundNetwork
-from jonet.run import train as runs
-from jonet.tasks import occnet, onet, onet_points
+from jonet.tasks import occnet, onet_points, registry
 from jonet.tasks.inputs import Cloud
 from jonet.tasks.shapes import Shapes
 from jonet.training import batches
@@ -73,10 +72,10 @@ def validated(training_setup, shapes, log):
 
 
 def test_rows_of_an_embedding_are_validated_with_their_own_shapes(store, tmp_path, monkeypatch):
-    config = onet.Config(network=NETWORK, batch_shapes=2, batch_points=8)
+    config = onet_points.Config(network=NETWORK, batch_shapes=2, batch_points=8)
     shapes = store.select("train")
     monkeypatch.setattr(store, "select", lambda split: shapes if split == "train" else shapes[:0])
-    training_setup = onet.training_setup(config, store, shapes, jax.random.key(0), {})
+    training_setup = onet_points.TASK.training_setup(config, store, shapes, jax.random.key(0), {})
     monkeypatch.setattr(BoundNetwork, "fields", right(store))
     assert validated(training_setup, shapes, tmp_path / "log.jsonl") == 1
 
@@ -84,7 +83,7 @@ def test_rows_of_an_embedding_are_validated_with_their_own_shapes(store, tmp_pat
 def test_classifiers_are_validated_with_their_own_shapes(store, tmp_path, monkeypatch):
     config = occnet.Config(network=occupancy.ClassifierSpecs(dims=(4, 4)), batch_points=8)
     shapes = store.select("train")
-    training_setup = occnet.training_setup(config, store, shapes, jax.random.key(0), {})
+    training_setup = occnet.TASK.training_setup(config, store, shapes, jax.random.key(0), {})
     monkeypatch.setattr(BoundNetwork, "fields", right(store))
     assert validated(training_setup, shapes, tmp_path / "log.jsonl") == pytest.approx(0, abs=1e-6)
 
@@ -110,7 +109,7 @@ def test_errors_of_training_name_the_right_shapes(store, tmp_path, monkeypatch, 
     values = np.array(packed.values)
     values[packed.offsets[bad] : packed.offsets[bad] + packed.counts[bad].sum()] = np.nan
     monkeypatch.setitem(store.arrays, name, packed._replace(values=values))
-    monkeypatch.setattr(store, "frame", runs.task(task).FRAME)
+    monkeypatch.setattr(store, "frame", registry.find(task).frame)
     with pytest.raises(TrainingError) as error:
         jonet.train(store, task, batch_points=16, steps=20, minutes=0, **options)
     named = str(error.value).split("its batch holds ")[1].split(";")[0].split(", ")
@@ -160,12 +159,12 @@ def test_rows_come_and_go_by_position():
 
 @pytest.mark.parametrize("score", [np.nan, -np.inf])
 def test_a_validation_that_gives_no_number_loses_no_training(store, tmp_path, monkeypatch, score):
-    training_setup = onet_points.training_setup
+    training_setup = onet_points.TASK.training_setup
 
     def without(*arguments):
         return dataclasses.replace(training_setup(*arguments), validate=lambda *_: score)
 
-    monkeypatch.setattr(onet_points, "training_setup", without)
+    monkeypatch.setattr(onet_points.TASK, "training_setup", without)
     options = {**CONDITIONAL, "validate_every": 1}
     with pytest.warns(UserWarning, match="the latest state is kept"):
         found = jonet.train(store, "onet_points", batch_points=16, steps=2, minutes=0, workdir=tmp_path, **options)
@@ -182,7 +181,7 @@ def test_an_epoch_of_classifiers_is_a_pass_over_their_points(store, tmp_path):
         optimizer=Optimizer(per_shape=schedule),
     )
     shapes = store.select("train")
-    training_setup = occnet.training_setup(config, store, shapes, jax.random.key(0), {})
+    training_setup = occnet.TASK.training_setup(config, store, shapes, jax.random.key(0), {})
     assert training_setup.steps == config.epochs * 3  # 240 points of each shape are trained on
     rates = []
 

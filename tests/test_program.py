@@ -21,7 +21,7 @@ from jonet.networks.bound import BoundNetwork
 from jonet.progress import Progress
 from jonet.settings.fitting import FitConfig
 from jonet.settings.surfaces import Surfaces
-from jonet.tasks.names import TASKS
+from jonet.tasks.names import BUILT_IN
 
 WITHOUT_JAX = """
 import contextlib, io, sys
@@ -47,7 +47,9 @@ def test_help_needs_no_jax():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [[verb] for verb in shell.VERBS] + [["run", f"--task={task}"] for task in TASKS])
+@pytest.mark.parametrize(
+    "arguments", [[verb] for verb in shell.VERBS] + [["run", f"--task={task}"] for task in BUILT_IN]
+)
 def test_every_option_has_its_sentence(arguments, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     said = help_of(*arguments, capsys=capsys)

@@ -19,7 +19,7 @@ from jonet.data import store as stores
 from jonet.errors import CheckpointError, ConfigError, FormatError, InputError
 from jonet.evaluation import metrics
 from jonet.geometry import mesh_files
-from jonet.run import metrics_file, report_pages, stages, train
+from jonet.run import metrics_file, report_pages, stages
 
 pytestmark = pytest.mark.unoptimized
 
@@ -107,7 +107,7 @@ def test_scores_of_another_version_are_refused(tmp_path):
 def test_a_config_is_read_back_equal(folder):
     task, config, _ = program.parse(arguments(folder))
     saved = json.loads((folder / "config.json").read_text())
-    assert configs.from_dict(task.Config, saved["config"]) == config
+    assert configs.from_dict(task.config, saved["config"]) == config
 
 
 def test_finished_stages_are_skipped_and_changed_ones_done_again(folder, capfd):
@@ -235,14 +235,12 @@ def test_single_steps_from_the_shell(folder, tmp_path, capfd):
 
 
 def test_train_from_python(tmp_path):
-    task = train.task("deepsdf")
     _, config, _ = program.parse(arguments(tmp_path))
     changes = {part: getattr(config, part) for part in ("shapes", "samples", "network", "batch_shapes", "batch_points")}
     model = jonet.train("mug", workdir=tmp_path / "run", minutes=0, steps=5, **changes)
     assert len(model.codes) == 6
     with pytest.raises(ConfigError, match="stepz"):
         jonet.train("mug", stepz=5)
-    assert task.NAME == "deepsdf"
 
 
 def test_the_first_command_of_the_readme():
@@ -250,7 +248,7 @@ def test_the_first_command_of_the_readme():
     assert len(blocks) == 2 and all("\n" not in block for block in blocks)
     words = shlex.split(blocks[0])
     task, config, options = program.parse(words[words.index("experiments/run.py") + 1 :])
-    assert config == task.PRESETS["quick"] and options.stages == stages.STAGES
+    assert config == task.presets["quick"] and options.stages == stages.STAGES
 
 
 def test_help_names_every_option(capsys):

@@ -37,7 +37,7 @@ from jonet.data.families import make
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
 from jonet.geometry import mesh_files
-from jonet.run import stages, train
+from jonet.run import stages
 
 pytestmark = pytest.mark.unoptimized
 
@@ -419,7 +419,7 @@ def a_store(folder: Path, family: str, frame: str = "sphere", count: int = 4) ->
 
 def test_numbers_are_the_same_however_they_are_given(tmp_path, data):
     options = {"workdir": tmp_path / "run", "steps": 2, "batch_shapes": 2, "batch_points": 8}
-    options["network"] = train.task("deepsdf").small(8, 2, 2)
+    options["network"] = deepsdf.small(8, 2, 2)
     options["samples"] = sampling.Recipe(near=100, uniform=20, surface=50, occupancies=64)
     first = jonet.train(data, minutes=0, **options)
     written = (tmp_path / "run" / "model" / "model.json").stat().st_mtime_ns
@@ -429,7 +429,7 @@ def test_numbers_are_the_same_however_they_are_given(tmp_path, data):
 
 def test_another_store_in_the_same_folder_is_refused(tmp_path):
     options = {"workdir": tmp_path / "run", "minutes": 0, "steps": 2, "batch_shapes": 2, "batch_points": 8}
-    options["network"] = train.task("deepsdf").small(8, 2, 2)
+    options["network"] = deepsdf.small(8, 2, 2)
     mugs, lamps = a_store(tmp_path / "mugs", "mug"), a_store(tmp_path / "lamps", "lamp")
     model = jonet.train(mugs, **options)
     assert model.history["data"] == str(tmp_path / "mugs") and model.history["recipe"]["near"] == 100

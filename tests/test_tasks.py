@@ -20,8 +20,7 @@ from jonet.inference.encode import Inputs
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.convolutions import ConvEncoder
 from jonet.networks.occupancy import OccupancyNetwork, Specs
-from jonet.run import train
-from jonet.tasks import occnet, onet, onet_unconditional
+from jonet.tasks import occnet, onet, onet_images, onet_points, onet_unconditional, registry
 from jonet.tasks.shapes import Shapes
 
 pytestmark = pytest.mark.unoptimized
@@ -98,9 +97,9 @@ def test_the_model_rebuilds_what_it_is_shown(made):
         with pytest.raises(InputError, match="only represents the shapes that it was trained on"):
             model.reconstruct(np.zeros((1, 8, 4)))
         return
-    config = dataclasses.replace(train.task(name).PRESETS["quick"], inputs=inputs_of(name, model))
+    config = dataclasses.replace(registry.find(name).presets["quick"], inputs=inputs_of(name, model))
     rows = store.select("test")
-    codes = onet.observe(config, model, store, rows)
+    codes = registry.find(name).observe(config, model, store, rows)
     again = jonet.model.Codes.load(folder / "codes.npz")
     np.testing.assert_allclose(codes.values, again.values, rtol=1e-5, atol=1e-6)
     kind = model.inputs.kind
@@ -141,15 +140,15 @@ def test_paper_presets_are_the_published_networks():
         "voxels/onet": "onet_voxels",
         "img/onet": "onet_images",
     }.items():
-        config = train.task(task).PRESETS["paper"]
+        config = registry.find(task).presets["paper"]
         assert config.network == PUBLISHED[name]
         assert (config.batch_shapes, config.batch_points) == (64, 1024 if task == "onet_voxels" else 2048)
         assert config.optimizer == onet.ADAM and config.surfaces.method == "mise"
-    assert train.task("onet_unconditional").PRESETS["paper"].network == PUBLISHED["unconditional/onet_cars"]
+    assert registry.find("onet_unconditional").presets["paper"].network == PUBLISHED["unconditional/onet_cars"]
 
 
 def inputs_of(name, model):
-    kind = type(train.task(name).PRESETS["quick"].inputs)
+    kind = type(registry.find(name).presets["quick"].inputs)
     return kind() if name == "onet_voxels" else kind(model.inputs.size)
 
 
@@ -250,17 +249,17 @@ def test_validation_shapes_are_of_the_training_ones():
 
 def test_options_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="near_occupancies"):
-        onet.Config(points_sampling="surface")
+        dataclasses.replace(onet_points.TASK.presets["quick"], points_sampling="surface")
     with pytest.raises(ConfigError, match="one size"):
-        dataclasses.replace(train.task("onet_images").PRESETS["quick"], inputs=train.task("onet_images").View(48))
-    points = train.task("onet_points").PRESETS["quick"]
+        dataclasses.replace(onet_images.TASK.presets["quick"], inputs=onet_images.View(48))
+    points = onet_points.TASK.presets["quick"]
     for change, said in (
         ({"encoder": "voxel_simple"}, "pointnet_resnet, pointnet_simple"),
         ({"norm": "instance"}, "no surface can be extracted"),
     ):
         with pytest.raises(ConfigError, match=said):
             dataclasses.replace(points, network=dataclasses.replace(points.network, **change))
-    images = train.task("onet_images").PRESETS["quick"]
+    images = onet_images.TASK.presets["quick"]
     with pytest.raises(ConfigError, match="of a ResNet"):
         dataclasses.replace(images, weights="x.pth", network=dataclasses.replace(images.network, encoder="simple_conv"))
     with pytest.raises(ConfigError, match="at least 63"):
@@ -268,4 +267,4 @@ def test_options_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="held_out"):
         occnet.Config(held_out=1.0)
     with pytest.raises(ConfigError, match="validate_every"):
-        onet.Config(validate_every=0)
+        dataclasses.replace(points, validate_every=0)

@@ -33,7 +33,7 @@ def time_to_quality(bench: Bench) -> dict:
     steps = 20 if bench.quick else STEPS
     rows = store.select("train")
     key = parallel.fold_in(jax.random.key(0), "quality")
-    setup = deepsdf.training_setup(config, store, rows, key, {"place": "resident"})
+    setup = deepsdf.TASK.training_setup(config, store, rows, key, {"place": "resident"})
     loop = Loop(setup.loss, setup.optimizer.build(), setup.batches, key, lookup=setup.lookup)
     network = deepsdf.DeepSDFDecoder(config.network)
     ground_truths = ground_truth(store, 1000 if bench.quick else 20_000)

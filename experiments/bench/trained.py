@@ -32,7 +32,7 @@ class Trained:
 
     @functools.cached_property
     def config(self) -> deepsdf.Config:
-        config = dataclasses.replace(deepsdf.PRESETS["quick"], minutes=self.minutes)
+        config = dataclasses.replace(deepsdf.TASK.presets["quick"], minutes=self.minutes)
         if not self.quick:
             return config
         samples = dataclasses.replace(config.samples, near=2000, uniform=500, surface=256)
@@ -42,14 +42,14 @@ class Trained:
     def store(self) -> stores.Store:
         if self.run:
             return stores.open(self.run / "store")
-        with state.opened(self.folder, deepsdf, self.config) as run:
+        with state.opened(self.folder, deepsdf.TASK, self.config) as run:
             return train.prepare(run)
 
     @functools.cached_property
     def model(self) -> model.Model:
         if self.run:
             return jonet.load(self.run)
-        with state.opened(self.folder, deepsdf, self.config) as run:
+        with state.opened(self.folder, deepsdf.TASK, self.config) as run:
             return train.train_network(run, self.store)
 
     @property

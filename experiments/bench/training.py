@@ -27,13 +27,13 @@ def deepsdf_train_step(bench: Bench) -> dict:
     shapes, points = (4, 2048) if bench.quick else (4, 16_384)
     specs = networks.Specs(latent_size=16, dims=(64,) * 8) if bench.quick else networks.Specs()
     config = dataclasses.replace(
-        deepsdf.PRESETS["paper"], network=specs, batch_shapes=shapes, batch_points=points, place="resident"
+        deepsdf.TASK.presets["paper"], network=specs, batch_shapes=shapes, batch_points=points, place="resident"
     )
     rows = np.random.default_rng(0).uniform(-1, 1, (shapes, 4 * points, 4)).astype(np.float32)
     rows[:, :, 3] = np.where(np.arange(4 * points) < 2 * points, 1, -1) * np.abs(rows[:, :, 3])
-    store = SimpleNamespace(frame=deepsdf.FRAME, arrays={"sdf": ragged(rows, sides=2)})
+    store = SimpleNamespace(arrays={"sdf": ragged(rows, sides=2)})
     key = parallel.fold_in(jax.random.key(0), "bench")
-    training_setup = deepsdf.training_setup(config, store, np.arange(shapes), key, {})
+    training_setup = deepsdf.TASK.training_setup(config, store, np.arange(shapes), key, {})
     loop = Loop(
         training_setup.loss, training_setup.optimizer.build(), training_setup.batches, key, lookup=training_setup.lookup
     )

@@ -6,15 +6,18 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from jonet import parser
 from jonet.errors import ConfigError
-from jonet.tasks.names import TASKS
+from jonet.tasks import names
+from jonet.tasks.names import STAGES
 
-STAGES = ("prepare", "train", "reconstruct", "evaluate", "report")
+if TYPE_CHECKING:  # it imports jax, which the usage does not need
+    from jonet.tasks.base import Task, TaskConfig
+
 USAGE = """usage: {prog} --task=TASK [options]
 
 Trains a network on shapes, reconstructs unseen ones, evaluates them, and writes a report (HTML). The same
@@ -42,7 +45,7 @@ class Options:
     """Options of a run that do not belong to the task's config."""
 
     # Help texts are in the annotations: `parse` derives a class at run time, for which tyro cannot read comments.
-    task: Annotated[str, tyro.conf.arg(help=f"the network and its input: one of {', '.join(TASKS)}")] = "deepsdf"
+    task: str = "deepsdf"  # its help, with the installed tasks, is in `parse`
     preset: Annotated[
         str | None,
         tyro.conf.arg(metavar="STR", help="quick (minutes), small (an hour) or paper (as published)"),
@@ -61,8 +64,8 @@ class Options:
     quiet: Annotated[bool, tyro.conf.arg(help="no progress on stderr")] = False
 
 
-def parse(arguments: Sequence[str], prog: str = "jonet run"):
-    """Parses the options of a run → (task module, its config, Options with workdir, preset and a tuple of stages set).
+def parse(arguments: Sequence[str], prog: str = "jonet run") -> tuple[Task, TaskConfig, Options]:
+    """Parses the options of a run → (task, its config, Options with workdir, preset and a tuple of stages set).
 
     Without arguments, and for `--help` without a task, prints the usage and raises SystemExit (status 2 or 0).  Raises
     ConfigError for an unknown task, preset, stage or option, and for options that contradict each other.
@@ -70,28 +73,32 @@ def parse(arguments: Sequence[str], prog: str = "jonet run"):
     arguments = list(arguments)
     name = parser.value(arguments, "task")
     if not arguments or (name is None and {"-h", "--help"} & set(arguments)):
-        print(USAGE.format(prog=prog, tasks=", ".join(TASKS)), file=sys.stdout if arguments else sys.stderr)
+        print(USAGE.format(prog=prog, tasks=", ".join(names.all_names())), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(0 if arguments else 2)
     from jonet.run import train  # imported late: they import jax, which the usage does not need
-    from jonet.tasks.setup import resolved
+    from jonet.tasks import registry
 
-    task = train.task("deepsdf" if name is None else name)
+    task = registry.find("deepsdf" if name is None else name)
     preset = parser.value(arguments, "preset") or task.usual_preset(parser.value(arguments, "data") or "")
     start = train.preset_of(task, preset, "")
+    about = f"the network and its input: one of {', '.join(names.all_names())}"
     kind = dataclasses.make_dataclass(
         "Run",
-        [("config", Annotated[task.Config, tyro.conf.arg(name="")], dataclasses.field(metadata={"flat": True}))],
+        [
+            ("task", Annotated[str, tyro.conf.arg(help=about)], dataclasses.field(default=task.name)),
+            ("config", Annotated[task.config, tyro.conf.arg(name="")], dataclasses.field(metadata={"flat": True})),
+        ],
         bases=(Options,),
         frozen=True,
         kw_only=True,
-        namespace={"__doc__": f"{task.TITLE}, preset {preset}."},
+        namespace={"__doc__": f"{task.title}, preset {preset}."},
     )
-    options, given = parser.parse(kind, arguments, prog, kind(config=start, task=task.NAME, preset=preset))
-    config = resolved(options.config, given)
+    options, given = parser.parse(kind, arguments, prog, kind(config=start, task=task.name, preset=preset))
+    config = options.config.resolved(given)
     config.check_later()
     stages = tuple(name.strip() for name in options.stages.split(",") if name.strip())
     if unknown := [name for name in stages if name not in STAGES]:
         raise ConfigError(f"--stages names {unknown[0]!r}, but the stages are {', '.join(STAGES)}")
-    workdir = options.workdir or Path("runs") / f"{task.NAME}-{preset}"
+    workdir = options.workdir or Path("runs") / f"{task.name}-{preset}"
     values: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
     return task, config, Options(**values | {"workdir": workdir, "stages": stages, "preset": preset})

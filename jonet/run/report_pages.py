@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from jonet.run import metrics_file
 from jonet.run.state import RunState
 from jonet.storage import names
 from jonet.tasks import unseen
+from jonet.tasks.base import Task
 from jonet.training.log import Log
 from jonet.version import __version__
 
@@ -79,10 +79,9 @@ def write(run: RunState) -> None:
         scores["training shapes, from their trained codes"] = values["train"]["summary"]
     seconds = {name: done["seconds"] for name, done in run.done.items()}
     size = values["bytes"]
-    shown = getattr(task, "shown", None)  # only tasks that do more than reconstruct shapes have it
-    galleries, tables = shown(run.config, trained, store, folder, values) if shown else ((), ())
+    galleries, tables = task.shown(run.config, trained, store, folder, values)
     page = Report(
-        title=f"{task.TITLE} on {Path(run.config.data).name}",
+        title=f"{task.title} on {Path(run.config.data).name}",
         summary=task.summary(count if tested else 0, unseen.count(trained)),
         command=shlex.join(["python", *sys.argv]),
         device=values["device"],
@@ -164,7 +163,7 @@ def evenly(length: int, count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, length - 1, min(count, length)).round()})
 
 
-def charts(task: ModuleType, entries: list[dict]) -> list[Chart]:
+def charts(task: Task, entries: list[dict]) -> list[Chart]:
     """Loss curves and validation from a log."""
     steps = [entry for entry in entries if "loss" in entry]
     if not steps:
@@ -175,7 +174,7 @@ def charts(task: ModuleType, entries: list[dict]) -> list[Chart]:
     checked = [entry for entry in entries if "validation" in entry]
     if checked:
         line = ([entry["step"] for entry in checked], [entry["validation"] for entry in checked])
-        found.append(Chart("Validation", {task.VALIDATED: line}, log=False))
+        found.append(Chart("Validation", {task.validated: line}, log=False))
     return found
 
 

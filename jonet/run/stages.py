@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -29,21 +29,21 @@ from jonet.evaluation import baseline, metrics
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
 from jonet.run import metrics_file, report_pages, state, train
-from jonet.run.options import STAGES
 from jonet.run.report_pages import evenly, read_all
 from jonet.run.state import RunState
 from jonet.storage import names
 from jonet.tasks import unseen
+from jonet.tasks.base import Task, TaskConfig
+from jonet.tasks.names import STAGES
 
 
-def run(task, config, workdir: Path, stages=STAGES) -> None:
+def run(task: Task, config: TaskConfig, workdir: Path, stages: Sequence[str] = STAGES) -> None:
     """Runs the given stages except those that are done, then prints the scores and the paths of the results.
 
-    task: its module.  config: an instance of its Config.
     All processes of a job prepare and train; the first one alone runs the later stages, while the others wait.
     """
     with state.opened(workdir, task, config) as run:
-        print(f"{task.TITLE} · {parallel.describe()} · {run.folder}", file=sys.stderr, flush=True)
+        print(f"{task.title} · {parallel.describe()} · {run.folder}", file=sys.stderr, flush=True)
         run.announce = lambda stage: print(f"{stage} …", file=sys.stderr, flush=True)
         for stage in [stage for stage in state.EXPENSIVE_STAGES if stage in stages]:
             do(run, stage)
@@ -176,7 +176,7 @@ def evaluate(run: RunState) -> list[Path]:
     shapes = groups["test"] or groups["train"]
     parameters = jax.tree.leaves(trained.network.shared)
     values = {
-        "task": run.task.NAME,
+        "task": run.task.name,
         "device": parallel.describe(),
         "summary": metrics.summary(shapes),
         "shapes": shapes,
@@ -191,10 +191,9 @@ def evaluate(run: RunState) -> list[Path]:
         "skipped": store.skipped,
         "seconds": {name: done["seconds"] for name, done in run.done.items()},
     }
-    files = [run.folder / name for name in (metrics_file.NAME, *getattr(run.task, "FILES", ()))]
+    files = [run.folder / name for name in (metrics_file.NAME, *run.task.files)]
     run.claim("evaluate", files)
-    if further := getattr(run.task, "further", None):  # only tasks that do more than reconstruct shapes have it
-        values |= further(run.config, trained, store, run.folder)
+    values |= run.task.further(run.config, trained, store, run.folder)
     metrics_file.write(run.folder, values)
     return files
 

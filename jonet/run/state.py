@@ -9,7 +9,7 @@
 
 A stage is done if all of these hold (`RunState.is_done`):
 
-1. It was finished with the same key: a digest of the options that it and all earlier stages read.  The task's PARTS
+1. It was finished with the same key: a digest of the options that it and all earlier stages read.  The task's `parts`
    name the options of each stage.  Options that name files do not count; their content does:
 2. Its inputs have the same digests (for training: the store, a given model, given weights).
 3. Its results exist with unchanged content.  Files with equal size and times are not read for that.
@@ -30,29 +30,29 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from jonet import config as configs
-from jonet import model, parallel
+from jonet import parallel
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.model import Model
 from jonet.storage import atomic, identity, locks
+from jonet.tasks.base import Task, TaskConfig
 
 EXPENSIVE_STAGES = ("prepare", "train")  # their options cannot be changed once they have written something
 LOCK = ".lock"
 VERSION = 2  # of the format of config.json
 NAMES = {"version", "task", "config", "autotuned", "done", "made"}  # all names in config.json
-BY_CONTENT = ("data", "shapes.split", "model", "weights")  # options that name files, compared by content instead
+BY_CONTENT = ("data", "model")  # options that name files, compared by content instead; so are `Task.given_files`
 
 
 class RunState:
     """The state of an open run folder; create it with `opened`, which locks the folder.
 
-    folder, task (its module), config: of this call; values: config as a dict.
+    folder, task, config: of this call; values: config as a dict.
     autotuned: settings measured by an earlier call, {} before training.  They stay until options or inputs of
     the expensive stages change, so that a resumed training uses the same ones.
     done: by finished stage {"key", "seconds", "results"}.
@@ -63,10 +63,10 @@ class RunState:
     Raises ConfigError if the folder is not a run of this task, or has results of other options that were expensive.
     """
 
-    def __init__(self, folder: Path, task: ModuleType, config):
+    def __init__(self, folder: Path, task: Task, config: TaskConfig):
         self.folder, self.task, self.config = folder, task, config
         # through from_dict, which converts ints of float options: 1 and 1.0 must have equal digests
-        self.values = configs.to_dict(configs.from_dict(task.Config, configs.to_dict(config)))
+        self.values = configs.to_dict(configs.from_dict(task.config, configs.to_dict(config)))
         self.autotuned: dict[str, Any] = {}
         self.done: dict[str, dict] = {}
         self.made: dict[str, dict] = {}
@@ -101,8 +101,8 @@ class RunState:
         # An edited or damaged config.json must not make the run replace or remove files elsewhere.
         if any(file.is_absolute() or ".." in file.parts for file in files):
             raise ConfigError(f"{path} lists files outside of its folder; choose another --workdir")
-        if name != self.task.NAME:
-            raise ConfigError(f"{self.folder} is a run of {name}, not of {self.task.NAME}; choose another --workdir")
+        if name != self.task.name:
+            raise ConfigError(f"{self.folder} is a run of {name}, not of {self.task.name}; choose another --workdir")
 
     def _check_options(self) -> None:
         """Raises ConfigError if an expensive stage has written something with other options than the present ones.
@@ -114,7 +114,7 @@ class RunState:
             if stage not in self.made:
                 continue
             # from_dict fills in defaults of options that the file does not have
-            before = configs.to_dict(configs.from_dict(self.task.Config, self.made[stage]["options"]))
+            before = configs.to_dict(configs.from_dict(self.task.config, self.made[stage]["options"]))
             different = configs.difference(self._options(stage), self._options(stage, before))
             if different and self._has_output(stage):
                 changed += different
@@ -139,7 +139,8 @@ class RunState:
     def _options(self, stage: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
         """The options that a stage reads, without those that name files.  values: a config (default: this run's)."""
         values = self.values if values is None else values
-        found = {part: values[part] for part in self.task.PARTS[stage] if part not in BY_CONTENT}
+        by_content = {*BY_CONTENT, *self.task.given_files(self.config)}
+        found = {part: values[part] for part in self.task.parts[stage] if part not in by_content}
         if "shapes" in found:
             found["shapes"] = {name: value for name, value in found["shapes"].items() if name != "split"}
         return found
@@ -148,7 +149,7 @@ class RunState:
         if parallel.is_main():
             values = {
                 "version": VERSION,
-                "task": self.task.NAME,
+                "task": self.task.name,
                 "config": self.values,
                 "autotuned": self.autotuned,
                 "done": self.done,
@@ -163,23 +164,24 @@ class RunState:
 
     def key(self, stage: str) -> str:
         """Digest of the options that a stage and all earlier stages read, without those that name files."""
-        names = list(self.task.PARTS)
+        names = list(self.task.parts)
         return configs.digest({name: self._options(name) for name in names[: names.index(stage) + 1]})
 
     def inputs(self, stage: str, store: Store | None = None) -> dict[str, str]:
-        """Digests of what training reads: the store, a given model, given weights; {} for other stages.
+        """Digests of what training reads: the store, a given model, given files; {} for other stages.
 
-        Raises ConfigError if the file of the option `weights` is missing.
+        Raises ConfigError if one of the files is missing.
         """
         if stage != "train":
             return {}
         found = {} if store is None else {"store": store_digest(store)}
-        if folder := getattr(self.config, "model", ""):
-            found["model"] = model_digest(model.load(folder))
-        if file := getattr(self.config, "weights", ""):
-            if not Path(file).is_file():
-                raise ConfigError(f"weights: there is no file {file}; a run started with it needs it to continue")
-            found["weights"] = identity.digest(file)
+        if (given := self.task.given_model(self.config)) is not None:
+            found["model"] = model_digest(given)
+        for option, file in self.task.given_files(self.config).items():
+            if file and not Path(file).is_file():
+                raise ConfigError(f"{option}: there is no file {file}; a run started with it needs it to continue")
+            if file:
+                found[option] = identity.digest(file)
         return found
 
     def is_done(self, stage: str, inputs: dict[str, str] | None = None) -> bool:
@@ -213,7 +215,7 @@ class RunState:
 
         Raises ConfigError if the stage has written something that was computed from other, expensive inputs.
         """
-        names = list(self.task.PARTS)
+        names = list(self.task.parts)
         self.done = {name: value for name, value in self.done.items() if names.index(name) < names.index(stage)}
         inputs, before = inputs or {}, self.made.get(stage, {})
         if before.get("inputs") not in (None, inputs):
@@ -287,7 +289,7 @@ class RunState:
 
 
 @contextlib.contextmanager
-def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
+def opened(folder: str | Path, task: Task, config: TaskConfig) -> Iterator[RunState]:
     """Opens a run folder, new or existing, and locks it while the context lasts.
 
     Of the processes of a job, the first one holds the lock.  Temporary files of killed processes are removed.
@@ -296,8 +298,7 @@ def opened(folder: str | Path, task: ModuleType, config) -> Iterator[RunState]:
     """
     folder = Path(folder)
     _check_place(folder)
-    if check := getattr(task, "check", None):  # only tasks with the option `model` have it
-        check(config)
+    task.given_model(config)  # raises for one that does not suit the task
     with locks.locked(folder / LOCK) if parallel.is_main() else contextlib.nullcontext():
         run = RunState(folder, task, config)
         if parallel.is_main():

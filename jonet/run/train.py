@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import tempfile
 import time
 import warnings
 from pathlib import Path
-from types import ModuleType
 
 import jax
 
@@ -24,8 +22,8 @@ from jonet.model_folder import check_replaceable
 from jonet.run import state
 from jonet.run.state import RunState
 from jonet.storage import atomic
-from jonet.tasks.names import TASKS
-from jonet.tasks.setup import TrainingSetup, resolved
+from jonet.tasks import registry, unseen
+from jonet.tasks.base import Task, TaskConfig
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import Loop
@@ -33,16 +31,9 @@ from jonet.training.loop import train as run_loop
 from jonet.training.monitor import agreed
 
 
-def task(name: str) -> ModuleType:
-    """A task's module with Config, PRESETS, PARTS and the functions that the stages call; ConfigError if unknown."""
-    if not isinstance(name, str) or name not in TASKS:
-        raise ConfigError(f"task is {shown(name)}, but there are {', '.join(TASKS)}")
-    return importlib.import_module(f"jonet.tasks.{name}")
-
-
 def train(
     data,
-    task: str = "deepsdf",
+    task: str | Task = "deepsdf",
     *,
     workdir: str | Path | None = None,
     preset: str | None = None,
@@ -53,17 +44,18 @@ def train(
     """Trains a network on shapes.
 
     data: a folder of meshes or one mesh file, the name of a procedural family, or a Store.
+    task: the name of a built-in task or of one that an installed package declares, or a `jonet.Task`.
     workdir: folder for the store, checkpoints and the model (None: a temporary one, removed afterwards); the same call
     continues a training that was stopped.
     preset: "quick", "small" or "paper", of deepsdf also "single"; None takes "single" for one mesh, else "quick".
     minutes: training time, instead of the preset's; the option `steps` replaces both.
     seed: of all random numbers.
-    options: other fields of the task's Config.  A group is a dict, `network={"latent_size": 8}`, whose missing fields
+    options: other fields of the task's config.  A group is a dict, `network={"latent_size": 8}`, whose missing fields
     keep the preset's values, or an instance of the config's dataclass.
     Raises ConfigError, before any work, for options that are unknown, of a wrong type, out of bounds, or without effect
     with the others.
     """
-    module = globals()["task"](task)
+    found = registry.find(task)
     changes = {"seed": seed, **options} | ({} if minutes is None else {"minutes": minutes})
     if isinstance(data, Store):
         if extra := [name for name in ("shapes", "samples") if name in options]:
@@ -75,29 +67,29 @@ def train(
         raise ConfigError(
             f"data is {shown(data)}, but must be a folder of meshes, a mesh file, the name of a family, or a Store"
         )
-    config = configured(module, preset, changes)
+    config = configured(found, preset, changes)
     with contextlib.ExitStack() as stack:
         if workdir is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jonet-")))
         else:
             folder = _folder(workdir)
-        run = stack.enter_context(state.opened(folder, module, config))
+        run = stack.enter_context(state.opened(folder, found, config))
         return train_network(run, data if isinstance(data, Store) else prepare(run))
 
 
-def configured(module: ModuleType, preset: str | None, changes: dict):
+def configured(task: Task, preset: str | None, changes: dict) -> TaskConfig:
     """A preset's config with changes, as in `train`.  preset: None for the default one for this data."""
-    start = preset_of(module, preset, changes.get("data", ""))
+    start = preset_of(task, preset, changes.get("data", ""))
     config = configs.changed(start, changes)
-    return resolved(config, configs.given(start, changes))
+    return config.resolved(configs.given(start, changes))
 
 
-def preset_of(module: ModuleType, preset: str | None, data: str):
+def preset_of(task: Task, preset: str | None, data: str) -> TaskConfig:
     """A preset's config; ConfigError if the task has no such one.  preset: None for the default one for this data."""
-    preset = module.usual_preset(data) if preset is None else preset
-    if not isinstance(preset, str) or preset not in module.PRESETS:
-        raise ConfigError(f"preset is {shown(preset)}, but {module.NAME} has {', '.join(module.PRESETS)}")
-    return module.PRESETS[preset]
+    preset = task.usual_preset(data) if preset is None else preset
+    if not isinstance(preset, str) or preset not in task.presets:
+        raise ConfigError(f"preset is {shown(preset)}, but {task.name} has {', '.join(task.presets)}")
+    return task.presets[preset]
 
 
 def _folder(workdir) -> Path:
@@ -131,7 +123,7 @@ def prepare(run: RunState) -> Store:
             config.shapes.sources(config.data, config.seed),
             config.samples,
             seed=config.seed,
-            frame=run.task.FRAME,
+            frame=run.task.frame,
             sign=config.shapes.sign,
             wait=parallel.is_multiprocess(),  # the first process builds it, the others open it
         )
@@ -162,8 +154,7 @@ def _is_there(data: str) -> bool:
 def train_network(run: RunState, store: Store) -> Model:
     """The stage train: loads the run's model if it was trained on this store, else trains it on the training shapes.
 
-    Training continues from the newest checkpoint.  If the task returns a given model instead of a setup, that is saved
-    as the run's model.
+    Training continues from the newest checkpoint.  If the config names a model, that is saved as the run's model.
     """
     inputs, folder = run.inputs("train", store), run.folder / "model"
     if run.is_done("train", inputs):
@@ -237,13 +228,18 @@ def _remedy(config) -> str:
 
 
 def _trained(run: RunState, store: Store, identity: str) -> Model:
-    """Trains a run's model.  identity: digest of options and inputs; checkpoints of another one are refused."""
+    """Trains a run's model, or takes the given one.
+
+    identity: digest of options and inputs; checkpoints of another one are refused.
+    """
     config = run.config
+    run.task.check_store(config, store)
+    if (given := run.task.given_model(config)) is not None:
+        unseen.unseen(store, given)  # raises if it was trained on all test shapes
+        return given
     rows = store.select("train")
     key = parallel.fold_in(jax.random.key(config.seed), "train")
-    training_setup: TrainingSetup | Model = run.task.training_setup(config, store, rows, key, dict(run.autotuned))
-    if isinstance(training_setup, Model):
-        return training_setup
+    training_setup = run.task.training_setup(config, store, rows, key, dict(run.autotuned))
     loop = Loop(
         training_setup.loss, training_setup.optimizer.build(), training_setup.batches, key, lookup=training_setup.lookup
     )
@@ -254,7 +250,7 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
     autotuned = training_setup.autotuned
     run.keep_autotuned(autotuned)  # before the first step, for which memory may run out
     if "steps" not in autotuned:
-        minutes = getattr(config, "minutes", 0)
+        minutes = training_setup.minutes
         autotuned["steps"] = planned_steps(loop, start(), minutes) if minutes else training_setup.steps
     run.keep_autotuned(autotuned)
     with Checkpoints(run.folder / "checkpoints", identity) as checkpoints:

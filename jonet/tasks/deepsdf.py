@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +33,8 @@ from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.settings.fitting import FitConfig
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
-from jonet.tasks.setup import TrainingSetup, autotune, check_counts, check_frame, check_later, history, training_codes
+from jonet.tasks.base import Task, TimedConfig
+from jonet.tasks.setup import TrainingSetup, autotune, check_counts, history, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import autodecoder, batches
 from jonet.training.autodecoder import AutoDecoder
@@ -41,14 +42,12 @@ from jonet.training.autotune import micro_batch as measured_micro_batch
 from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
 
-NAME = "deepsdf"
-TITLE = "DeepSDF"
-FRAME = "sphere"
-
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(TimedConfig):
     """Options of DeepSDF."""
+
+    learned_samples: ClassVar[tuple[str, ...]] = ("near", "uniform")
 
     data: str = "chair"  # a procedural family, families joined by commas, a folder of meshes, or one mesh file
     seed: int = 0  # seed of all random numbers, 0 or more
@@ -84,11 +83,7 @@ class Config:
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
-        return {"shapes.val_fraction": "DeepSDF has no validation"} | self.shapes.unread(self.data)
-
-    def check_later(self) -> None:
-        """ConfigError if stages after training could not work with these options."""
-        check_later(self, "near", "uniform")
+        return {"shapes.val_fraction": "DeepSDF has no validation"} | super().unread()
 
 
 def small(width: int, depth: int, latent_size: int) -> Specs:
@@ -108,123 +103,151 @@ MUON = Optimizer(  # twice as fast to the same quality as Adam, see docs/perform
     per_shape=Schedule("cosine", initial=2e-3, final=2e-5),
 )
 
-PRESETS = {
-    "single": Config(
-        samples=dataclasses.replace(RECIPES["default"], near=600_000, uniform=50_000, variances=(0.0009, 0.00005)),
-        network=dataclasses.replace(small(256, 8, 0), xyz_in_all=True),
-        learning=AutoDecoder(start="centered"),
-        optimizer=MUON,
-        batch_shapes=1,
-        batch_points=1024,
-        minutes=7.5,
-        surfaces=Surfaces(resolution=256),
-        rebuilt_train=1,
-    ),
-    "quick": Config(
-        network=small(128, 6, 64),
-        learning=AutoDecoder(start="centered"),
-        optimizer=MUON,
-        batch_points=64,  # many small steps beat few large ones, see docs/performance.md
-        minutes=2.5,
-    ),
-    "small": Config(
-        shapes=Shapes(train=768, test=48),
-        network=small(256, 8, 128),
-        learning=AutoDecoder(start="centered"),
-        optimizer=MUON,
-        batch_shapes=32,
-        minutes=50.0,
-    ),
-    "paper": Config(
-        shapes=Shapes(train=3281, test=832),
-        samples=RECIPES["deepsdf"],
-        network=Specs(),
-        learning=AutoDecoder(prior="program", code_bound=1.0),
-        optimizer=Optimizer(shared=Schedule("step", 5e-4), per_shape=Schedule("step", 1e-3)),
-        batch_shapes=64,
-        batch_points=16384,
-        steps=2001 * (3281 // 64),
-        fitting=FitConfig(method="adam"),
-        surfaces=Surfaces(resolution=255),  # 256 samples a side
-    ),
-}
 
-PARTS = {  # the options that each stage reads
-    "prepare": ("data", "seed", "shapes", "samples"),
-    "train": (
-        *("seed", "network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points", "draw", "place"),
-        *("steps", "minutes"),
-    ),
-    "reconstruct": ("fitting", "surfaces", "rebuilt_train", "generated"),
-    "evaluate": ("scores",),
-    "report": (),
-}
+class DeepSDF(Task[Config]):
+    """A decoder and a code per shape, learned together; codes of unseen shapes are fitted."""
 
+    name = "deepsdf"
+    title = "DeepSDF"
+    frame = "sphere"
+    config = Config
+    presets = {
+        "single": Config(
+            samples=dataclasses.replace(RECIPES["default"], near=600_000, uniform=50_000, variances=(0.0009, 0.00005)),
+            network=dataclasses.replace(small(256, 8, 0), xyz_in_all=True),
+            learning=AutoDecoder(start="centered"),
+            optimizer=MUON,
+            batch_shapes=1,
+            batch_points=1024,
+            minutes=7.5,
+            surfaces=Surfaces(resolution=256),
+            rebuilt_train=1,
+        ),
+        "quick": Config(
+            network=small(128, 6, 64),
+            learning=AutoDecoder(start="centered"),
+            optimizer=MUON,
+            batch_points=64,  # many small steps beat few large ones, see docs/performance.md
+            minutes=2.5,
+        ),
+        "small": Config(
+            shapes=Shapes(train=768, test=48),
+            network=small(256, 8, 128),
+            learning=AutoDecoder(start="centered"),
+            optimizer=MUON,
+            batch_shapes=32,
+            minutes=50.0,
+        ),
+        "paper": Config(
+            shapes=Shapes(train=3281, test=832),
+            samples=RECIPES["deepsdf"],
+            network=Specs(),
+            learning=AutoDecoder(prior="program", code_bound=1.0),
+            optimizer=Optimizer(shared=Schedule("step", 5e-4), per_shape=Schedule("step", 1e-3)),
+            batch_shapes=64,
+            batch_points=16384,
+            steps=2001 * (3281 // 64),
+            fitting=FitConfig(method="adam"),
+            surfaces=Surfaces(resolution=255),  # 256 samples a side
+        ),
+    }
+    parts = {  # the options that each stage reads
+        "prepare": ("data", "seed", "shapes", "samples"),
+        "train": (
+            *("seed", "network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points"),
+            *("draw", "place", "steps", "minutes"),
+        ),
+        "reconstruct": ("fitting", "surfaces", "rebuilt_train", "generated"),
+        "evaluate": ("scores",),
+        "report": (),
+    }
 
-def usual_preset(data: str) -> str:
-    """The default preset: "single" for one mesh file, else "quick"."""
-    return "single" if Path(data).is_file() else "quick"
+    def usual_preset(self, data: str) -> str:
+        """The default preset: "single" for one mesh file, else "quick"."""
+        return "single" if Path(data).is_file() else "quick"
 
+    def training_setup(self, config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
+        """What the training loop needs: decoder, one code per training shape, batches of samples."""
+        network = DeepSDFDecoder(config.network, jnp.dtype(config.compute_dtype))
+        learning = config.learning
+        shared, codes = autodecoder.initial(network, len(shapes), key, std=learning.code_std, start=learning.start)
+        lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
+        spec = batches.BatchSpec(batches.RowSampling("sdf", config.batch_points, config.draw))
 
-def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
-    """What the training loop needs: decoder, one code per training shape, batches of samples.
+        def place() -> str:
+            fits = config.place == "auto" and batches.fits(store.arrays, lanes, spec)
+            return "resident" if fits or config.place == "resident" else "streamed"
 
-    shapes: indices of the training shapes in the store.  autotuned: settings measured by an earlier start of the run;
-    missing ones are measured now.
-    """
-    check_frame(store, FRAME)
-    network = DeepSDFDecoder(config.network, jnp.dtype(config.compute_dtype))
-    learning = config.learning
-    shared, codes = autodecoder.initial(network, len(shapes), key, std=learning.code_std, start=learning.start)
-    lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
-    spec = batches.BatchSpec(batches.RowSampling("sdf", config.batch_points, config.draw))
+        def micro_batch() -> int:
+            each = min(config.batch_shapes, len(shapes))
+            return measured_micro_batch(network, shared, each, config.batch_points, learning)
 
-    def place() -> str:
-        fits = config.place == "auto" and batches.fits(store.arrays, lanes, spec)
-        return "resident" if fits or config.place == "resident" else "streamed"
+        source = batches.load(store.arrays, lanes, spec, key, autotune(autotuned, "place", place) == "resident")
+        settings = learning
+        if not learning.micro_batch:
+            settings = dataclasses.replace(learning, micro_batch=autotune(autotuned, "micro_batch", micro_batch))
+        return TrainingSetup(
+            loss=functools.partial(autodecoder.loss, decoder=network, settings=settings),
+            lookup=functools.partial(autodecoder.lookup, bound=learning.code_bound),
+            optimizer=config.optimizer,
+            batches=source,
+            shared=shared,
+            per_shape=codes,
+            steps=config.steps,
+            minutes=config.minutes,
+            autotuned=autotuned,
+        )
 
-    def micro_batch() -> int:
-        each = min(config.batch_shapes, len(shapes))
-        return measured_micro_batch(network, shared, each, config.batch_points, learning)
+    def model(self, config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
+        """The trained model: its training codes with their residuals and inlier fractions, and their prior."""
+        network = BoundNetwork(DeepSDFDecoder(config.network), shared, batch_stats)
+        codes, prior = training_codes(store, shapes, per_shape), None
+        if config.network.latent_size:
+            samples = [thinned(store.samples(i)) for i in shapes]
+            residual, inlier_fraction = latents.errors(network, per_shape, samples, config.fitting)
+            codes = dataclasses.replace(codes, residual=residual, inlier_fraction=inlier_fraction)
+            prior = Prior.of(per_shape, residual)
+        return Model(
+            kind="deepsdf",
+            network=network,
+            frame=self.frame,
+            codes=codes,
+            prior=prior,
+            fitting=config.fitting,
+            surfaces=config.surfaces,
+            history=history(self.name, config.data, store, shapes) | {"clamp": config.learning.clamp},
+        )
 
-    source = batches.load(store.arrays, lanes, spec, key, autotune(autotuned, "place", place) == "resident")
-    settings = learning
-    if not learning.micro_batch:
-        settings = dataclasses.replace(learning, micro_batch=autotune(autotuned, "micro_batch", micro_batch))
-    return TrainingSetup(
-        loss=functools.partial(autodecoder.loss, decoder=network, settings=settings),
-        lookup=functools.partial(autodecoder.lookup, bound=learning.code_bound),
-        optimizer=config.optimizer,
-        batches=source,
-        shared=shared,
-        per_shape=codes,
-        steps=config.steps,
-        autotuned=autotuned,
-    )
+    def adjusted(self, config: Config, trained: Model) -> Model:
+        """The model with this config's settings of fitting and extraction."""
+        return dataclasses.replace(trained, fitting=config.fitting, surfaces=config.surfaces)
 
+    def observe(self, config: Config, trained: Model, store: Store, shapes) -> Codes:
+        """Codes of unseen shapes, fitted to their signed distances."""
+        names = [store.names[i] for i in shapes]
+        codes = trained.fit([np.asarray(store.samples(i)) for i in shapes], names=names)
+        return codes.placed([store.similarities[i] for i in shapes])
 
-def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
-    """The trained model: its training codes with their residuals and inlier fractions, and their prior.
+    def scored(self, config: Config, trained: Model, store: Store, codes: Codes) -> list[dict[str, Any]]:
+        """Per shape: the quality of its fit, which is reported with the metrics of its mesh."""
+        return [
+            {
+                "residual": float(codes.residual[i]),
+                "inlier_fraction": float(codes.inlier_fraction[i]),
+                "converged": bool(codes.converged[i]),
+                "out_of_distribution": bool(codes.out_of_distribution[i]),
+            }
+            for i in range(len(codes))
+        ]
 
-    shapes: indices of the training shapes in the store, in the order of the rows of `per_shape`.
-    """
-    network = BoundNetwork(DeepSDFDecoder(config.network), shared, batch_stats)
-    codes, prior = training_codes(store, shapes, per_shape), None
-    if config.network.latent_size:
-        samples = [thinned(store.samples(i)) for i in shapes]
-        residual, inlier_fraction = latents.errors(network, per_shape, samples, config.fitting)
-        codes = dataclasses.replace(codes, residual=residual, inlier_fraction=inlier_fraction)
-        prior = Prior.of(per_shape, residual)
-    return Model(
-        kind="deepsdf",
-        network=network,
-        frame=FRAME,
-        codes=codes,
-        prior=prior,
-        fitting=config.fitting,
-        surfaces=config.surfaces,
-        history=history(NAME, config.data, store, shapes),
-    )
+    def summary(self, unseen: int, trained: int | None) -> str:
+        """The report's first sentence.  trained: the number of training shapes."""
+        if not unseen:
+            return f"{trained} training shape{'s' * (trained != 1)}, reconstructed from the network."
+        return (
+            f"{unseen} unseen shapes, each reconstructed from a code fitted to its signed distances; the network was "
+            f"trained on {trained} other shapes."
+        )
 
 
 def thinned(samples: np.ndarray, count: int = 4096) -> np.ndarray:
@@ -232,41 +255,4 @@ def thinned(samples: np.ndarray, count: int = 4096) -> np.ndarray:
     return np.asarray(samples[:: -(-len(samples) // count)])
 
 
-def adjusted(config: Config, trained: Model) -> Model:
-    """The model with this config's settings of fitting and extraction."""
-    return dataclasses.replace(trained, fitting=config.fitting, surfaces=config.surfaces)
-
-
-def observe(config: Config, trained: Model, store: Store, shapes) -> Codes:
-    """Codes of unseen shapes of the store, fitted to their signed distances.  shapes: their indices in the store."""
-    names = [store.names[i] for i in shapes]
-    codes = trained.fit([np.asarray(store.samples(i)) for i in shapes], names=names)
-    return codes.placed([store.similarities[i] for i in shapes])
-
-
-def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:
-    """Per shape: the quality of its fit, which is reported with the metrics of its mesh."""
-    return [
-        {
-            "residual": float(codes.residual[i]),
-            "inlier_fraction": float(codes.inlier_fraction[i]),
-            "converged": bool(codes.converged[i]),
-            "out_of_distribution": bool(codes.out_of_distribution[i]),
-        }
-        for i in range(len(codes))
-    ]
-
-
-def inputs(config: Config, store: Store, shape: int) -> list:
-    """The network's input for the report: none, since distances are not shown."""
-    return []
-
-
-def summary(unseen: int, trained: int) -> str:
-    """The report's first sentence.  trained: the number of training shapes."""
-    if not unseen:
-        return f"{trained} training shape{'s' * (trained > 1)}, reconstructed from the network."
-    return (
-        f"{unseen} unseen shapes, each reconstructed from a code fitted to its signed distances; the network was "
-        f"trained on {trained} other shapes."
-    )
+TASK = DeepSDF()

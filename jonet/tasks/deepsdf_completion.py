@@ -26,14 +26,7 @@ from jonet.model import Model, load
 from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.storage.names import encoded
 from jonet.tasks import deepsdf
-from jonet.tasks.deepsdf import FRAME, adjusted, model
-from jonet.tasks.setup import TrainingSetup
-from jonet.tasks.unseen import unseen
-
-__all__ = ["FRAME", "adjusted", "model"]
-
-NAME = "deepsdf_completion"
-TITLE = "Completion from one depth view, DeepSDF"
+from jonet.tasks.deepsdf import DeepSDF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,44 +76,6 @@ def _completing(config: deepsdf.Config, **changes) -> Config:
     return Config(**parts | {"fitting": FitConfig(prior=1e-3), "generated": 0} | changes)
 
 
-PRESETS = {
-    "quick": _completing(deepsdf.PRESETS["quick"]),
-    "small": _completing(deepsdf.PRESETS["small"]),
-    "paper": _completing(deepsdf.PRESETS["paper"], fitting=FitConfig(method="adam"), view=View(background=False)),
-}
-
-PARTS = {
-    **deepsdf.PARTS,
-    "train": ("model", *deepsdf.PARTS["train"]),
-    "reconstruct": ("view", "pose", *deepsdf.PARTS["reconstruct"]),
-}
-
-
-def usual_preset(data: str) -> str:
-    """The default preset."""
-    return "quick"
-
-
-def check(config: Config) -> Model | None:
-    """The model named by the option `model`, None if there is none; ConfigError if it is not a DeepSDF with codes."""
-    if not config.model:
-        return None
-    trained = load(config.model)
-    if trained.kind != "deepsdf" or trained.frame != FRAME or not trained.config.latent_size:
-        raise ConfigError(
-            f"model {config.model} is not a DeepSDF whose codes are fitted; give a run of deepsdf or deepsdf_completion"
-        )
-    return trained
-
-
-def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup | Model:
-    """What the training loop needs, or the named model, which must not have been trained on all test shapes."""
-    if trained := check(config):
-        unseen(store, trained)
-        return trained
-    return deepsdf.training_setup(config, store, shapes, key, autotuned)
-
-
 class Scan(NamedTuple):
     """A view of a shape as points, normals and free space [N, 3], and the similarity normalized frame → their frame."""
 
@@ -160,44 +115,77 @@ def _rng(config: Config, what: str, name: str) -> np.random.Generator:
     return np.random.default_rng([config.seed, zlib.crc32(what.encode()), zlib.crc32(encoded(name))])
 
 
-def observe(config: Config, trained: Model, store: Store, shapes) -> Codes:
-    """Codes of unseen shapes of the store, each fitted to one view, with its pose unless that is known."""
-    names, to_normalized = [store.names[i] for i in shapes], [store.similarities[i] for i in shapes]
-    points, normals, free_space, transforms = zip(*(scan(config, store, i) for i in shapes), strict=True)
-    if config.view.pose == "known":
-        return trained.fit(points=points, normals=normals, free_space=free_space, names=names).placed(to_normalized)
-    pose = config.pose
-    if config.view.pose == "yaw":
-        pose = dataclasses.replace(pose, radius=0.0, spread=0.02)
-    codes = trained.fit_pose(points, normals=normals, free_space=free_space, names=names, config=pose)
-    found = zip(codes.similarities, transforms, to_normalized, strict=True)
-    return codes.placed([pose @ transform @ similarity for pose, transform, similarity in found])
+class DeepSDFCompletion(DeepSDF):
+    """DeepSDF, with codes of unseen shapes fitted to one depth view."""
+
+    name = "deepsdf_completion"
+    title = "Completion from one depth view, DeepSDF"
+    config = Config
+    presets = {
+        "quick": _completing(DeepSDF.presets["quick"]),
+        "small": _completing(DeepSDF.presets["small"]),
+        "paper": _completing(DeepSDF.presets["paper"], fitting=FitConfig(method="adam"), view=View(background=False)),
+    }
+    parts = {
+        **DeepSDF.parts,
+        "train": ("model", *DeepSDF.parts["train"]),
+        "reconstruct": ("view", "pose", *DeepSDF.parts["reconstruct"]),
+    }
+
+    def usual_preset(self, data: str) -> str:
+        """The default preset."""
+        return "quick"
+
+    def given_model(self, config: Config) -> Model | None:
+        """The model named by the option `model`; ConfigError if it is not a DeepSDF with codes."""
+        if not config.model:
+            return None
+        trained = load(config.model)
+        if trained.kind != "deepsdf" or trained.frame != self.frame or not trained.config.latent_size:
+            raise ConfigError(
+                f"model {config.model} is not a DeepSDF whose codes are fitted; give a run of deepsdf or "
+                "deepsdf_completion"
+            )
+        return trained
+
+    def observe(self, config: Config, trained: Model, store: Store, shapes) -> Codes:
+        """Codes of unseen shapes of the store, each fitted to one view, with its pose unless that is known."""
+        names, to_normalized = [store.names[i] for i in shapes], [store.similarities[i] for i in shapes]
+        points, normals, free_space, transforms = zip(*(scan(config, store, i) for i in shapes), strict=True)
+        if config.view.pose == "known":
+            return trained.fit(points=points, normals=normals, free_space=free_space, names=names).placed(to_normalized)
+        pose = config.pose
+        if config.view.pose == "yaw":
+            pose = dataclasses.replace(pose, radius=0.0, spread=0.02)
+        codes = trained.fit_pose(points, normals=normals, free_space=free_space, names=names, config=pose)
+        found = zip(codes.similarities, transforms, to_normalized, strict=True)
+        return codes.placed([pose @ transform @ similarity for pose, transform, similarity in found])
+
+    def scored(self, config: Config, trained: Model, store: Store, codes: Codes) -> list[dict[str, Any]]:
+        """Per shape: the quality of its fit; `turned_by`, the angle in degrees between fitted and true rotation."""
+        rows = super().scored(config, trained, store, codes)
+        if config.view.pose != "known":
+            true = {name: transform.rotation for name, transform in zip(store.names, store.similarities, strict=True)}
+            for row, name, transform in zip(rows, codes.names, codes.similarities, strict=True):
+                cosine = (np.trace(transform.rotation @ true[name].T) - 1) / 2
+                row["turned_by"] = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        return rows
+
+    def inputs(self, config: Config, store: Store, shape: int) -> list[Part]:
+        """The view and its points as shown in the report; none for training shapes."""
+        if store.splits[shape] != "test":
+            return []
+        seen = taken(config, store, shape)
+        points = seen.surface()[0]
+        return [Part("input", "the view", seen.picture()), Part("input", f"{len(points):,} points seen", points)]
+
+    def summary(self, unseen: int, trained: int | None) -> str:
+        """The report's first sentence.  trained: the number of training shapes, None if unknown."""
+        learned = "" if trained is None else f" The network was trained on {trained} other shapes."
+        return (
+            f"{unseen} unseen shapes, each completed from one depth view; metrics are of the whole shape, hidden parts "
+            f"included.{learned}"
+        )
 
 
-def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:
-    """Per shape: the quality of its fit, and the angle in degrees between fitted and true rotation (`turned_by`)."""
-    rows = deepsdf.scored(config, trained, store, codes)
-    if config.view.pose != "known":
-        true = {name: transform.rotation for name, transform in zip(store.names, store.similarities, strict=True)}
-        for row, name, transform in zip(rows, codes.names, codes.similarities, strict=True):
-            cosine = (np.trace(transform.rotation @ true[name].T) - 1) / 2
-            row["turned_by"] = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-    return rows
-
-
-def inputs(config: Config, store: Store, shape: int) -> list:
-    """The view and its points as shown in the report; none for training shapes."""
-    if store.splits[shape] != "test":
-        return []
-    seen = taken(config, store, shape)
-    points = seen.surface()[0]
-    return [Part("input", "the view", seen.picture()), Part("input", f"{len(points):,} points seen", points)]
-
-
-def summary(unseen: int, trained: int | None) -> str:
-    """The report's first sentence.  trained: the number of training shapes, None if unknown."""
-    learned = "" if trained is None else f" The network was trained on {trained} other shapes."
-    return (
-        f"{unseen} unseen shapes, each completed from one depth view; metrics are of the whole shape, hidden parts "
-        f"included.{learned}"
-    )
+TASK = DeepSDFCompletion()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import zlib
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,48 @@ from jonet.storage.names import encoded
 from jonet.training.batches import RowSampling
 
 
+class Augmentation(NamedTuple):
+    """Random changes of a training step's inputs; the fields are those of `batches.BatchSpec`."""
+
+    noise: float = 0.0
+    scale_augmentation: float = 0.0
+
+
 @dataclasses.dataclass(frozen=True)
-class Cloud:
+class EncoderInput(abc.ABC):
+    """What the encoder of a conditional network takes of each shape; its fields are options of the task."""
+
+    @property
+    @abc.abstractmethod
+    def form(self) -> Inputs:
+        """Kind and shape of the encoder's input."""
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Random changes in training; by default none."""
+        return Augmentation()
+
+    @abc.abstractmethod
+    def draw(self, how: Literal["rows", "windows"]) -> RowSampling | None:
+        """How a training step samples the input from the store; None if the encoder sees the points of the step.
+
+        how: for inputs that are some of many rows, how these are drawn.
+        """
+
+    @abc.abstractmethod
+    def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
+        """The input of a shape in evaluation, an array as in `form`, the same in every call.
+
+        shape: its index in the store.  seed: of what is drawn.
+        """
+
+    @abc.abstractmethod
+    def picture(self, store: Store, shape: int, seed: int) -> Part:
+        """The input as shown in the report; arguments as for `of`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud(EncoderInput):
     """Noisy points on the surface."""
 
     points: int = 300  # number of points per shape, 1 or more
@@ -40,8 +81,13 @@ class Cloud:
         """Kind and shape of the encoder's input."""
         return Inputs("points", self.points)
 
-    def draw(self, how: str) -> RowSampling:
-        """How a training step's inputs are drawn.  how: "rows" or "windows"."""
+    @property
+    def augmentation(self) -> Augmentation:
+        """Noise on the points, and scaled axes."""
+        return Augmentation(self.noise, self.scale_augmentation)
+
+    def draw(self, how: Literal["rows", "windows"]) -> RowSampling:
+        """Points of the surface."""
         return RowSampling("surface_points", self.points, how)
 
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
@@ -57,7 +103,7 @@ class Cloud:
 
 
 @dataclasses.dataclass(frozen=True)
-class Voxels:
+class Voxels(EncoderInput):
     """A coarse voxel grid, by the method `samples.voxels`."""
 
     cells: Literal[32] = 32  # cells per side of the grid; the published encoder takes only 32
@@ -67,8 +113,8 @@ class Voxels:
         """Kind and shape of the encoder's input."""
         return Inputs("voxels", self.cells)
 
-    def draw(self, how: str) -> RowSampling:
-        """How a training step's inputs are drawn.  how: "rows" or "windows"."""
+    def draw(self, how: Literal["rows", "windows"]) -> RowSampling:
+        """The grid of the shape."""
         return RowSampling("voxels", 1)
 
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
@@ -81,7 +127,7 @@ class Voxels:
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class View(EncoderInput):
     """One of a shape's rendered views; in evaluation the first."""
 
     size: int = 224  # pixels per side of the image, equal to samples.image_size
@@ -91,8 +137,8 @@ class View:
         """Kind and shape of the encoder's input."""
         return Inputs("images", self.size)
 
-    def draw(self, how: str) -> RowSampling:
-        """How a training step's inputs are drawn.  how: "rows" or "windows"."""
+    def draw(self, how: Literal["rows", "windows"]) -> RowSampling:
+        """One of the shape's views."""
         return RowSampling("images", 1)
 
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
@@ -105,7 +151,7 @@ class View:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labeled:
+class Labeled(EncoderInput):
     """Points in the whole box with their occupancies, the input of the latent encoder."""
 
     points: int = 2048  # labeled points per shape in evaluation, 1 or more; in training the encoder sees the batch's
@@ -115,7 +161,7 @@ class Labeled:
         """Kind and shape of the encoder's input."""
         return Inputs("samples", self.points)
 
-    def draw(self, how: str) -> None:
+    def draw(self, how: Literal["rows", "windows"]) -> None:
         """None: the encoder sees the points of the step."""
         return None
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -29,16 +29,12 @@ from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
-from jonet.tasks.setup import TrainingSetup, check_counts, check_frame, check_later, history, training_codes
+from jonet.tasks.base import Task, TaskConfig
+from jonet.tasks.setup import TrainingSetup, check_counts, history, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import batches, conditional
 from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
-
-NAME = "occnet"
-TITLE = "Occupancy classifier"
-FRAME = "cube"
-VALIDATED = "minus the cross-entropy of held-out points"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +65,10 @@ class Adam:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     """Options of the single-shape occupancy classifier."""
+
+    learned_samples: ClassVar[tuple[str, ...]] = ("occupancies",)
 
     data: str = "chair,table,lamp,mug,aeroplane"  # procedural families joined by commas, folder of meshes, or one mesh
     seed: int = 0  # seed of all random numbers, 0 or more
@@ -94,63 +92,8 @@ class Config:
             raise ConfigError(f"held_out is {self.held_out}, but must be a fraction of the points above 0 and below 1")
         check_counts(self, {"batch_points": 1, "epochs": 1, "validate_every": 1, "patience": 0, "rebuilt_train": 0})
 
-    def unread(self) -> dict[str, str]:
-        """Options that have no effect with the others, each with the reason."""
-        return self.shapes.unread(self.data)
-
-    def check_later(self) -> None:
-        """ConfigError if stages after training could not work with these options."""
-        check_later(self, "occupancies")
-
 
 FALLING = Adam(per_shape=Schedule("cosine", initial=3e-3, final=1e-5))
-PRESETS = {
-    "quick": Config(optimizer=FALLING, epochs=300),
-    "small": Config(optimizer=FALLING, epochs=1000),
-    "paper": Config(epochs=1000),  # PyTorch's Adam at a constant rate
-}
-
-PARTS = {  # the options that each stage reads
-    "prepare": ("data", "seed", "shapes", "samples"),
-    "train": ("seed", "network", "optimizer", "held_out", "batch_points", "epochs", "validate_every", "patience"),
-    "reconstruct": ("surfaces", "rebuilt_train", "generated"),
-    "evaluate": ("scores",),
-    "report": (),
-}
-
-
-def usual_preset(data: str) -> str:
-    """The default preset."""
-    return "quick"
-
-
-def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
-    """What the training loop needs: one network per shape, batches of training points, the loss on held-out points.
-
-    shapes: their indices in the store; every step has all of them.
-    """
-    check_frame(store, FRAME)
-    network = Classifier(config.network)
-    shared, codes, batch_stats = conditional.initial(network, len(shapes), key)
-    train, held = divided(store.arrays["occupancy"], config.held_out, config.seed)
-    epoch = -(-int(train.counts[shapes].sum(1).max()) // config.batch_points)  # steps per epoch
-    lanes = Lanes.deal(shapes, len(shapes), config.seed, parallel.count())
-    spec = batches.BatchSpec(
-        batches.RowSampling("train", config.batch_points, sides="any"), "occupancies", passes=epoch
-    )
-    return TrainingSetup(
-        loss=functools.partial(conditional.classifier_loss, network=network),
-        optimizer=Optimizer(per_shape=config.optimizer.per_shape),
-        batches=batches.load({"train": train}, lanes, spec, key, resident=True),
-        shared=shared,
-        per_shape=codes,
-        batch_stats=batch_stats,
-        validate=validation(network, held, shapes),
-        steps=config.epochs * epoch,
-        validate_every=config.validate_every * epoch,
-        patience=config.patience,
-        autotuned=autotuned,
-    )
 
 
 def divided(points: RaggedArray, fraction: float, seed: int) -> tuple[RaggedArray, RaggedArray]:
@@ -190,33 +133,73 @@ def validation(network: Classifier, held: RaggedArray, shapes) -> Callable:
     return validate
 
 
-def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
-    """The trained networks as one model: each code is the parameters of one network."""
-    return Model(
-        kind="classifier",
-        network=BoundNetwork(Classifier(config.network), {}),
-        frame=FRAME,
-        codes=training_codes(store, shapes, per_shape),
-        surfaces=config.surfaces,
-        history=history(NAME, config.data, store, shapes),
-    )
+class OccNet(Task[Config]):
+    """A network of its own for each shape; there are no unseen shapes."""
+
+    name = "occnet"
+    title = "Occupancy classifier"
+    frame = "cube"
+    config = Config
+    validated = "minus the cross-entropy of held-out points"
+    presets = {
+        "quick": Config(optimizer=FALLING, epochs=300),
+        "small": Config(optimizer=FALLING, epochs=1000),
+        "paper": Config(epochs=1000),  # PyTorch's Adam at a constant rate
+    }
+    parts = {  # the options that each stage reads
+        "prepare": ("data", "seed", "shapes", "samples"),
+        "train": ("seed", "network", "optimizer", "held_out", "batch_points", "epochs", "validate_every", "patience"),
+        "reconstruct": ("surfaces", "rebuilt_train", "generated"),
+        "evaluate": ("scores",),
+        "report": (),
+    }
+
+    def training_setup(self, config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
+        """What the training loop needs: one network per shape, batches of training points, the loss on held-out points.
+
+        shapes: their indices in the store; every step has all of them.
+        """
+        network = Classifier(config.network)
+        shared, codes, batch_stats = conditional.initial(network, len(shapes), key)
+        train, held = divided(store.arrays["occupancy"], config.held_out, config.seed)
+        epoch = -(-int(train.counts[shapes].sum(1).max()) // config.batch_points)  # steps per epoch
+        lanes = Lanes.deal(shapes, len(shapes), config.seed, parallel.count())
+        spec = batches.BatchSpec(
+            batches.RowSampling("train", config.batch_points, sides="any"), "occupancies", passes=epoch
+        )
+        return TrainingSetup(
+            loss=functools.partial(conditional.classifier_loss, network=network),
+            optimizer=Optimizer(per_shape=config.optimizer.per_shape),
+            batches=batches.load({"train": train}, lanes, spec, key, resident=True),
+            shared=shared,
+            per_shape=codes,
+            batch_stats=batch_stats,
+            validate=validation(network, held, shapes),
+            steps=config.epochs * epoch,
+            validate_every=config.validate_every * epoch,
+            patience=config.patience,
+            autotuned=autotuned,
+        )
+
+    def model(self, config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
+        """The trained networks as one model: each code is the parameters of one network."""
+        return Model(
+            kind="classifier",
+            network=BoundNetwork(Classifier(config.network), {}),
+            frame=self.frame,
+            codes=training_codes(store, shapes, per_shape),
+            surfaces=config.surfaces,
+            history=history(self.name, config.data, store, shapes),
+        )
+
+    def observe(self, config: Config, trained: Model, store: Store, shapes) -> Codes:
+        """ConfigError: a classifier has no codes of other shapes.  Its stores have no test shapes."""
+        raise ConfigError("a classifier only represents the shapes that it was trained on")
+
+    def summary(self, unseen: int, trained: int | None) -> str:
+        """The report's first sentence.  trained: the number of shapes."""
+        plural = "s" * (trained != 1)
+        return f"{trained} shape{plural}, each learned by its own classifier from points with occupancies."
 
 
-def adjusted(config: Config, trained: Model) -> Model:
-    """The model with this config's settings of extraction."""
-    return dataclasses.replace(trained, surfaces=config.surfaces)
-
-
-def inputs(config: Config, store: Store, shape: int) -> list:
-    """The network's input for the report: none, since points in the whole box are not shown."""
-    return []
-
-
-def scored(config: Config, trained: Model, store: Store, codes: Codes) -> list[dict]:
-    """Per shape: further values to report with the metrics of its mesh; none here."""
-    return [{} for _ in codes.names]
-
-
-def summary(unseen: int, trained: int) -> str:
-    """The report's first sentence.  trained: the number of shapes."""
-    return f"{trained} shape{'s' * (trained > 1)}, each learned by its own classifier from points with occupancies."
+TASK = OccNet()

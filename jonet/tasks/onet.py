@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from jonet.codes import Codes
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
 from jonet.errors import ConfigError
+from jonet.evaluation.gallery import Part
 from jonet.inference import encode
 from jonet.model import Model
 from jonet.networks.bound import BoundNetwork
@@ -22,15 +24,14 @@ from jonet.networks.encoders import ENCODERS
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
-from jonet.tasks.inputs import Voxels
-from jonet.tasks.setup import TrainingSetup, autotune, check_counts, check_frame, check_later, history, training_codes
+from jonet.tasks.base import Task, TimedConfig
+from jonet.tasks.inputs import Augmentation, EncoderInput
+from jonet.tasks.setup import TrainingSetup, autotune, check_counts, history, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import batches, conditional
 from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
 
-FRAME = "cube"
-VALIDATED = "IoU of validation shapes"
 VALIDATION_POINTS = 8192  # points per validation shape
 VALIDATION_ROWS = 64  # training shapes by which a network with the encoder `idx` is validated
 SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=8_192)
@@ -60,8 +61,10 @@ PAPER = {  # the published settings of all tasks
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Options of conditional Occupancy Networks."""
+class Config(TimedConfig):
+    """Options of conditional Occupancy Networks; every task adds its field `inputs`."""
+
+    learned_samples: ClassVar[tuple[str, ...]] = ("occupancies",)
 
     data: str = "chair"  # a procedural family, families joined by commas, or a folder of meshes
     seed: int = 0  # seed of all random numbers, 0 or more
@@ -92,6 +95,11 @@ class Config:
     # number of meshes between two unseen shapes, and, of a generative network, of samples from its prior; 0 or more
     generated: int = 6
 
+    @property
+    @abc.abstractmethod
+    def inputs(self) -> EncoderInput:
+        """What the encoder takes of each shape."""
+
     def __post_init__(self):
         if self.batch_shapes < 1 or self.batch_points < 2 or self.batch_points % 2:
             raise ConfigError(
@@ -107,26 +115,18 @@ class Config:
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
-        unread = self.shapes.unread(self.data)
+        unread = super().unread()
         if self.network.encoder == "idx":
             unread["inputs"] = "network.encoder is idx, which takes no input"
         return unread
 
-    def check_later(self) -> None:
-        """ConfigError if stages after training could not work with these options."""
-        check_later(self, "occupancies")
-        if self.samples.voxels == "none" and isinstance(getattr(self, "inputs", None), Voxels):
-            raise ConfigError("samples.voxels is none, but this network takes voxels; set samples.voxels=ray")
-
     def _check_encoder(self):
         """ConfigError if the encoder does not take the task's input; `idx` (an embedding per shape) takes none."""
-        encoder, given = self.network.encoder, getattr(self, "inputs", None)
+        encoder, given = self.network.encoder, self.inputs
         if self.network.norm == "instance":
             raise ConfigError(
                 "network.norm is instance, but then a value depends on the other points, so no surface can be extracted"
             )
-        if given is None:
-            return
         if encoder == "idx" and given.form.kind != "samples":
             if self.network.z_dim:
                 raise ConfigError(
@@ -148,95 +148,115 @@ def accepts(encoder: str, shape: tuple[int, ...]) -> bool:
     return len(expected) == len(shape) and all(a in (None, b) for a, b in zip(expected, shape, strict=True))
 
 
-PARTS = {  # the options that each stage reads
-    "prepare": ("data", "seed", "shapes", "samples"),
-    "train": (
-        *("seed", "inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes", "batch_points"),
-        *("draw", "place", "steps", "minutes", "validate_every", "patience"),
-    ),
-    "reconstruct": ("surfaces", "rebuilt_train", "generated"),
-    "evaluate": ("scores",),
-    "report": (),
-}
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-def usual_preset(data: str) -> str:
-    """The default preset."""
-    return "quick"
+class Onet(Task[AnyConfig]):
+    """What all conditional Occupancy Networks share: an encoder sees the shape, and codes are found in one pass."""
 
+    frame = "cube"
+    validated = "IoU of validation shapes"
+    parts = {  # the options that each stage reads
+        "prepare": ("data", "seed", "shapes", "samples"),
+        "train": (
+            *("seed", "inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes"),
+            *("batch_points", "draw", "place", "steps", "minutes", "validate_every", "patience"),
+        ),
+        "reconstruct": ("surfaces", "rebuilt_train", "generated"),
+        "evaluate": ("scores",),
+        "report": (),
+    }
 
-def training_setup(config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
-    """What the training loop needs: network, batches of points and inputs, and the IoU on validation shapes.
+    def training_setup(self, config: AnyConfig, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
+        """What the training loop needs: network, batches of points and inputs, and the IoU on validation shapes."""
+        embedded = config.network.encoder == "idx"
+        if config.patience and not embedded and not len(store.select("val")):
+            raise ConfigError(
+                f"patience is {config.patience}, but there are no validation shapes; set shapes.val_fraction, or "
+                "patience to 0"
+            )
+        network = OccupancyNetwork(config.network, jnp.dtype(config.compute_dtype))
+        shared, per_shape, batch_stats = conditional.initial(network, len(shapes), key)
+        lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
+        array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
+        sides = "half" if config.points_sampling in ("equal", "stratified") else "any"
+        points = batches.RowSampling(array, config.batch_points, config.draw, sides)
+        if embedded and len(store.select("test")):
+            raise ConfigError(
+                "network.encoder is idx, which only represents its training shapes: set --shapes.test=0, for a folder "
+                "--shapes.test-fraction=0"
+            )
+        inputs = None if embedded else config.inputs.draw(config.draw)
+        noise, scale_augmentation = Augmentation() if embedded else config.inputs.augmentation
+        importance_weighted = config.points_sampling == "stratified"
+        spec = batches.BatchSpec(points, "occupancies", inputs, noise, scale_augmentation, importance_weighted)
 
-    shapes: indices of the training shapes in the store.  autotuned: settings measured by an earlier start of the run;
-    missing ones are measured now.
-    """
-    check_frame(store, FRAME)
-    embedded = config.network.encoder == "idx"
-    if config.patience and not embedded and not len(store.select("val")):
-        raise ConfigError(
-            f"patience is {config.patience}, but there are no validation shapes; set shapes.val_fraction, or "
-            "patience to 0"
+        def place() -> str:
+            fits = config.place == "auto" and batches.fits(store.arrays, lanes, spec)
+            return "resident" if fits or config.place == "resident" else "streamed"
+
+        return TrainingSetup(
+            loss=functools.partial(conditional.loss, network=network),
+            optimizer=config.optimizer,
+            batches=batches.load(store.arrays, lanes, spec, key, autotune(autotuned, "place", place) == "resident"),
+            shared=shared,
+            per_shape=per_shape,
+            steps=config.steps,
+            minutes=config.minutes,
+            batch_stats=batch_stats,
+            validate=validation_of_rows(config, store, shapes) if embedded else self.validation(config, store),
+            validate_every=config.validate_every,
+            patience=config.patience,
+            autotuned=autotuned,
         )
-    network = OccupancyNetwork(config.network, jnp.dtype(config.compute_dtype))
-    shared, per_shape, batch_stats = conditional.initial(network, len(shapes), key)
-    lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
-    array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
-    sides = "half" if config.points_sampling in ("equal", "stratified") else "any"
-    points = batches.RowSampling(array, config.batch_points, config.draw, sides)
-    if embedded and len(store.select("test")):
-        raise ConfigError(
-            "network.encoder is idx, which only represents its training shapes: set --shapes.test=0, for a folder "
-            "--shapes.test-fraction=0"
+
+    def validation(self, config: AnyConfig, store: Store) -> Callable | None:
+        """A function (shared, per_shape, batch_stats) → mean IoU of the validation shapes; None without such shapes."""
+        shapes = store.select("val")
+        if not len(shapes):
+            return None
+        module = OccupancyNetwork(config.network)
+        inputs = config.inputs.form.check([config.inputs.of(store, i, config.seed) for i in shapes])
+        labeled = [evenly(*store.occupancy(i)) for i in shapes]
+        points, inside = (np.stack(part) for part in zip(*labeled, strict=True))
+
+        def validate(shared, per_shape, batch_stats) -> float:
+            shared, batch_stats = parallel.host((shared, batch_stats))
+            network = BoundNetwork(module, shared, batch_stats)
+            codes = encode.encode(network, inputs, config.inputs.form.kind)
+            logits = network.fields(codes)(points.astype(np.float32))
+            return float(conditional.iou(logits, inside, config.network.threshold).mean())
+
+        return validate
+
+    def model(self, config: AnyConfig, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
+        """The trained model; codes are the encoded inputs or, for `idx`, the rows of `per_shape`."""
+        embedded = config.network.encoder == "idx"
+        trained = Model(
+            kind="occupancy",
+            network=BoundNetwork(OccupancyNetwork(config.network), shared, batch_stats),
+            frame=self.frame,
+            surfaces=config.surfaces,
+            inputs=None if embedded else config.inputs.form,
+            history=history(self.name, config.data, store, shapes),
         )
-    inputs = None if embedded else config.inputs.draw(config.draw)
-    noise, scale_augmentation = (
-        0.0 if embedded else getattr(config.inputs, name, 0.0) for name in ("noise", "scale_augmentation")
-    )
-    importance_weighted = config.points_sampling == "stratified"
-    spec = batches.BatchSpec(points, "occupancies", inputs, noise, scale_augmentation, importance_weighted)
+        values = per_shape if embedded else self.observe(config, trained, store, shapes).values
+        return dataclasses.replace(trained, codes=training_codes(store, shapes, values))
 
-    def place() -> str:
-        fits = config.place == "auto" and batches.fits(store.arrays, lanes, spec)
-        return "resident" if fits or config.place == "resident" else "streamed"
+    def observe(self, config: AnyConfig, trained: Model, store: Store, shapes) -> Codes:
+        """Codes of shapes of the store, encoded from their inputs."""
+        names = [store.names[i] for i in shapes]
+        inputs = [config.inputs.of(store, i, config.seed) for i in shapes]
+        codes = trained.encode(**{config.inputs.form.kind: inputs}, names=names)
+        return codes.placed([store.similarities[i] for i in shapes])
 
-    return TrainingSetup(
-        loss=functools.partial(conditional.loss, network=network),
-        optimizer=config.optimizer,
-        batches=batches.load(store.arrays, lanes, spec, key, autotune(autotuned, "place", place) == "resident"),
-        shared=shared,
-        per_shape=per_shape,
-        steps=config.steps,
-        batch_stats=batch_stats,
-        validate=validation_of_rows(config, store, shapes) if embedded else validation(config, store),
-        validate_every=config.validate_every,
-        patience=config.patience,
-        autotuned=autotuned,
-    )
+    def inputs(self, config: AnyConfig, store: Store, shape: int) -> list[Part]:
+        """The network's input as shown in the report; none for the encoder `idx`."""
+        return [] if config.network.encoder == "idx" else [config.inputs.picture(store, shape, config.seed)]
 
 
-def validation(config, store: Store) -> Callable | None:
-    """A function (shared, per_shape, batch_stats) → mean IoU of the validation shapes; None without such shapes."""
-    shapes = store.select("val")
-    if not len(shapes):
-        return None
-    module = OccupancyNetwork(config.network)
-    inputs = config.inputs.form.check([config.inputs.of(store, i, config.seed) for i in shapes])
-    labeled = [evenly(*store.occupancy(i)) for i in shapes]
-    points, inside = (np.stack(part) for part in zip(*labeled, strict=True))
-
-    def validate(shared, per_shape, batch_stats) -> float:
-        shared, batch_stats = parallel.host((shared, batch_stats))
-        network = BoundNetwork(module, shared, batch_stats)
-        codes = encode.encode(network, inputs, config.inputs.form.kind)
-        logits = network.fields(codes)(points.astype(np.float32))
-        return float(conditional.iou(logits, inside, config.network.threshold).mean())
-
-    return validate
-
-
-def validation_of_rows(config, store: Store, shapes) -> Callable:
-    """As `validation`, for the encoder `idx`: of at most `VALIDATION_ROWS` training shapes, at equal steps.
+def validation_of_rows(config: Config, store: Store, shapes) -> Callable:
+    """As `Onet.validation`, for the encoder `idx`: of at most `VALIDATION_ROWS` training shapes, at equal steps.
 
     shapes: indices in the store of the rows of `per_shape`.
     """
@@ -257,44 +277,3 @@ def evenly(points: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """`VALIDATION_POINTS` of a shape's points [K, 3] and labels [K], at equal steps, as one side comes first."""
     chosen = np.linspace(0, len(points) - 1, VALIDATION_POINTS).round().astype(int)
     return points[chosen], inside[chosen]
-
-
-def model(config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
-    """The trained model with the codes of its training shapes: encoded inputs, or, for `idx`, the rows of `per_shape`.
-
-    shapes: indices of the training shapes in the store, in the order of the rows of `per_shape`.
-    """
-    embedded = config.network.encoder == "idx"
-    trained = Model(
-        kind="occupancy",
-        network=BoundNetwork(OccupancyNetwork(config.network), shared, batch_stats),
-        frame=FRAME,
-        surfaces=config.surfaces,
-        inputs=None if embedded else config.inputs.form,
-        history=history(config.NAME, config.data, store, shapes),
-    )
-    values = per_shape if embedded else observe(config, trained, store, shapes).values
-    return dataclasses.replace(trained, codes=training_codes(store, shapes, values))
-
-
-def adjusted(config, trained: Model) -> Model:
-    """The model with this config's settings of extraction."""
-    return dataclasses.replace(trained, surfaces=config.surfaces)
-
-
-def observe(config, trained: Model, store: Store, shapes) -> Codes:
-    """Codes of shapes of the store, encoded from their inputs.  shapes: their indices in the store."""
-    names = [store.names[i] for i in shapes]
-    inputs = [config.inputs.of(store, i, config.seed) for i in shapes]
-    codes = trained.encode(**{config.inputs.form.kind: inputs}, names=names)
-    return codes.placed([store.similarities[i] for i in shapes])
-
-
-def inputs(config, store: Store, shape: int) -> list:
-    """The network's input as shown in the report; none for the encoder `idx`."""
-    return [] if config.network.encoder == "idx" else [config.inputs.picture(store, shape, config.seed)]
-
-
-def scored(config, trained: Model, store: Store, codes: Codes) -> list[dict]:
-    """Per shape: further values to report with the metrics of its mesh; none here."""
-    return [{} for _ in codes.names]

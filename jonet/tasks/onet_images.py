@@ -17,7 +17,7 @@ truth: 0.61), Chamfer-L1 0.015 of the longest side.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
@@ -26,22 +26,16 @@ from jonet.networks.occupancy import Specs
 from jonet.networks.published.pretrained import imagenet
 from jonet.tasks import onet
 from jonet.tasks.inputs import View
-from jonet.tasks.onet import FRAME, VALIDATED, adjusted, inputs, model, observe, scored, usual_preset
+from jonet.tasks.onet import Onet
 from jonet.tasks.setup import TrainingSetup
 
-__all__ = ["FRAME", "VALIDATED", "adjusted", "inputs", "model", "observe", "scored", "usual_preset"]
-
-NAME = "onet_images"
 SMALLEST = 63  # pixels per side that `simple_conv` needs: five 3 × 3 convolutions of stride 2 reduce them to one
-TITLE = "Occupancy Networks from one image"
-PARTS = {**onet.PARTS, "train": (*onet.PARTS["train"], "weights")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(onet.Config):
     """Options of Occupancy Networks from images."""
 
-    NAME: ClassVar[str] = NAME
     samples: Recipe = dataclasses.replace(onet.SAMPLES, images=24, image_size=64)  # what is sampled from each shape
     inputs: View = View(64)  # the image that the encoder takes
     weights: str = ""  # file with ImageNet weights (.pth or .safetensors) that the encoder starts from; empty: random
@@ -66,33 +60,47 @@ def network(width: int, encoder: str, encoder_width: int) -> Specs:
     return Specs(encoder=encoder, c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.4)
 
 
-PRESETS = {
-    "quick": Config(network=network(96, "resnet18", 16), batch_shapes=8, batch_points=512, minutes=3.0),
-    "small": Config(
-        **onet.SMALL,
-        samples=dataclasses.replace(onet.SAMPLES, images=24, image_size=96),
-        inputs=View(96),
-        network=network(128, "resnet18", 32),
-    ),
-    "paper": Config(
-        **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], images=24), "validate_every": 20_000},
-        inputs=View(224),
-        network=Specs(encoder="resnet18"),
-    ),
-}
+class OnetImages(Onet[Config]):
+    """An Occupancy Network whose encoder takes one rendered view."""
+
+    name = "onet_images"
+    title = "Occupancy Networks from one image"
+    config = Config
+    presets = {
+        "quick": Config(network=network(96, "resnet18", 16), batch_shapes=8, batch_points=512, minutes=3.0),
+        "small": Config(
+            **onet.SMALL,
+            samples=dataclasses.replace(onet.SAMPLES, images=24, image_size=96),
+            inputs=View(96),
+            network=network(128, "resnet18", 32),
+        ),
+        "paper": Config(
+            **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], images=24), "validate_every": 20_000},
+            inputs=View(224),
+            network=Specs(encoder="resnet18"),
+        ),
+    }
+    parts = {**Onet.parts, "train": (*Onet.parts["train"], "weights")}
+
+    def given_files(self, config: Config) -> dict[str, str]:
+        """The file with ImageNet's weights."""
+        return {"weights": config.weights}
+
+    def training_setup(self, config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
+        """As for all conditional tasks, with ImageNet's weights if a file is named."""
+        found = super().training_setup(config, store, shapes, key, autotuned)
+        if not config.weights:
+            return found
+        shared, batch_stats = found.shared["params"], found.batch_stats
+        encoder = imagenet(config.weights, shared["encoder"], batch_stats["encoder"])
+        shared, batch_stats = shared | {"encoder": encoder[0]}, batch_stats | {"encoder": encoder[1]}
+        return dataclasses.replace(found, shared={"params": shared}, batch_stats=batch_stats)
+
+    def summary(self, unseen: int, trained: int | None) -> str:
+        """The report's first sentence.  trained: the number of training shapes."""
+        return (
+            f"{unseen} unseen shapes, each reconstructed from one image in one pass; trained on {trained} other shapes."
+        )
 
 
-def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
-    """As for all conditional tasks, with ImageNet's weights if a file is named."""
-    found = onet.training_setup(config, store, shapes, key, autotuned)
-    if not config.weights:
-        return found
-    shared, batch_stats = found.shared["params"], found.batch_stats
-    encoder = imagenet(config.weights, shared["encoder"], batch_stats["encoder"])
-    shared, batch_stats = shared | {"encoder": encoder[0]}, batch_stats | {"encoder": encoder[1]}
-    return dataclasses.replace(found, shared={"params": shared}, batch_stats=batch_stats)
-
-
-def summary(unseen: int, trained: int) -> str:
-    """The report's first sentence.  trained: the number of training shapes."""
-    return f"{unseen} unseen shapes, each reconstructed from one image in one pass; trained on {trained} other shapes."
+TASK = OnetImages()

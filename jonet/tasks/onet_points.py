@@ -13,47 +13,18 @@ Results on unseen chairs: median IoU 0.77 (nearest training shape: 0.62), Chamfe
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Cloud
-from jonet.tasks.onet import (
-    FRAME,
-    PARTS,
-    VALIDATED,
-    adjusted,
-    inputs,
-    model,
-    observe,
-    scored,
-    training_setup,
-    usual_preset,
-)
+from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
-
-__all__ = [
-    "FRAME",
-    "PARTS",
-    "VALIDATED",
-    "adjusted",
-    "inputs",
-    "model",
-    "observe",
-    "training_setup",
-    "scored",
-    "usual_preset",
-]
-
-NAME = "onet_points"
-TITLE = "Occupancy Networks from points"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(onet.Config):
     """Options of Occupancy Networks from point clouds."""
 
-    NAME: ClassVar[str] = NAME
     inputs: Cloud = Cloud()  # the point cloud that the encoder takes
 
 
@@ -62,22 +33,30 @@ def network(width: int, encoder_width: int) -> Specs:
     return Specs(encoder="pointnet_resnet", c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.5)
 
 
-PRESETS = {
-    "quick": Config(
-        shapes=Shapes(train=800, val_fraction=0.03),
-        network=network(96, 64),
-        points_sampling="stratified",
-        batch_points=512,
-        minutes=2.75,
-    ),
-    "small": Config(**onet.SMALL_SOLID, network=network(128, 64)),
-    "paper": Config(**onet.PAPER, network=Specs(encoder="pointnet_resnet", c_dim=512)),
-}
+class OnetPoints(Onet[Config]):
+    """An Occupancy Network whose encoder takes a noisy point cloud."""
+
+    name = "onet_points"
+    title = "Occupancy Networks from points"
+    config = Config
+    presets = {
+        "quick": Config(
+            shapes=Shapes(train=800, val_fraction=0.03),
+            network=network(96, 64),
+            points_sampling="stratified",
+            batch_points=512,
+            minutes=2.75,
+        ),
+        "small": Config(**onet.SMALL_SOLID, network=network(128, 64)),
+        "paper": Config(**onet.PAPER, network=Specs(encoder="pointnet_resnet", c_dim=512)),
+    }
+
+    def summary(self, unseen: int, trained: int | None) -> str:
+        """The report's first sentence.  trained: the number of training shapes."""
+        return (
+            f"{unseen} unseen shapes, each reconstructed from points on its surface in one pass; trained on {trained} "
+            "other shapes."
+        )
 
 
-def summary(unseen: int, trained: int) -> str:
-    """The report's first sentence.  trained: the number of training shapes."""
-    return (
-        f"{unseen} unseen shapes, each reconstructed from points on its surface in one pass; trained on {trained} "
-        "other shapes."
-    )
+TASK = OnetPoints()

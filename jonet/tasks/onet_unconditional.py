@@ -15,71 +15,35 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
+from jonet.codes import Codes
 from jonet.data.store import Store
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Labeled
-from jonet.tasks.onet import FRAME, PARTS, adjusted, inputs, observe, usual_preset
-from jonet.tasks.setup import TrainingSetup
+from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
-
-__all__ = ["FRAME", "PARTS", "adjusted", "inputs", "observe", "usual_preset"]
-
-NAME = "onet_unconditional"
-TITLE = "Occupancy Networks without input"
-VALIDATED = "evidence bound (ELBO) of validation shapes"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(onet.Config):
     """Options of the generative Occupancy Network."""
 
-    NAME: ClassVar[str] = NAME
     inputs: Labeled = Labeled()  # the points with occupancies that the latent encoder takes
 
 
 def network(width: int, z_dim: int) -> Specs:
     """A smaller network of the published architecture, for CPUs."""
     return Specs(decoder="simple", encoder="null", c_dim=0, z_dim=z_dim, hidden_size=width, threshold=0.4)
-
-
-PRESETS = {
-    # K as published: the KL divergence is weighed against the sum over points, and the latent encoder's maximum over
-    # points depends on their number, so training uses as many points as evaluation
-    "quick": Config(network=network(128, 64), batch_shapes=4, batch_points=2048, minutes=3.0),
-    "small": Config(**onet.SMALL, network=network(128, 128), batch_shapes=8, batch_points=2048),
-    "paper": Config(
-        **onet.PAPER | {"shapes": Shapes(train=3_000, test=800, val_fraction=0.1)},
-        network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128),
-    ),
-}
-
-
-def training_setup(config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
-    """As for all conditional tasks, but validated by the ELBO."""
-    return dataclasses.replace(
-        onet.training_setup(config, store, shapes, key, autotuned), validate=validation(config, store)
-    )
-
-
-def validation(config: Config, store: Store) -> Callable | None:
-    """A function (shared, per_shape, batch_stats) → mean ELBO of the validation shapes; None without such shapes."""
-    shapes = store.select("val")
-    return (
-        None
-        if not len(shapes)
-        else lambda *learned: -float(bounds(config, store, shapes, *learned)["minus_elbo"].mean())
-    )
 
 
 def bounds(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> dict[str, np.ndarray]:
@@ -106,22 +70,48 @@ def _bounds(network: OccupancyNetwork, shared, batch_stats, samples, index):
     return conditional.cross_entropy(logits, occupancies).sum(-1), divergence
 
 
-def model(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
-    """The trained model, with N(0, I) as the prior of its codes."""
-    prior = Prior.plain(config.network.z_dim, 1.0)
-    return dataclasses.replace(onet.model(config, store, shapes, shared, per_shape, batch_stats), prior=prior)
+class OnetUnconditional(Onet[Config]):
+    """A variational autoencoder of shapes, whose encoder takes labeled points."""
+
+    name = "onet_unconditional"
+    title = "Occupancy Networks without input"
+    config = Config
+    validated = "evidence bound (ELBO) of validation shapes"
+    presets = {
+        # K as published: the KL divergence is weighed against the sum over points, and the latent encoder's maximum
+        # over points depends on their number, so training uses as many points as evaluation
+        "quick": Config(network=network(128, 64), batch_shapes=4, batch_points=2048, minutes=3.0),
+        "small": Config(**onet.SMALL, network=network(128, 128), batch_shapes=8, batch_points=2048),
+        "paper": Config(
+            **onet.PAPER | {"shapes": Shapes(train=3_000, test=800, val_fraction=0.1)},
+            network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128),
+        ),
+    }
+
+    def validation(self, config: Config, store: Store) -> Callable | None:
+        """As for all conditional tasks, but the mean ELBO."""
+        shapes = store.select("val")
+        if not len(shapes):
+            return None
+        return lambda *learned: -float(bounds(config, store, shapes, *learned)["minus_elbo"].mean())
+
+    def model(self, config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
+        """The trained model, with N(0, I) as the prior of its codes."""
+        prior = Prior.plain(config.network.z_dim, 1.0)
+        return dataclasses.replace(super().model(config, store, shapes, shared, per_shape, batch_stats), prior=prior)
+
+    def scored(self, config: Config, trained: Model, store: Store, codes: Codes) -> list[dict[str, Any]]:
+        """Per shape: the terms of the ELBO, which are reported with the metrics of its mesh."""
+        shapes = [store.names.index(name) for name in codes.names]
+        found = bounds(config, store, shapes, trained.network.shared, None, trained.network.batch_stats)
+        return [{name: float(values[i]) for name, values in found.items()} for i in range(len(shapes))]
+
+    def summary(self, unseen: int, trained: int | None) -> str:
+        """The report's first sentence.  trained: the number of training shapes."""
+        return (
+            f"A generative model trained on {trained} shapes; {unseen} unseen shapes are reconstructed from their "
+            "posterior's mean."
+        )
 
 
-def scored(config: Config, trained: Model, store: Store, codes) -> list[dict]:
-    """Per shape: the terms of the ELBO, which are reported with the metrics of its mesh."""
-    shapes = [store.names.index(name) for name in codes.names]
-    found = bounds(config, store, shapes, trained.network.shared, None, trained.network.batch_stats)
-    return [{name: float(values[i]) for name, values in found.items()} for i in range(len(shapes))]
-
-
-def summary(unseen: int, trained: int) -> str:
-    """The report's first sentence.  trained: the number of training shapes."""
-    return (
-        f"A generative model trained on {trained} shapes; {unseen} unseen shapes are reconstructed from their "
-        "posterior's mean."
-    )
+TASK = OnetUnconditional()

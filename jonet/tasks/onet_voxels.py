@@ -14,41 +14,15 @@ Results on unseen chairs: median IoU 0.77 (nearest training shape: 0.62), Chamfe
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 from jonet.data.sampling import RECIPES, Recipe
+from jonet.errors import ConfigError
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Voxels
-from jonet.tasks.onet import (
-    FRAME,
-    PARTS,
-    VALIDATED,
-    adjusted,
-    inputs,
-    model,
-    observe,
-    scored,
-    training_setup,
-    usual_preset,
-)
+from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
 
-__all__ = [
-    "FRAME",
-    "PARTS",
-    "VALIDATED",
-    "adjusted",
-    "inputs",
-    "model",
-    "observe",
-    "training_setup",
-    "scored",
-    "usual_preset",
-]
-
-NAME = "onet_voxels"
-TITLE = "Occupancy Networks from voxels"
 SAMPLES = dataclasses.replace(onet.SAMPLES, voxels="ray")
 
 
@@ -56,9 +30,14 @@ SAMPLES = dataclasses.replace(onet.SAMPLES, voxels="ray")
 class Config(onet.Config):
     """Options of Occupancy Networks from voxels."""
 
-    NAME: ClassVar[str] = NAME
     samples: Recipe = SAMPLES  # what is sampled from each shape
     inputs: Voxels = Voxels()  # the voxel grid that the encoder takes
+
+    def check_later(self) -> None:
+        """As for all conditional tasks; and there must be voxels."""
+        super().check_later()
+        if self.samples.voxels == "none":
+            raise ConfigError("samples.voxels is none, but this network takes voxels; set samples.voxels=ray")
 
 
 def network(width: int, encoder_width: int) -> Specs:
@@ -66,23 +45,34 @@ def network(width: int, encoder_width: int) -> Specs:
     return Specs(encoder="voxel_simple", c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.5)
 
 
-PRESETS = {
-    "quick": Config(  # a grid shows less of a shape than a point cloud: many shapes, fewer points of each
-        shapes=Shapes(train=800, val_fraction=0.02),
-        network=network(96, 8),
-        points_sampling="stratified",
-        batch_shapes=8,
-        batch_points=1024,
-        minutes=2.6,
-    ),
-    "small": Config(**onet.SMALL_SOLID, network=network(128, 8)),
-    "paper": Config(
-        **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], voxels="ray"), "batch_points": 1024},
-        network=Specs(encoder="voxel_simple"),
-    ),
-}
+class OnetVoxels(Onet[Config]):
+    """An Occupancy Network whose encoder takes a coarse voxel grid."""
+
+    name = "onet_voxels"
+    title = "Occupancy Networks from voxels"
+    config = Config
+    presets = {
+        "quick": Config(  # a grid shows less of a shape than a point cloud: many shapes, fewer points of each
+            shapes=Shapes(train=800, val_fraction=0.02),
+            network=network(96, 8),
+            points_sampling="stratified",
+            batch_shapes=8,
+            batch_points=1024,
+            minutes=2.6,
+        ),
+        "small": Config(**onet.SMALL_SOLID, network=network(128, 8)),
+        "paper": Config(
+            **onet.PAPER | {"samples": dataclasses.replace(RECIPES["onet"], voxels="ray"), "batch_points": 1024},
+            network=Specs(encoder="voxel_simple"),
+        ),
+    }
+
+    def summary(self, unseen: int, trained: int | None) -> str:
+        """The report's first sentence.  trained: the number of training shapes."""
+        return (
+            f"{unseen} unseen shapes, each reconstructed from 32³ voxels in one pass; trained on {trained} other "
+            "shapes."
+        )
 
 
-def summary(unseen: int, trained: int) -> str:
-    """The report's first sentence.  trained: the number of training shapes."""
-    return f"{unseen} unseen shapes, each reconstructed from 32³ voxels in one pass; trained on {trained} other shapes."
+TASK = OnetVoxels()

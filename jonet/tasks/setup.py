@@ -26,9 +26,10 @@ class TrainingSetup:
     """All that the training loop needs of a task; the signatures of the functions are in `training.loop`.
 
     shared, per_shape, batch_stats: initial values; per_shape has one row per training shape.  lookup: applied to the
-    rows of per_shape of a step.  steps: length of training if no time is given.  validate: called every
-    `validate_every` steps.  patience: validations without improvement after which training stops, 0 for never.
-    autotuned: settings measured on this machine; a run stores them and continues with them.
+    rows of per_shape of a step.  steps: length of training; minutes: if above 0, as many steps as fit into this time on
+    this machine instead.  validate: called every `validate_every` steps.  patience: validations without improvement
+    after which training stops, 0 for never.  autotuned: settings measured on this machine; a run stores them and
+    continues with them.
     """
 
     loss: Callable
@@ -37,6 +38,7 @@ class TrainingSetup:
     shared: Any
     per_shape: Any
     steps: int
+    minutes: float = 0.0
     batch_stats: Any = None
     lookup: Callable = identity
     validate: Callable | None = None
@@ -57,55 +59,6 @@ def check_counts(config, least: dict[str, int]) -> None:
     for name, low in {"seed": 0, **least}.items():
         if not low <= (value := getattr(config, name)) < 2**31 or math.isnan(value):
             raise ConfigError(f"{name} is {value}, but must be {low} or more, and below 2³¹")
-
-
-def check_later(config, *samples: str) -> None:
-    """ConfigError if stages after training could not work with a config's options.
-
-    samples: names of sample counts, of which at least one must be above 0.
-    """
-    if not any(getattr(config.samples, name) for name in samples):
-        raise ConfigError(
-            f"of {' and '.join(f'samples.{name}' for name in samples)} at least one must be above 0; with 0 there is "
-            "nothing to learn from"
-        )
-    if config.samples.surface < 1:
-        raise ConfigError("samples.surface is 0, but metrics and nearest shapes need points on each shape's surface")
-    if not config.rebuilt_train and config.shapes.untested(config.data):
-        raise ConfigError(
-            f"rebuilt_train is 0 and {config.data} leaves no shape to test with, so nothing would be rebuilt; set "
-            "rebuilt_train to 1 or more, or shapes.test"
-        )
-
-
-def resolved(config, given: set[str]):
-    """A config after checking the options that the user gave; the others are a preset's.
-
-    given: full names of these options.  Steps given without minutes replace the preset's minutes.  Raises ConfigError
-    if both are given, and for a given option that has no effect with the others.
-    """
-    unread = config.unread()
-    for option in sorted(given):
-        for name, reason in unread.items():
-            if f"{option}.".startswith(f"{name}."):
-                raise ConfigError(f"{option} is given, but not read: {reason}")
-    if "steps" in given and getattr(config, "minutes", 0):
-        if "minutes" in given:
-            raise ConfigError(
-                f"steps is {config.steps} and minutes {config.minutes:g}, but only one of them says how long training "
-                "lasts; leave the other out"
-            )
-        config = dataclasses.replace(config, minutes=0.0)
-    return config
-
-
-def check_frame(store: Store, frame: str) -> None:
-    """ConfigError if a store is not in the task's normalized frame."""
-    if store.frame != frame:
-        raise ConfigError(
-            f"the store {store.folder} is of the frame {store.frame!r}, but this task works in {frame!r}; "
-            f"build one with frame={frame!r}, or choose another task"
-        )
 
 
 def training_codes(store: Store, shapes, per_shape) -> Codes:
