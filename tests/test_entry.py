@@ -181,7 +181,7 @@ CALLS = {  # valid arguments, and of each that is tried which of JUNK it takes
         jonet.train,
         {"data": "mug"},
         {
-            "data": {"text", "path"},
+            "data": {"text", "path", "mesh", "meshes"},
             "task": set(),
             "workdir": {"none", "text", "path"},
             "preset": {"none"},

@@ -6,7 +6,7 @@ import trimesh
 from test_latents import QUICK, load_chairs
 
 import jonet
-from jonet.errors import InputError, MeshError
+from jonet.errors import InputError, JonetError, MeshError
 from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
 from jonet.model import Model
@@ -122,3 +122,45 @@ def test_meshes_without_an_inside_are_refused():
     sheet = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]])
     with pytest.raises(MeshError):
         jonet.sample_sdf(sheet, 100)
+
+
+TINY = {
+    "minutes": 0,
+    "steps": 2,
+    "batch_shapes": 2,
+    "batch_points": 8,
+    "network": {"dims": (8, 8), "norm_layers": (), "latent_in": (), "latent_size": 2},
+    "samples": {"near": 200, "uniform": 40, "surface": 50},
+}
+
+
+def test_meshes_in_memory_are_trained_on(tmp_path):
+    meshes = [box(1), Mesh(box(3).vertices, box(3).faces, name="a/b")]
+    trained = jonet.train(meshes, workdir=tmp_path / "run", **TINY)
+    assert len(trained.codes) == 2 and trained.history["data"] == "2 meshes in memory"
+    again = jonet.train(meshes, workdir=tmp_path / "run", **TINY)
+    np.testing.assert_array_equal(again.codes.values, trained.codes.values)
+    with pytest.raises(JonetError, match="built from other shapes"):
+        jonet.train([*meshes, box(2)], workdir=tmp_path / "run", **TINY)
+
+
+def test_one_mesh_is_one_shape_in_detail(monkeypatch):
+    seen = []
+    monkeypatch.setattr("jonet.run.train.prepare_meshes", lambda run, meshes: seen.append((run.config, meshes)))
+    monkeypatch.setattr("jonet.run.train.train_network", lambda run, store: store)
+    jonet.train(box(1))
+    ((config, meshes),) = seen
+    assert config.network.latent_size == 0 and len(meshes) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        ([], {}, "data is an empty list"),
+        ([box(1), "b.ply"], {}, r"data\[1\] is 'b.ply'"),
+        ([box(1), box(2)], {"shapes": {"train": 3}}, "shapes.train is given, but not read"),
+    ],
+)
+def test_wrong_meshes_to_train_on_are_refused(data, options, words):
+    with pytest.raises(JonetError, match=words):
+        jonet.train(data, **options)

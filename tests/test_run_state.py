@@ -38,6 +38,7 @@ from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
 from jonet.geometry import mesh_files
 from jonet.run import stages
+from jonet.tasks import deepsdf
 
 pytestmark = pytest.mark.unoptimized
 

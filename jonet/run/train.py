@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -15,13 +16,15 @@ from jonet import device_memory, parallel
 from jonet import model as models
 from jonet.data import store as stores
 from jonet.data.families import FAMILIES
+from jonet.data.sources import InMemory
 from jonet.data.store import Store
 from jonet.errors import ConfigError, out_of_device_memory, shown
+from jonet.geometry.mesh import Mesh, as_meshes
 from jonet.model import Model
 from jonet.model_folder import check_replaceable
 from jonet.run import state
 from jonet.run.state import RunState
-from jonet.storage import atomic
+from jonet.storage import atomic, names
 from jonet.tasks import registry, unseen
 from jonet.tasks.base import Task, TaskConfig
 from jonet.training.checkpoints import Checkpoints
@@ -43,7 +46,8 @@ def train(
 ) -> Model:
     """Trains a network on shapes.
 
-    data: a folder of meshes or one mesh file, the name of a procedural family, or a Store.
+    data: a folder of meshes or one mesh file, the name of a procedural family, a Store, or meshes in memory: a list of
+    meshes of jonet, trimesh, or any with `vertices` and `faces`, or one, all of which are trained on.
     task: the name of a built-in task or of one that an installed package declares, or a `jonet.Task`.
     workdir: folder for the store, checkpoints and the model (None: a temporary one, removed afterwards); the same call
     continues a training that was stopped.
@@ -55,25 +59,41 @@ def train(
     Raises ConfigError, before any work, for options that are unknown, of a wrong type, out of bounds, or without effect
     with the others.
     """
-    found = registry.find(task)
+    found, meshes = registry.find(task), []
     changes = {"seed": seed, **options} | ({} if minutes is None else {"minutes": minutes})
     if isinstance(data, Store):
         if extra := [name for name in ("shapes", "samples") if name in options]:
             raise ConfigError(f"{extra[0]} is given, but not read: data is a store, which has its own")
         changes |= {"data": str(data.folder), "samples": data.recipe}
+    elif isinstance(data, list | tuple) or hasattr(data, "vertices"):
+        meshes = as_meshes(data, "data")
+        if not meshes:
+            raise ConfigError("data is an empty list; give one or more meshes")
+        changes["data"] = f"{len(meshes)} meshes in memory"
+        if preset is None and len(meshes) == 1 and "single" in found.presets:
+            preset = "single"
     elif isinstance(data, str | Path) and str(data) and "\0" not in str(data):
         changes["data"] = str(data)
     else:
         raise ConfigError(
-            f"data is {shown(data)}, but must be a folder of meshes, a mesh file, the name of a family, or a Store"
+            f"data is {shown(data)}, but must be a folder of meshes, a mesh file, the name of a family, a Store, or a "
+            "list of meshes"
         )
     config = configured(found, preset, changes)
+    if meshes:
+        start = preset_of(found, preset, changes["data"])
+        if extra := configs.given(start, {"shapes": config.shapes}) - {"shapes.sign"}:
+            raise ConfigError(
+                f"{min(extra)} is given, but not read: data are meshes in memory, which are all trained on"
+            )
     with contextlib.ExitStack() as stack:
         if workdir is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jonet-")))
         else:
             folder = _folder(workdir)
         run = stack.enter_context(state.opened(folder, found, config))
+        if meshes:
+            return train_network(run, prepare_meshes(run, meshes))
         return train_network(run, data if isinstance(data, Store) else prepare(run))
 
 
@@ -141,6 +161,24 @@ def prepare(run: RunState) -> Store:
 
     run.do("prepare", work)
     return stores.open(folder)
+
+
+def prepare_meshes(run: RunState, meshes: Sequence[Mesh]) -> Store:
+    """A store of meshes in memory, all for training, in the run's folder; opened if it was built from these meshes.
+
+    Raises StoreError as `stores.build`.
+    """
+    config = run.config
+    named = names.unique([mesh.name or f"mesh {i}" for i, mesh in enumerate(meshes)])
+    return stores.build(
+        run.folder / "store",
+        [InMemory(name, mesh=mesh) for name, mesh in zip(named, meshes, strict=True)],
+        config.samples,
+        seed=config.seed,
+        frame=run.task.frame,
+        sign=config.shapes.sign,
+        wait=parallel.is_multiprocess(),
+    )
 
 
 def _set_aside(folder: Path) -> None:
