@@ -43,6 +43,8 @@ class Codes:
         parts = [f"{count} shape{'s' * (count != 1)}", f"{length}-d"]
         if self.converged is not None:
             parts.append("fitted")
+        if self.similarities is not None:
+            parts.append("with similarities from input units")
         return f"Codes({', '.join(parts)})"
 
     def __len__(self) -> int:

@@ -94,3 +94,4 @@ def test_codes_are_one_line_in_print():
     codes = Codes(FINE["values"], ("a", "b"))
     assert repr(codes) == "Codes(2 shapes, 3-d)" and repr(codes[0]) == "Codes(1 shape, 3-d)"
     assert repr(dataclasses.replace(codes, converged=np.ones(2, bool))) == "Codes(2 shapes, 3-d, fitted)"
+    assert repr(codes.placed([Similarity()] * 2)) == "Codes(2 shapes, 3-d, with similarities from input units)"

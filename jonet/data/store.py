@@ -94,9 +94,9 @@ class Store:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         splits = ", ".join(f"{len(self.select(split))} {split}" for split in SPLITS if len(self.select(split)))
-        return f"Store({str(self.folder)!r}: {splits})"
+        return f"Store({str(self.folder)!r}, {splits}, {self.frame} frame, arrays {', '.join(self.arrays)})"
 
     def select(self, split: str) -> np.ndarray:
         """Indices of the shapes of a split."""

@@ -47,8 +47,12 @@ class Mesh:
                 "give one normal a vertex, or none"
             )
 
-    def __repr__(self):
-        return f"Mesh({self.name!r}, {len(self.vertices)} vertices, {len(self.faces)} faces)"
+    def __repr__(self) -> str:
+        count = f"{len(self.vertices):,} vertices, {len(self.faces):,} faces"
+        if not len(self.vertices):
+            return f"Mesh({self.name!r}, {count})"
+        sides = " × ".join(f"{side:.4g}" for side in np.ptp(self.vertices, axis=0))
+        return f"Mesh({self.name!r}, {count}, {sides})"
 
     def trimesh(self) -> trimesh.Trimesh:
         """As a trimesh.Trimesh of the same arrays, nothing merged or reordered."""

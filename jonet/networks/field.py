@@ -55,7 +55,7 @@ class Field:
         level = self.per_shape.get("level") if isinstance(self.per_shape, dict) else None
         shape = getattr(level, "shape", None)  # leaves may be placeholders of JAX's transformations
         count = "of unknown size" if shape is None else f"batch of {shape[0]} shapes" if shape else "1 shape"
-        return f"Field({count}, {'occupancy logits' if self.inside > 0 else 'signed distances'})"
+        return f"Field({count}, {'occupancy logits' if self.inside > 0 else 'signed distances'}, normalized frame)"
 
     @property
     def batched(self) -> bool:
