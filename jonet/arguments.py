@@ -27,7 +27,8 @@ def alone(name: str, **others) -> None:
 def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> tuple[Similarity, ...] | None:
     """The similarities of an argument `frame`, as for `Model.fit`, one per array; None for "normalized".
 
-    kind: "points", "samples", "voxels" or "images".  target: the model's frame.
+    kind: "points", "samples", "voxels" or "images".  arrays: one per shape; points are [Nᵢ, 3].  target: the model's
+    frame.
     """
     if isinstance(frame, str) and frame == "normalized":
         return None
@@ -53,7 +54,7 @@ def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> t
 
 
 def check_sizes(name: str, clouds: Sequence[np.ndarray]) -> None:
-    """InputError for a cloud without extent, which cannot be normalized."""
+    """InputError for one of the clouds [Nᵢ, 3] without extent, which cannot be normalized."""
     for i, cloud in enumerate(clouds):
         if not np.ptp(cloud, axis=0).any():
             raise InputError(f"{name}[{i}] has no size to normalize: all its points coincide")

@@ -16,7 +16,8 @@ def check_array(
 ) -> np.ndarray:
     """`array` as a numpy array of `dtype`; InputError with the expected and the actual shape or type otherwise.
 
-    shape: one entry per axis; an int must match, None or a letter matches any size, equal letters need equal sizes.
+    shape: one entry per axis, as (None, 3) for [N, 3]; an int must match, None or a letter matches any size, equal
+    letters need equal sizes.
     finite: whether NaN and infinity are refused.
     """
     try:

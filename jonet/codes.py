@@ -160,13 +160,16 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray], sync: bool = True) -> None:
-    """Writes one .npz atomically: to a temporary file, which is then renamed.  sync: as for `atomic.open_file`."""
+    """Writes one .npz atomically: to a temporary file, which is then renamed.
+
+    arrays: by name, of any shape [...].  sync: as for `atomic.open_file`.
+    """
     with atomic.open_file(path, sync=sync) as file:
         np.savez(file, **arrays)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file that `write_npz` wrote.
+    """The arrays [...] of a file that `write_npz` wrote, by name.
 
     Raises CheckpointError if the file is missing or damaged, or declares more data than it has.
     """

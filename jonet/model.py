@@ -156,8 +156,8 @@ class Model:
     ) -> Codes:
         """Codes of scans in any units with unknown position, rotation and scale; the codes keep the similarities found.
 
-        points, normals, free_space: as for `fit`, in input units.  names: of the shapes.  config: which rotations are
-        tried.  Raises InputError as `fit` does.
+        points: [B, N, 3] or a list of [Nᵢ, 3], in input units.  normals, free_space: in the same form, as for `fit`.
+        names: of the shapes.  config: which rotations are tried.  Raises InputError as `fit` does.
         """
         self._check_fitted()
         config = arguments.settings(config, PoseConfig, PoseConfig())
@@ -351,7 +351,9 @@ class Model:
         """Meshes of unseen shapes: their codes are encoded or fitted, then their surfaces extracted.
 
         Observations, frame and names as for `encode` if the network has an encoder, else as for `fit`; resolution as
-        for `extract`.  Raises InputError as these do, and for observations that the network does not take.
+        for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space: [B, M, 3], or lists of one
+        array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
+        Raises InputError as these do, and for observations that the network does not take.
         """
         self._surfaces(resolution)  # a wrong resolution is refused before the work
         given = {"samples": samples, "points": points, "normals": normals, "free_space": free_space}

@@ -177,7 +177,7 @@ def gather(tree):
 
 
 def index() -> jax.Array:
-    """Which device this is, from 0; inside a mapped function."""
+    """Which device this is, from 0, int32 []; inside a mapped function."""
     return jax.lax.axis_index(AXIS)
 
 
@@ -192,7 +192,10 @@ def split(tree):
 
 
 def split_by(shape: tuple[int, ...], part: Callable[[int], np.ndarray]) -> jax.Array:
-    """An array split over the devices along its leading axis; part(index of a device) gives that device's rows."""
+    """An array [N, …] split over the devices along its leading axis.
+
+    shape: of the whole array.  part(index of a device) gives that device's rows [N / devices, …].
+    """
     each = shape[0] // count()
     return jax.make_array_from_callback(
         shape, NamedSharding(mesh(), SPLIT), lambda where: part((where[0].start or 0) // each)
@@ -225,7 +228,7 @@ def host(tree):
 
 
 def fold_in(key: jax.Array, *names: str | int | jax.Array) -> jax.Array:
-    """The PRNG key derived by folding in names (by their crc32) and indices, one after the other."""
+    """The PRNG key [] derived from a key [] by folding in names (by their crc32) and indices, one after the other."""
     for name in names:
         key = jax.random.fold_in(key, zlib.crc32(name.encode()) if isinstance(name, str) else name)
     return key

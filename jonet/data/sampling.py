@@ -260,8 +260,9 @@ def near_occupancies(
     method: str = "exact",
     dtype=np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Surface points with Gaussian noise, and whether they are inside; shapes and errors as of `occupancies`.
+    """Surface points with Gaussian noise, and whether they are inside: [count, 3] of `dtype`, bool [count].
 
+    Rounding and errors as of `occupancies`.
     sigma: standard deviation per axis, as a fraction of the longest side (Occupancy Networks, sample_mesh.py: 0.01).
     """
     solid = _solid(mesh, method)

@@ -118,7 +118,7 @@ def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
 
 
 def voxelized(mesh: Mesh, cells: int) -> tuple[np.ndarray, Similarity]:
-    """The voxel grid of a mesh in input units, as `grid`."""
+    """The voxel grid [R, R, R] bool, R = `cells`, of a mesh in input units, and the similarity, as of `grid`."""
     found = diagnosis.diagnose(mesh)
     mesh, transform = normalize(diagnosis.orient(mesh, found), "cube")
     inside = Solid(mesh, found.method).inside if found.method == "views" else None  # as stores do for training

@@ -267,7 +267,10 @@ def facts(source: Source, job: ShardJob) -> dict:
 
 
 def rows(sources: Sequence[Source], job: ShardJob, name: str) -> Iterator[np.ndarray]:
-    """The rows of one array of all sources, in order, each side as one array; Damaged if a shard is incomplete."""
+    """The rows of one array of all sources, in order, each side as one array [N, …]; Damaged if a shard is incomplete.
+
+    Dtype and shape of a row: see `columns`.
+    """
     for source in sources:
         for i in range(2 if name in TWO_SIDED else 1):
             yield _member(source, job, f"{name}.{i}")

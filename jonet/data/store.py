@@ -99,7 +99,7 @@ class Store:
         return f"Store({str(self.folder)!r}, {splits}, {self.frame} frame, arrays {', '.join(self.arrays)})"
 
     def select(self, split: str) -> np.ndarray:
-        """Indices of the shapes of a split."""
+        """Indices [K] of the shapes of a split, ascending."""
         return np.flatnonzero(self.splits == split)
 
     @property
@@ -118,7 +118,7 @@ class Store:
         return self.arrays["sdf"].offsets
 
     def rows(self, name: str, i: int) -> np.ndarray:
-        """The rows of shape i in one of the arrays; StoreError if the store has no such array."""
+        """The rows [N, …] of shape i in one of the arrays; StoreError if the store has no such array."""
         if name not in self.arrays:
             raise StoreError(f"{self.folder}: has no {name}; build it with a recipe that includes them")
         values, offsets, counts = self.arrays[name]
@@ -158,7 +158,8 @@ class Store:
         return mesh if len(mesh.faces) else Mesh(points, np.zeros((0, 3), np.int32), normals, name=self.names[i])
 
     def labeled(self, i: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The points and labels for the IoU of shape i, if it came without a mesh but with occupancies; else None."""
+        """The points [K, 3] float16 and labels [K] bool for the IoU of shape i, if it came without a mesh but with
+        occupancies; else None."""
         has = "occupancy" in self.arrays and self.arrays["occupancy"].counts[i].any() and not len(self.mesh(i).faces)
         return self.occupancy(i) if has else None
 

@@ -82,7 +82,10 @@ def subdivide(mesh: Mesh, faces: int) -> Mesh:
 
 
 def pack(mesh: Mesh, frame: Frame, values=None) -> dict:
-    """A mesh (or points, as a mesh without faces) for the page, in base64: 16-bit coordinates, 8-bit values."""
+    """A mesh (or points, as a mesh without faces) for the page, in base64: 16-bit coordinates, 8-bit values.
+
+    values [V]: one per vertex, clipped to [0, 1].
+    """
     scaled = np.clip((mesh.vertices - frame.middle) / frame.radius, -1, 1)
     packed = {"v": _base64(np.round((scaled + 1) * 32767.5), "<u2")}
     if len(mesh.faces):

@@ -256,7 +256,7 @@ def iou(
 
 
 def around(mesh: Mesh, ground_truth: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner of the common bounding box."""
+    """Lowest and highest corner of the common bounding box, [3] each."""
     return np.minimum(mesh.bounds[0], ground_truth.bounds[0]), np.maximum(mesh.bounds[1], ground_truth.bounds[1])
 
 

@@ -56,7 +56,7 @@ class Sampled(Source):
             raise FormatError(f"{self.file}: its samples are in the frame {wanted!r}, not in {frame!r}")
 
     def shuffled(self, rows: np.ndarray, seed: int) -> np.ndarray:
-        """Rows in random order, as stores require, by a generator of the seed and the shape's name."""
+        """Rows [N, …] in random order, as stores require, by a generator of the seed and the shape's name."""
         return np.random.default_rng([seed, zlib.crc32(b"rows"), zlib.crc32(encoded(self.name))]).permutation(rows)
 
 

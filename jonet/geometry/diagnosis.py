@@ -137,6 +137,7 @@ def probe(vertices, faces, rimmed: bool) -> tuple[dict[str, float], bool]:
     """Fractions of an oriented surface that are thin, overlap, or are doubtful, and whether it encloses anything, by
     winding numbers on both sides of random surface points.
 
+    vertices [V, 3], faces [F, 3].
     A point is doubtful if either winding number is near the threshold 1/2, or if its inner side has a number far from
     an integer and rays escape from it: through a large hole, or behind a single sheet.  rimmed: whether there are open
     edges, without which all winding numbers are integers.

@@ -127,7 +127,7 @@ class Similarity:
 
     @classmethod
     def from_array(cls, array) -> Similarity:
-        """From the 13 numbers of `as_array`."""
+        """From the numbers [13] of `as_array`."""
         array = np.asarray(array, np.float64)
         return cls(float(array[0]), array[1:10].reshape(3, 3), array[10:13])
 

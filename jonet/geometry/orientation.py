@@ -127,7 +127,8 @@ class Surface(NamedTuple):
 
     @classmethod
     def of(cls, vertices, faces) -> Surface:
-        """From vertices and faces: makes the winding of each patch consistent, and groups patches into parts."""
+        """From vertices [V, 3] and faces [F, 3]: makes the winding of each patch consistent, and groups patches into
+        parts."""
         edge, direction, count = edges(faces)
         area = areas(vertices, faces)
         patch, sign, consistent = patches(edge, direction, count, area)
@@ -283,10 +284,10 @@ class Sky:
 
 
 def escapes(surface: Surface, sheets, opened, rays=8) -> tuple[np.ndarray, np.ndarray]:
-    """How many rays escape from the front and from the back of each part in `opened`: [len(opened)] each.
+    """How many rays escape from the front and from the back of each part in `opened` [K]: [K] each.
 
-    As in Takayama et al. 2014: points by area on each part, `rays` cosine-weighted directions at each.  Sheets are
-    obstacles, too.
+    As in Takayama et al. 2014: points by area on each part, `rays` cosine-weighted directions at each.  Sheets [S, 3]
+    are obstacles, too.
     """
     rng = np.random.default_rng(0)
     points = min(max(2048 // len(opened), 8), 32)  # per part; fewer in files of many parts

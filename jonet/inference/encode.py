@@ -65,6 +65,7 @@ class Inputs:
 def thinned(rows: np.ndarray, count: int) -> np.ndarray:
     """`count` of a cloud's rows, drawn without replacement by a fixed seed; if there are fewer, rows are repeated.
 
+    rows [N, …] → [count, …].
     A repeated point changes nothing for encoders that take maxima over points (all but a leaky latent encoder).
     """
     rng = np.random.default_rng([zlib.crc32(b"thinned"), len(rows)])

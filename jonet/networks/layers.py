@@ -102,7 +102,7 @@ def normalized(kernel: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def resolve_weight_norm(parameters: dict) -> tuple[jax.Array, jax.Array]:
-    """Kernel and bias of a Linear's parameters, weight norm multiplied out."""
+    """Kernel [in, out] and bias [out] of a Linear's parameters, weight norm multiplied out."""
     kernel = parameters["kernel"]
     return (normalized(kernel, parameters["scale"]) if "scale" in parameters else kernel), parameters["bias"]
 
@@ -139,7 +139,7 @@ def _kept(rate: float) -> int:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dropped_relu(x: jax.Array, mask: jax.Array, factor: float) -> jax.Array:
-    """relu(x) · factor where the mask holds, else 0.
+    """relu(x) · factor where the mask holds, else 0: x [...], mask [...] bool → [...].
 
     The backward pass reads only the result, which is positive exactly where the gradient passes and which the next
     layer stores anyway.  So neither x nor the mask is stored: memory traffic dominates for large activations.
@@ -258,6 +258,8 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, *parts: jax.Array, c: jax.Array | None = None, reduction: BatchReduction | None = None
     ) -> jax.Array:
+        """parts [S, ..., Fᵢ]; c as for `Norm` → [S, ..., features]."""
+
         def active(name, x):
             return nn.relu(Norm(self.norm, name=name)(x, c, reduction) if self.norm else x)
 

@@ -48,7 +48,7 @@ def options(path: Path, limit: int = 1 << 20) -> dict[str, Any]:
 def arrays(
     path: Path, names: Sequence[str], optional: Sequence[str] | None = (), kinds: str = NUMBERS
 ) -> dict[str, np.ndarray]:
-    """Arrays from an .npz, by name; those of `optional` may be missing (None: all that the file holds).
+    """Arrays [...] from an .npz, by name; those of `optional` may be missing (None: all that the file holds).
 
     kinds: allowed numpy dtype kinds, as letters.  Raises FormatError if the file is damaged, lacks one of `names`,
     holds pickled objects, or announces more than it can hold.

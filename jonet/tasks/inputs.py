@@ -47,7 +47,7 @@ class EncoderInput(abc.ABC):
 
     @abc.abstractmethod
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
-        """The input of a shape in evaluation, an array as in `form`, the same in every call.
+        """The input of a shape in evaluation, an array as in `form`, e.g. points [N, 3], the same in every call.
 
         shape: its index in the store.  seed: of what is drawn.
         """

@@ -93,14 +93,14 @@ def _purifying(config: onet_points.Config, **changes) -> Config:
 
 
 def loss(shared, per_shape, batch_stats, batch, key, *, loss, attacks: Attacks):
-    """The given loss of a batch after its clouds are corrupted."""
+    """The given loss of a batch after its clouds, inputs [S, N, 3], are corrupted."""
     keys = jax.vmap(lambda i: parallel.fold_in(key, "disturbed", i))(batch.index)
     inputs = jax.vmap(functools.partial(corrupt, attacks=attacks))(batch.inputs, keys)
     return loss(shared, per_shape, batch_stats, batch._replace(inputs=inputs), key)
 
 
 def families(store: Store, shapes) -> tuple[list[str], np.ndarray]:
-    """The names of the classes, and the class of each of these shapes.  shapes: indices in the store.
+    """The names of the classes, and the class of each of these shapes, [K] int32.  shapes [K]: indices in the store.
 
     A shape's class is its family or the folder that it is in; in a folder without folders, the first part of its name
     (`chair_0007`).  Raises ConfigError unless there are several classes of several shapes.

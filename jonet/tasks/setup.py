@@ -17,7 +17,7 @@ from jonet.training.optimizers import Optimizer
 
 
 def identity(rows):
-    """The default `lookup`: a step uses rows of `per_shape` unchanged."""
+    """The default `lookup`: a step uses rows [S, …] of `per_shape` unchanged."""
     return rows
 
 

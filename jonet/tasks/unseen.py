@@ -25,7 +25,7 @@ def learned(trained: Model) -> frozenset[str] | None:
 
 
 def unseen(store: Store, trained: Model) -> np.ndarray:
-    """Indices of the store's test shapes that the network was not trained on.
+    """Indices [K] of the store's test shapes that the network was not trained on.
 
     Warns with the number and names of those left out, and if the model does not record its training shapes.  Raises
     ConfigError if there are test shapes and none is left.
@@ -86,7 +86,7 @@ def rebuilt_codes(store: Store, trained: Model) -> Codes | None:
 
 
 def training(store: Store, trained: Model) -> np.ndarray:
-    """Indices of all training shapes of the network; empty if one of them is not in the store."""
+    """Indices [K], ascending, of all training shapes of the network; empty if one of them is not in the store."""
     found = matched_training(store, trained)
     complete = trained.codes is not None and len(found) == len(trained.codes)
     return np.array(sorted({index for _, index in found}) if complete else [], np.int64)

@@ -102,7 +102,7 @@ def loss(shared, per_shape, batch_stats, batch, key, *, decoder: DeepSDFDecoder,
 
 
 def clamped(distances, bound):
-    """Distances clamped to ±bound.  The gradient is 1 inside and at the bound, 0 beyond, as in PyTorch."""
+    """Distances [...] clamped to ±bound.  The gradient is 1 inside and at the bound, 0 beyond, as in PyTorch."""
     return jnp.where(jnp.abs(distances) <= bound, distances, jnp.sign(distances) * bound)
 
 

@@ -67,7 +67,7 @@ def classifier_loss(shared, per_shape, batch_stats, batch, key, *, network: Clas
 
 
 def cross_entropy(logits, occupancies):
-    """Binary cross-entropy of each logit, without overflow: -o log σ(x) - (1 - o) log(1 - σ(x))."""
+    """Binary cross-entropy [...] of each logit [...], without overflow: -o log σ(x) - (1 - o) log(1 - σ(x))."""
     return optax.sigmoid_binary_cross_entropy(logits, occupancies)
 
 

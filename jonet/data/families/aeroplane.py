@@ -143,7 +143,7 @@ def surface(p, root, tip, chord: float, tip_chord: float, thickness: float = 0.1
 
 
 def leading(p, x: float) -> np.ndarray:
-    """The leading edge of the (lower) wing at a distance x from the middle."""
+    """The leading edge (x, y, z) [3] of the (lower) wing at a distance x from the middle."""
     level = -0.6 if p.kind == "biplane" else -0.45 if p.wing_level == "low" else 0.75
     return np.array([x, level * p.girth + p.dihedral * x, p.wing_at + 0.4 * p.chord - p.sweep * x])
 

@@ -70,7 +70,7 @@ def along(p) -> dict[str, float]:
 
 
 def levels(p, z) -> tuple[np.ndarray, np.ndarray]:
-    """Height of the waistline and of the roof (or bonnet, or boot lid) at z, corners rounded."""
+    """Height of the waistline and of the roof (or bonnet, or boot lid) at z [...], corners rounded: [...] each."""
     a, belt = along(p), p.belt * p.height
     deck = p.deck * belt
     roof = belt + 0.01 if p.kind == "roadster" else p.height
@@ -103,7 +103,7 @@ def body(p) -> Manifold:
 
 
 def pane(corners, depth: float = 0.06) -> Manifold:
-    """The solid that is subtracted to recess a window with four corners by a depth."""
+    """The solid that is subtracted to recess a window with four corners [4, 3] by a depth."""
     c = np.asarray(corners, float)
     normal = np.cross(c[2] - c[0], c[3] - c[1])
     normal *= depth / np.linalg.norm(normal)

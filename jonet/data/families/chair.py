@@ -97,7 +97,7 @@ def build(p) -> Manifold:
 
 
 def corner(p, front: bool) -> np.ndarray:
-    """(x, z) of the right front or rear corner of the seat, as far out as a leg fits under it."""
+    """(x, z) [2] of the right front or rear corner of the seat, as far out as a leg fits under it."""
     inside = 1 - 0.29 * p.seat_roundness
     x, z = p.seat_width / 2 * inside, p.seat_depth / 2 * inside
     margin = p.leg_radius + 0.006

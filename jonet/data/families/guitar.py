@@ -55,7 +55,7 @@ def build(p) -> Manifold:
 
 
 def plan(p) -> np.ndarray:
-    """The body's outline (x, y), counter-clockwise."""
+    """The body's outline [48, 2] of (x, y), counter-clockwise."""
     b, w = p.body, p.lower * p.body
     lower = [(0, 0), (0.62 * w, 0.03 * b), (w, 0.28 * b)]
     upper = [(p.upper * w, 0.82 * b), (0.55 * p.upper * w, 0.98 * b), (0, b)]

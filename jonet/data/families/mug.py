@@ -72,7 +72,7 @@ def radius(p, y):
 
 
 def profile(p) -> tuple[np.ndarray, np.ndarray]:
-    """Radii and heights of the outside."""
+    """Radii and heights of the outside, [15] each."""
     y = np.array([0, 0.069, 0.075, 0.11, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98, 1.0])
     r = radius(p, y)
     r[2] = (r[1] + r[3]) / 2
@@ -81,7 +81,7 @@ def profile(p) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hollow(p) -> tuple[np.ndarray, np.ndarray]:
-    """Radii and heights of the inside, which goes on above the rim."""
+    """Radii and heights of the inside, which goes on above the rim, [13] each."""
     y = np.linspace(0.06 + 1.1 * p.wall, 1.0, 12)
     r = radius(p, np.maximum(y, 0.1)) - p.wall
     r[0] *= 0.9

@@ -46,7 +46,10 @@ def curve(points: Sequence, count: int = 9) -> np.ndarray:
 
 
 def rounded(points: Sequence, radius: float, steps: int = 4) -> np.ndarray:
-    """The polyline through the given points, each corner replaced by a parabola that starts `radius` before it."""
+    """The polyline through the given points, each corner replaced by a parabola that starts `radius` before it.
+
+    points [K, 2] or [K, 3] → as many columns, (K - 2) · steps + 2 rows.
+    """
     p = np.asarray(points, float)
     t = np.linspace(0, 1, steps)[:, None]
     path = [p[:1]]

@@ -77,7 +77,7 @@ def top(p) -> Manifold:
 
 
 def corner(p) -> np.ndarray:
-    """(x, z) of the right front leg under the top."""
+    """(x, z) [2] of the right front leg under the top."""
     inside = 1 - 0.29 * p.top_roundness - p.inset
     return np.array([p.length, p.depth]) / 2 * inside - p.leg_radius
 

@@ -48,7 +48,7 @@ def start(at, count: int, unknowns: int, damping) -> State:
 
 
 def huber(residual, huber_epsilon):
-    """Huber's ρ of residuals, quadratic within ±huber_epsilon (ε); see the module's docstring."""
+    """Huber's ρ [n] of residuals [n], quadratic within ±huber_epsilon (ε); see the module's docstring."""
     size = jnp.abs(residual)
     return jnp.where(size < huber_epsilon, size**2 / (2 * huber_epsilon), size - huber_epsilon / 2)
 

@@ -148,7 +148,7 @@ def phase(objective: Objective, state, data, limit, huber_epsilon, steps):
 
 
 def penalty(prior: Prior, weight: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and matrix of the quadratic penalty on codes, weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L."""
+    """Mean [L] and matrix [L, L] of the quadratic penalty on codes, weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L."""
     return prior.mean, (weight / len(prior.mean) * prior.precision()).astype(np.float32)
 
 
@@ -239,5 +239,8 @@ def _fit_quality(network, _, problem, data, clamp):
 
 
 def clamped(values, rows, clamp):
-    """DeepSDF's clamped L1 error (eq. 4), for intervals: of a single distance s, |clip(values, ±δ) - clip(s, ±δ)|."""
+    """DeepSDF's clamped L1 error (eq. 4), for intervals: of a single distance s, |clip(values, ±δ) - clip(s, ±δ)|.
+
+    values [n], observations as rows [n, COLUMNS] → [n].
+    """
     return jnp.abs(outside(values.clip(-clamp, clamp), rows))

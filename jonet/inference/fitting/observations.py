@@ -83,7 +83,7 @@ class ObservedArrays(NamedTuple):
 
     @property
     def rows(self) -> list[np.ndarray]:
-        """The samples, or the points."""
+        """The samples [Nᵢ, 4] of each shape, or the points [Nᵢ, 3]."""
         return self.points if self.samples is None else self.samples
 
     def transformed(self, transforms: Sequence[Similarity], distances: bool = True) -> ObservedArrays:

@@ -71,7 +71,7 @@ def fit_pose(
 ) -> PoseFit:
     """Codes and poses of B scans of unknown position, rotation and size.
 
-    given: points in any units, with or without normals and free space.  The other arguments and errors as in
+    given: points [Nᵢ, 3] in any units, with or without normals and free space.  The other arguments and errors as in
     `latents.fit`; residual and inlier fraction are in the normalized frame.
     """
     fitting = config.fitting

@@ -215,7 +215,8 @@ def flood_fill(evaluator: FieldEvaluator, cells: Cells, step: int) -> Cells:
 def evaluate_crossed_edges(evaluator: FieldEvaluator, cells: Cells, pending, corner) -> np.ndarray:
     """Evaluates the ends of the pending cells' crossed edges that are not exact yet, and updates all cells in place.
 
-    pending: indices of cells.  Returns the indices of all cells of which a corner's sign has changed.
+    pending [K]: indices of cells.  corner [8, 1]: keys of a cell's corners minus that of the cell.  Returns the indices
+    [M] of all cells of which a corner's sign has changed.
     """
     values = cells.values[:, pending]
     inside, within = values > 0, np.isfinite(values)
@@ -243,7 +244,10 @@ def evaluate_crossed_edges(evaluator: FieldEvaluator, cells: Cells, pending, cor
 
 
 def neighbors(lattice: Lattice, cells: Cells, pending, step: int) -> np.ndarray:
-    """Keys, ascending, of the missing cells into which the surface continues from the pending ones."""
+    """Keys [N], ascending, of the missing cells into which the surface continues from the pending ones.
+
+    pending [K]: indices of cells.
+    """
     keys, inside = cells.keys[pending], cells.values[:, pending] > 0
     found = []
     for (axis, side), face in FACES.items():
@@ -261,7 +265,7 @@ def neighbors(lattice: Lattice, cells: Cells, pending, step: int) -> np.ndarray:
 
 
 def added(evaluator: FieldEvaluator, cells: Cells, keys, step: int) -> Cells:
-    """New cells by their keys; corners that no present cell has are evaluated."""
+    """New cells by their keys [K]; corners that no present cell has are evaluated."""
     lattice = evaluator.lattice
     corner = lattice.steps(step * CORNERS)[:, None]
     around = isin_sorted(cells.keys, sorted_unique(keys + lattice.steps(step * (HALVED - 1))[:, None]))  # 27 neighbors
@@ -288,12 +292,12 @@ def corners(cells: Cells, corner) -> tuple[Samples, np.ndarray, np.ndarray]:
 
 
 def isin_sorted(keys, others) -> np.ndarray:
-    """Which keys are among others, which are in ascending order."""
+    """Which keys [N] are among others [P], which are in ascending order, bool [N]."""
     return Samples(others, others).contains(keys)
 
 
 def sorted_unique(keys) -> np.ndarray:
-    """The unique keys, ascending (sorting is faster here than the hashing of `np.unique`)."""
+    """The unique keys [N], ascending, of keys [...] (sorting is faster here than the hashing of `np.unique`)."""
     keys = np.sort(keys, axis=None)
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]]
 

@@ -117,11 +117,11 @@ class Lattice:
         return np.asarray(offsets, np.int64) @ (np.int64(1) << (self.bits * np.arange(2, -1, -1)))
 
     def shape(self, keys) -> np.ndarray:
-        """The shape of each key."""
+        """The shape of each key, [N]."""
         return keys >> (3 * self.bits)
 
     def coordinate(self, keys, axis: int) -> np.ndarray:
-        """One coordinate of each key."""
+        """One coordinate of each key, [N]."""
         return (keys >> (self.bits * (2 - axis)) & ((1 << self.bits) - 1)) - 1
 
     def index(self, keys) -> np.ndarray:
@@ -139,11 +139,11 @@ class Lattice:
         return (1 - fraction) * low + fraction * high
 
     def cell(self, shape) -> np.ndarray:
-        """The length of the longest edge of a shape's cells."""
+        """The length of the longest edge of a shape's cells: shape [N] or one number → [N] or one number."""
         return np.ptp(self.boxes[shape], axis=-2).max(-1) / self.resolution
 
     def outside_box(self, keys) -> np.ndarray:
-        """Whether points are outside of the box."""
+        """Whether points, keys [N], are outside of the box, bool [N]."""
         outside = np.zeros(keys.shape, bool)
         for axis in range(3):
             along = self.coordinate(keys, axis)

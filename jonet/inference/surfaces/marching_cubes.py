@@ -93,11 +93,11 @@ class Samples(NamedTuple):
     values: np.ndarray
 
     def index_of(self, keys) -> np.ndarray:
-        """The indices of keys among the samples; of missing keys, any valid index."""
+        """The indices [...] of keys [...] among the samples; of missing keys, any valid index."""
         return np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
 
     def contains(self, keys) -> np.ndarray:
-        """Whether keys are among the samples."""
+        """Whether keys [N] are among the samples, bool [N]."""
         return self.keys[self.index_of(keys)] == keys if len(self.keys) else np.zeros(np.shape(keys), bool)
 
 

@@ -58,7 +58,11 @@ def evaluate_octree(evaluator: FieldEvaluator, coarse: int) -> tuple[np.ndarray,
 
 
 def holds_both(values, shapes, leaves, size) -> np.ndarray:
-    """Which leaves have an evaluated value ≥ 0 and one ≤ 0 in their closed cube."""
+    """Which leaves have an evaluated value ≥ 0 and one ≤ 0 in their closed cube, bool [N].
+
+    values [B, R+1, R+1, R+1].  shapes [N], leaves [N, 3]: the shape and the lowest corner of each leaf.  size: of all
+    these leaves, in cells of the lattice.
+    """
     above, below = np.zeros(len(leaves), bool), np.zeros(len(leaves), bool)
     for offset in np.indices((size + 1,) * 3).reshape(3, -1).T:
         value = values[shapes, *(leaves + offset).T]  # NaN (not evaluated) compares as neither
@@ -68,7 +72,10 @@ def holds_both(values, shapes, leaves, size) -> np.ndarray:
 
 
 def fill(values) -> np.ndarray:
-    """Fills NaN (points that were not evaluated) with the last known value along x, then y, then z."""
+    """Fills NaN (points that were not evaluated) with the last known value along x, then y, then z.
+
+    values [B, R+1, R+1, R+1] → the same shape.
+    """
     for axis in (1, 2, 3):
         place = np.arange(values.shape[axis]).reshape([-1 if a == axis else 1 for a in range(4)])
         known = np.maximum.accumulate(np.where(np.isnan(values), 0, place), axis=axis)  # index of the last known value

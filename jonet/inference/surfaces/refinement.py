@@ -144,7 +144,11 @@ def optimizer(rate: float) -> optax.GradientTransformation:
 
 @functools.partial(jax.jit, static_argnames="rate")
 def descend(fields, vertices, opt_state, draws, shape, faces, weights, count, weight, rate):
-    """One step of RMSprop → the vertices, and the optimizer's state."""
+    """One step of RMSprop → the vertices [V, 3], and the optimizer's state.
+
+    draws, faces [D, K, 1024, 3]; shape, weights [D, K, 1024]: of the faces, in K blocks on each of D devices, of which
+    the first `count` are used.
+    """
     corners = _pull(fields, shape, vertices[faces], draws, weights, count, weight)
     gradient = jnp.zeros_like(vertices).at[faces].add(corners)
     updates, opt_state = optimizer(rate).update(gradient, opt_state)

@@ -93,7 +93,7 @@ def read(path: str | Path, options: str | Path | None = None) -> Pretrained:
 def recognized(state: dict[str, np.ndarray], path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Options of the network, inferred from names and shapes of its weights, and the weights.
 
-    An image encoder without a last layer gets an identity as its last layer.
+    An image encoder without a last layer gets an identity [C, C] as its last layer.
     """
 
     def size(name: str, axis: int, otherwise: int = 0) -> int:

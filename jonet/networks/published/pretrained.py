@@ -67,7 +67,7 @@ def from_torch(state: Mapping[str, np.ndarray], parameters: dict, batch_stats: d
 
     state: arrays by name; `num_batches_tracked`, which has no effect, is dropped.  An embedding (`encoder.weight` of
     the encoder `idx`) is per shape and must be removed first.  parameters, batch_stats: those that the network
-    expects, as trees of arrays or of `jax.ShapeDtypeStruct`.
+    expects, as trees of arrays or of `jax.ShapeDtypeStruct`.  Kernels [out, in, …] become […, in, out].
     Raises FormatError, which lists arrays that are missing, unexpected or of another shape.
     """
     arrays: dict[str, dict[tuple[str, ...], np.ndarray]] = {"parameters": {}, "batch_stats": {}}
@@ -91,7 +91,8 @@ def from_deepsdf(state: Mapping[str, np.ndarray], specs: Specs) -> dict:
     """A state dict of the published DeepSDF program → shared parameters of `DeepSDFDecoder`.
 
     Names may have the prefix of DataParallel, and weight norm may be of either of PyTorch's implementations.  The layer
-    norm of the last layer, which the program creates but never applies, is dropped.  Errors: as `from_torch`.
+    norm of the last layer, which the program creates but never applies, is dropped.  Kernels [out, in] become
+    [in, out], and scales [out, 1] become [out].  Errors: as `from_torch`.
     """
     arrays: dict[tuple[str, ...], np.ndarray] = {}
     unused = "" if specs.weight_norm else f"bn{len(specs.dims)}"

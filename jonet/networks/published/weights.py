@@ -54,7 +54,7 @@ def load(path: str | Path) -> Any:
 
 
 def state(tensors, path: Path) -> dict[str, np.ndarray]:
-    """A state dict from `load` → float32 arrays by name, without the counters of batch norms.
+    """A state dict from `load` → float32 arrays [...] by name, without the counters of batch norms.
 
     Raises FormatError if it is not a state dict, or if an array is not of floating type or not finite.
     """
@@ -68,7 +68,7 @@ def state(tensors, path: Path) -> dict[str, np.ndarray]:
 
 
 def array(tensor, name: str, path: Path) -> np.ndarray:
-    """A tensor or array from `load` as float32; FormatError if it is not of floating type or not finite."""
+    """A tensor or array [...] from `load` as float32 [...]; FormatError if it is not of floating type or not finite."""
     if _bytes(name, tensor, path) > path.stat().st_size:
         raise FormatError(f"{path}: {name} is declared larger than the file")
     values = tensor if isinstance(tensor, np.ndarray) else tensor.detach().float().numpy()
