@@ -25,8 +25,9 @@ SUFFIXES = (*mesh_parsers.SUFFIXES, *scans.CLOUDS, *scans.PICTURES)  # of inputs
 
 
 def evaluate(options, given: set[str]) -> None:
-    """The verb: prints scores of meshes, in units of the longest side of each ground truth, and writes them as JSON.
+    """The verb: prints scores of meshes and writes them as JSON.
 
+    Lengths are in units of the longest side of each ground truth, deviations in those of the files.
     Pairs are matched by name (`matched`).  Prints ground-truth shapes without a mesh, meshes without a ground truth,
     and pairs that could not be scored; means are over the other pairs.
     """

@@ -14,7 +14,7 @@ class MetricsConfig:
     volume_points: int = 100_000  # IoU (Occupancy Networks)
     surface_points: int = 100_000  # Chamfer-L1, normal consistency, F-score (Occupancy Networks)
     chamfer_points: int = 30_000  # Chamfer-L2 (DeepSDF)
-    accuracy_points: int = 1_000  # mesh accuracy and completion (DeepSDF)
+    accuracy_points: int = 1_000  # mesh accuracy and completion (DeepSDF), median and 95 % deviation
     emd_points: int = 500  # EMD (DeepSDF)
     threshold: float = 0.01  # F-score and mesh completion: largest distance that counts, in units of the longest side
     seed: int = 0  # of the points that are sampled
