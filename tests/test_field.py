@@ -166,4 +166,6 @@ def test_a_field_is_one_line_in_print():
     assert repr(one) == "Field(1 shape, signed distances, normalized frame)"
     assert repr(Field.stack([one, one])) == "Field(batch of 2 shapes, signed distances, normalized frame)"
     assert repr(sphere(0.5, sign=-1.0)) == "Field(1 shape, occupancy logits, normalized frame)"
-    assert repr(one.axes) == "Field(of unknown size, signed distances, normalized frame)"  # the specification for `jax.vmap`
+    assert (
+        repr(one.axes) == "Field(of unknown size, signed distances, normalized frame)"
+    )  # the specification for `jax.vmap`
