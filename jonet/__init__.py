@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which import 
     from jonet.networks.field import Field as Field
     from jonet.networks.input_field import InputField as InputField
     from jonet.run.train import train as train
+    from jonet.tasks.base import Task as Task
 else:
 
     def __getattr__(name: str):

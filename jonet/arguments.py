@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Sequence
 
@@ -15,6 +16,13 @@ def choice(given, name: str, known: Sequence[str]) -> None:
     """InputError unless an argument is one of the known words."""
     if not isinstance(given, str) or given not in known:
         raise InputError(f"{name} is {shown(given)}, but must be {' or '.join(map(repr, known))}")
+
+
+def positive(given, name: str) -> float:
+    """A number above 0, which may be infinite; InputError for anything else."""
+    if isinstance(given, bool) or not isinstance(given, numbers.Real) or not given > 0:
+        raise InputError(f"{name} is {shown(given)}, but must be a number above 0")
+    return float(given)
 
 
 def alone(name: str, **others) -> None:

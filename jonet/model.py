@@ -234,7 +234,8 @@ class Model:
         given = {"samples": samples, "points": points, "voxels": voxels, "images": images, "meshes": meshes}
         kinds = [name for name, arrays in given.items() if arrays is not None]
         takes = None if self.inputs is None else self.inputs.kind
-        if takes is None or kinds not in ([takes], ["meshes"] * (takes in ("points", "voxels"))):
+        allowed = (takes, "meshes") if takes in ("points", "voxels") else (takes,)
+        if takes is None or len(kinds) != 1 or kinds[0] not in allowed:
             raise InputError(f"{' and '.join(kinds) or 'nothing'} given to encode, but {self._takes()}")
         (kind,), similarities = kinds, None
         rows = kind in ("points", "samples")
@@ -331,8 +332,9 @@ class Model:
         if surfaces is not None and not isinstance(surfaces, Surfaces | Mapping):
             raise InputError(f"surfaces is {shown(surfaces)}, but must be a Surfaces or a dict of its fields")
         base = surfaces if isinstance(surfaces, Surfaces) else self.surfaces
-        changes = dict(surfaces) if isinstance(surfaces, Mapping) else {}
-        return jonet.config.changed(base, changes | ({} if resolution is None else {"resolution": resolution}))
+        if isinstance(surfaces, Mapping):
+            base = jonet.config.changed(base, dict(surfaces), "surfaces.")
+        return base if resolution is None else jonet.config.changed(base, {"resolution": resolution})
 
     def reconstruct(
         self,
@@ -388,7 +390,7 @@ class Model:
         sampling.  A cloud without a reconstructed surface gives [0, 3].  (Wu et al.: IF-Defense, 2020.)
         """
         count = None if count is None else whole(count, "count", 1)
-        seed = whole(seed, "seed", 0)
+        seed, spread = whole(seed, "seed", 0), arguments.positive(spread, "spread")
         self._surfaces(resolution)
         given = ObservedArrays.checked(points=points, normals=normals)
         kept = purification.without_outliers(given, spread)

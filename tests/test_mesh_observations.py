@@ -6,6 +6,7 @@ import trimesh
 from test_latents import QUICK, load_chairs
 
 import jonet
+from jonet import bulk
 from jonet.errors import InputError, JonetError, MeshError
 from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
@@ -42,7 +43,7 @@ def test_meshes_of_both_libraries_are_fitted_alike(model):
 
 def test_files_and_meshes_give_the_same_codes(model, tmp_path):
     jonet.write(Mesh(box(2).vertices, box(2).faces), tmp_path / "box.ply")
-    jonet.bulk.fit(model, tmp_path / "box.ply", tmp_path / "codes.npz")
+    bulk.fit(model, tmp_path / "box.ply", tmp_path / "codes.npz")
     wanted = jonet.Codes.load(tmp_path / "codes.npz")
     codes = model.fit(meshes=[jonet.read(tmp_path / "box.ply")])
     assert codes.names == wanted.names

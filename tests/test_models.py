@@ -37,6 +37,12 @@ def small(seed: int) -> Model:
     return Model("deepsdf", BoundNetwork(network, shared), "sphere", Codes(codes, names), Prior.of(codes))
 
 
+def with_specs(model: Model, **changes) -> Model:
+    """A model with the same parameters in a network of other options."""
+    module = DeepSDFDecoder(dataclasses.replace(model.config, **changes))
+    return dataclasses.replace(model, network=dataclasses.replace(model.network, module=module))
+
+
 @pytest.fixture(scope="module")
 def models():
     return small(0), small(1)
@@ -193,13 +199,10 @@ def test_codes_of_another_network_are_refused(models, tmp_path):
     with pytest.raises(InputError, match="several networks"):
         Codes.joined([codes, dataclasses.replace(codes, network="other")])
     for probability in (0, 0.0):
-        again = dataclasses.replace(
-            one, network=DeepSDFDecoder(dataclasses.replace(one.config, dropout_prob=probability))
-        )
+        again = with_specs(one, dropout_prob=probability)
         again.save(tmp_path / f"again {probability}")
         assert jonet.load(tmp_path / f"again {probability}").digest == again.digest
-    wider = dataclasses.replace(one, network=DeepSDFDecoder(dataclasses.replace(one.config, use_tanh=True)))
-    assert wider.digest != one.digest  # the same numbers, asked in another way
+    assert with_specs(one, use_tanh=True).digest != one.digest  # the same numbers, asked in another way
 
 
 def test_a_path_without_a_model_is_refused_with_what_is_expected(tmp_path):

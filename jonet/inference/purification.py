@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 
 import numpy as np
 
 from jonet.data import sampling
-from jonet.errors import InputError, shown
 from jonet.geometry import outliers
 from jonet.geometry.mesh import Mesh
 from jonet.inference.fitting.observations import ObservedArrays
@@ -19,10 +17,8 @@ from jonet.inference.fitting.observations import ObservedArrays
 
 def without_outliers(given: ObservedArrays, spread: float) -> ObservedArrays:
     """Points, and their normals, without outliers (`outliers.inlier_mask`); spread: inf keeps all."""
-    if isinstance(spread, bool) or not isinstance(spread, numbers.Real) or not spread > 0:
-        raise InputError(f"spread is {shown(spread)}, but must be a number above 0 (inf keeps all points)")
     points = [cloud.astype(np.float64, copy=False) for cloud in given.rows]
-    keep = [outliers.inlier_mask(cloud, float(spread)) for cloud in points]
+    keep = [outliers.inlier_mask(cloud, spread) for cloud in points]
     normals = given.normals and [rows[mask] for rows, mask in zip(given.normals, keep, strict=True)]
     return ObservedArrays(points=[cloud[mask] for cloud, mask in zip(points, keep, strict=True)], normals=normals)
 

@@ -123,7 +123,9 @@ class Field:
         that memory beyond the result is small.  Raises InputError for a resolution below 1 and for an empty box.
         """
         fields = self if self.batched else Field.stack([self])
-        boxes = np.asarray(fields.per_shape["box"]) if box is None else np.broadcast_to(box, (len(fields), 2, 3))
+        boxes = np.asarray(fields.per_shape["box"])
+        if box is not None:
+            boxes = np.broadcast_to(check_array(box, "box", (2, 3), np.float64), boxes.shape)
         found = slabs(fields, boxes, resolution)
         return found if self.batched else Grid(found.values[0], found.axes[0])
 
