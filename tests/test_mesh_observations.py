@@ -6,7 +6,7 @@ import trimesh
 from test_latents import QUICK, load_chairs
 
 import jonet
-from jonet import bulk
+from jonet.data import scans
 from jonet.errors import InputError, JonetError, MeshError
 from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
@@ -41,13 +41,14 @@ def test_meshes_of_both_libraries_are_fitted_alike(model):
     assert len(field) == 2 and 10 < field.valid_distance[1] < 40
 
 
-def test_files_and_meshes_give_the_same_codes(model, tmp_path):
+def test_files_and_meshes_give_the_same_observations(tmp_path):
     jonet.write(Mesh(box(2).vertices, box(2).faces), tmp_path / "box.ply")
-    bulk.fit(model, tmp_path / "box.ply", tmp_path / "codes.npz")
-    wanted = jonet.Codes.load(tmp_path / "codes.npz")
-    codes = model.fit(meshes=[jonet.read(tmp_path / "box.ply")])
-    assert codes.names == wanted.names
-    np.testing.assert_allclose(codes.values, wanted.values, atol=1e-3)
+    mesh = jonet.read(tmp_path / "box.ply")
+    for kind in ("samples", "points"):
+        of_file = scans.read(tmp_path / "box.ply", surface=kind == "points")
+        of_mesh = scans.of_mesh(mesh, kind, "sphere")
+        assert of_mesh.name == of_file.name == "box" and of_mesh.similarity.scale == of_file.similarity.scale
+        np.testing.assert_array_equal(getattr(of_mesh, kind), getattr(of_file, kind))
 
 
 @pytest.mark.parametrize("kind", ["points", "voxels"])
