@@ -55,20 +55,22 @@ def plugin(tmp_path_factory):
 
 
 def test_the_example_of_the_page_is_a_whole_run(plugin, tmp_path):
-    tiny_run.write_meshes(tmp_path / "data")
-    work = tmp_path / "run"
+    tiny_run.write_meshes(tmp_path / "data", (0, 0, 0, 0, 0))
+    work, options = tmp_path / "run", {"shapes__test_fraction": 0.4, "eikonal_points": 8}
     stages = ",".join(names.STAGES)
-    assert tiny_run.start(work, tmp_path / "data", stages, "eikonal_sdf", eikonal=0.5, eikonal_points=8) == 0
+    assert tiny_run.start(work, tmp_path / "data", stages, "eikonal_sdf", eikonal=0.5, **options) == 0
     values, saved = (json.loads((work / name).read_text()) for name in ("metrics.json", "config.json"))
     assert values["task"] == saved["task"] == "eikonal_sdf" and saved["config"]["eikonal"] == 0.5
-    assert all(entry["eikonal_error"] >= 0 and "iou" in entry for entry in values["shapes"]) and values["shapes"]
+    assert len(values["shapes"]) == 2 and all(
+        entry["eikonal_error"] > 0 and "iou" in entry for entry in values["shapes"]
+    )
     logged = [json.loads(line) for line in (work / "log.jsonl").open()]
     assert all(entry["eikonal"] > 0 for entry in logged if "loss" in entry)
     page = (work / "report.html").read_text()
     assert "DeepSDF with an eikonal term" in page and "Eikonal error" in page
     model = jonet.load(work)
     assert model.history["task"] == "eikonal_sdf" and len(model.codes) == 3
-    assert tiny_run.start(work, tmp_path / "data", stages, "eikonal_sdf", eikonal=0.2, eikonal_points=8) == 1
+    assert tiny_run.start(work, tmp_path / "data", stages, "eikonal_sdf", eikonal=0.2, **options) == 1
 
 
 def test_the_loss_adds_the_deviation_of_the_gradient(plugin):
