@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from jonet.checks import listed
 from jonet.errors import InputError, shown
 from jonet.geometry.mesh import Similarity
+
+
+S = TypeVar("S")  # settings of a call
 
 
 def observations(samples, points, normals, free_space) -> dict[str, list[np.ndarray] | None]:
@@ -66,7 +70,7 @@ def check_sizes(name: str, clouds: list[np.ndarray]) -> None:
             raise InputError(f"{name}[{i}] has no size to normalize: all its points coincide")
 
 
-def settings(given, kind: type, default):
+def settings(given: S | None, kind: type[S], default: S) -> S:
     """The given config, or the default if it is None; InputError if it is of another class."""
     if given is not None and not isinstance(given, kind):
         raise InputError(f"config is {shown(given)}, but must be a {kind.__module__}.{kind.__name__}")
