@@ -12,7 +12,6 @@ from jonet.checks import listed
 from jonet.errors import InputError, shown
 from jonet.geometry.mesh import Similarity
 
-
 S = TypeVar("S")  # settings of a call
 
 

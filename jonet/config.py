@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from jonet.errors import ConfigError, shown
 
-
 C = TypeVar("C")  # a config, which is a dataclass
 
 
