@@ -5,11 +5,14 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from jonet.errors import InputError, shown
 from jonet.geometry.mesh import Similarity, frame_of
+
+S = TypeVar("S")  # settings of a call
 
 
 def choice(given, name: str, known: Sequence[str]) -> None:
@@ -68,7 +71,7 @@ def check_sizes(name: str, clouds: Sequence[np.ndarray]) -> None:
             raise InputError(f"{name}[{i}] has no size to normalize: all its points coincide")
 
 
-def settings(given, kind: type, default):
+def settings(given: S | None, kind: type[S], default: S) -> S:
     """The given config, or the default if it is None; InputError if it is of another class."""
     if given is not None and not isinstance(given, kind):
         raise InputError(f"config is {shown(given)}, but must be a {kind.__module__}.{kind.__name__}")

@@ -11,9 +11,11 @@ import numbers
 import types
 import typing
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from jonet.errors import ConfigError, shown
+
+C = TypeVar("C")  # a config, which is a dataclass
 
 
 def to_dict(config) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def to_dict(config) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(cls: type, values: dict[str, Any], where: str = ""):
+def from_dict(cls: type[C], values: dict[str, Any], where: str = "") -> C:
     """The dataclass `cls` from plain values; missing fields take their defaults.
 
     Raises ConfigError for an unknown name, with the closest known one, and for a value of the wrong type.
@@ -39,7 +41,7 @@ def from_dict(cls: type, values: dict[str, Any], where: str = ""):
         raise ConfigError(f"{where.removesuffix('.') or cls.__name__}: {error}") from error
 
 
-def changed(config, changes: dict[str, Any], where: str = ""):
+def changed(config: C, changes: dict[str, Any], where: str = "") -> C:
     """A copy of a dataclass with other values.
 
     changes: by name; a group of options as a dict (its other options keep their values) or as a whole dataclass.
