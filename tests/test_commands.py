@@ -189,7 +189,7 @@ def test_an_export_replaces_exports_alone(small, tmp_path, capsys):
 
 
 def test_an_import_replaces_imports_alone(small, tmp_path, capsys, monkeypatch):
-    parts = {name: getattr(small, name) for name in ("kind", "network", "shared", "batch_stats", "frame", "history")}
+    parts = {name: getattr(small, name) for name in ("kind", "network", "frame", "history")}
     found = SimpleNamespace(**parts, codes=small.codes.values, names=("x", "y", "z"), similarities=None, takes=None)
     found.notes, found.fitted = (), {"f": small.codes.values[0]}
     monkeypatch.setattr(folders, "read", lambda *given: found)
