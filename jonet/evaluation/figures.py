@@ -19,8 +19,9 @@ from jonet.geometry.mesh import Mesh
 from jonet.rendering.shading import decode
 
 ERROR_SCALE = 0.02  # end of the color scale of errors, as a fraction of the ground truth's longest side
-# ColorBrewer's YlOrRd (sRGB): even steps of lightness, pale at 0, so that shading stays visible where all is well
-_DEVIATION_COLORS = "#ffffcc #ffeda0 #fed976 #feb24c #fd8d3c #fc4e2a #e31a1c #bd0026 #800026".split()
+# Pale at 0, so that shading stays visible where all is well; lightness falls evenly.  ColorBrewer's YlOrRd, the last
+# color of Purples: what is red is near the 95 % deviation, what is violet near the largest.
+_DEVIATION_COLORS = {0: "#ffffcc", 0.25: "#fed976", 0.5: "#fd8d3c", 0.75: "#e31a1c", 1: "#3f007d"}
 _ERROR_COLORS = np.array([[0.40, 0.47, 0.54], [1.00, 0.52, 0.04], [0.60, 0.00, 0.09]])  # at 0, half and the end
 
 
@@ -124,28 +125,29 @@ def error_colors(values) -> np.ndarray:
     return np.stack([np.interp(values, [0, 0.5, 1], channel) for channel in _ERROR_COLORS.T], -1)
 
 
-def deviations(mesh: Mesh, ground_truth: Mesh, limit: float) -> tuple[Mesh, np.ndarray]:
-    """A mesh in faces small enough for colors per vertex, and linear RGB colors [V, 3] by its distance from the ground
-    truth: pale at 0, dark red from `limit`.
+def deviations(mesh: Mesh, ground_truth: Mesh, most: float, largest: float) -> tuple[Mesh, np.ndarray]:
+    """A mesh in faces small enough for colors per vertex, and its colors [V, 3] by the distance from the ground truth.
 
-    As of the scores, the distance is to the part of the ground truth that bounds its solid.
+    As of the scores, the distance is to the part of the ground truth that bounds its solid.  most, largest: the 95 %
+    and the largest deviation, in units of the meshes.
     """
     mesh = subdivide(mesh, 20_000)
-    return mesh, deviation_colors(to_surface(mesh.vertices, bounding(ground_truth)) / limit)
+    return mesh, deviation_colors(to_surface(mesh.vertices, bounding(ground_truth)), most, largest)
 
 
-def deviation_colors(values) -> np.ndarray:
-    """Deviations [V] in units of the scale → linear RGB [V, 3]."""
-    colors = np.array([list(bytes.fromhex(color[1:])) for color in _DEVIATION_COLORS]) / 255
-    places = np.linspace(0, 1, len(colors))
-    return decode(np.stack([np.interp(values, places, channel) for channel in colors.T], -1))
+def deviation_colors(values, most: float, largest: float) -> np.ndarray:
+    """Deviations [V] → linear RGB [V, 3]: from pale at 0 to red at `most`, from there to violet at `largest`."""
+    places = np.interp(values, [0, most, largest], [0, 0.75, 1])
+    colors = np.array([list(bytes.fromhex(color[1:])) for color in _DEVIATION_COLORS.values()]) / 255
+    return decode(np.stack([np.interp(places, list(_DEVIATION_COLORS), channel) for channel in colors.T], -1))
 
 
-def deviation_legend(limit: float, unit: str) -> str:
-    """The color scale of deviations from 0 to `limit` as HTML."""
+def deviation_legend(most: float, largest: float) -> str:
+    """The color scale of `deviation_colors` as HTML; its numbers may be in other units than the meshes."""
+    colors = ",".join(_DEVIATION_COLORS.values())
     return (
-        f'<span class="scale"><i style="background:linear-gradient(90deg,{",".join(_DEVIATION_COLORS)})"></i>'
-        f"<small>0</small><small>≥ {number(limit)} {escape(unit)}</small></span>"
+        f'<span class="scale"><i style="background:linear-gradient(90deg,{colors})"></i>'
+        f"<small>0</small><small>95 %: {number(most)}</small><small>{number(largest)}</small></span>"
     )
 
 

@@ -59,8 +59,8 @@ class Part(NamedTuple):
 class Row:
     """One shape: its parts from left to right.  If a predicted mesh has a ground truth beside it, errors are shown.
 
-    scale: of the similarity from input units to the frame of the parts.  If it is given and the scores have
-    "deviation_95", the deviation of the predicted mesh is shown in input units.
+    scale: of the similarity from input units to the frame of the parts.  If it is given and the scores have deviations,
+    these are shown on the predicted mesh, in input units.
     """
 
     name: str
@@ -164,11 +164,11 @@ def _card(rank, row, faces, place, size):
             both, colors = differences(simplify(solid, _DRAFT), simplify(other, _DRAFT))
             image = picture(both, size, colors, **shown)
             figures.append(_figure("error", f"errors to {100 * ERROR_SCALE:.0f} %", image, row.name))
-            if row.scale is not None and (limit := row.scores.get("deviation_95")):
-                colored, colors = deviations(simplify(solid, _DRAFT), other, limit * row.scale)
-                image = picture(colored, size, colors, **shown)
-                legend = deviation_legend(limit, measure("deviation_95").unit)
-                figures.append(_figure("deviation", "deviation", image, row.name, legend))
+            most, largest = (row.scores.get(name) for name in ("deviation_95", "deviation_max"))
+            if row.scale is not None and most and largest:
+                colored, colors = deviations(simplify(solid, _DRAFT), other, most * row.scale, largest * row.scale)
+                image, caption = picture(colored, size, colors, **shown), f"deviation, {measure('deviation_max').unit}"
+                figures.append(_figure("deviation", caption, image, row.name, deviation_legend(most, largest)))
     shape = {"name": row.name, "rank": rank, "panels": panels}
     button = f'<button type="button" class="rotate" data-shape="{place}" hidden>Rotate</button>' if points else ""
     word = rank if rank in ("best", "median", "worst") else "other"
