@@ -30,8 +30,8 @@ def observations(samples, points, normals, free_space) -> dict[str, list[np.ndar
     if free_space is not None:
         given["free_space"] = listed(free_space, "free_space", (None, 3), empty=True)
     for name in ("normals", "free_space"):
-        if given[name] is not None and len(given[name]) != len(clouds):
-            raise InputError(f"{name} are of {len(given[name])} shapes, but points of {len(clouds)}")
+        if (others := given[name]) is not None and len(others) != len(clouds):
+            raise InputError(f"{name} are of {len(others)} shapes, but points of {len(clouds)}")
     for i, (rows, cloud) in enumerate(zip(given["normals"] or (), clouds, strict=False)):
         if len(rows) != len(cloud):
             raise InputError(f"normals[{i}] has {len(rows)} rows, but points[{i}] has {len(cloud)}")
