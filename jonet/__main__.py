@@ -56,7 +56,8 @@ def usage() -> str:
     """The text of `jonet --help`."""
     options = importlib.import_module("jonet.commands.options")
     about = {
-        verb: ABOUT.get(verb) or getattr(options, entry.options).__doc__.split("\n")[0] for verb, entry in VERBS.items()
+        verb: getattr(options, entry.options).__doc__.split("\n")[0] if entry.options else ABOUT[verb]
+        for verb, entry in VERBS.items()
     }
     verbs = "\n".join(f"  {verb:12s} {sentence}" for verb, sentence in about.items())
     return (

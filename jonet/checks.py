@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jonet.errors import InputError, shown
 
 
 def check_array(
-    array, name: str, shape: tuple[int | None | str, ...], dtype=np.float32, finite: bool = True
+    array, name: str, shape: tuple[int | None | str, ...], dtype: DTypeLike = np.float32, finite: bool = True
 ) -> np.ndarray:
     """`array` as a numpy array of `dtype`; InputError with the expected and the actual shape or type otherwise.
 
@@ -45,7 +46,7 @@ def check_array(
 
 def whole(value, name: str, least: int, most: int = 2**31 - 1) -> int:
     """`value` as an int from `least` to `most`, or InputError."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= value <= most:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= int(value) <= most:
         bounds = f"{least} or more" if most == 2**31 - 1 else f"from {least} to {most}"
         raise InputError(f"{name} is {shown(value)}, but must be a whole number, {bounds}")
     return int(value)
@@ -74,7 +75,7 @@ def listed(arrays, name: str, shape: tuple[int | None, ...], *, empty: bool = Fa
         except (TypeError, ValueError, RuntimeError):  # `check_array` below raises the error
             axes, size = len(shape), 1
         if empty and not size:
-            array = np.zeros((0, *shape[1:]))
+            array = np.zeros((0, *(size or 0 for size in shape[1:])))
         elif i == 0 and axes == len(shape) - 1 and size:
             raise InputError(
                 f"{name} is one array {list(np.shape(arrays))}; give a list, one array per shape: {name}=[…]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Codes:
         if isinstance(index, list):
             index = [self._index(i) if isinstance(i, str) else i for i in index]
         rows = np.atleast_1d(np.arange(len(self))[index])
-        selected = {
+        selected: dict[str, Any] = {
             field.name: None if (value := getattr(self, field.name)) is None else value[rows]
             for field in dataclasses.fields(self)
             if field.name not in (*TUPLES, "network")
@@ -91,7 +92,7 @@ class Codes:
         Raises InputError for codes of several networks.
         """
 
-        def column(name: str):
+        def column(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
             if any(value is None for value in values):
                 return None
@@ -118,7 +119,7 @@ class Codes:
     @staticmethod
     def load(path: str | Path) -> Codes:
         """Codes from a file that `save` wrote; CheckpointError if it is damaged or has other contents."""
-        arrays = read_npz(Path(path))
+        arrays: dict[str, Any] = read_npz(Path(path))
         names = {field.name for field in dataclasses.fields(Codes)}
         if (version := arrays.pop("version", np.array(1))).size != 1 or version != VERSION:
             found = version.item() if version.size == 1 else list(version.shape)
@@ -159,7 +160,7 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         raise CheckpointError(f"{path}: similarities have 13 numbers each, not {arrays['similarities'].shape[1]}")
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray], sync: bool = True) -> None:
+def write_npz(path: Path, arrays: dict[str, Any], sync: bool = True) -> None:
     """Writes one .npz atomically: to a temporary file, which is then renamed.
 
     arrays: by name, of any shape [...].  sync: as for `atomic.open_file`.
@@ -168,7 +169,7 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray], sync: bool = True) -> N
         np.savez(file, **arrays)
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, Any]:
     """The arrays [...] of a file that `write_npz` wrote, by name.
 
     Raises CheckpointError if the file is missing or damaged, or declares more data than it has.

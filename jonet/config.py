@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -60,7 +61,7 @@ def _merged(config, changes: dict[str, Any], where: str) -> dict[str, Any]:
         elif isinstance(value, dict):
             values[name] = _merged(before, value, f"{where}{name}.")
         elif isinstance(value, type(before)) or (isinstance(before, type(value)) and dataclasses.is_dataclass(value)):
-            values[name] = dataclasses.asdict(value)
+            values[name] = dataclasses.asdict(typing.cast(Any, value))
         else:
             kind = f"{type(before).__module__}.{type(before).__name__}"
             raise ConfigError(f"{where}{name} is {shown(value)}, but must be a dict of its options or a {kind}")
@@ -99,12 +100,10 @@ def _read(kind, value, where: str):
     """`value` converted to the type annotation `kind`; ConfigError if it does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):  # the first type that fits; else the last one's error
-        for option in arguments:
-            try:
-                return None if value is option is None else _read(option, value, where)
-            except ConfigError as error:
-                refusal = error
-        raise refusal
+        for option in arguments[:-1]:
+            with contextlib.suppress(ConfigError):
+                return _read(option, value, where)
+        return _read(arguments[-1], value, where)
     if origin is typing.Literal:
         if not any(type(value) is type(argument) and value == argument for argument in arguments):  # True == 1
             raise ConfigError(f"{where} is {shown(value)}, but must be one of {', '.join(map(repr, arguments))}")
@@ -116,7 +115,7 @@ def _read(kind, value, where: str):
         if len(each) != len(value):
             raise ConfigError(f"{where} is {shown(value)}, but must have {len(each)} entries")
         return tuple(_read(one, item, f"{where}[{i}]") for i, (one, item) in enumerate(zip(each, value, strict=True)))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_dict(kind, value, f"{where}.")
     if kind is type(None):
         fits = value is None
@@ -124,7 +123,7 @@ def _read(kind, value, where: str):
         fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
         value = _float(value) if fits else value
     elif kind is int:
-        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(value) < 2**63
+        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) < 2**63
         value = int(value) if fits else value
     elif isinstance(kind, type):
         fits = isinstance(value, kind)

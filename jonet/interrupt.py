@@ -6,6 +6,7 @@ Ctrl-C raises KeyboardInterrupt at once, and the process ends within `GRACE` sec
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -27,7 +28,7 @@ def status(work: Callable[[], None], stopped: str) -> int:
     its pipe (`| head`; no message).
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a character that the terminal cannot encode must not raise
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot encode must not raise
             stream.reconfigure(errors="backslashreplace")
     try:
         with prompt(stopped):

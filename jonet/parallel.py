@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -31,8 +32,9 @@ from jonet.errors import ConfigError
 AXIS = "devices"
 REPLICATED = P()
 SPLIT = P(AXIS)  # the leading axis is split over devices
+PRECISION = "jax_default_matmul_precision"  # an option of JAX that its stubs do not declare
 
-_working: Sequence[jax.Device] | None = None  # the devices in use; None: all
+_working: Sequence[Any] | None = None  # the devices in use; None: all
 
 
 def use(count: int):
@@ -49,7 +51,7 @@ def local_only():
 
 
 @contextlib.contextmanager
-def _only(devices: Sequence[jax.Device]):
+def _only(devices: Sequence[Any]):
     global _working
     before, _working = _working, devices
     try:
@@ -58,7 +60,7 @@ def _only(devices: Sequence[jax.Device]):
         _working = before
 
 
-def working() -> Sequence[jax.Device]:
+def working() -> Sequence[Any]:
     """The devices in use, of every process (within `local_only`, of this one)."""
     return jax.devices() if _working is None else _working
 
@@ -81,14 +83,15 @@ def is_multiprocess() -> bool:
 def memory() -> int:
     """Bytes that JAX may use on each device of this process (the smallest); on a CPU, all of the host's memory."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    return min(limits) if all(limits) else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    known = [limit for limit in limits if limit]
+    return min(known) if len(known) == len(limits) else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def describe() -> str:
     """Devices, matrix precision and versions in one line, with a warning if there is a GPU that jax cannot see."""
     devices = jax.devices()
     kind = devices[0].device_kind if devices[0].platform != "cpu" else f"{platform.machine()}, {os.cpu_count()} cores"
-    precision = jax.config.jax_default_matmul_precision or "default"
+    precision = getattr(jax.config, PRECISION) or "default"
     line = f"{len(devices)} {devices[0].platform} ({kind}) · {precision} precision · jax {jax.__version__}"
     line += f" · python {platform.python_version()}"
     if devices[0].platform == "cpu" and (shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version")):
@@ -116,12 +119,12 @@ def join(where: str = "") -> None:
             ) from error
         return
     try:
-        address, count, index = where.split(",")
-        numbers = {"num_processes": int(count), "process_id": int(index)}
+        address, *numbers = where.split(",")
+        count, index = map(int, numbers)
     except ValueError as error:
         raise ConfigError(f"processes are given as ADDRESS:PORT,N,I, but this is {where!r}") from error
     try:
-        jax.distributed.initialize(address, **numbers)
+        jax.distributed.initialize(address, num_processes=count, process_id=index)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"the processes could not connect by {where!r}: {error}") from error
 
@@ -197,16 +200,18 @@ def split_by(shape: tuple[int, ...], part: Callable[[int], np.ndarray]) -> jax.A
     shape: of the whole array.  part(index of a device) gives that device's rows [N / devices, …].
     """
     each = shape[0] // count()
-    return jax.make_array_from_callback(
-        shape, NamedSharding(mesh(), SPLIT), lambda where: part((where[0].start or 0) // each)
-    )
+
+    def rows(where: Any) -> np.ndarray:
+        return part((where[0].start or 0) // each)
+
+    return jax.make_array_from_callback(shape, NamedSharding(mesh(), SPLIT), rows)
 
 
 def _place(tree, spec):
     sharding = NamedSharding(mesh(), spec)
 
     def put(x):
-        if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):  # typed keys are no numpy arrays
+        if jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):  # typed keys are no numpy arrays
             return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda where: x[where])
@@ -221,7 +226,8 @@ def host(tree):
         if not isinstance(x, jax.Array):
             return np.asarray(x)
         if not x.is_fully_addressable and not x.is_fully_replicated:  # parts are in other processes: gather first
-            x = jax.jit(lambda y: y, out_shardings=NamedSharding(x.sharding.mesh, REPLICATED))(x)
+            sharding: Any = x.sharding  # over a mesh, as of all arrays here
+            x = jax.jit(lambda y: y, out_shardings=NamedSharding(sharding.mesh, REPLICATED))(x)
         return np.asarray(x.addressable_data(0) if x.is_fully_replicated else x)
 
     return jax.tree.map(fetch, tree)

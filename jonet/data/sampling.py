@@ -13,7 +13,8 @@ from typing import Literal
 
 import igl
 import numpy as np
-from scipy.spatial import cKDTree
+from numpy.typing import DTypeLike
+from scipy.spatial import KDTree
 
 from jonet.checks import check_array
 from jonet.errors import ConfigError, InputError, MeshError
@@ -105,7 +106,7 @@ class Solid:
         if method == "views":
             self.boundary_surface = mesh
             self._shell = shell(mesh)
-            self._tree = cKDTree(self._shell.points, balanced_tree=False, compact_nodes=False)  # faster to build
+            self._tree = KDTree(self._shell.points, balanced_tree=False, compact_nodes=False)  # faster to build
             self._check_votes()
             return
         if method == "exact" and (count := open_edges(mesh)):
@@ -147,7 +148,8 @@ class Solid:
 
     def _signed(self, points):
         """Signed distances to a simple mesh, signs by pseudonormals."""
-        return igl.signed_distance(points, *self._surface, sign_type=igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL)[0]
+        kind = igl.SIGNED_DISTANCE_TYPE_PSEUDONORMAL
+        return np.asarray(igl.signed_distance(points, *self._surface, sign_type=kind)[0])
 
     def _check_votes(self):
         """MeshError if the surface is visible from both sides (an open sheet), so that its votes are noise.
@@ -187,7 +189,9 @@ def inside(mesh: Mesh | Solid, points, method: str = "exact") -> np.ndarray:
     return _solid(mesh, method).inside(points)
 
 
-def surface(mesh: Mesh, count: int, rng: np.random.Generator, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
+def surface(
+    mesh: Mesh, count: int, rng: np.random.Generator, dtype: DTypeLike = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
     """Points uniform by area on the faces, and their face normals: [count, 3] of `dtype`, [count, 3] float32.
 
     All faces are sampled; for the boundary of the solid only, pass `Solid(mesh).boundary_surface`.  dtype: float64 for
@@ -237,7 +241,7 @@ def occupancies(
     rng: np.random.Generator,
     padding: float = 0.1,
     method: str = "exact",
-    dtype=np.float32,
+    dtype: DTypeLike = np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points uniform in a cube, and whether they are inside: [count, 3] of `dtype`, bool [count].
 
@@ -258,7 +262,7 @@ def near_occupancies(
     rng: np.random.Generator,
     sigma: float = 0.01,
     method: str = "exact",
-    dtype=np.float32,
+    dtype: DTypeLike = np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Surface points with Gaussian noise, and whether they are inside: [count, 3] of `dtype`, bool [count].
 

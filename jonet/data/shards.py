@@ -27,6 +27,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ from jonet.progress import Progress
 from jonet.storage import atomic
 from jonet.storage.names import encoded
 
-COLUMNS = {  # arrays of every store, possibly with no rows: dtype and shape of a row
+# arrays of every store, possibly with no rows: dtype and shape of a row
+COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "sdf": ("float32", (4,)),
     "occupancy": ("float16", (3,)),
     "surface_points": ("float32", (3,)),
@@ -224,7 +226,7 @@ def make(source: Source, job: ShardJob) -> str | None:
         "diagnosis": shape.diagnosis and shape.diagnosis.to_dict(),
         "rows": {name: [len(side) for side in sides] for name, sides in rows.items()},
     }
-    arrays = {f"{name}.{i}": side for name, sides in rows.items() for i, side in enumerate(sides)}
+    arrays: dict[str, Any] = {f"{name}.{i}": side for name, sides in rows.items() for i, side in enumerate(sides)}
     path = job.part(source)
     try:
         with atomic.open_file(path, sync=False) as file:  # not synced: `_is_made` verifies checksums when resuming

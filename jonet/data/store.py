@@ -361,9 +361,9 @@ def _same_sources(where: Path, sources: list[Source], recorded: list[dict]):
 def _seen(shapes: Iterable[tuple[str, str, dict]]) -> dict[str, str]:
     """Of shapes (name, split, mark) the test and validation shapes with the content of a training shape: {name: name of
     the training shape}.  Shapes with an empty mark are not compared."""
-    shapes = [(name, split, content(mark)) for name, split, mark in shapes if mark]
-    trained = {digest: name for name, split, digest in reversed(shapes) if split == "train"}  # the first one wins
-    return {name: trained[digest] for name, split, digest in shapes if split != "train" and digest in trained}
+    known = [(name, split, content(mark)) for name, split, mark in shapes if mark]
+    trained = {digest: name for name, split, digest in reversed(known) if split == "train"}  # the first one wins
+    return {name: trained[digest] for name, split, digest in known if split != "train" and digest in trained}
 
 
 def _pack(sources: Sequence[Source], skipped: dict[str, str], job: ShardJob, settings: dict) -> Path:

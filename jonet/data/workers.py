@@ -17,7 +17,7 @@ from collections.abc import Iterator
 def processes(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     """A pool of `count` processes, at most one per core; if the block ends by an exception, Ctrl-C included, they are
     killed at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     context = _Context()
     executor = concurrent.futures.ProcessPoolExecutor(min(cores, count), context, initializer=_begin)
     try:
@@ -66,8 +66,8 @@ class _Context(multiprocessing.context.SpawnContext):
 def _begin() -> None:
     """Runs first in every worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process().sentinel
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     # One thread per worker: there is one worker per core.
     for name in ("LIBIGL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"

@@ -113,9 +113,9 @@ def read_samples(path: Path) -> Samples:
     """The distance samples of one shape; FormatError if the file is damaged or of another kind."""
     found = archives.arrays(path, ("pos", "neg"), ("shuffled",))
     outside, inside = (rows(found[name], path, name, 4) for name in ("pos", "neg"))
-    good = [side[np.isfinite(side).all(1)] for side in (outside, inside)]
-    dropped = len(outside) + len(inside) - sum(map(len, good))
-    return Samples(*good, dropped, "shuffled" not in found)
+    good_outside, good_inside = (side[np.isfinite(side).all(1)] for side in (outside, inside))
+    dropped = len(outside) + len(inside) - len(good_outside) - len(good_inside)
+    return Samples(good_outside, good_inside, dropped, "shuffled" not in found)
 
 
 def read_similarity(path: Path) -> Similarity:

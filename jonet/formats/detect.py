@@ -109,9 +109,9 @@ def discover(
         if category:
             raise ConfigError(f"{folder}: a plain folder of meshes has no category {category!r}; leave it out")
         if split is None:
-            return sources.discover(folder, test_fraction, seed)
+            return [*sources.discover(folder, test_fraction, seed)]
         paths = {name: root / path for path, name in sources.named(list(map(Path, _meshes(root, ())))).items()}
-        return shapenet.listed(root, paths, splits.placed(splits.chosen(split), paths))
+        return [*shapenet.listed(root, paths, splits.placed(splits.chosen(split), paths))]
     read = {"deepsdf": deepsdf_samples.discover, "onet": onet_samples.discover, "shapenet": shapenet.discover}[kind]
     return read(folder, split, category, test_fraction, seed)
 

@@ -31,7 +31,8 @@ def boundary_surface(mesh: Mesh, tree: igl.FastWindingNumberBVH | None = None) -
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
     offset = BESIDE * np.ptp(mesh.bounds, axis=0).max() * normals
     within = np.einsum("pkc,k->pc", pieces, WITHIN)
-    front, back = np.split(tree.winding_number(np.concatenate([within + offset, within - offset])) > 0.5, 2)
+    sides = np.concatenate([within + offset, within - offset])
+    front, back = np.split(np.asarray(tree.winding_number(sides)) > 0.5, 2)
     bounds = front != back
     if not bounds.any():
         raise MeshError(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from jonet.checks import check_array
 from jonet.errors import FormatError, InputError
@@ -143,7 +143,7 @@ def normals_towards(points, eye, neighbors: int = NEIGHBORS) -> np.ndarray:
     points = check_array(points, "points", (None, 3), np.float64)
     if len(points) < 3:
         raise InputError(f"{len(points)} points span no surface, so they have no normals; at least three are needed")
-    _, near = cKDTree(points).query(points, min(neighbors, len(points)))
+    _, near = KDTree(points).query(points, min(neighbors, len(points)))
     apart = points[near] - points[near].mean(1, keepdims=True)
     normals = np.linalg.eigh(np.einsum("nki,nkj->nij", apart, apart))[1][..., 0]  # smallest eigenvalue comes first
     away = np.einsum("nc,nc->n", normals, np.asarray(eye, np.float64) - points) < 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def _diagnosed(mesh: Mesh) -> tuple[MeshDiagnosis, Mesh]:
     oriented = dataclasses.replace(mesh, vertices=mesh.vertices[first], faces=whole, normals=None)
     rims = int(np.count_nonzero(surface.chain(flip)))
     fractions, solid = probe(vertices, whole, bool(rims))
-    facts = dict(
+    facts: dict[str, Any] = dict(
         closed=not rims,
         consistent=surface.consistent,
         parts=len(surface.open),
@@ -99,7 +100,7 @@ def _diagnosed(mesh: Mesh) -> tuple[MeshDiagnosis, Mesh]:
 
 def sign_method(
     *, closed, consistent, parts, inverted, cavities, thin, overlap, doubtful, solid, rims, doubled, hidden, **_
-):
+) -> dict[str, Any]:
     """The sign method and the sentence that explains it, from the fields of the diagnosis and:
 
     solid: see `probe`; rims: number of unmatched edges; doubled: see `unfold`; hidden: see `flips`.

@@ -47,16 +47,16 @@ class Inside:
         return found
 
     def _in_box(self, points):
-        if not self.simple:
+        if (scene := self._scene) is None:
             return self._by_winding(points)
         # Two rays: a single one can be wrong by rounding (embree computes in float32), but hardly both in the same way.
-        (found, clear), (second, second_clear) = (self._scene.behind(points, along) for along in ALONG)
+        (found, clear), (second, second_clear) = (scene.behind(points, along) for along in ALONG)
         if (unsure := (found != second) | ~clear | ~second_clear).any():
             found[unsure] = self._by_winding(points[unsure])
         return found
 
     def _by_winding(self, points):
-        return self.tree.winding_number(np.ascontiguousarray(points)) > 0.5
+        return np.asarray(self.tree.winding_number(np.ascontiguousarray(points))) > 0.5
 
 
 def winding(mesh: Mesh) -> igl.FastWindingNumberBVH:

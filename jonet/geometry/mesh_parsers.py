@@ -12,11 +12,12 @@ import logging
 import re
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import manifold3d
 import numpy as np
 import trimesh
+from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.load import mesh_formats
 
 from jonet.errors import MeshError
@@ -138,7 +139,7 @@ def _ply_type(kind: str, order: str) -> np.dtype:
     return np.dtype(order + PLY_TYPES[kind]) if order else np.dtype("<f8")
 
 
-def _ply_element(body, at, name, count, properties):
+def _ply_element(body, at, name, count, properties) -> tuple[dict[str, Any], int]:
     """The columns of one element by name (lists: lengths and concatenated items), and the offset of the next element.
 
     Fast path: if all lists of the element have the lengths of its first row (a mesh of triangles), it is one table.
@@ -366,7 +367,7 @@ def _dump_glb(arrays: Arrays) -> bytes:
     mesh = trimesh.Trimesh(arrays.vertices - center, arrays.faces, vertex_normals=arrays.normals, process=False)
     scene = trimesh.Scene()
     scene.add_geometry(mesh, transform=trimesh.transformations.translation_matrix(center))
-    return scene.export(file_type="glb", include_normals=arrays.normals is not None)
+    return export_glb(scene, include_normals=arrays.normals is not None)
 
 
 WRITERS = {".ply": _dump_ply, ".obj": _dump_obj, ".off": _dump_off, ".stl": _dump_stl, ".glb": _dump_glb}

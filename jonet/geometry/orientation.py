@@ -19,7 +19,7 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 WELD = 1e-6  # vertices of open edges nearer than this are merged: rounding to float32 or to six printed digits
 FLAT = 1e-5  # closed parts with a smaller ratio of volume to area are flat and have no outside
@@ -41,7 +41,7 @@ def weld(vertices, faces) -> tuple[np.ndarray, np.ndarray]:
     edge, _, count = edges(faces)
     rim = np.unique(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)[count[edge] % 2 == 1])
     if len(rim):
-        near = cKDTree(vertices[rim]).query_pairs(WELD, output_type="ndarray")
+        near = KDTree(vertices[rim]).query_pairs(WELD, output_type="ndarray")
         _, label = components(near[:, 0], near[:, 1], len(rim))  # chains of near pairs become one vertex
         _, lead = np.unique(label, return_index=True)
         group[rim] = rim[lead[label]]
@@ -258,7 +258,8 @@ def containers(surface: Surface, solid, sense) -> np.ndarray:
 
 def winding(vertices, faces, points) -> np.ndarray:
     """Generalized winding numbers [N] of points [N, 3]."""
-    return igl.fast_winding_number(vertices, np.ascontiguousarray(faces, np.int64), np.ascontiguousarray(points))
+    faces, points = np.ascontiguousarray(faces, np.int64), np.ascontiguousarray(points)
+    return np.asarray(igl.fast_winding_number(vertices, faces, points))
 
 
 def spread(vertices, faces, chosen, rng) -> tuple[np.ndarray, np.ndarray]:

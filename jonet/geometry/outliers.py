@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from jonet.checks import check_array
 
@@ -19,5 +19,5 @@ def inlier_mask(points, spread: float = 1.1) -> np.ndarray:
     points = check_array(points, "points", (None, 3), np.float64)
     if len(points) <= NEIGHBORS + 1 or np.isinf(spread):
         return np.ones(len(points), bool)
-    distance = cKDTree(points).query(points, NEIGHBORS + 1)[0][:, 1:].mean(1)  # column 0 is the point itself
+    distance = KDTree(points).query(points, NEIGHBORS + 1)[0][:, 1:].mean(1)  # column 0 is the point itself
     return distance <= distance.mean() + spread * distance.std()

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -84,13 +84,13 @@ def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
     return np.column_stack(columns)
 
 
-def _array(file: BinaryIO, limit: int, seed: int) -> np.ndarray:
+def _array(file: IO[bytes], limit: int, seed: int) -> np.ndarray:
     """The kept rows of an array in .npy format, from a stream that is read once (a member of an .npz cannot seek)."""
     shape, dtype = _header(file)
     return np.concatenate([*_picked(file, dtype, shape[1:], chosen(shape[0], limit, seed), shape[0])])
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of an array in .npy format; pickled objects and other shapes are refused."""
     version = np.lib.format.read_magic(file)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -100,7 +100,7 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _picked(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], rows: np.ndarray, count: int) -> Iterator:
+def _picked(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...], rows: np.ndarray, count: int) -> Iterator:
     """The given rows of the `count` records that follow in a stream, chunk by chunk."""
     each = dtype.itemsize * int(np.prod(shape))
     for start in range(0, max(count, 1), CHUNK):  # one empty chunk for count 0, so that there is something to join
@@ -111,7 +111,7 @@ def _picked(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], rows: np.nd
         yield chunk if dtype.names else chunk.astype(np.float64)
 
 
-def _exactly(file: BinaryIO, size: int) -> bytes:
+def _exactly(file: IO[bytes], size: int) -> bytes:
     """`size` bytes from a stream whose `read` may return fewer; FormatError at its end."""
     content = file.read(size)
     while len(content) < size and (more := file.read(size - len(content))):
@@ -131,7 +131,7 @@ def _xyz(path: Path, limit: int, seed: int) -> np.ndarray:
         return _text(_lines(file), chosen(count, limit, seed))
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """Lines that are not empty and not comments."""
     return (line for line in file if (words := line.lstrip()) and not words.startswith(b"#"))
 

@@ -45,14 +45,17 @@ def voxelize(
     touched = _touched((mesh.corners + 0.5) * resolution, resolution)
     if method == "ray":
         touched |= _interior(mesh, resolution, rng, inside)
-    return ndimage.binary_fill_holes(touched) if method == "fill" else touched
+    return np.asarray(ndimage.binary_fill_holes(touched)) if method == "fill" else touched
 
 
 def _interior(mesh, resolution, rng, inside):
-    cells = np.stack(np.indices((resolution,) * 3), -1).reshape(-1, 3)
+    cells = np.moveaxis(np.indices((resolution,) * 3), 0, -1).reshape(-1, 3)
     offset = 0.5 if rng is None else 0.5 + 0.1 * (rng.random(cells.shape) - 0.5)
     points = (cells + offset) / resolution - 0.5
-    found = igl.fast_winding_number(mesh.vertices, mesh.faces, points) > 0.5 if inside is None else inside(points)
+    if inside is None:
+        found = np.asarray(igl.fast_winding_number(mesh.vertices, mesh.faces, points)) > 0.5
+    else:
+        found = inside(points)
     return found.reshape((resolution,) * 3)
 
 

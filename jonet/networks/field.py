@@ -133,7 +133,7 @@ class Field:
         return self.per_shape["level"][:, None] if values.ndim == 2 else self.per_shape["level"]
 
     @device_memory.reporting("evaluating fields", "evaluate fewer shapes at once, or free memory of the device")
-    def _evaluate(self, points, gradient):
+    def _evaluate(self, points, gradient) -> tuple[Any, Any]:
         shape = (len(self), None, 3) if self.batched else (None, 3)
         points = check_array(points, "points", shape)
         fields = self if self.batched else Field.stack([self])
@@ -144,7 +144,7 @@ class Field:
         owner = np.repeat(np.arange(len(fields), dtype=np.int32), each)
         values, gradients = evaluate_tiles(fields, owner, padded.reshape(-1, TILE, 3), gradient=gradient)
         values = jnp.asarray(values.reshape(len(fields), -1)[:, : rows.shape[1]].reshape(points.shape[:-1]))
-        if gradient:
+        if gradients is not None:
             gradients = gradients.reshape(len(fields), -1, 3)[:, : rows.shape[1]].reshape(points.shape)
         return values, gradients
 
@@ -185,6 +185,7 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
     devices = parallel.count()
     values = np.empty(points.shape[:2], np.float32)
     gradients = np.empty(points.shape, np.float32) if gradient else None
+    targets = [values] if gradients is None else [values, gradients]
 
     def per_device(piece: slice) -> int:  # the last device may hold fewer
         return -(-(piece.stop - piece.start) // devices)
@@ -202,7 +203,7 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
         return _evaluate[gradient](fields, owner, tiles, np.int32(each))
 
     def collect(piece: slice, out) -> None:
-        for result, target in zip(parallel.host(out), (values, gradients), strict=False):
+        for result, target in zip(parallel.host(out), targets, strict=True):
             rows = result[:, : per_device(piece)].reshape(-1, *target.shape[1:])
             target[piece] = rows[: piece.stop - piece.start]
 

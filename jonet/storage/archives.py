@@ -71,7 +71,7 @@ def arrays(
         raise FormatError(f"{path}: cannot be read as .npz, it is damaged or cut off ({error})") from error
 
 
-def write(path: Path, **named: np.ndarray) -> None:
+def write(path: Path, **named: Any) -> None:
     """Writes arrays as an .npz, atomically.  Not synced to disk: readers detect a torn file by the zip checksums."""
     with atomic.open_file(path, sync=False) as file:
         np.savez(file, **named)

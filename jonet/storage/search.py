@@ -34,7 +34,8 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     def warn(error: OSError) -> None:
         warnings.warn(f"{error.filename}: cannot be searched ({error.strerror}), so it is left out", stacklevel=4)
 
-    above = {folder: (os.path.realpath(folder),)}  # real paths of a folder and its ancestors, to detect cycles of links
+    # real paths of a folder and its ancestors, to detect cycles of links
+    above: dict[Path, tuple[str, ...]] = {folder: (os.path.realpath(folder),)}
     for current, folders, names in os.walk(folder, onerror=warn, followlinks=True):
         chain, kept = above.pop(Path(current)), []
         for name in folders:

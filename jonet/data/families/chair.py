@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from manifold3d import Manifold
 
@@ -196,7 +198,8 @@ def aprons(p) -> list[Manifold]:
     if not p.apron:
         return []
     (x, z), (rear_x, rear_z) = corner(p, True), corner(p, False)
-    y, size = underside(p) + 0.005 - p.apron / 2, dict(width=0.024, height=p.apron + 0.01, roundness=0.2, points=8)
+    y = underside(p) + 0.005 - p.apron / 2
+    size: dict[str, Any] = dict(width=0.024, height=p.apron + 0.01, roundness=0.2, points=8)
     front, rear = np.array([(x, y, z), (rear_x, y, rear_z)])
     return [
         *pair(sweep([front, rear], **size)),

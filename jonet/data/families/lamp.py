@@ -103,7 +103,8 @@ def table(p) -> Manifold:
         body = curve(BODIES[p.base][1], 13) * [1, b]
     profile = np.concatenate([foot, body]) * [r, 1]
     stem = [(1.2 * p.pole, b + 0.01), (1.2 * p.pole, rim + fitting(p))]
-    return union([turned(*np.concatenate([profile, stem]).T, 20), hood(p).translate((0, rim, 0))])
+    radii, heights = np.concatenate([profile, stem]).T
+    return union([turned(radii, heights, 20), hood(p).translate((0, rim, 0))])
 
 
 def floor(p) -> Manifold:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from manifold3d import CrossSection, Manifold, Mesh64, OpType
+from numpy.typing import ArrayLike
 
 UP, FRONT, RIGHT = np.eye(3)[[1, 2, 0]]
 
@@ -109,11 +110,11 @@ def sweep(path, width, height=None, roundness=1.0, *, up=UP, cut=None, bow=0.0, 
 def limb(start, end, *radii: float, roundness: float = 1.0, points: int = 12) -> Manifold:
     """A straight leg, rail or spindle with the given radii at equal steps; steep ones have horizontal ends."""
     start, end = np.asarray(start, float), np.asarray(end, float)
-    radii = np.array(radii if len(radii) > 1 else radii * 2)
+    each = np.array(radii if len(radii) > 1 else radii * 2)
     steep = abs(end - start)[1] > np.linalg.norm((end - start)[[0, 2]])
     cut = UP * np.sign(end[1] - start[1]) if steep else None
-    path = np.linspace(start, end, len(radii))
-    return sweep(path, 2 * radii, roundness=roundness, up=FRONT if steep else UP, cut=cut, points=points)
+    path = np.linspace(start, end, len(each))
+    return sweep(path, 2 * each, roundness=roundness, up=FRONT if steep else UP, cut=cut, points=points)
 
 
 def plate(shape: np.ndarray, low: float, high: float, bevel=0.0, under=None, dome=0.0) -> Manifold:
@@ -134,7 +135,7 @@ def plate(shape: np.ndarray, low: float, high: float, bevel=0.0, under=None, dom
     return loft(np.stack([flat[..., 0], np.repeat(level[:, None], len(shape), 1), flat[..., 1]], -1))
 
 
-def turned(radii: Sequence[float], heights: Sequence[float], points: int = 16, at=(0.0, 0.0)) -> Manifold:
+def turned(radii: ArrayLike, heights: ArrayLike, points: int = 16, at=(0.0, 0.0)) -> Manifold:
     """A solid of revolution around the vertical axis through at (x, z); radii at heights, from bottom to top."""
     ring = outline(2, 2, points=points)[::-1]
     flat = ring * np.asarray(radii)[:, None, None] + at

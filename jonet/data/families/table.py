@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from manifold3d import Manifold
 
@@ -106,7 +108,7 @@ def legs(p) -> list[Manifold]:
         parts += chest(p, (-x, x), (underside(p) - 0.13, underside(p) + 0.005), (-z, z), p.drawers, 1)
     elif p.apron:
         y = underside(p) + 0.005 - p.apron / 2
-        size = dict(width=0.02 * p.length + 0.01, height=p.apron + 0.01, roundness=0.2, points=8)
+        size: dict[str, Any] = dict(width=0.02 * p.length + 0.01, height=p.apron + 0.01, roundness=0.2, points=8)
         front = sweep([(-x, y, z), (x, y, z)], **size)
         parts += [*pair(sweep([(x, y, z), (x, y, -z)], **size)), front, front.mirror(FRONT)]
     return parts
@@ -133,7 +135,7 @@ def chest(p, x, y, z, columns: int, rows: int) -> list[Manifold]:
     """A block with drawer fronts and knobs on its front."""
     proud, gap = 0.012 * p.length, 0.014 * p.length
     parts = [slab(x, y, z)]
-    xs, ys = np.linspace(*x, columns + 1), np.linspace(*y, rows + 1)
+    xs, ys = np.linspace(x[0], x[1], columns + 1), np.linspace(y[0], y[1], rows + 1)
     for i in range(columns):
         for j in range(rows):
             wide, high = (xs[i] + gap, xs[i + 1] - gap), (ys[j] + gap, ys[j + 1] - gap)
