@@ -241,6 +241,7 @@ from onet_recorded import drawn
 from jonet import parallel
 from jonet.training.batches import Batch
 from jonet.inference import encode
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.training import conditional
 from jonet.training.loop import State, train_step

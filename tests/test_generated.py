@@ -82,7 +82,7 @@ def test_the_verbs(model, tmp_path, capsys):
 
 
 def test_networks_without_a_prior_or_codes_are_refused(model, tmp_path, capsys):
-    parts = {name: getattr(model, name) for name in ("kind", "network", "shared", "batch_stats", "frame")}
+    parts = {name: getattr(model, name) for name in ("kind", "network", "frame")}
     Model(**parts).save(tmp_path / "model")
     with pytest.raises(InputError, match="no prior"):
         jonet.load(tmp_path).sample(1)

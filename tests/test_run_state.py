@@ -233,7 +233,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_it_would_have(tmp_path, data, f
     stop_everywhere(tmp_path, data, tiny_run.results(finished), error, 1)
 
 
-@pytest.mark.parametrize("at", [12, 40, 90])
+@pytest.mark.parametrize("at", [12, 40, 110])
 def test_a_full_disk_is_one_sentence(tmp_path, data, capfd, at):
     with crash.disk(tmp_path / "run", at, errno.ENOSPC):
         assert tiny_run.start(tmp_path / "run", data) == 1
