@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from jonet import resources
 from jonet.data.sampling import Solid, surface
 from jonet.errors import InputError, MeshError
 from jonet.evaluation.measures import MEASURES, measure, number, scaled
@@ -85,7 +85,7 @@ def evaluate_all(
     scales: Sequence[float] = (),
 ) -> list[dict]:
     """`score` of many pairs (predicted, ground truth) in parallel; labeled, scales: of each pair, or empty."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(resources.cores()) as pool:
         further = labeled or itertools.repeat(None), scales or itertools.repeat(1.0)
         return list(pool.map(lambda pair, *more: score(*pair, scoring, *more), pairs, *further))
 
