@@ -5,11 +5,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, cKDTree
 
 from jonet.codes import Codes
 from jonet.geometry import boundary, orientation
 from jonet.geometry.mesh import Mesh, Similarity
+from jonet.inference.fitting import latents, observations
+from jonet.inference.fitting.observations import Observations
 
 CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
 FACES = np.array(
@@ -58,9 +60,9 @@ def test_many_parts_are_oriented_in_proportional_time():
     """8,000 boxes, half of them inside out: all pairs took 9 s."""
     grid = np.stack(np.meshgrid(*[np.arange(20.0)] * 3), -1).reshape(-1, 3)
     surface = boxes(grid, np.full(8000, 0.7), np.arange(8000) % 2)
-    begun = time.monotonic()
+    begun = time.process_time()
     flip, cavities = orientation.flip_closed(surface, np.bincount(surface.part, surface.area))
-    assert time.monotonic() - begun < 4 and cavities == 0 and (flip < 0).sum() == 4000
+    assert time.process_time() - begun < 4 and cavities == 0 and (flip < 0).sum() == 4000
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -113,10 +115,42 @@ def codes(count: int) -> Codes:
 def test_many_codes_are_joined_and_selected_in_proportional_time():
     """Sums of tuples and searches of names took 12 s."""
     whole = codes(20_000)
-    begun = time.monotonic()
+    begun = time.process_time()
     joined = Codes.joined([whole[i] for i in range(len(whole))])
     backwards = joined[list(reversed(whole.names))]
-    assert time.monotonic() - begun < 4
+    assert time.process_time() - begun < 4
     np.testing.assert_array_equal(joined.values, whole.values)
     np.testing.assert_array_equal(backwards.values, whole.values[::-1])
     assert joined.names == whole.names and joined.similarities == whole.similarities
+
+
+def ball(count: int, dtype=np.float32) -> np.ndarray:
+    points = np.random.default_rng(0).standard_normal((count, 3))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True) * [0.9, 0.5, 0.7]).astype(dtype)
+
+
+@pytest.mark.parametrize("points", [ball(500), (ball(500) > 0).astype(np.float32) + 0.2 * ball(500)])
+def test_the_distance_from_the_hull_is_the_largest_of_all_planes(points):
+    around = np.random.default_rng(1).uniform(-1, 1, (2000, 3)).astype(np.float32)
+    planes = ConvexHull(points).equations
+    largest = (around @ planes[:, :3].T + planes[:, 3]).max(1)
+    np.testing.assert_allclose(observations._beyond_hull(points, around), largest, rtol=0, atol=1e-15)
+    assert 500 < (largest > 0).sum() < 2000
+
+
+def test_a_large_cloud_without_normals_is_observed_in_bounded_memory():
+    """Its hull has 16,000 planes: those of all points took 2 GB."""
+    given = observations.ObservedArrays.checked(points=[ball(8000)])
+    tracemalloc.start()
+    observations.observe(given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 25
+
+
+@pytest.mark.parametrize(
+    "rows, limit, tries, together", [(20_000, 8192, 1, 1024), (500_000, None, 1, 16), (100, 8192, 3, 27962)]
+)
+def test_batches_of_large_shapes_are_smaller(rows, limit, tries, together):
+    shape = Observations(np.zeros((rows, 3)), *[np.zeros(rows)] * 4)
+    assert latents._together([shape] * 2, limit, tries) == together

@@ -142,7 +142,7 @@ def _float32(arrays: list[np.ndarray], name: str) -> list[np.ndarray]:
                 f"{name}[{i}] reaches {far:.4g}, far beyond the normalized frame (about 1); "
                 "normalize the points first, or give them in their input units (frame='input')"
             )
-    return [array.astype(np.float32) for array in arrays]
+    return [array.astype(np.float32, copy=False) for array in arrays]
 
 
 def of_samples(samples: np.ndarray) -> Observations:
@@ -197,7 +197,12 @@ def _beyond_hull(points, around) -> np.ndarray:
         planes = ConvexHull(points).equations
     except (QhullError, ValueError) as error:
         raise InputError(f"{len(points)} points in a plane or fewer than four enclose nothing to fit") from error
-    return (around @ planes[:, :3].T + planes[:, 3]).max(axis=1)  # no plane is farther away than the hull
+    # No plane is farther away than the hull.  The plane (n, d) farthest from x has the largest product with (x, 1): with
+    # a fifth coordinate that makes all planes equally long, it is also the nearest one, so a tree finds it.
+    longest = np.sqrt((planes[:, 3] ** 2).max() - planes[:, 3] ** 2)
+    asked = np.column_stack([around, np.ones(len(around)), np.zeros(len(around))])
+    farthest = planes[cKDTree(np.column_stack([planes, longest])).query(asked)[1]]
+    return np.einsum("nc,nc->n", asked[:, :4], farthest)
 
 
 def pack(rows: Observations, clamp: float, limit: int | None, seed: int, index: int) -> np.ndarray:
