@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jonet import arguments, parser
 from jonet import config as configs
-from jonet import parser
 from jonet.codes import Codes
 from jonet.commands import trained, written
 from jonet.data import sampling, scans
@@ -18,6 +18,7 @@ from jonet.errors import ConfigError, MeshError
 from jonet.geometry import depth, mesh_files
 from jonet.geometry.mesh import SPHERE_RADIUS, Similarity
 from jonet.inference.fitting import completion
+from jonet.inference.fitting.observations import ObservedArrays
 from jonet.model import Model
 from jonet.storage.names import safe
 
@@ -41,7 +42,7 @@ def complete(options, given: set[str]) -> None:
     name = f"{safe(Path(options.scan).stem)}.{options.format}"
     written.check(options.out, [name], [options.scan])
     model, is_image = trained.load(options, given), Path(options.scan).suffix.lower() == ".png"
-    scan = of_depth_image(options) if is_image else of_cloud(options)
+    scan = without_outliers(of_depth_image(options) if is_image else of_cloud(options), options)
     up = options.up or ("-y" if is_image else "y")  # y points down in images
     codes = fitted(model, scan, up, options, given)
     transform, doubts = codes.similarities[0], " · not converged" * bool(not codes.converged[0])
@@ -68,6 +69,14 @@ def check(options, given: set[str]) -> None:
         if name.partition(".")[0] in unread:
             reason = "the pose is known" if options.known_pose else "it belongs to --known-pose"
             raise ConfigError(f"--{name.replace('_', '-')} is given, but not read: {reason}")
+
+
+def without_outliers(scan: Scan, options) -> Scan:
+    """The scan as the option `outliers` says; there is no warning if the pose is known and the box sets nothing."""
+    given = ObservedArrays(points=[scan.points], normals=None if scan.normals is None else [scan.normals])
+    frame = "normalized" if options.known_pose else "input"
+    found = arguments.without_outliers(given, options.outliers, frame, [options.scan])
+    return scan._replace(points=found.points[0], normals=found.normals and found.normals[0])
 
 
 def of_depth_image(options) -> Scan:

@@ -197,8 +197,8 @@ def _beyond_hull(points, around) -> np.ndarray:
         planes = ConvexHull(points).equations
     except (QhullError, ValueError) as error:
         raise InputError(f"{len(points)} points in a plane or fewer than four enclose nothing to fit") from error
-    # No plane is farther away than the hull.  The plane (n, d) farthest from x has the largest product with (x, 1): with
-    # a fifth coordinate that makes all planes equally long, it is also the nearest one, so a tree finds it.
+    # No plane is farther away than the hull.  The plane (n, d) farthest from x has the largest product with (x, 1).  It
+    # is also the nearest one, if a fifth coordinate makes all planes equally long; so a tree finds it.
     longest = np.sqrt((planes[:, 3] ** 2).max() - planes[:, 3] ** 2)
     asked = np.column_stack([around, np.ones(len(around)), np.zeros(len(around))])
     farthest = planes[cKDTree(np.column_stack([planes, longest])).query(asked)[1]]
