@@ -1,16 +1,22 @@
 """After training: codes and scores of many shapes in batches, with the values of one batch."""
 
+import time
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
+from jonet import resources
+from jonet.codes import Codes
 from jonet.device_memory import Pieces
 from jonet.evaluation import baseline
-from jonet.geometry.mesh import Similarity
+from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference import encode
 from jonet.inference.fitting import latents
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork
+from jonet.run import report_pages, stages
 from jonet.tasks import deepsdf, onet, onet_points, onet_unconditional
 from jonet.training import autodecoder, conditional
 
@@ -86,3 +92,40 @@ def test_nearest_shapes_are_found_in_blocks(monkeypatch):
         found.append(baseline._coarse_chamfer(coarse[4], coarse))
     np.testing.assert_allclose(*found, rtol=1e-5)
     assert baseline.nearest(store, [0, 19], range(20), count=2) == {0: [1, 2], 19: [18, 17]}
+
+
+def test_meshes_are_extracted_and_written_in_batches(tmp_path, monkeypatch):
+    """Under names that are unique among all shapes, not only in a batch; shapes without a surface have no file."""
+    names = ("a/b", "a_b", "empty", "a:b", "c")
+    codes, claimed, sizes = Codes(np.arange(5.0, dtype=np.float32)[:, None], names), [], []
+    run = SimpleNamespace(claim=lambda stage, paths: claimed.extend(paths))
+
+    def extract(some):
+        sizes.append(len(some))
+        faces = [[0, 1, 2]]
+        corners = [np.eye(3) * (1 + value) for value in some.values[:, 0]]
+        return [
+            Mesh(vertices, faces if name != "empty" else np.zeros((0, 3)), name=name)
+            for vertices, name in zip(corners, some.names, strict=True)
+        ]
+
+    monkeypatch.setattr(stages, "TOGETHER", 2)
+    written = stages.extract_all(run, SimpleNamespace(extract=extract), codes, tmp_path)
+    assert sizes == [2, 2, 1] and len({*written}) == 4 and claimed == written
+    meshes = report_pages.read_all(tmp_path, names)
+    assert [mesh.name for mesh in meshes] == list(names)
+    assert [mesh.vertices.max() if len(mesh.vertices) else 0 for mesh in meshes] == [1, 2, 0, 4, 5]
+
+
+def test_shapes_are_scored_one_per_core_at_a_time(monkeypatch):
+    monkeypatch.setattr(resources, "cores", lambda: 2)
+    now, most = [], []
+
+    def score(i: int) -> dict:
+        now.append(i)
+        most.append(len(now))
+        time.sleep(0.01)
+        now.remove(i)
+        return {"i": i}
+
+    assert stages.in_threads(score, range(20)) == [{"i": i} for i in range(20)] and max(most) <= 2

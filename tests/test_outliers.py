@@ -1,17 +1,21 @@
 """Points that stand alone: which of them enlarge the bounding box, and what is done about them."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
 from jonet import arguments
+from jonet.bulk import inputs, shapes
+from jonet.commands import complete
 from jonet.data import scans
 from jonet.data.families import make
 from jonet.data.sampling import surface
 from jonet.errors import InputError
 from jonet.geometry import outliers
+from jonet.inference.encode import Inputs
 from jonet.inference.fitting.observations import ObservedArrays
 
 STRAYS = [[[0, 0.9, 0.1]], [[0, 30, 0]], [[0.4, 300, 0], [1.2, 0.1, 0], [0, -0.9, 0.2]]]
@@ -113,3 +117,29 @@ def test_files_are_read_without_far_points(tmp_path):
     assert kept.similarity.scale < wanted.similarity.scale / 100
     with pytest.warns(UserWarning, match=r"dusty.npy: 3 of 3003 points .* --outliers=remove"):
         assert scans.read(dusty, outliers="warn").similarity.scale == kept.similarity.scale
+
+
+def test_inputs_of_bulk_jobs_lose_far_points(tmp_path):
+    np.save(tmp_path / "clean.npy", cloud())
+    np.save(tmp_path / "dusty.npy", np.concatenate([cloud(), STRAYS[2]]))
+    model = SimpleNamespace(inputs=Inputs("points", 300), kind="occupancy", frame="cube")
+    read = inputs.reader(model, "remove")
+    clean, dusty = (read(inputs.File(tmp_path / f"{name}.npy", name)) for name in ("clean", "dusty"))
+    np.testing.assert_array_equal(dusty.data, clean.data)
+    with pytest.raises(InputError, match="'remove', but this network takes images"):
+        inputs.reader(SimpleNamespace(inputs=Inputs("images", 32), kind="occupancy", frame="cube"), "remove")
+    assert shapes._removal("remove") and shapes._removal("warn") == shapes._removal("keep")  # jobs continue with either
+
+
+def test_scans_lose_far_points():
+    scan = complete.Scan(np.concatenate([cloud(), STRAYS[0]]), np.tile([0.0, 0, 1], (3001, 1)), np.zeros((2, 3)))
+    options = SimpleNamespace(outliers="remove", known_pose=False, scan="scan.ply")
+    found = complete.without_outliers(scan, options)
+    np.testing.assert_array_equal(found.points, cloud())
+    assert len(found.normals) == 3000 and len(found.free_space) == 2
+    options.outliers = "warn"
+    with pytest.warns(UserWarning, match="scan.ply: 1 of 3001 points"):
+        assert len(complete.without_outliers(scan, options).points) == 3001
+    with warnings.catch_warnings(action="error"):
+        options.known_pose = True
+        assert complete.without_outliers(scan._replace(normals=None), options).normals is None
