@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from jonet.errors import InputError, shown
 from jonet.geometry.mesh import Similarity, frame_of
+from jonet.geometry.outliers import CHOICES, advice, far_mask
+from jonet.inference.fitting.observations import ObservedArrays
 
 S = TypeVar("S")  # settings of a call
 
@@ -62,6 +65,34 @@ def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> t
             f"the {len(arrays)} shapes"
         )
     return tuple(found)
+
+
+def without_outliers(given: ObservedArrays, outliers: str, frame, names: Sequence[str]) -> ObservedArrays:
+    """Observations as an argument `outliers` says: about points that stand alone and enlarge the bounding box.
+
+    outliers: "remove" leaves them out, "keep" keeps them; "warn" keeps them with a warning if `frame` is "input", since
+    the shape is then normalized by that box.  names: of the shapes.  Clouds without such points stay as they are.
+    Raises InputError for another word, and for "remove" with samples.
+    """
+    choice(outliers, "outliers", CHOICES)
+    if given.points is None:
+        if outliers == "remove":
+            raise InputError("outliers is 'remove', but samples are given, of which none are removed")
+        return given
+    if outliers == "keep" or (outliers == "warn" and not (isinstance(frame, str) and frame == "input")):
+        return given
+    far = [far_mask(cloud) for cloud in given.points]
+    if outliers == "remove":
+        points, normals = (
+            rows and [array[~mask] for array, mask in zip(rows, far, strict=True)]
+            for rows in (given.points, given.normals)
+        )
+        return given._replace(points=points, normals=normals)
+    if found := [i for i, mask in enumerate(far) if mask.any()]:
+        others = f" (and {len(found) - 1} other shapes)" * (len(found) > 1)
+        first = found[0]
+        warnings.warn(f"{names[first]}{others}: {advice(given.points[first], far[first])}", stacklevel=3)
+    return given
 
 
 def check_sizes(name: str, clouds: Sequence[np.ndarray]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,9 +57,14 @@ class Codes:
         """A batch of the codes selected by an integer or name (one code), a slice, or a list of integers or names."""
         if isinstance(index, str):
             index = [index]
-        if isinstance(index, list):
-            index = [self._index(i) if isinstance(i, str) else i for i in index]
-        rows = np.atleast_1d(np.arange(len(self))[index])
+        if isinstance(index, list) and any(isinstance(i, str) for i in index):
+            index = self._indices(index)
+        # one code of many is taken in constant time
+        rows = (
+            [range(len(self))[index]]
+            if isinstance(index, numbers.Integral)
+            else np.atleast_1d(np.arange(len(self))[index])
+        )
         selected: dict[str, Any] = {
             field.name: None if (value := getattr(self, field.name)) is None else value[rows]
             for field in dataclasses.fields(self)
@@ -67,11 +74,14 @@ class Codes:
             selected[name] = None if (value := getattr(self, name)) is None else tuple(value[i] for i in rows)
         return Codes(network=self.network, **selected)
 
-    def _index(self, name: str) -> int:
-        if name not in self.names:
-            some = ", ".join(self.names[:5]) + (", …" if len(self) > 5 else "")
-            raise InputError(f"no code is named {name!r}; the names are {some}")
-        return self.names.index(name)
+    def _indices(self, wanted: list) -> list[int]:
+        """Names, among them possibly integers, as integers; of equal names the first is taken."""
+        of_name = dict(zip(reversed(self.names), reversed(range(len(self.names))), strict=True))
+        for name in wanted:
+            if isinstance(name, str) and name not in of_name:
+                some = ", ".join(self.names[:5]) + (", …" if len(self) > 5 else "")
+                raise InputError(f"no code is named {name!r}; the names are {some}")
+        return [of_name[name] if isinstance(name, str) else name for name in wanted]
 
     def check_network(self, network: str) -> None:
         """InputError if these are known to be codes of another network than the one with this digest."""
@@ -100,7 +110,7 @@ class Codes:
                 if len(set(values)) > 1:
                     raise InputError(f"codes of several networks ({', '.join(sorted(set(values)))}) cannot be joined")
                 return values[0]
-            return sum(values, ()) if isinstance(values[0], tuple) else np.concatenate(values)
+            return tuple(itertools.chain(*values)) if isinstance(values[0], tuple) else np.concatenate(values)
 
         return Codes(**{field.name: column(field.name) for field in dataclasses.fields(Codes)})
 

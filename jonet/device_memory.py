@@ -35,15 +35,22 @@ class Pieces:
     def __init__(self, items: str, most: int, fewer: int):
         self.items, self.most, self.fewer = items, most, fewer
 
-    def map(self, work: Callable[[slice], Any], size: int, fetch: Callable[[slice, Any], Any] | None = None) -> list:
+    def map(
+        self,
+        work: Callable[[slice], Any],
+        size: int,
+        fetch: Callable[[slice, Any], Any] | None = None,
+        most: int | None = None,
+    ) -> list:
         """[fetch(piece, work(piece)), …] for consecutive slices of a list of `size` items.
 
         A piece's `work` is dispatched before the results of the one before are fetched.  fetch: None for the results of
-        `work` themselves.  If a device runs out of memory, this list continues, and all later ones of this process are
-        cut, at `fewer` items, with a warning.  The error is raised if that does not help, and by one of several
-        processes, which must all dispatch the same pieces.
+        `work` themselves.  most: fewer items per device in a piece, since these are large; 1 if it is less.
+        If a device runs out of memory, this list continues, and all later ones of this process are cut, at `fewer`
+        items, with a warning.  The error is raised if that does not help, and by one of several processes, which must
+        all dispatch the same pieces.
         """
-        most, first = self.most, 0
+        most, first = self.most if most is None else max(1, min(most, self.most)), 0
         results, pending = [], []
         while first < size or pending:
             try:

@@ -116,6 +116,7 @@ class Model:
         free_space: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
+        outliers: str = "warn",
         names: Sequence[str] | None = None,
         config: FitConfig | None = None,
     ) -> Codes:
@@ -127,7 +128,9 @@ class Model:
         `vertices` and `faces`), from which signed distances are sampled.
         frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
         shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
-        units; meshes are always normalized so.  names: of the shapes.  config: replaces the model's settings.
+        units; meshes are always normalized so.  outliers: what is done about few points that stand alone and enlarge a
+        cloud's bounding box: "warn" (with frame="input"), "remove" or "keep".  names: of the shapes.  config: replaces
+        the model's settings.
         Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network whose codes come from
         an encoder or from training only; MeshError for a mesh without an inside.
         """
@@ -141,6 +144,7 @@ class Model:
         else:
             given = ObservedArrays.checked(samples, points, normals, free_space)
             names = arguments.names(names, len(given.rows))
+            given = arguments.without_outliers(given, outliers, frame, names)
             given, similarities = self._normalized(given, frame)
         found = latents.fit(self.network, observe(given, config), config=config, **self._known())
         return Codes(names=names, similarities=similarities, network=self.digest, **found._asdict())
@@ -177,6 +181,7 @@ class Model:
         whole: bool = False,
         up: str = "y",
         similarities: Sequence[Similarity] | None = None,
+        outliers: str = "warn",
         names: Sequence[str] | None = None,
         config: PoseConfig | FitConfig | None = None,
     ) -> Codes:
@@ -189,13 +194,16 @@ class Model:
         the scans cover whole surfaces, so that space beyond their hull is outside.  up: axis of the scans that points
         up, "y", "-y", "z", "-z", "x" or "-x"; rotations about it are searched.
         similarities: from input units to the normalized frame, one per scan, if the poses are known: then only codes
-        are fitted.  names: of the shapes.  config: a PoseConfig, or with similarities a FitConfig.
+        are fitted.  outliers: as for `fit`.  names: of the shapes.  config: a PoseConfig, or with similarities a
+        FitConfig.
         Raises InputError as `fit` does.
         """
         self._check_fitted()
         arguments.choice(up, "up", tuple(completion.UP))
         given = ObservedArrays.checked(points=points, normals=normals, free_space=free_space)
         names = arguments.names(names, len(given.rows))
+        frame = "input" if similarities is None else "normalized"  # a known pose does not depend on the box
+        given = arguments.without_outliers(given, outliers, frame, names)
         given = completion.of_scans(given, eye, whole)
         if similarities is not None:
             default = dataclasses.replace(self.fitting, prior=completion.PRIOR)
@@ -220,6 +228,7 @@ class Model:
         images: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
+        outliers: str = "warn",
         names: Sequence[str] | None = None,
     ) -> Codes:
         """Codes of unseen shapes, by one pass of the network's encoder (Occupancy Networks).
@@ -228,7 +237,7 @@ class Model:
         subsampled to the number used in training.  voxels: [B, R, R, R] of 0 and 1, axes x, y, z.  images:
         [B, H, W, 3] in [0, 1].  samples: [B, N, 4] points with occupancies 0 and 1 (for a latent encoder; the code is
         the posterior's mean).  Or meshes: as for `fit`, from which points are sampled or voxels computed.
-        frame: as for `fit`, of points and samples.  names: of the shapes.
+        frame, outliers: as for `fit`, of points and samples.  names: of the shapes.
         Raises InputError for another kind of input than the network takes, and for arrays as `fit` does.
         """
         given = {"samples": samples, "points": points, "voxels": voxels, "images": images, "meshes": meshes}
@@ -247,7 +256,8 @@ class Model:
             arrays = listed(given[kind], kind, (None, self.inputs.shape[-1]) if rows else self.inputs.shape)
             names = arguments.names(names, len(arrays))
             if rows:
-                observed, similarities = self._normalized(ObservedArrays(**{kind: arrays}), frame, distances=False)
+                observed = arguments.without_outliers(ObservedArrays(**{kind: arrays}), outliers, frame, names)
+                observed, similarities = self._normalized(observed, frame, distances=False)
                 arrays = observed.rows
             elif arguments.transforms(frame, kind, arrays, self.frame) is not None:
                 raise InputError(f"frame is {shown(frame)}, but {kind} are always in the normalized frame")
@@ -347,29 +357,31 @@ class Model:
         images: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
+        outliers: str = "warn",
         names: Sequence[str] | None = None,
         resolution: int | None = None,
     ) -> list[Mesh]:
         """Meshes of unseen shapes: their codes are encoded or fitted, then their surfaces extracted.
 
-        Observations, frame and names as for `encode` if the network has an encoder, else as for `fit`; resolution as
-        for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space: [B, M, 3], or lists of one
+        Observations, frame, outliers and names as for `encode` if the network has an encoder, else as for `fit`;
+        resolution as for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space: [B, M, 3], or lists of one
         array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
         Raises InputError as these do, and for observations that the network does not take.
         """
         self._surfaces(resolution)  # a wrong resolution is refused before the work
         given = {"samples": samples, "points": points, "normals": normals, "free_space": free_space}
-        codes = self._codes(given | {"voxels": voxels, "images": images, "meshes": meshes}, frame, names)
+        given |= {"voxels": voxels, "images": images, "meshes": meshes}
+        codes = self._codes(given, frame, outliers, names)
         return self.extract(codes, resolution)
 
-    def _codes(self, observed: dict[str, Any], frame, names=None) -> Codes:
+    def _codes(self, observed: dict[str, Any], frame, outliers: str, names=None) -> Codes:
         """Codes of observations, by `encode` if the network has an encoder, else by `fit`."""
         method, known = (self.fit, FITTED) if self.inputs is None else (self.encode, ENCODED)
         observed = {name: arrays for name, arrays in observed.items() if arrays is not None}
         for name in observed:
             if name not in known:
                 raise InputError(f"{name} is given, but not used: {self._takes()}, which takes {', '.join(known)}")
-        return method(**observed, frame=frame, names=names)
+        return method(**observed, frame=frame, outliers=outliers, names=names)
 
     def purify(
         self,
@@ -394,7 +406,7 @@ class Model:
         self._surfaces(resolution)
         given = ObservedArrays.checked(points=points, normals=normals)
         kept = purification.without_outliers(given, spread)
-        codes = self._codes({"points": kept.points, "normals": kept.normals}, frame)
+        codes = self._codes({"points": kept.points, "normals": kept.normals}, frame, "keep")
         meshes = self.extract(codes, resolution, frame="normalized")
         clouds = purification.resampled(meshes, [count or len(rows) for rows in given.rows], seed)
         transforms = codes.similarities or [Similarity()] * len(codes)

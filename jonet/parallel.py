@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jonet import resources
 from jonet.errors import ConfigError
 
 AXIS = "devices"
@@ -81,16 +82,17 @@ def is_multiprocess() -> bool:
 
 
 def memory() -> int:
-    """Bytes that JAX may use on each device of this process (the smallest); on a CPU, all of the host's memory."""
+    """Bytes that JAX may use on each device of this process (the smallest); CPU devices share the host's memory."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     known = [limit for limit in limits if limit]
-    return min(known) if len(known) == len(limits) else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(known) if len(known) == len(limits) else resources.memory() // len(limits)
 
 
 def describe() -> str:
     """Devices, matrix precision and versions in one line, with a warning if there is a GPU that jax cannot see."""
     devices = jax.devices()
-    kind = devices[0].device_kind if devices[0].platform != "cpu" else f"{platform.machine()}, {os.cpu_count()} cores"
+    cpu = f"{platform.machine()}, {resources.cores()} cores"
+    kind = cpu if devices[0].platform == "cpu" else devices[0].device_kind
     precision = getattr(jax.config, PRECISION) or "default"
     line = f"{len(devices)} {devices[0].platform} ({kind}) · {precision} precision · jax {jax.__version__}"
     line += f" · python {platform.python_version()}"

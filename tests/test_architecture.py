@@ -12,6 +12,7 @@ ORDER = [
     "jonet.version",
     "jonet.errors",
     "jonet.checks",
+    "jonet.resources",
     "jonet.interrupt",
     "jonet.progress",
     "jonet.storage",

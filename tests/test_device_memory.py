@@ -90,6 +90,12 @@ def test_lists_continue_in_smaller_pieces(late):
     assert pieces.map(lambda some: some.stop, 7) == [3, 6, 7] and pieces.map(work, 0, fetch) == []
 
 
+def test_pieces_of_large_items_are_smaller():
+    pieces = Pieces("numbers", 8, 3)
+    for most, stops in ((5, [5, 10, 12]), (100, [8, 12]), (0, [*range(1, 13)]), (None, [8, 12])):
+        assert pieces.map(lambda some: some.stop, 12, most=most) == stops
+
+
 def test_pieces_that_never_fit_are_an_error():
     def work(some):
         raise error

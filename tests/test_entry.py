@@ -111,7 +111,11 @@ OBSERVED = {"points": {"none"}, "normals": {"none"}, "free_space": {"none", "lis
 NAMES, SEED, TEXT = {"none"}, {"zero", "one"}, {"text", "path"}
 CODE = np.zeros(2, np.float32)
 CALLS = {  # valid arguments, and of each that is tried which of JUNK it takes
-    "fit samples": (FITTED.fit, {"samples": ROWS}, {"samples": set(), "frame": set(), "names": NAMES, "config": NAMES}),
+    "fit samples": (
+        FITTED.fit,
+        {"samples": ROWS},
+        {"samples": set(), "frame": set(), "outliers": set(), "names": NAMES, "config": NAMES},
+    ),
     "fit points": (
         FITTED.fit,
         {"points": CLOUDS, "normals": CLOUDS, "free_space": CLOUDS},

@@ -195,3 +195,17 @@ def test_scans_are_found_where_float64_is_the_default(chairs):
     with jax.enable_x64(True):
         found = fit_pose(chairs.network, given, **known)
     np.testing.assert_allclose(found.codes.residual, plain.codes.residual, rtol=0.05)
+
+
+def test_few_scans_of_many_tries_are_in_a_batch(chairs, monkeypatch):
+    known = {"config": FEW, "prior": chairs.prior, "starts": chairs.codes}
+    given = ObservedArrays.checked(points=chairs.points[:3], normals=chairs.normals[:3])
+    solve, sizes, found = pose._solve, [], []
+    monkeypatch.setattr(
+        pose, "_solve", lambda network, packed, *more: sizes.append(len(packed)) or solve(network, packed, *more)
+    )
+    for tries in (2048, 2):
+        monkeypatch.setattr(pose, "TRIES", tries)
+        found.append(fit_pose(chairs.network, given, **known).codes.values)
+    assert sizes == [3, 1, 1, 1]
+    np.testing.assert_allclose(*found, atol=1e-5)

@@ -12,11 +12,6 @@ SIDE = {"cpu": 2048}  # size of the square matrices whose product is measured, b
 LARGE = 8192  # their size on other devices
 
 
-def threads() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def matrix_rate() -> Callable[[], float]:
     """A function that measures the rate of a square matrix product in JAX's default precision, in operations/second."""
     import jax

@@ -11,7 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from experiments.bench import machine
+from jonet import resources
 
 ROOT = Path(__file__).resolve().parents[2]
 # Freed memory is kept, in huge pages: 1.5 to 3 times faster with large activations.
@@ -28,7 +28,7 @@ class Peer:
     """
 
     def __init__(self, tuned: bool):
-        environment = {**os.environ, "BENCH_THREADS": str(machine.threads())}
+        environment = {**os.environ, "BENCH_THREADS": str(resources.cores())}
         environment.pop("GLIBC_TUNABLES", None)  # as set for this process
         if tuned:
             environment["GLIBC_TUNABLES"] = TUNED

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.bench import machine
 from experiments.bench.peers import Peer
 from experiments.bench.trained import Trained
-from jonet import parallel
+from jonet import parallel, resources
 
 TARGETS = {  # ratio to tuned PyTorch, fraction of the matrix rate
     "deepsdf_train_step": (1.7, 0.85),
@@ -126,7 +126,7 @@ def row(bench: Bench, workload, unit: Unit, taken: dict[str, list[float]], rates
         "spread": {name: [unit.figure(s) for s in sorted((min(times), max(times)))] for name, times in taken.items()},
         "ratio_of_best": round(min(taken["theirs"]) / min(taken["ours"]), 3) if "theirs" in taken else None,
         "allocator": os.environ.get("GLIBC_TUNABLES", "default"),
-        "threads": machine.threads(),
+        "threads": resources.cores(),
         "load": round(machine.load(), 1),
     }
 

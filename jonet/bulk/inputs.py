@@ -151,34 +151,40 @@ def names(files: Iterable[str]) -> dict[str, str]:
             chosen[key] = min(chosen[key] + 1, 2)
 
 
-def reader(model: Model) -> Callable[[File], Prepared]:
-    """A function that reads and prepares a file, and can be sent to other processes."""
+def reader(model: Model, outliers: str = "warn") -> Callable[[File], Prepared]:
+    """A function that reads and prepares a file, and can be sent to other processes.  outliers: as for `scans.read`.
+
+    Raises InputError for a network that takes no files of shapes, or, with outliers "remove", no point clouds.
+    """
     if model.inputs is None and model.kind != "deepsdf":
         raise InputError("this network only represents the shapes that it was trained on, and takes no others")
     if model.inputs is None:
-        return functools.partial(_observations, model.frame, model.fitting, rows_used(model) or point_cloud_files.LIMIT)
+        limit = rows_used(model) or point_cloud_files.LIMIT
+        return functools.partial(_observations, model.frame, model.fitting, limit, outliers)
     if model.inputs.kind == "samples":
         raise InputError("this network takes points with occupancies, which files of meshes and clouds do not contain")
-    return functools.partial(_inputs, model.frame, model.inputs)
+    if outliers == "remove" and model.inputs.kind != "points":
+        raise InputError(f"outliers is 'remove', but this network takes {model.inputs.kind}, and no point clouds")
+    return functools.partial(_inputs, model.frame, model.inputs, outliers)
 
 
-def _observations(frame: str, fitting: FitConfig, limit: int, source: File) -> Prepared:
+def _observations(frame: str, fitting: FitConfig, limit: int, outliers: str, source: File) -> Prepared:
     """limit: number of points read at most, since a fit uses no more."""
     path, name = source
-    one = scans.read(path, frame, limit=limit)
+    one = scans.read(path, frame, limit=limit, outliers=outliers)
     arrays = {kind: [getattr(one, kind)] for kind in one.kind}
     (rows,) = observe(ObservedArrays.checked(**arrays), fitting, [_index(name)])
     return Prepared(name, one.similarity, rows)
 
 
-def _inputs(frame: str, form: Inputs, source: File) -> Prepared:
+def _inputs(frame: str, form: Inputs, outliers: str, source: File) -> Prepared:
     path, name = source
     if form.kind == "images":
         return Prepared(name, Similarity(), scans.picture(path, form.size))
     if form.kind == "voxels":
         voxels, transform = scans.grid(path, form.size)
         return Prepared(name, transform, voxels)
-    one = scans.read(path, frame, surface=True)
+    one = scans.read(path, frame, surface=True, outliers=outliers)
     return Prepared(name, one.similarity, one.points)
 
 

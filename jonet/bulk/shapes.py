@@ -73,13 +73,16 @@ class Summary(NamedTuple):
     complete: bool
 
 
-def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, progress=None) -> Summary:
+def fit(
+    model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, progress=None, *, outliers: str = "warn"
+) -> Summary:
     """Codes of meshes and point clouds in input units, or of images for networks that take them.
 
     inputs: a path or several, files or folders.  out: the .npz file that gets all codes when all inputs are done;
     before, each code is in a file of its own in the folder of the same name without .npz, next to manifest.csv (or out
     is that folder, and the file is codes.npz in it).  The same call continues a stopped job.  settings: see `Settings`.
-    progress: called with the `Outcome` so far after each batch.
+    progress: called with the `Outcome` so far after each batch.  outliers: what is done about outliers that enlarge the
+    bounding box of a cloud, by which it is normalized: "warn", "remove" or "keep" (`data.scans.read`).
     Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was
     not written by this job, and if no input could be used; BusyError if another process works in the folder.
     """
@@ -89,7 +92,7 @@ def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, pro
     files = find(inputs, model, folder, [joined])
     shape_names = names(files)
     outputs = _outputs(shape_names, "shapes/{}.npz")
-    read = reader(model)
+    read = reader(model, outliers)
     network = model.digest
     atomic.check_outputs([joined, *(folder / output for output in outputs.values())], files.values())
     _check_apart(folder, files)
@@ -101,7 +104,7 @@ def fit(model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, pro
 
     stages = Stages(read, size_class(model), lambda shapes: _each(codes_of(model, shapes)), write, stamp)
     given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
-    job = {"verb": "fit", **_of(model, network), "starts": _starts(model)}
+    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **_removal(outliers)}
     return _run(model, folder, job, given, stages, settings, _bytes(model), progress, functools.partial(_join, joined))
 
 
@@ -114,6 +117,7 @@ def reconstruct(
     *,
     resolution: int | None = None,
     form: str = "ply",
+    outliers: str = "warn",
 ) -> Summary:
     """Meshes of inputs, written to the folder `out`; arguments and errors as for `fit`.
 
@@ -124,7 +128,7 @@ def reconstruct(
     files, folder = find(inputs, model, Path(out)), Path(out)
     shape_names = names(files)
     outputs = _outputs(shape_names, f"{{}}.{form}")
-    read = reader(model)
+    read = reader(model, outliers)
     atomic.check_outputs([folder / output for output in outputs.values()], files.values())
     _check_apart(folder, files)
 
@@ -135,7 +139,7 @@ def reconstruct(
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
     given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
-    job |= {**_of(model, model.digest), "starts": _starts(model)}
+    job |= {**_of(model, model.digest), "starts": _starts(model), **_removal(outliers)}
     return _run(model, folder, job, given, stages, settings, max(_bytes(model), PER_CELL * cells**2), progress)
 
 
@@ -332,6 +336,11 @@ def _of(model: Model, network: str) -> dict[str, Any]:
         "fitting": configs.to_dict(model.fitting),
         "surfaces": configs.to_dict(model.surfaces),
     }
+
+
+def _removal(outliers: str) -> dict[str, str]:
+    """What results depend on: whether outliers are removed; they are the same with "warn" and "keep"."""
+    return {"outliers": outliers} if outliers == "remove" else {}
 
 
 def _starts(model: Model) -> str:

@@ -118,6 +118,7 @@ def fitted(model: Model, scan: Scan, up: str, options, given: set[str]) -> Codes
         whole=options.whole,
         up=up,
         similarities=similarities,
+        outliers=options.outliers,
         names=[Path(options.scan).stem],
         config=config,
     )

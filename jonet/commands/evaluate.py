@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+from jonet import resources
 from jonet.bulk import inputs
 from jonet.bulk.job import is_job
 from jonet.bulk.manifest import Manifest
@@ -41,7 +42,7 @@ def evaluate(options, given: set[str]) -> None:
     pairs, missing, unmatched = matched(predicted, ground_truths)
     if not pairs:
         raise ConfigError(f"no file in {options.predicted} has the name of one in {options.ground_truth}")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(resources.cores()) as pool:
         found = list(pool.map(lambda pair: _score(*pair, options.scores), pairs.values()))
     scores = {name: row for name, row in zip(pairs, found, strict=True) if not isinstance(row, str)}
     failed = {name: cause for name, cause in zip(pairs, found, strict=True) if isinstance(cause, str)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 
@@ -14,8 +15,8 @@ from jonet.errors import ConfigError
 
 def fit(options, given: set[str]) -> None:
     """The verb: codes of observed shapes (`bulk.fit`).  given: names of the options that the user gave."""
-    settings, shown = _settings(options), Progress(options)
-    shown.end(bulk.fit(trained.load(options, given), options.inputs, options.out, settings, shown))
+    settings, shown, model = _settings(options), Progress(options), trained.load(options, given)
+    shown.end(bulk.fit(model, options.inputs, options.out, settings, shown, outliers=options.outliers))
 
 
 def extract(options, given: set[str]) -> None:
@@ -25,7 +26,7 @@ def extract(options, given: set[str]) -> None:
 
 def reconstruct(options, given: set[str]) -> None:
     """The verb: meshes of observed shapes (`bulk.reconstruct`)."""
-    _meshes(bulk.reconstruct, options, given, options.inputs)
+    _meshes(functools.partial(bulk.reconstruct, outliers=options.outliers), options, given, options.inputs)
 
 
 def _meshes(work, options, given: set[str], inputs) -> None:

@@ -30,6 +30,7 @@ Inputs = Annotated[
 Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
 Format = Literal["ply", "obj", "stl", "glb", "off"]
+Outliers = Literal["warn", "remove", "keep"]
 Axis = Literal["y", "-y", "z", "-z", "x", "-x"]
 
 
@@ -61,6 +62,7 @@ class Fit(Bulk):
     model: ModelFolder
     inputs: Inputs
     out: str  # codes.npz, or a folder
+    outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box, by which it is normalized
     fitting: FitConfig = FitConfig()
 
 
@@ -83,6 +85,7 @@ class Reconstruct(Bulk):
     inputs: Inputs
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
+    outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box, by which it is normalized
     fitting: FitConfig = FitConfig()
     surfaces: Surfaces = Surfaces()
 
@@ -134,6 +137,7 @@ class Complete(Verb):
     radius: float | None = None  # with --known-pose: distance of the shape's farthest vertex (default: the model's)
     eye: tuple[float, float, float] | None = None  # viewpoint of a cloud: gives free space and normals
     whole: bool = False  # the cloud covers the whole surface: nothing is outside its hull
+    outliers: Outliers = "warn"  # points that stand alone and enlarge the scan's bounding box
     intrinsics: Text = None  # of a depth image: JSON with fx, fy, cx, cy (default: <name>.json next to it)
     focal: float | None = None  # instead of --intrinsics: focal length in pixels, center in the middle
     scale: float = 1000.0  # gray levels per unit of length in a depth image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import FormatError, InputError, MeshError, shown
 from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, voxels
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
+from jonet.geometry.outliers import advice, far_mask
 from jonet.rendering import network_views
 from jonet.storage import search
 
@@ -57,12 +59,14 @@ def read(
     seed: int = 0,
     limit: int = point_cloud_files.LIMIT,
     surface: bool = False,
+    outliers: str = "keep",
 ) -> Observed:
     """Reads a mesh, which is sampled by the recipe, or a point cloud: .npy, .npz, .xyz, or a mesh format without faces.
 
     Rows of a point cloud are x, y, z, or x, y, z and an outward normal; an .npz has arrays `points` and `normals`.
     frame: the normalized frame of the result.  limit: maximum number of points that are kept.  surface: sample surface
-    points with normals of a mesh, too, instead of distances.
+    points with normals of a mesh, too, instead of distances.  outliers: of a point cloud, those that enlarge its
+    bounding box (`geometry.outliers.far_mask`): "keep", "remove", or "warn" about them and keep them.
     Raises MeshError or FormatError with file and cause.
     """
     path = Path(path)
@@ -81,6 +85,11 @@ def read(
         rows = arrays.vertices[point_cloud_files.chosen(len(arrays.vertices), limit, seed)]
     if len(rows) < 4:
         raise FormatError(f"{path}: holds {len(rows)} points, but a point cloud needs at least four")
+    if outliers != "keep" and (far := far_mask(rows[:, :3])).any():
+        if outliers == "remove":
+            rows = rows[~far]
+        else:
+            warnings.warn(f"{path}: {advice(rows[:, :3], far)}", stacklevel=2)
     transform = frame_of(rows[:, :3], frame)
     normals = None if rows.shape[1] == 3 else rows[:, 3:].astype(np.float32)
     return Observed(path.stem, transform, points=transform(rows[:, :3]).astype(np.float32), normals=normals)

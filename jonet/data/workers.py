@@ -12,14 +12,15 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from jonet import resources
+
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     """A pool of `count` processes, at most one per core; if the block ends by an exception, Ctrl-C included, they are
     killed at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     context = _Context()
-    executor = concurrent.futures.ProcessPoolExecutor(min(cores, count), context, initializer=_begin)
+    executor = concurrent.futures.ProcessPoolExecutor(min(resources.cores(), count), context, initializer=_begin)
     try:
         yield executor
     except BaseException:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from jonet.data.store import Store
 
 POINTS = 1000  # surface points per shape for the comparison
 COARSE_POINTS = 128  # of them, for the choice of candidates
 CANDIDATES = 100  # training shapes that are compared with all points
+BLOCK = 64  # training shapes whose few points are compared at once: 4 MB of distances stay in a CPU's cache
+TREES = 1024  # training shapes whose trees are kept for the next shapes
 
 
 def nearest(store: Store, shapes, training, count: int = 1) -> dict[int, list[int]]:
@@ -32,14 +35,14 @@ def nearest_to(clouds: Mapping, store: Store, training, count: int = 1) -> dict:
     if not train:
         return {name: [] for name in clouds}
     coarse = np.stack([_coarse(cloud) for cloud in train.values()])
-    trees, found = {}, {}
+    found = {}
+    tree_of = functools.lru_cache(TREES)(lambda j: KDTree(train[j]))
     for name, cloud in clouds.items():
         distances = dict(zip(train, _coarse_chamfer(_coarse(cloud), coarse), strict=True))
         distances.pop(name, None)
         near = sorted(distances, key=distances.get)[: max(CANDIDATES, count)]
-        tree = cKDTree(cloud)
-        trees |= {j: cKDTree(train[j]) for j in near if j not in trees}
-        exact = {j: trees[j].query(cloud)[0].mean() + tree.query(train[j])[0].mean() for j in near}
+        tree = KDTree(cloud)
+        exact = {j: tree_of(j).query(cloud)[0].mean() + tree.query(train[j])[0].mean() for j in near}
         found[name] = sorted(exact, key=exact.get)[:count]
     return found
 
@@ -51,7 +54,11 @@ def _coarse(cloud: np.ndarray) -> np.ndarray:
 
 def _coarse_chamfer(cloud: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Twice the Chamfer-L1 of a cloud [G, 3] and others [M, G, 3] → [M]."""
-    # |a - b|² = |a|² + |b|² - 2 a·b, as one product for all pairs
-    squares = (cloud**2).sum(1)[:, None, None] + (others**2).sum(2) - 2 * np.einsum("gc,mhc->gmh", cloud, others)
-    apart = np.sqrt(squares.clip(0))
-    return apart.min(0).mean(1) + apart.min(2).mean(0)
+    found = np.empty(len(others), np.float32)
+    for start in range(0, len(others), BLOCK):
+        some = others[start : start + BLOCK]
+        # |a - b|² = |a|² + |b|² - 2 a·b, as one product for all pairs
+        squares = (cloud**2).sum(1)[:, None, None] + (some**2).sum(2) - 2 * np.einsum("gc,mhc->gmh", cloud, some)
+        apart = np.sqrt(squares.clip(0))
+        found[start : start + BLOCK] = apart.min(0).mean(1) + apart.min(2).mean(0)
+    return found

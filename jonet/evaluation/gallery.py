@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jonet import resources
 from jonet.errors import InputError
 from jonet.evaluation.figures import (
     ERROR_SCALE,
@@ -113,7 +113,7 @@ def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
     rows = gallery.chosen()
     lead = 3 if gallery.ranked() else len(rows) if len(rows) <= 6 else 4
     places, sizes = range(len(shapes), len(shapes) + len(rows)), [288 if k < lead else 192 for k in range(len(rows))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: the work is in compiled code without the GIL
+    with ThreadPoolExecutor(resources.cores()) as pool:  # threads: the work is in compiled code without the GIL
         results = list(pool.map(lambda row, *rest: _card(*row, faces, *rest), rows, places, sizes))
     cards = [card for card, _ in results]
     shapes += [shape for _, shape in results]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
+from jonet import resources
 from jonet.data.sampling import Solid, surface
 from jonet.errors import InputError, MeshError
 from jonet.evaluation.measures import MEASURES, measure, number, scaled
@@ -85,7 +85,7 @@ def evaluate_all(
     scales: Sequence[float] = (),
 ) -> list[dict]:
     """`score` of many pairs (predicted, ground truth) in parallel; labeled, scales: of each pair, or empty."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(resources.cores()) as pool:
         further = labeled or itertools.repeat(None), scales or itertools.repeat(1.0)
         return list(pool.map(lambda pair, *more: score(*pair, scoring, *more), pairs, *further))
 
@@ -141,12 +141,12 @@ def score(
     predicted, predicted_normals = surface(mesh, scoring.surface_points, rng(scoring, "made"))
     true, true_normals = of_surface(boundary, scoring)
     predicted, true = predicted / side, true / side
-    pred_to_gt, near_true = cKDTree(true).query(predicted)
-    gt_to_pred, near_predicted = cKDTree(predicted).query(true)
+    pred_to_gt, near_true = KDTree(true).query(predicted)
+    gt_to_pred, near_predicted = KDTree(predicted).query(true)
     some, few = scoring.chamfer_points, scoring.accuracy_points
     pred_to_gt_some, gt_to_pred_some = (
-        cKDTree(true[:some]).query(predicted[:some])[0],
-        cKDTree(predicted[:some]).query(true[:some])[0],
+        KDTree(true[:some]).query(predicted[:some])[0],
+        KDTree(predicted[:some]).query(true[:some])[0],
     )
     if has_faces:
         exact, largest = exact_distances(predicted * side, pred_to_gt, boundary, few)

@@ -15,6 +15,7 @@ from jonet.geometry.inside import BESIDE, winding
 from jonet.geometry.mesh import Mesh
 
 PIECES = 3_000  # approximate number of pieces that are classified; seams are located to the size of one
+CUTS = 100_000  # largest number of pieces of narrow faces, approximately
 WITHIN = np.array([0.3567, 0.3351, 0.3082])  # test point (barycentric): off the centroid, where models often intersect
 
 
@@ -26,7 +27,7 @@ def boundary_surface(mesh: Mesh, tree: igl.FastWindingNumberBVH | None = None) -
     Raises MeshError if nothing is enclosed.
     """
     tree = tree or winding(mesh)
-    pieces, face = _pieces(mesh.corners, size=2 * np.sqrt(mesh.area / PIECES))
+    pieces, face = _pieces(mesh.corners, _size(mesh))
     normals = np.cross(pieces[:, 1] - pieces[:, 0], pieces[:, 2] - pieces[:, 0])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
     offset = BESIDE * np.ptp(mesh.bounds, axis=0).max() * normals
@@ -47,6 +48,19 @@ def boundary_surface(mesh: Mesh, tree: igl.FastWindingNumberBVH | None = None) -
     vertices = np.concatenate([mesh.vertices, cut.reshape(-1, 3)])
     faces = np.concatenate([mesh.faces[fraction == 1], len(mesh.vertices) + np.arange(3 * len(cut)).reshape(-1, 3)])
     return Mesh(vertices, faces, name=mesh.name)
+
+
+def _size(mesh: Mesh) -> float:
+    """The longest edge of a piece: pieces of equal sides then have the area of the mesh over `PIECES`, approximately.
+
+    Narrow faces have more pieces than their area says, without bound; then pieces are larger.  Each bisection of all
+    edges of a narrow face makes three narrow faces of half its length.
+    """
+    size = 2 * np.sqrt(mesh.area / PIECES)
+    longest = np.linalg.norm(mesh.corners - np.roll(mesh.corners, -1, axis=1), axis=-1).max(1)
+    while ((longest[longest > size] / size) ** np.log2(3)).sum() > CUTS:
+        size *= 2
+    return size
 
 
 def _pieces(corners: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:

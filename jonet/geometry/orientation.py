@@ -23,6 +23,7 @@ from scipy.spatial import KDTree
 
 WELD = 1e-6  # vertices of open edges nearer than this are merged: rounding to float32 or to six printed digits
 FLAT = 1e-5  # closed parts with a smaller ratio of volume to area are flat and have no outside
+PAIRS = 32  # near pairs per vertex up to which they are listed
 STEP = 1e-4  # offset of ray origins and probes from the surface
 
 
@@ -41,12 +42,37 @@ def weld(vertices, faces) -> tuple[np.ndarray, np.ndarray]:
     edge, _, count = edges(faces)
     rim = np.unique(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)[count[edge] % 2 == 1])
     if len(rim):
-        near = KDTree(vertices[rim]).query_pairs(WELD, output_type="ndarray")
-        _, label = components(near[:, 0], near[:, 1], len(rim))  # chains of near pairs become one vertex
+        label = chained(vertices[rim], WELD)
         _, lead = np.unique(label, return_index=True)
         group[rim] = rim[lead[label]]
         faces = _proper(group[faces])
     return np.unique(faces, return_inverse=True)
+
+
+def chained(points, radius) -> np.ndarray:
+    """Labels [N] of points [N, 3], equal for points that a chain of steps of at most `radius` connects.
+
+    The number of pairs within the radius may be N², so many pairs are not listed: the points are grouped by cells of
+    a grid so small that the points of a cell are within the radius, and of two cells only the nearest points matter.
+    """
+    tree = KDTree(points)
+    if tree.count_neighbors(tree, radius) <= PAIRS * len(points):
+        pairs = tree.query_pairs(radius, output_type="ndarray")
+        return components(pairs[:, 0], pairs[:, 1], len(points))[1]
+    keys, cell = np.unique(np.floor(points / (radius / 2)), axis=0, return_inverse=True)  # the diagonal is 0.87 radii
+    cell = cell.reshape(-1)
+    order = np.argsort(cell, kind="stable")
+    members = np.split(points[order], np.flatnonzero(np.diff(cell[order])) + 1)
+    # cells up to two apart along each axis can have points within the radius; most are connected by their first points
+    i, j = KDTree(keys).query_pairs(2, p=np.inf, output_type="ndarray").T
+    first = np.stack([inside[0] for inside in members])
+    near = np.linalg.norm(first[i] - first[j], axis=1) <= radius
+    _, label = components(i[near], j[near], len(keys))
+    open_pairs = np.flatnonzero(label[i] != label[j])
+    trees = {k: KDTree(members[k]) for k in np.unique(i[open_pairs])}
+    for pair in open_pairs:
+        near[pair] = trees[i[pair]].query(members[j[pair]])[0].min() <= radius
+    return components(i[near], j[near], len(keys))[1][cell]
 
 
 def _proper(faces):
@@ -243,16 +269,26 @@ def containers(surface: Surface, solid, sense) -> np.ndarray:
     low, high = np.full((len(sense), 3), np.inf), np.full((len(sense), 3), -np.inf)
     np.minimum.at(low, surface.part, corners.min(1))
     np.maximum.at(high, surface.part, corners.max(1))
-    samples = {part: corners[surface.part == part][:, 0] for part in solid}
-    for rank, outer in enumerate(solid):
-        inner = solid[rank + 1 :]
-        inner = inner[sense[inner] != sense[outer]]
-        inner = inner[(low[inner] >= low[outer]).all(1) & (high[inner] <= high[outer]).all(1)]  # cheap: boxes first
-        for part in inner:
-            points = samples[part][:: len(samples[part]) // 64 + 1]  # at most 64 vertices
+    order = np.argsort(surface.part, kind="stable")
+    faces = np.split(order, np.cumsum(np.bincount(surface.part, minlength=len(sense)))[:-1])  # of each part
+    rank = np.full(len(sense), -1)
+    rank[solid] = np.arange(len(solid))
+    # Only boxes that begin within the outer one can be inside of it, along the axis on which these are fewest.
+    begins = [solid[np.argsort(low[solid, axis], kind="stable")] for axis in range(3)]
+    ranges = [
+        np.searchsorted(low[begin, axis], [low[solid, axis], high[solid, axis]]) for axis, begin in enumerate(begins)
+    ]
+    axis = int(np.argmin([(stop - start).sum() for start, stop in ranges]))
+    for outer, start, stop in list(zip(solid, *ranges[axis], strict=True))[::-1]:  # the smallest come first
+        inner = begins[axis][start:stop]
+        inner = inner[(container[inner] < 0) & (sense[inner] != sense[outer]) & (rank[inner] > rank[outer])]
+        inner = inner[(low[inner] >= low[outer]).all(1) & (high[inner] <= high[outer]).all(1)]
+        if len(inner):
+            samples = [corners[faces[part][:: len(faces[part]) // 64 + 1], 0] for part in inner]  # at most 64 vertices
             # The absolute value: the outer part itself may be inside out.
-            if (np.abs(winding(surface.vertices, surface.faces[surface.part == outer], points)) > 0.5).all():
-                container[part] = outer  # overwritten by smaller ones, which come later
+            inside = np.abs(winding(surface.vertices, surface.faces[faces[outer]], np.concatenate(samples))) > 0.5
+            start = np.cumsum([0, *map(len, samples[:-1])])
+            container[inner[np.logical_and.reduceat(inside, start)]] = outer
     return container
 
 

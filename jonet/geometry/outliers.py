@@ -1,4 +1,4 @@
-"""Statistical outlier removal for point clouds."""
+"""Outliers of point clouds: points that stand alone, and those among them that enlarge the bounding box."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from scipy.spatial import KDTree
 
 from jonet.checks import check_array
 
+CHOICES = ("warn", "remove", "keep")  # what is done about outliers that enlarge the bounding box
 NEIGHBORS = 2  # as in IF-Defense
+TOLERANCE = 0.1  # distance from the box of the inliers, in its longest sides, beyond which outliers count as far
+SPACING = 4.0  # the same, times the square root of the number of points: few points are far from each other
+FEW = 0.05  # largest fraction of far outliers: more are a sparse part of the shape
+SAME = 64  # points of equal x beyond which some are looked for that are equal
+ROUNDS = 8  # most repetitions
 
 
 def inlier_mask(points, spread: float = 1.1) -> np.ndarray:
@@ -19,5 +25,51 @@ def inlier_mask(points, spread: float = 1.1) -> np.ndarray:
     points = check_array(points, "points", (None, 3), np.float64)
     if len(points) <= NEIGHBORS + 1 or np.isinf(spread):
         return np.ones(len(points), bool)
-    distance = KDTree(points).query(points, NEIGHBORS + 1)[0][:, 1:].mean(1)  # column 0 is the point itself
+    distance = _neighbor_distance(points)
     return distance <= distance.mean() + spread * distance.std()
+
+
+def _neighbor_distance(points: np.ndarray) -> np.ndarray:
+    """The mean distance [N] of each point to its two nearest neighbors."""
+    column = np.sort(points[:, 0])
+    if len(points) <= SAME or (column[SAME:] > column[:-SAME]).all():
+        return KDTree(points).query(points, NEIGHBORS + 1)[0][:, 1:].mean(1)  # column 0 is the point itself
+    # A tree cannot divide equal points, and its time is then quadratic: each is taken once, with its count.
+    distinct, same, count = np.unique(points, axis=0, return_inverse=True, return_counts=True)
+    found, near = KDTree(distinct).query(distinct, NEIGHBORS + 1)
+    _, first, second = found.T
+    one = count[np.minimum(near[:, 1], len(distinct) - 1)] == 1  # whether there is one point at the nearest place
+    mean = np.where(count > 2, 0, np.where(count == 2, first / 2, np.where(one, (first + second) / 2, first)))
+    return mean[same.reshape(-1)]
+
+
+def far_mask(points) -> np.ndarray:
+    """Which points [N, 3] are outliers that enlarge the bounding box considerably, bool [N].
+
+    These are few points outside of the box of the inliers (`inlier_mask`), farther from it than `TOLERANCE`.  A cloud
+    without such points has none that are True, though some of its points may be outliers.
+    """
+    points = check_array(points, "points", (None, 3), np.float64)
+    far = np.zeros(len(points), bool)
+    for _ in range(ROUNDS):  # one point very far away hides others
+        left = points[~far]
+        inliers = left[inlier_mask(left)]
+        low, high = inliers.min(0), inliers.max(0)
+        margin = max(TOLERANCE, SPACING / np.sqrt(len(left))) * (high - low).max()
+        found = ((points < low - margin) | (points > high + margin)).any(1)
+        if not margin or not (found & ~far).any():
+            break
+        far |= found
+        if far.sum() > FEW * len(points):
+            return np.zeros(len(points), bool)
+    return far
+
+
+def advice(points, far) -> str:
+    """A sentence about a cloud with far outliers (`far_mask`): how many, what they do, which option leaves them out."""
+    sides = [np.ptp(some, axis=0).max() for some in (points, points[~far])]
+    return (
+        f"{np.count_nonzero(far)} of {len(far)} points stand alone and make the bounding box, which sets the size of "
+        f"the shape, {sides[0] / sides[1]:.3g} times as long; leave them out with outliers='remove' (in the shell "
+        "--outliers=remove), or accept the box with 'keep'"
+    )

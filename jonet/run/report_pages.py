@@ -41,10 +41,10 @@ def write(run: RunState) -> None:
     index = {name: i for i, name in enumerate(store.names)}
     codes = unseen_codes(run)
     train = unseen.training(store, trained)
-    near = baseline.nearest(store, [index[name] for name in codes.names] if codes else [], train, count=3)
 
-    def row(entry: dict, group: str, predicted: Mesh) -> Row:
-        i = index[entry["name"]]
+    def shown(row: Row, entry: dict, group: str, path: Path, near: dict[int, list[int]]) -> Row:
+        """A row with its parts and notes.  near: the nearest training shapes of test shapes."""
+        i, predicted = index[row.name], read(path, row.name)
         parts = [
             *task.inputs(run.config, store, i),
             Part("ground_truth", "ground truth", store.ground_truth(i)),
@@ -63,33 +63,40 @@ def write(run: RunState) -> None:
             notes += ["the fit has not converged"] if entry.get("converged") is False else []
             note = "; ".join(notes)
         scale = store.similarities[i].scale if group == "test" else None
-        return Row(entry["name"], parts, {k: v for k, v in entry.items() if isinstance(v, float)}, note, scale)
+        return dataclasses.replace(row, parts=parts, note=note, scale=scale)
 
-    def rows(entries: list[dict], group: str) -> list[Row]:
-        meshes = read_all(folder / "meshes" / group, [entry["name"] for entry in entries])
-        return [row(entry, group, mesh) for entry, mesh in zip(entries, meshes, strict=True)]
+    def gallery(title: str, entries: list[dict], group: str, pictures: int) -> Gallery:
+        """A gallery in which only the rows with pictures have parts, since others are not in memory at once."""
+        paths = mesh_paths(folder / "meshes" / group, [entry["name"] for entry in entries])
+        rows = [Row(entry["name"], (), {k: v for k, v in entry.items() if isinstance(v, float)}) for entry in entries]
+        found = Gallery(title, rows, pictures=pictures)
+        chosen = {row.name for _, row in found.chosen()}
+        near = baseline.nearest(store, [index[name] for name in chosen], train, count=3) if group == "test" else {}
+        each = zip(rows, entries, paths, strict=True)
+        rows = [shown(row, entry, group, path, near) if row.name in chosen else row for row, entry, path in each]
+        return dataclasses.replace(found, rows=rows)
 
-    tested = [] if codes is None else rows(values["shapes"], "test")
-    rebuilt_train = rows(values["train"]["shapes"], "train")
+    tested = gallery("Unseen shapes", [] if codes is None else values["shapes"], "test", pictures=16)
+    rebuilt_train = gallery("Training shapes", values["train"]["shapes"], "train", pictures=6)
     count = len(values["shapes"])
-    scores = {"unseen shapes": values["summary"]} if tested else {}
-    if tested and values["nearest"]["shapes"]:
+    scores = {"unseen shapes": values["summary"]} if tested.rows else {}
+    if tested.rows and values["nearest"]["shapes"]:
         scores["baseline: nearest training shape"] = values["nearest"]["summary"]
-    if rebuilt_train:
+    if rebuilt_train.rows:
         scores["training shapes, from their trained codes"] = values["train"]["summary"]
     seconds = {name: done["seconds"] for name, done in run.done.items()}
     size = values["bytes"]
     galleries, tables = task.shown(run.config, trained, store, folder, values)
     page = Report(
         title=f"{task.title} on {Path(run.config.data).name}",
-        summary=task.summary(count if tested else 0, unseen.count(trained)),
+        summary=task.summary(count if tested.rows else 0, unseen.count(trained)),
         command=shlex.join(["python", *sys.argv]),
         device=values["device"],
         scores=scores,
         galleries=[
             *galleries,
-            Gallery("Unseen shapes", tested),
-            Gallery("Training shapes", rebuilt_train, pictures=6),
+            tested,
+            rebuilt_train,
             *generated(folder / "meshes", store, train, run.config.generated),
         ],
         charts=charts(task, Log(folder / "log.jsonl").read()),
@@ -150,12 +157,18 @@ def read_all(folder: Path, shape_names: Sequence[str]) -> list[Mesh]:
 
     shape_names: of all shapes of the folder, in the order in which they were written.
     """
-    found = []
-    for name, file in zip(shape_names, names.unique(shape_names), strict=True):
-        path = folder / f"{file}.ply"  # shapes without a surface have no file
-        mesh = mesh_files.read(path) if path.exists() else Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
-        found.append(dataclasses.replace(mesh, name=name))
-    return found
+    return [read(*each) for each in zip(mesh_paths(folder, shape_names), shape_names, strict=True)]
+
+
+def mesh_paths(folder: Path, shape_names: Sequence[str]) -> list[Path]:
+    """The files of shapes' meshes.  shape_names: of all shapes of the folder, also of those without a surface."""
+    return [folder / f"{name}.ply" for name in names.unique(shape_names)]
+
+
+def read(path: Path, name: str) -> Mesh:
+    """The mesh of a shape under its name; without vertices and faces if there is no file, since it has no surface."""
+    mesh = mesh_files.read(path) if path.exists() else Mesh(np.zeros((0, 3)), np.zeros((0, 3)))
+    return dataclasses.replace(mesh, name=name)
 
 
 def evenly(length: int, count: int) -> list[int]:
@@ -190,7 +203,8 @@ def code_map(store, trained: Model, tested: Codes | None) -> Map | None:
     all_names = [*train_codes.names, *(() if tested is None else tested.names)]
     pictured = dict(unseen.matched_training(store, trained))  # point on the map → index in the store
     if tested is not None:
-        pictured |= {len(train_codes) + row: store.names.index(name) for row, name in enumerate(tested.names)}
+        index = {name: i for i, name in enumerate(store.names)}
+        pictured |= {len(train_codes) + row: index[name] for row, name in enumerate(tested.names)}
     groups = ["train"] * len(train_codes) + ["unseen"] * (len(all_names) - len(train_codes))
     points, fraction = figures.plane(values)
     chosen = set(evenly(len(all_names), THUMBNAILS))

@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from jonet import model, parallel
+from jonet import model, parallel, resources
 from jonet.codes import Codes
 from jonet.data import store as stores
 from jonet.data.sampling import METHODS, Solid
@@ -29,12 +30,13 @@ from jonet.evaluation import baseline, metrics
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
 from jonet.run import metrics_file, report_pages, state, train
-from jonet.run.report_pages import evenly, read_all
+from jonet.run.report_pages import evenly
 from jonet.run.state import RunState
-from jonet.storage import names
 from jonet.tasks import unseen
 from jonet.tasks.base import Task, TaskConfig
 from jonet.tasks.names import STAGES
+
+TOGETHER = 64  # shapes whose meshes are in memory at once when they are extracted
 
 
 def run(task: Task, config: TaskConfig, workdir: Path, stages: Sequence[str] = STAGES) -> None:
@@ -93,10 +95,10 @@ def reconstruct(run: RunState) -> list[Path]:
         codes = run.task.observe(run.config, trained, store, rows)
         run.claim("reconstruct", [run.folder / "codes.npz"])
         codes.save(run.folder / "codes.npz")
-        files += [run.folder / "codes.npz", *write_all(run, trained.extract(codes), folder / "test")]
+        files += [run.folder / "codes.npz", *extract_all(run, trained, codes, folder / "test")]
     rebuilt = rebuilt_codes(run, store, trained)
     if rebuilt is not None:
-        files += write_all(run, trained.extract(rebuilt), folder / "train")
+        files += extract_all(run, trained, rebuilt, folder / "train")
     for kind, found in generated(run, trained, rebuilt if codes is None else codes).items():
         named = [dataclasses.replace(mesh, name=f"{kind}_{i}") for i, mesh in enumerate(found)]
         files += write_all(run, named, folder / kind)
@@ -113,16 +115,23 @@ def generated(run: RunState, trained: model.Model, codes: Codes | None) -> dict[
     return found
 
 
-def write_all(run: RunState, meshes: list[Mesh], folder: Path) -> list[Path]:
-    """Writes the meshes that have a surface as PLY under safe names and returns their paths.
+def extract_all(run: RunState, trained: model.Model, codes: Codes, folder: Path) -> list[Path]:
+    """Extracts and writes the meshes of codes as `write_all`, `TOGETHER` at a time."""
+    paths = report_pages.mesh_paths(folder, codes.names)
+    some = [slice(first, first + TOGETHER) for first in range(0, len(codes), TOGETHER)]
+    return [path for each in some for path in write_meshes(run, trained.extract(codes[each]), paths[each])]
 
-    `report_pages.read_all` reads them.  Both derive the file names from the names of all shapes (`names.unique`), also
-    of those without a surface.
-    """
-    safe_names = names.unique([mesh.name for mesh in meshes])
-    paths = {folder / f"{name}.ply": mesh for name, mesh in zip(safe_names, meshes, strict=True) if len(mesh.faces)}
-    run.claim("reconstruct", paths)
-    return [mesh_files.write(mesh, path) for path, mesh in paths.items()]
+
+def write_all(run: RunState, meshes: list[Mesh], folder: Path) -> list[Path]:
+    """Writes the meshes that have a surface as PLY where `report_pages.read_all` expects them; returns their paths."""
+    return write_meshes(run, meshes, report_pages.mesh_paths(folder, [mesh.name for mesh in meshes]))
+
+
+def write_meshes(run: RunState, meshes: list[Mesh], paths: list[Path]) -> list[Path]:
+    """Writes the meshes that have a surface to the path of each; returns the paths of these."""
+    written = {path: mesh for path, mesh in zip(paths, meshes, strict=True) if len(mesh.faces)}
+    run.claim("reconstruct", written)
+    return [mesh_files.write(mesh, path) for path, mesh in written.items()]
 
 
 def rebuilt_codes(run: RunState, store: stores.Store, trained: model.Model) -> Codes | None:
@@ -145,34 +154,29 @@ def evaluate(run: RunState) -> list[Path]:
     groups = {}
     for group, chosen in (("test", codes), ("train", rebuilt_codes(run, store, trained))):
         shape_names = () if chosen is None else chosen.names
-        folder = run.folder / "meshes" / group
-        # Meshes are written in input units; scores are computed in the normalized frame, as the ground truth.
-        transforms = [store.similarities[index[name]] for name in shape_names]
-        meshes = zip(transforms, read_all(folder, shape_names), strict=True)
-        predicted = [transform.apply(mesh) for transform, mesh in meshes]
-        ground_truths = [ground_truth(store, index[name]) for name in shape_names]
-        labeled = [store.labeled(index[name]) for name in shape_names]
-        scales = [transform.scale for transform in transforms]
-        scores = metrics.evaluate_all(list(zip(predicted, ground_truths, strict=True)), scoring, labeled, scales)
-        groups[group] = [
-            {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-            for name, row, mesh in zip(shape_names, scores, predicted, strict=True)
-        ]
+        paths = report_pages.mesh_paths(run.folder / "meshes" / group, shape_names)
+
+        def scored(name: str, path: Path) -> dict:
+            i = index[name]
+            # Meshes are written in input units; scores are computed in the normalized frame, as the ground truth.
+            transform = store.similarities[i]
+            mesh = transform.apply(report_pages.read(path, name))
+            row = metrics.score(mesh, ground_truth(store, i), scoring, store.labeled(i), transform.scale)
+            return {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
+
+        groups[group] = in_threads(scored, shape_names, paths)
     if codes is not None:
         extra = dict(zip(codes.names, run.task.scored(run.config, trained, store, codes), strict=True))
         groups["test"] = [row | extra[row["name"]] for row in groups["test"]]
     tested = [] if codes is None else [index[name] for name in codes.names]
     near = baseline.nearest(store, tested, unseen.training(store, trained))
     near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}  # needs a mesh
-    near_scores = metrics.evaluate_all(
-        [(store.mesh(j), ground_truth(store, i)) for i, j in near.items()],
-        scoring,
-        scales=[store.similarities[i].scale for i in near],
-    )
-    nearest = [
-        {"name": store.names[i], "nearest": store.names[j], **scores}
-        for (i, j), scores in zip(near.items(), near_scores, strict=True)
-    ]
+
+    def compared(i: int, j: int) -> dict:
+        scores = metrics.score(store.mesh(j), ground_truth(store, i), scoring, scale=store.similarities[i].scale)
+        return {"name": store.names[i], "nearest": store.names[j], **scores}
+
+    nearest = in_threads(compared, near.keys(), near.values())
     shapes = groups["test"] or groups["train"]
     parameters = jax.tree.leaves(trained.network.shared)
     values = {
@@ -196,6 +200,12 @@ def evaluate(run: RunState) -> list[Path]:
     values |= run.task.further(run.config, trained, store, run.folder)
     metrics_file.write(run.folder, values)
     return files
+
+
+def in_threads(work: Callable[..., dict], *arguments: Iterable) -> list[dict]:
+    """`work` of each shape, one per core at a time: so only these shapes' meshes are in memory."""
+    with ThreadPoolExecutor(resources.cores()) as pool:
+        return list(pool.map(work, *arguments))
 
 
 def ground_truth(store: stores.Store, shape: int) -> Mesh | Solid:

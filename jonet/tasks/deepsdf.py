@@ -203,8 +203,7 @@ class DeepSDF(Task[Config]):
         network = BoundNetwork(DeepSDFDecoder(config.network), shared, batch_stats)
         codes, prior = training_codes(store, shapes, per_shape), None
         if config.network.latent_size:
-            samples = [thinned(store.samples(i)) for i in shapes]
-            residual, inlier_fraction = latents.errors(network, per_shape, samples, config.fitting)
+            residual, inlier_fraction = training_errors(network, store, shapes, per_shape, config.fitting)
             codes = dataclasses.replace(codes, residual=residual, inlier_fraction=inlier_fraction)
             prior = Prior.of(per_shape, residual)
         return Model(
@@ -248,6 +247,15 @@ class DeepSDF(Task[Config]):
             f"{unseen} unseen shapes, each reconstructed from a code fitted to its signed distances; the network was "
             f"trained on {trained} other shapes."
         )
+
+
+def training_errors(network: BoundNetwork, store: Store, shapes, codes, fitting: FitConfig):
+    """`latents.errors` of training shapes; the samples of one batch are in memory at a time."""
+    size = latents.TOGETHER.most * parallel.count()
+    some = [slice(first, first + size) for first in range(0, len(shapes), size)]
+    samples = ([thinned(store.samples(i)) for i in shapes[each]] for each in some)
+    found = [latents.errors(network, codes[each], rows, fitting) for each, rows in zip(some, samples, strict=True)]
+    return map(np.concatenate, zip(*found, strict=True))
 
 
 def thinned(samples: np.ndarray, count: int = 4096) -> np.ndarray:

@@ -216,14 +216,13 @@ class Onet(Task[AnyConfig]):
         if not len(shapes):
             return None
         module = OccupancyNetwork(config.network)
-        inputs = config.inputs.form.check([config.inputs.of(store, i, config.seed) for i in shapes])
         labeled = [evenly(*store.occupancy(i)) for i in shapes]
         points, inside = (np.stack(part) for part in zip(*labeled, strict=True))
 
         def validate(shared, per_shape, batch_stats) -> float:
             shared, batch_stats = parallel.host((shared, batch_stats))
             network = BoundNetwork(module, shared, batch_stats)
-            codes = encode.encode(network, inputs, config.inputs.form.kind)
+            codes = encoded(config, network, store, shapes)
             logits = network.fields(codes)(points.astype(np.float32))
             return float(conditional.iou(logits, inside, config.network.threshold).mean())
 
@@ -246,13 +245,22 @@ class Onet(Task[AnyConfig]):
     def observe(self, config: AnyConfig, trained: Model, store: Store, shapes) -> Codes:
         """Codes of shapes of the store, encoded from their inputs."""
         names = [store.names[i] for i in shapes]
-        inputs = [config.inputs.of(store, i, config.seed) for i in shapes]
-        codes = trained.encode(**{config.inputs.form.kind: inputs}, names=names)
-        return codes.placed([store.similarities[i] for i in shapes])
+        similarities = tuple(store.similarities[i] for i in shapes)
+        return Codes(
+            encoded(config, trained.network, store, shapes), tuple(names), similarities, network=trained.digest
+        )
 
     def inputs(self, config: AnyConfig, store: Store, shape: int) -> list[Part]:
         """The network's input as shown in the report; none for the encoder `idx`."""
         return [] if config.network.encoder == "idx" else [config.inputs.picture(store, shape, config.seed)]
+
+
+def encoded(config: Config, network: BoundNetwork, store: Store, shapes) -> np.ndarray:
+    """Codes [B, L] of shapes of the store; the inputs of one batch are in memory at a time."""
+    form, size = config.inputs.form, encode.TOGETHER.most * parallel.count()
+    batched = [shapes[first : first + size] for first in range(0, len(shapes), size)]
+    inputs = (form.check([config.inputs.of(store, i, config.seed) for i in some]) for some in batched)
+    return np.concatenate([encode.encode(network, some, form.kind) for some in inputs])
 
 
 def validation_of_rows(config: Config, store: Store, shapes) -> Callable:

@@ -33,6 +33,8 @@ from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
 
+TOGETHER = 64  # shapes whose bounds are computed at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(onet.Config):
@@ -53,9 +55,12 @@ def bounds(config: Config, store: Store, shapes, shared, per_shape, batch_stats)
     drawn from the posterior, as in the published evaluation.
     """
     shared, batch_stats = parallel.host((shared, batch_stats))
-    samples = np.stack([config.inputs.of(store, i, config.seed) for i in shapes])
-    network = OccupancyNetwork(config.network)
-    error, divergence = jax.tree.map(np.asarray, _bounds(network, shared, batch_stats, samples, np.int32(shapes)))
+    network, found = OccupancyNetwork(config.network), []
+    for first in range(0, len(shapes), TOGETHER):
+        some = shapes[first : first + TOGETHER]
+        samples = np.stack([config.inputs.of(store, i, config.seed) for i in some])
+        found.append(jax.tree.map(np.asarray, _bounds(network, shared, batch_stats, samples, np.int32(some))))
+    error, divergence = map(np.concatenate, zip(*found, strict=True))
     return {"reconstruction_error": error, "kl": divergence, "minus_elbo": error + divergence}
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from jonet import parallel
 from jonet.data import sampling
@@ -48,6 +48,7 @@ from jonet.tasks.shapes import Shapes
 from jonet.tasks.unseen import unseen
 
 SURFACE_POINTS = 10_000  # points on the clean surface that distances are measured to
+LEARNED_POINTS = 4096  # points of each training shape, at most, that the classifier learns from
 SHOWN = 3  # shapes per perturbation in the report
 CLOUDS = "purified.npz"
 
@@ -124,7 +125,7 @@ def distances(points, surface) -> tuple[float, float]:
     """
     if not len(points):
         return 1.0, 1.0
-    return cKDTree(surface).query(points)[0].mean(), cKDTree(points).query(surface)[0].mean()
+    return KDTree(surface).query(points)[0].mean(), KDTree(points).query(surface)[0].mean()
 
 
 def regained(attacks: dict, attack: str) -> float | None:
@@ -192,7 +193,7 @@ class Purify(Onet[Config]):
         key = parallel.fold_in(jax.random.key(config.seed), self.name)
         count = config.inputs.points
         classes, labels = families(store, train)
-        fewest = min(len(store.surface(i)[0]) for i in train)
+        fewest = min(LEARNED_POINTS, *(len(store.surface(i)[0]) for i in train))
         classifier = Classifier.trained(
             np.stack([store.surface(i)[0][:fewest] for i in train]),
             labels,

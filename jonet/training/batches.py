@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -381,18 +380,14 @@ def load(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key, 
 
 
 def fits(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, fraction: float = 0.5) -> bool:
-    """Whether the samples of a device's lanes take at most this fraction of its memory (of the host's, on a CPU)."""
-    device = jax.local_devices()[0]
-    free = (device.memory_stats() or {}).get("bytes_limit")
-    if free is None:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    """Whether the samples of a device's lanes take at most this fraction of its memory (`parallel.memory`)."""
     size = 0
     for name in plan.arrays():
         rows = _longest(arrays[name], lanes)
         if rows >= 2**31:  # row numbers on the devices are int32
             return False
         size += rows * arrays[name].values[:1].nbytes
-    return size <= fraction * free
+    return size <= fraction * parallel.memory()
 
 
 def _check(arrays, lanes: Lanes, plan: BatchSpec):

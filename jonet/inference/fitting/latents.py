@@ -25,6 +25,7 @@ from jonet.networks.bound import BoundNetwork
 from jonet.settings.fitting import FitConfig
 
 TOGETHER = device_memory.Pieces("shapes", 256, 16)  # per device, that are solved in one batch
+ROWS = 1 << 23  # rows of observations per device in one batch: 256 MB for each copy
 FEWER = "give fewer shapes per call (bulk jobs: --batch), or lower the points of the fitting method (or rows of Adam)"
 GUESSES = 63  # codes drawn from the prior as starts if no training codes are given
 
@@ -80,8 +81,17 @@ def fit(
                     codes, converged = methods.lbfgs(network, observed, best[:, 0], penalty, config.lbfgs)
             return codes, *methods.fit_quality(network, observed, codes, config.clamp), converged
 
-        results = TOGETHER.map(solve, len(shapes))
+        results = TOGETHER.map(solve, len(shapes), most=_together(shapes, limit, tries))
     return joined(results, prior)
+
+
+def _together(shapes: list[Observations], limit: int | None, tries: int = 1) -> int:
+    """How many shapes per device are solved in one batch, so that their rows take at most `ROWS`.
+
+    limit: of the rows of a shape; None: all are used.
+    """
+    longest = max((len(shape.points) for shape in shapes), default=0)
+    return ROWS // (tries * (longest if limit is None else min(longest, limit)) or 1)
 
 
 def check_fitted(network: BoundNetwork) -> None:
@@ -127,6 +137,6 @@ def errors(network: BoundNetwork, codes, samples, config: FitConfig = FitConfig(
             packed = [pack(rows, config.clamp, None, config.seed, 0) for rows in shapes[some]]
             return methods.fit_quality(network, methods.sharded(packed), codes[some], config.clamp)
 
-        results = TOGETHER.map(quality, len(shapes))
+        results = TOGETHER.map(quality, len(shapes), most=_together(shapes, None))
     residual, inlier_fraction = (np.concatenate(column) for column in zip(*results, strict=True))
     return residual, inlier_fraction

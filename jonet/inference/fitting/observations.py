@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import ConvexHull, QhullError, cKDTree
+from scipy.spatial import ConvexHull, KDTree, QhullError
 
 from jonet.checks import check_array, listed
 from jonet.errors import InputError
@@ -142,7 +142,7 @@ def _float32(arrays: list[np.ndarray], name: str) -> list[np.ndarray]:
                 f"{name}[{i}] reaches {far:.4g}, far beyond the normalized frame (about 1); "
                 "normalize the points first, or give them in their input units (frame='input')"
             )
-    return [array.astype(np.float32) for array in arrays]
+    return [array.astype(np.float32, copy=False) for array in arrays]
 
 
 def of_samples(samples: np.ndarray) -> Observations:
@@ -177,7 +177,7 @@ def of_surface(
         parts += [_part(points + step, offset, offset), _part(points - step, -offset, -offset)]
     if free_space is None:
         around = rng.uniform(*box, (len(points), 3)).astype(np.float32)
-        reach, _ = cKDTree(points).query(around)
+        reach, _ = KDTree(points).query(around)
         beyond = _beyond_hull(points, around)
         low = np.where(beyond > 0, np.minimum(beyond, reach), -reach)
         parts.append(_part(around, low, reach, group=True))
@@ -197,7 +197,12 @@ def _beyond_hull(points, around) -> np.ndarray:
         planes = ConvexHull(points).equations
     except (QhullError, ValueError) as error:
         raise InputError(f"{len(points)} points in a plane or fewer than four enclose nothing to fit") from error
-    return (around @ planes[:, :3].T + planes[:, 3]).max(axis=1)  # no plane is farther away than the hull
+    # No plane is farther away than the hull.  The plane (n, d) farthest from x has the largest product with (x, 1).  It
+    # is also the nearest one, if a fifth coordinate makes all planes equally long; so a tree finds it.
+    longest = np.sqrt((planes[:, 3] ** 2).max() - planes[:, 3] ** 2)
+    asked = np.column_stack([around, np.ones(len(around)), np.zeros(len(around))])
+    farthest = planes[KDTree(np.column_stack([planes, longest])).query(asked)[1]]
+    return np.einsum("nc,nc->n", asked[:, :4], farthest)
 
 
 def pack(rows: Observations, clamp: float, limit: int | None, seed: int, index: int) -> np.ndarray:

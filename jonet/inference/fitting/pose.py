@@ -40,6 +40,7 @@ from jonet.inference.fitting.prior import Prior
 from jonet.networks.bound import BoundNetwork
 from jonet.settings.fitting import PoseConfig
 
+TRIES = 2048  # initial rotations of all scans per device in one batch
 TURNING = 1e-6  # Hessian of the rotation's (zero) penalty, so that steps are defined for rotationally symmetric scans
 
 
@@ -83,7 +84,9 @@ def fit_pose(
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
     with jax.default_matmul_precision("highest"):
         network = network.replicated()
-        results = TOGETHER.map(lambda some: _solve(network, packed[some], prior, starts, config), len(packed))
+        results = TOGETHER.map(
+            lambda some: _solve(network, packed[some], prior, starts, config), len(packed), most=TRIES // config.tries
+        )
     found = [transform for *_, transforms in results for transform in transforms]
     transforms = [transform @ ball for transform, ball in zip(found, balls, strict=True)]
     return PoseFit(joined([result for *result, _ in results], prior), tuple(transforms))
