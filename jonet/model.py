@@ -364,8 +364,8 @@ class Model:
         """Meshes of unseen shapes: their codes are encoded or fitted, then their surfaces extracted.
 
         Observations, frame, outliers and names as for `encode` if the network has an encoder, else as for `fit`;
-        resolution as for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space: [B, M, 3], or lists of one
-        array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
+        resolution as for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space: [B, M, 3], or
+        lists of one array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
         Raises InputError as these do, and for observations that the network does not take.
         """
         self._surfaces(resolution)  # a wrong resolution is refused before the work

@@ -6,17 +6,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
+from test_latents import load_chairs
 
 from jonet import arguments
 from jonet.bulk import inputs, shapes
-from jonet.commands import complete
 from jonet.data import scans
 from jonet.data.families import make
 from jonet.data.sampling import surface
 from jonet.errors import InputError
 from jonet.geometry import outliers
+from jonet.geometry.mesh import Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting.observations import ObservedArrays
+from jonet.model import Model
 
 STRAYS = [[[0, 0.9, 0.1]], [[0, 30, 0]], [[0.4, 300, 0], [1.2, 0.1, 0], [0, -0.9, 0.2]]]
 
@@ -131,15 +133,27 @@ def test_inputs_of_bulk_jobs_lose_far_points(tmp_path):
     assert shapes._removal("remove") and shapes._removal("warn") == shapes._removal("keep")  # jobs continue with either
 
 
-def test_scans_lose_far_points():
-    scan = complete.Scan(np.concatenate([cloud(), STRAYS[0]]), np.tile([0.0, 0, 1], (3001, 1)), np.zeros((2, 3)))
-    options = SimpleNamespace(outliers="remove", known_pose=False, scan="scan.ply")
-    found = complete.without_outliers(scan, options)
-    np.testing.assert_array_equal(found.points, cloud())
-    assert len(found.normals) == 3000 and len(found.free_space) == 2
-    options.outliers = "warn"
-    with pytest.warns(UserWarning, match="scan.ply: 1 of 3001 points"):
-        assert len(complete.without_outliers(scan, options).points) == 3001
-    with warnings.catch_warnings(action="error"):
-        options.known_pose = True
-        assert complete.without_outliers(scan._replace(normals=None), options).normals is None
+def test_scans_lose_far_points(monkeypatch):
+    seen = []
+
+    class Seen(Exception):
+        pass
+
+    def keep(network, given, *_, **__):
+        seen.append(given)
+        raise Seen
+
+    model = Model("deepsdf", load_chairs().network, "sphere")
+    monkeypatch.setattr("jonet.inference.fitting.pose.fit_pose", keep)
+    monkeypatch.setattr("jonet.inference.fitting.latents.fit", keep)
+    scan = [np.concatenate([cloud(), STRAYS[0]])]
+    normals, free_space = [np.tile([0.0, 0, 1], (3001, 1))], [np.zeros((2, 3))]
+    with pytest.raises(Seen):
+        model.complete(scan, normals=normals, free_space=free_space, outliers="remove", names=["scan.ply"])
+    np.testing.assert_array_equal(seen[0].points[0], cloud())
+    assert len(seen[0].normals[0]) == 3000 and len(seen[0].free_space[0]) == 2
+    with pytest.warns(UserWarning, match="scan.ply: 1 of 3001 points"), pytest.raises(Seen):
+        model.complete(scan, names=["scan.ply"])
+    assert len(seen[1].points[0]) == 3001
+    with warnings.catch_warnings(action="error"), pytest.raises(Seen):
+        model.complete(scan, similarities=[Similarity()])
