@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from jonet.geometry.mesh import Similarity
 S = TypeVar("S")  # settings of a call
 
 
-def observations(samples, points, normals, free_space) -> dict[str, list[np.ndarray] | None]:
+def observations(samples, points, normals, free_space) -> dict[str, Any]:
     """The observations of B shapes, arguments as for `Model.fit`, as checked lists of arrays; None if not given."""
     if (samples is None) == (points is None):
         raise InputError("give either samples (points with distances) or points (of surfaces)")
-    given: dict[str, list[np.ndarray] | None] = dict.fromkeys(("samples", "points", "normals", "free_space"))
+    given: dict[str, Any] = dict.fromkeys(("samples", "points", "normals", "free_space"))
     if samples is not None:
         if not (normals is None and free_space is None):
             raise InputError("normals and free_space belong to points of surfaces, but samples were given")
@@ -38,7 +38,7 @@ def observations(samples, points, normals, free_space) -> dict[str, list[np.ndar
     return given
 
 
-def frame(given, kind: str, arrays: list[np.ndarray]):
+def frame(given, kind: str, arrays: list[np.ndarray]) -> str | list[Similarity]:
     """A checked frame, as for `Model.fit`: "normalized", "input", or a list with one similarity per array.
 
     kind: "points", "samples", "voxels" or "images".
