@@ -19,6 +19,7 @@ model = jonet.train(
     batch_points=16,
     steps=3,
     minutes=0,
+    fitting={"gauss_newton": {"points": (64, 64, 64)}},
 )
 points = np.random.default_rng(0).normal(size=(200, 3))
 points *= 0.5 / np.linalg.norm(points, axis=1, keepdims=True)

@@ -80,7 +80,7 @@ def listed(arrays, name: str, shape: tuple[int | None, ...], *, empty: bool = Fa
             raise InputError(
                 f"{name} is one array {list(np.shape(arrays))}; give a list, one array per shape: {name}=[…]"
             )
-        kept = getattr(array, "dtype", None)
+        kept = getattr(array, "dtype", np.dtype(object))
         found[i] = check_array(
             array, f"{name}[{i}]", shape, kept if getattr(kept, "kind", "") in tuple("iuf") else np.float64
         )

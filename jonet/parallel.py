@@ -213,7 +213,7 @@ def _place(tree, spec):
     sharding = NamedSharding(mesh(), spec)
 
     def put(x):
-        if jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):  # typed keys are no numpy arrays
+        if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):  # typed keys are no numpy arrays
             return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda where: x[where])

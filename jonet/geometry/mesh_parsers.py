@@ -122,10 +122,7 @@ def _ply(data: bytes) -> Arrays:
     for name, count, properties in elements:
         columns, at = _ply_element(body, at, name, count, properties)
         if name == "vertex":
-            vertices, normals = (
-                np.stack([columns[key].astype(np.float64) for key in keys], 1) if set(keys) <= set(columns) else None
-                for keys in (("x", "y", "z"), ("nx", "ny", "nz"))
-            )
+            vertices, normals = (_ply_vectors(columns, keys) for keys in (("x", "y", "z"), ("nx", "ny", "nz")))
         if name == "face" and count:
             key = "vertex_indices" if "vertex_indices" in columns else "vertex_index"
             faces = triangulate(vertices, *columns[key])
@@ -137,6 +134,11 @@ def _ply(data: bytes) -> Arrays:
 def _ply_type(kind: str, order: str) -> np.dtype:
     """The dtype of a property; the body of an ASCII file (order '') was converted to float64."""
     return np.dtype(order + PLY_TYPES[kind]) if order else np.dtype("<f8")
+
+
+def _ply_vectors(columns: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    """Columns side by side [N, 3] float64; None if one is missing."""
+    return np.stack([columns[key].astype(np.float64) for key in keys], 1) if set(keys) <= set(columns) else None
 
 
 def _ply_element(body, at, name, count, properties) -> tuple[dict[str, Any], int]:

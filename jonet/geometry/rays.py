@@ -66,7 +66,9 @@ class Camera:
         return cls(position, rotation, focal, (shape[1] / 2, shape[0] / 2), tuple(shape), orthographic)
 
     @classmethod
-    def framing(cls, points, view="three-quarter", shape=(256, 256), angle=24.0, margin=0.08) -> Camera:
+    def framing(
+        cls, points, view: str | tuple[float, float] = "three-quarter", shape=(256, 256), angle=24.0, margin=0.08
+    ) -> Camera:
         """The camera nearest to `points` [N, 3] whose image contains all of them.
 
         view: see `direction`; angle: field of view of the shorter side in degrees; margin: fraction of the image left

@@ -35,7 +35,7 @@ def cameras(mesh: Mesh, count: int, size: int, rng: np.random.Generator) -> list
 
 def matrices(views: list[Camera]) -> np.ndarray:
     """Extrinsic matrices [V, 3, 4] float32: p_camera = M[:, :3] p + M[:, 3]; pixels follow by `intrinsics`."""
-    return np.float32([np.column_stack([v.rotation, -v.rotation @ v.position]) for v in views])
+    return np.array([np.column_stack([v.rotation, -v.rotation @ v.position]) for v in views], np.float32)
 
 
 def intrinsics(size: int) -> np.ndarray:

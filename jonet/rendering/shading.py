@@ -84,7 +84,7 @@ def _ground(scene, camera, floor, solid, origins, directions, reach):
     depth = (floor - origins[..., 1]) / np.minimum(directions[..., 1], -1e-9)
     seen = ~solid[::2, ::2] & (depth > 0) & (directions[..., 1] < 0)
     start = (origins + depth[..., None] * directions)[seen] + [0, 1e-3 * reach, 0]
-    up = np.broadcast_to(np.float32([0, 1, 0]), start.shape)
+    up = np.broadcast_to(np.array([0, 1, 0], np.float32), start.shape)
     lit, sky = _light(scene, start, up, _lamp(camera), seen, reach, side=8)
     shadow = np.zeros(seen.shape)
     shadow[seen] = 0.34 * (1 - lit) + 0.55 * (1 - sky)
@@ -124,7 +124,7 @@ def decode(srgb) -> np.ndarray:
 
 
 def _bytes(image) -> np.ndarray:
-    return np.uint8(np.round(255 * image))
+    return np.round(255 * image).astype(np.uint8)
 
 
 def corner_normals(scene: Scene, mesh: Mesh, faces) -> np.ndarray:
@@ -166,7 +166,7 @@ def _light(scene, start, normals, lamp, mask, reach, side=4):
     radius, angle = np.sqrt((np.arange(count) + 0.5) / count), np.arange(count) * np.pi * (3 - np.sqrt(5))
     disc = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.sqrt(1 - radius**2)], -1).astype(np.float32)
     across = _unit(np.cross(lamp, [0.3, 0.1, 0.9]))
-    lamps = np.float32(lamp + 0.2 * disc[:, :2] @ np.stack([across, np.cross(lamp, across)]))
+    lamps = (lamp + 0.2 * disc[:, :2] @ np.stack([across, np.cross(lamp, across)])).astype(np.float32)
     skies = np.einsum("nk,nkc->nc", disc[k], _bases(normals))  # cosine-weighted: a disc projected to the hemisphere
     lit, sky = ~scene.blocked(start, lamps[k]), ~scene.blocked(start, skies, reach)
     return lit.astype(np.float32), sky.astype(np.float32)

@@ -23,8 +23,8 @@ def sheet(images, columns: int, labels=None, *, gap: int = 8) -> np.ndarray:
     if not images:
         raise InputError("a sheet needs at least one image, but there are none")
     height, width = images[0].shape[:2]
-    font = ImageFont.load_default(max(11, width // 18))
-    caption = 0 if labels is None else int(font.size * 1.7)
+    font = ImageFont.load_default(letter := max(11, width // 18))
+    caption = 0 if labels is None else int(letter * 1.7)
     columns = min(columns, len(images))
     across, down = width + gap, height + caption + gap
     page = Image.new("RGB", (gap + columns * across, gap + -(-len(images) // columns) * down), "white")
@@ -98,8 +98,8 @@ def banner(rows: dict[str, list], size: int = 256, labels: bool = True) -> np.nd
     page = sheet(pictures, len(frames), gap=0)
     if not labels:
         return page
-    font = ImageFont.load_default(max(12, size // 14))
-    margin = Image.new("RGB", (page.shape[0], int(font.size * 2.2)), "white")
+    font = ImageFont.load_default(letter := max(12, size // 14))
+    margin = Image.new("RGB", (page.shape[0], int(letter * 2.2)), "white")
     pen = ImageDraw.Draw(margin)
     for k, label in enumerate(reversed(rows)):
         pen.text(((k + 0.5) * size, margin.height / 2), label, (110, 112, 118), font, "mm")
