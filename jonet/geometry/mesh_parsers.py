@@ -54,8 +54,8 @@ def load(path: Path) -> Arrays:
     except MeshError:
         raise
     except Exception as error:  # damaged files make numpy and trimesh raise errors of many types
-        cause = " ".join(str(error).split())[:200]  # errors may quote the file
-        raise MeshError(f"cannot be read, the file is damaged or cut off ({type(error).__name__}: {cause})") from error
+        cause = f"{type(error).__name__}: {archives.brief(error)}"
+        raise MeshError(f"cannot be read, the file is damaged or cut off ({cause})") from error
 
 
 def _warn(path: Path, words: str) -> None:
