@@ -148,6 +148,10 @@ def read(folder: str | Path, kinds: Iterable[str]) -> Content:
     arrays = read_npz(folder / files["arrays"])
     if unknown := [name for name in arrays if name.partition("/")[0] not in ("shared", "batch_stats", "prior")]:
         raise CheckpointError(f"{folder / files['arrays']} has an array {min(unknown)!r}, which no model has")
+    try:
+        shared, batch_stats = _nest("shared", arrays), _nest("batch_stats", arrays)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / files['arrays']} has arrays of which one is within another") from error
     prior = {name.removeprefix("prior/"): value for name, value in arrays.items() if name.startswith("prior/")}
     return Content(
         kind=about["kind"],
@@ -157,8 +161,8 @@ def read(folder: str | Path, kinds: Iterable[str]) -> Content:
         surfaces=about["surfaces"],
         inputs=about.get("inputs"),
         history=about["history"],
-        shared=_nest("shared", arrays),
-        batch_stats=_nest("batch_stats", arrays),
+        shared=shared,
+        batch_stats=batch_stats,
         prior=prior or None,
         codes=Codes.load(folder / files["codes"]) if "codes" in files else None,
     )

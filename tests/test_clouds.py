@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -91,19 +92,108 @@ def test_files_that_are_cut_off_are_named(kind, tmp_path):
         point_cloud_files.read(path)
 
 
-def test_colors_are_no_normals(tmp_path):
+@pytest.mark.parametrize("columns", [np.full((20, 3), 200), np.zeros((20, 3)), np.ones((20, 1)), np.ones((20, 5))])
+def test_other_columns_than_normals_are_left_out_and_said(columns, tmp_path):
+    """Colors, normals that are all zero, intensities, and more."""
     points, _ = ball(20)
-    np.savetxt(tmp_path / "scan.xyz", np.column_stack([points, np.full((20, 3), 200)]))
-    with pytest.raises(FormatError, match="colors"):
-        point_cloud_files.read(tmp_path / "scan.xyz")
+    np.savetxt(tmp_path / "scan.xyz", np.column_stack([points, columns]))
+    with pytest.warns(UserWarning, match=f"scan.xyz: only the first 3 of its {3 + columns.shape[1]} columns"):
+        np.testing.assert_allclose(point_cloud_files.read(tmp_path / "scan.xyz"), points, rtol=1e-6)
 
 
-def test_what_is_not_finite_is_refused(tmp_path):
+def test_what_is_not_finite_is_left_out_and_counted(tmp_path):
     points, _ = ball(20)
     points[3, 1] = np.nan
     np.save(tmp_path / "scan.npy", points)
-    with pytest.raises(FormatError, match="not finite"):
+    (tmp_path / "scan.obj").write_text("".join("v {} {} {}\n".format(*row) for row in points.tolist()))
+    for name in ("scan.npy", "scan.obj"):
+        with pytest.warns(UserWarning, match=f"{name}: 1 of 20 rows hold numbers that are not finite"):
+            assert len(scans.read(tmp_path / name).points) == 19
+    points[:11] = np.inf
+    np.save(tmp_path / "scan.npy", points)
+    with pytest.raises(FormatError, match="scan.npy: 11 of 20 rows hold numbers that are not finite"):
         point_cloud_files.read(tmp_path / "scan.npy")
+
+
+def test_arrays_stored_by_columns_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(point_cloud_files, "CHUNK", 128)
+    rows = np.column_stack(ball(1000))
+    np.save(tmp_path / "scan.npy", np.asfortranarray(rows))
+    np.savez(tmp_path / "scan.npz", points=np.asfortranarray(rows[:, :3]), normals=rows[:, 3:])
+    for path in (tmp_path / "scan.npy", tmp_path / "scan.npz"):
+        np.testing.assert_array_equal(point_cloud_files.read(path), rows)
+        kept = point_cloud_files.chosen(1000, 77, 0)
+        np.testing.assert_array_equal(point_cloud_files.read(path, 77), rows[kept])
+
+
+@pytest.mark.parametrize("name, head, between", [
+    ("a.xyz", "//X Y Z\n", " "),
+    ("a.csv", "x,y,z\n", ","),
+    ("a.txt", "", ";"),
+    ("a.pts", "20\n", " "),
+    ("a.asc", "# a\nx y z\n", ", "),
+])  # fmt: skip
+def test_dialects_of_text(name, head, between, tmp_path):
+    points, _ = ball(20)
+    (tmp_path / name).write_text(head + "".join(between.join(map(repr, row)) + "\n" for row in points.tolist()))
+    np.testing.assert_array_equal(point_cloud_files.read(tmp_path / name), points)
+
+
+def test_decimal_commas_are_refused(tmp_path):
+    (tmp_path / "a.xyz").write_text("1,5 2,5 3,5\n" * 9)
+    with pytest.raises(FormatError, match="decimal comma"):
+        point_cloud_files.read(tmp_path / "a.xyz")
+
+
+def test_other_kinds_are_named_with_what_converts_them(tmp_path):
+    (tmp_path / "a.pcd").write_text("VERSION .7\n")
+    with pytest.raises(FormatError, match="a.pcd: unknown kind .* convert others"):
+        scans.read(tmp_path / "a.pcd")
+
+
+def test_lists_of_vertices_are_skipped(tmp_path):
+    points, _ = ball(20)
+    head = "ply\nformat ascii 1.0\nelement vertex 20\nproperty list uchar int views\n"
+    head += "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
+    lines = [f"{i} " + "7 " * i + " ".join(map(repr, row)) for i, row in enumerate(points.tolist())]
+    (tmp_path / "a.ply").write_text(head + "\n".join(lines) + "\n")
+    np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.ply"), points)
+
+
+def test_coarse_coordinates_are_said(tmp_path):
+    points, _ = ball(100)
+    far = points + np.array([5e5, 120, 4.2e6])
+    np.save(tmp_path / "fine.npy", far)
+    point_cloud_files.read(tmp_path / "fine.npy")
+    np.save(tmp_path / "coarse.npy", far.astype(np.float32))
+    with pytest.warns(UserWarning, match="coarse.npy: its coordinates are float32, in steps of 0.5"):
+        point_cloud_files.read(tmp_path / "coarse.npy")
+
+
+@pytest.mark.parametrize("head, body, words", [
+    ("element vertex 0\nproperty float x\nproperty float y\nproperty float z\n", "", "at least 4 points"),
+    ("element vertex 5\nproperty float x\nproperty float y\nproperty float z\n", "0 0\n" * 5, "2 of 3 numbers"),
+    ("element vertex 5\nproperty float x\n", "0\n" * 5, "without x, y and z"),
+])  # fmt: skip
+def test_text_with_too_few_points_or_columns_is_refused(head, body, words, tmp_path):
+    (tmp_path / "a.ply").write_text(f"ply\nformat ascii 1.0\n{head}end_header\n{body}")
+    with pytest.raises(FormatError, match=words):
+        point_cloud_files.read(tmp_path / "a.ply")
+
+
+def test_archives_that_are_not_read_are_named(tmp_path):
+    points, _ = ball(20)
+    np.savez(tmp_path / "a.npz", points=points)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    for start in (8, content.index(b"PK\1\2") + 10):
+        content[start : start + 2] = b"\x63\0"  # a compression that zipfile does not know
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(FormatError, match="a.npz: cannot be read .*compression"):
+        point_cloud_files.read(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("points.npy", bytes(10**8))
+    with pytest.raises(FormatError, match="bomb.npz: claims to unpack from [0-9]+ to 100000000 bytes"):
+        point_cloud_files.read(tmp_path / "bomb.npz")
 
 
 def test_headers_that_lie_allocate_nothing(tmp_path):

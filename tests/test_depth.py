@@ -146,9 +146,9 @@ def test_pictures_of_depth_cameras(taken, tmp_path, form):
 def test_what_is_no_depth_picture(taken, tmp_path):
     path = save(tmp_path, taken)
     whole = path.read_bytes()
-    for content, said in [(b"", "PNG"), (b"solid", "PNG"), (whole[:200], "PNG"), (whole[: len(whole) // 2], "PNG")]:
+    for content in (b"", b"solid", whole[:200], whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(FormatError, match=said):
+        with pytest.raises(FormatError, match="cannot be read as an image"):
             depth.read(path)
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
     with pytest.raises(FormatError, match="mode RGB"):
@@ -160,7 +160,16 @@ def test_what_is_no_depth_picture(taken, tmp_path):
     with pytest.raises(FormatError, match="no pixel"):
         depth.read(path)
     save(tmp_path, taken)
-    for content in ("{", "[]", "3", '{"fx": 1}', '{"camera_matrix": [1]}', '{"fx": 0, "fy": 1, "cx": 0, "cy": 0}'):
+    for content in (
+        "{",
+        "[]",
+        "3",
+        "[" * 10**5,
+        '{"fx": 1%s, "fy": 1, "cx": 0, "cy": 0}' % ("0" * 400),
+        '{"fx": 1}',
+        '{"camera_matrix": [1]}',
+        '{"fx": 0, "fy": 1, "cx": 0, "cy": 0}',
+    ):
         (tmp_path / "view.json").write_text(content)
         with pytest.raises(FormatError, match="view.json"):
             depth.read(path)

@@ -19,11 +19,13 @@ from embreex.rtcore_scene import EmbreeScene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from test_gltf import glb, scene
 
 from jonet.errors import InputError, MeshError
 from jonet.geometry.diagnosis import MeshDiagnosis, diagnose, orient
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, as_meshes, check, normalize
 from jonet.geometry.mesh_files import find, read, write
+from jonet.geometry.polygons import strips
 
 # ------------------------------------------------------------------------------------------- shapes with known insides
 
@@ -494,6 +496,76 @@ def test_dialects_with_polygons(name, tmp_path):
     np.testing.assert_array_equal(mesh.vertices, PYRAMID)
 
 
+LEFT = {  # what follows the end of a file, or is no face, is not lost without a word
+    "long.ply": (PYRAMIDS["little.ply"] + bytes(1), "1 bytes after the elements that its header announces"),
+    "long_ascii.ply": (PYRAMIDS["ascii.ply"] + b"7 7\n", "2 numbers after the elements"),
+    "long.off": (PYRAMIDS["plain.off"] + b"\n3 0 1 2\n", "1 lines after the vertices and faces"),
+    "edges.obj": (
+        PYRAMIDS["plain.obj"].replace(b"\nf ", b"\nf 1 2\nf ", 1),
+        "1 of its faces have fewer than 3 corners",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_is_left_out_is_said(name, tmp_path):
+    data, words = LEFT[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.warns(UserWarning, match=re.escape(f"{tmp_path / name}: ") + words):
+        mesh = read(tmp_path / name)
+    assert mesh.watertight and mesh.volume == pytest.approx(8 / 3)
+
+
+def test_stl_files_are_read_by_their_length(tmp_path):
+    data = write(CUBE, tmp_path / "cube.stl").read_bytes()
+    (tmp_path / "long.stl").write_bytes(data + bytes(2))
+    with pytest.warns(UserWarning, match="2 bytes after its 12 facets"):
+        assert read(tmp_path / "long.stl").volume == pytest.approx(8)
+    (tmp_path / "streamed.stl").write_bytes(data[:80] + bytes(4) + data[84:])  # the count was not known when it began
+    assert read(tmp_path / "streamed.stl").volume == pytest.approx(8)
+
+
+def test_strips_of_a_ply_are_triangles(tmp_path):
+    """The octahedron as two strips in one list, which turn the same way round."""
+    corners = [0, 2, 1, 3, 5, -1, 1, 5, 4, 3, 0, -1, 0, 4, 2, 5, -1, 4, 0, 1]
+    points = "1 0 0\n0 1 0\n0 0 1\n-1 0 0\n0 -1 0\n0 0 -1\n"
+    head = "ply\nformat ascii 1.0\nelement vertex 6\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    head += "element tristrips 1\nproperty list int int vertex_indices\nend_header\n"
+    text = head + points + f"{len(corners)} {' '.join(map(str, corners))}\n"
+    (tmp_path / "strips.ply").write_text(text)
+    mesh = read(tmp_path / "strips.ply")
+    np.testing.assert_array_equal(mesh.faces, strips(corners))
+    (tmp_path / "strips.ply").write_text(text.replace(" 5 -1", " 9 -1"))
+    with pytest.raises(MeshError, match="uses vertex 9"):
+        read(tmp_path / "strips.ply")
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_vertices_with_lists_of_different_lengths_are_read(order, tmp_path):
+    sign = "<" if order == "little" else ">"
+    head = f"ply\nformat binary_{order}_endian 1.0\nelement vertex 5\nproperty float x\nproperty float y\n"
+    head += "property list uchar ushort views\nproperty float z\nelement face 5\nproperty list uchar int vertex_index\n"
+    rows = [struct.pack(f"{sign}ffB{i}Hf", x, y, i, *range(i), z) for i, (x, y, z) in enumerate(PYRAMID)]
+    rows += [struct.pack(f"{sign}B{len(p)}i", len(p), *p) for p in POLYGONS]
+    (tmp_path / "views.ply").write_bytes(f"{head}end_header\n".encode() + b"".join(rows))
+    mesh = read(tmp_path / "views.ply")
+    np.testing.assert_array_equal(mesh.vertices, PYRAMID)
+    assert mesh.volume == pytest.approx(8 / 3)
+
+
+def star(corners: int) -> bytes:
+    """An OBJ file of one polygon that crosses itself."""
+    angle = np.arange(corners) * 2 * np.pi * (corners // 2 - 1) / corners
+    lines = [f"v {x:.9f} {y:.9f} 0" for x, y in zip(np.cos(angle), np.sin(angle), strict=True)]
+    return "\n".join([*lines, "f " + " ".join(map(str, range(1, corners + 1)))]).encode()
+
+
+def test_polygons_of_very_many_corners_are_refused_if_they_are_not_convex(tmp_path):
+    (tmp_path / "star.obj").write_bytes(star(20_001))
+    with pytest.raises(MeshError, match="face 0 has 20001 corners and is not convex"):
+        read(tmp_path / "star.obj")
+
+
 def test_polygons_that_are_not_convex_are_cut_inside_themselves(tmp_path):
     arrow = "v 0 0 0\nv 2 -2 1\nv 0 4 1\nv -2 -2 1\n"  # seen along z: a dart whose notch is the first vertex
     (tmp_path / "arrow.obj").write_text(arrow.replace(" 1\n", " 0\n") + "f 2 3 4 1\nf 3 4 1 2\n")
@@ -508,7 +580,6 @@ BAD = {
     "header.ply": (PYRAMIDS["ascii.ply"][:150], "cut off in its header"),
     "cut.ply": (PYRAMIDS["little.ply"][:-9], "cut off in face element 4 of 5"),
     "cut_ascii.ply": (PYRAMIDS["ascii.ply"][:-30], "cut off"),
-    "long.ply": (PYRAMIDS["little.ply"] + bytes(4), "4 bytes more than its header"),
     "huge.ply": (PYRAMIDS["big.ply"].replace(b"face 5", b"face 900000000000"), "more than the file holds"),
     "negative.ply": (PYRAMIDS["big.ply"].replace(b"face 5", b"face -5"), "more than the file holds"),
     "words.ply": (PYRAMIDS["ascii.ply"].replace(b"2 2 0", b"2 x 0"), "damaged"),
@@ -530,6 +601,10 @@ BAD = {
     "huge.stl": (bytes(80) + b"\xff\xff\xff\xff" + bytes(100), "announces 4294967295 facets"),
     "cut.stl": (b"solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0", "cut off after 0 facets"),
     "tiny.stl": (b"abc", "announces"),
+    "empty_ascii.ply": (b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", "no vertices and no faces"),
+    "flat.ply": (PYRAMIDS["ascii.ply"].replace(b"property float z\n", b""), "vertices without x, y and z"),
+    "no_list.ply": (PYRAMIDS["little.ply"].replace(b"vertex_indices", b"corners"), "without a list vertex_indices"),
+    "two.obj": (PYRAMIDS["plain.obj"] + b"\nf 1 2", "face 5 has 2 corners"),
     "cut.glb": (b"glTF\2\0\0\0\x20\1\0\0", "cut off"),
     "other.glb": (b"not a mesh", "damaged"),
     "no.gltf": (b"{}", "no vertices and no faces"),
@@ -578,56 +653,11 @@ def test_damaged_files_give_a_mesh_or_an_error_but_never_a_crash(kind, changes, 
             assert str(path) in str(error) or "damaged:" in str(error)
 
 
-def glb(nodes, count=12):
-    """A tetrahedron of volume 1/6, placed by glTF nodes."""
-    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], "<f4").tobytes()
-    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], "<u4").tobytes()
-    accessors = [
-        {"bufferView": 0, "componentType": 5126, "count": 4, "type": "VEC3"},
-        {"bufferView": 1, "componentType": 5125, "count": count, "type": "SCALAR"},
-    ]
-    if count != 12:
-        del accessors[1]["bufferView"]  # then glTF means that many zeros
-    views = [{"buffer": 0, "byteOffset": start, "byteLength": 48} for start in (0, 48)]
-    tree = {
-        "asset": {"version": "2.0"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": nodes,
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
-        "accessors": accessors,
-        "bufferViews": views,
-        "buffers": [{"byteLength": 96}],
-    }
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", 96, b"BIN\0") + corners + faces
-    return b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks
-
-
-def test_scenes_are_joined_with_their_transforms(tmp_path):
-    nodes = [
-        {"children": [1, 2], "translation": [10, 0, 0]},
-        {"mesh": 0, "scale": [-2, 1, 1]},  # mirrored: its faces must still look outwards
-        {"mesh": 0, "translation": [0, 5, 0], "rotation": [0, 0, 1, 0]},
-    ]
-    (tmp_path / "scene.glb").write_bytes(glb(nodes))
-    mesh = read(tmp_path / "scene.glb")
-    np.testing.assert_allclose(mesh.bounds, [[8, 0, 0], [10, 5, 1]] - np.array([[0, 0, 0], [0, 0, 0]]), atol=1e-6)
-    assert mesh.volume == pytest.approx(2 / 6 + 1 / 6) and diagnose(mesh).inverted == 0
-
-
-def test_gltf_counts_are_not_believed(tmp_path):
-    (tmp_path / "zeros.glb").write_bytes(glb([{"mesh": 0}], count=10**12))
-    with pytest.raises(MeshError, match="announces 1000000000000 items in accessor 1"):
-        read(tmp_path / "zeros.glb")
-
-
 def test_reading_makes_no_noise(tmp_path, capfd, caplog):
     for name, data in PYRAMIDS.items():
         (tmp_path / name).write_bytes(data)
-    (tmp_path / "scene.glb").write_bytes(glb([{"mesh": 0}]))
-    (tmp_path / "broken.glb").write_bytes(glb([{"mesh": 7}]))
+    (tmp_path / "scene.glb").write_bytes(glb(scene([{"mesh": 0}])))
+    (tmp_path / "broken.glb").write_bytes(glb(scene([{"mesh": 7}])))
     with warnings.catch_warnings(action="error"), caplog.at_level(logging.WARNING):
         for path in find(tmp_path):
             try:

@@ -501,7 +501,10 @@ def test_onet_options(vae, tmp_path):
     assert specs.leaky and specs.threshold == 0.5  # the program's default, if no YAML has it
     for content, said in [
         ("{", "is not valid YAML"),
-        ("[1]", "must be a mapping"),
+        ("[1]", "must hold names and values"),
+        (f"inherit_from: {'a' * 5000}", "neither in its folder"),
+        ("a: &a [1, 2]\nb: &b [*a, *a]\ninherit_from: *b", r"uses an alias, \*a"),
+        ("test: {threshold: [%s]}" % ("1, " * 9000), "threshold is .{,70}, but must"),
         ("model: 3", "must be mappings"),
         ("inherit_from: nowhere.yaml", "neither in its folder nor in a parent"),
         ("inherit_from: a/b/config.yaml", "at most 8"),

@@ -152,9 +152,11 @@ def _row(values: list[str]) -> Row | None:
     try:
         residual, inlier_fraction, seconds = (None if text == "" else float(text) for text in values[2:5])
         stamps = [json.loads(text) if text else {} for text in values[7:]]
-    except ValueError:
-        return None
-    if not all(isinstance(one, dict) for one in stamps):
+    except (ValueError, RecursionError):
         return None
     file, output = (values[i].removeprefix("./") for i in (0, 5))
+    # A damaged or edited manifest must not make the job replace or remove files elsewhere.
+    outside = Path(output).is_absolute() or ".." in Path(output).parts or "\0" in output
+    if outside or not all(isinstance(one, dict) for one in stamps):
+        return None
     return Row(file, values[1], residual, inlier_fraction, seconds or 0.0, output, values[6], *stamps)

@@ -313,7 +313,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
         return {"file": found.get("file"), "codes": found["codes"], "parts": found["parts"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {"file": None, "codes": {}, "parts": []}
 
 

@@ -84,6 +84,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
         KeyError,
         TypeError,
         AttributeError,
+        RecursionError,
     ):  # missing or damaged: then no file is recognized as ours
         return {}
 

@@ -19,7 +19,7 @@ from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_file
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
 from jonet.geometry.outliers import advice, far_mask
 from jonet.rendering import network_views
-from jonet.storage import search
+from jonet.storage import archives, search
 
 PICTURES = (".png", ".jpg", ".jpeg")
 CLOUDS = (".npy", ".npz", ".xyz")  # in addition, a file of a mesh format without faces is a point cloud
@@ -61,9 +61,8 @@ def read(
     surface: bool = False,
     outliers: str = "keep",
 ) -> Observed:
-    """Reads a mesh, which is sampled by the recipe, or a point cloud: .npy, .npz, .xyz, or a mesh format without faces.
+    """Reads a mesh, which is sampled by the recipe, or a point cloud: of `point_cloud_files`, or a mesh without faces.
 
-    Rows of a point cloud are x, y, z, or x, y, z and an outward normal; an .npz has arrays `points` and `normals`.
     frame: the normalized frame of the result.  limit: maximum number of points that are kept.  surface: sample surface
     points with normals of a mesh, too, instead of distances.  outliers: of a point cloud, those that enlarge its
     bounding box (`geometry.outliers.far_mask`): "keep", "remove", or "warn" about them and keep them.
@@ -72,7 +71,13 @@ def read(
     path = Path(path)
     if not path.is_file():
         raise FormatError(f"{path}: no such file")
-    if path.suffix.lower() in CLOUDS or _points_only(path):
+    kind = path.suffix.lower()
+    if kind not in (*point_cloud_files.READERS, *mesh_parsers.SUFFIXES):
+        raise FormatError(
+            f"{path}: unknown kind of file; point clouds end in {', '.join(point_cloud_files.READERS)}, meshes in "
+            f"{', '.join(mesh_parsers.SUFFIXES)}; convert others (PCD, LAS, E57, …), for example with CloudCompare"
+        )
+    if kind not in mesh_parsers.SUFFIXES or _points_only(path):
         rows = point_cloud_files.read(path, limit, seed)
     else:
         try:
@@ -82,15 +87,17 @@ def read(
         if len(arrays.faces):
             source = sources.MeshFile(path.stem, "test", path=path)
             return sampled(source, "points" if surface else "samples", frame, recipe, seed)
-        rows = arrays.vertices[point_cloud_files.chosen(len(arrays.vertices), limit, seed)]
-    if len(rows) < 4:
-        raise FormatError(f"{path}: holds {len(rows)} points, but a point cloud needs at least four")
+        kept = point_cloud_files.chosen(len(arrays.vertices), limit, seed)
+        rows = point_cloud_files.checked(arrays.vertices[kept], path)
     if outliers != "keep" and (far := far_mask(rows[:, :3])).any():
         if outliers == "remove":
             rows = rows[~far]
         else:
             warnings.warn(f"{path}: {advice(rows[:, :3], far)}", stacklevel=2)
-    transform = frame_of(rows[:, :3], frame)
+    try:
+        transform = frame_of(rows[:, :3], frame)
+    except MeshError as error:
+        raise FormatError(f"{path}: {error}") from error
     normals = None if rows.shape[1] == 3 else rows[:, 3:].astype(np.float32)
     return Observed(path.stem, transform, points=transform(rows[:, :3]).astype(np.float32), normals=normals)
 
@@ -98,11 +105,8 @@ def read(
 def picture(path, size: int) -> np.ndarray:
     """An image file as network input, [size, size, 3] float32 in [0, 1]: resized bilinearly, white if transparent."""
     path = Path(path)
-    try:
-        with Image.open(path) as file:
-            content = file.convert("RGBA")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise FormatError(f"{path}: cannot be read as an image ({error})") from error
+    with archives.picture(path) as file:
+        content = file.convert("RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", content.size, "white"), content).convert("RGB")
     return network_views.resized(np.asarray(flat)[None], size)[0].astype(np.float32) / 255
 
@@ -114,10 +118,7 @@ def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        try:
-            found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise FormatError(f"{path}: cannot be read as voxels ({error})") from error
+        found = archives.array(path)
         if found.shape != (cells,) * 3 or found.dtype.kind not in "biu":
             raise FormatError(
                 f"{path}: voxels must be {cells}³ values 0 or 1, but this is {found.dtype} {list(found.shape)}"
@@ -137,7 +138,8 @@ def voxelized(mesh: Mesh, cells: int) -> tuple[np.ndarray, Similarity]:
 def _points_only(path: Path) -> bool:
     """Whether this is a PLY without faces, by its header: then it can be read in bounded memory."""
     try:
-        return path.suffix.lower() == ".ply" and not point_cloud_files.ply_header(path).elements.get("face")
+        elements = point_cloud_files.ply_header(path).elements if path.suffix.lower() == ".ply" else {"face": 1}
+        return not (elements.get("face") or elements.get("tristrips"))
     except (FormatError, ValueError):
         return False  # the mesh parser reports what is wrong
 

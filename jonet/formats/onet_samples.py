@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from jonet.data import splits
@@ -37,7 +36,6 @@ from jonet.storage.search import glob, is_output
 POINTS, CLOUD, VOXELS, VIEWS = "points.npz", "pointcloud.npz", "model.binvox", "img_choy2016"
 CAMERAS = "cameras.npz"
 MOST_VOXELS = 512  # maximum cells per side
-MOST_PIXELS = 1 << 24  # maximum pixels of an image
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in gray (BT.601)
 
 
@@ -129,10 +127,10 @@ def read_metadata(path: Path) -> dict[str, str]:
     """Category folders by each of their names; {} if there is no such file."""
     if not path.is_file():
         return {}
+    found = archives.yaml_options(path)
     try:
-        found = yaml.safe_load(archives.text(path, 1 << 20)) or {}
         return {name.strip(): str(key) for key, about in found.items() for name in str(about["name"]).split(",")}
-    except (yaml.YAMLError, AttributeError, TypeError, KeyError, RecursionError) as error:
+    except (TypeError, LookupError) as error:
         raise FormatError(f"{path}: is no list of categories, {{folder: {{id, name}}}} ({error})") from error
 
 
@@ -202,7 +200,8 @@ def write_voxels(voxels: np.ndarray, path: Path) -> None:
 def read_views(folder: str | Path) -> Views:
     """All views of a model, from its `img_choy2016` folder; gray images become RGB."""
     folder = Path(folder)
-    paths = glob(folder, "*.jpg")
+    # By number, as the matrices: 2.jpg comes before 10.jpg.
+    paths = sorted(glob(folder, "*.jpg"), key=lambda path: (not path.stem.isdecimal(), path.stem.zfill(40)))
     names = [f"{kind}_mat_{i}" for kind in ("world", "camera") for i in range(len(paths))]
     found = archives.arrays(folder / CAMERAS, names)
     images = [_image(path) for path in paths]
@@ -253,13 +252,8 @@ def _of_side(voxels: np.ndarray, path: Path) -> np.ndarray:
 
 def _image(path: Path) -> np.ndarray:
     """An image file as [H, W, 3] uint8."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"it is {image.width} x {image.height} pixels large")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FormatError(f"{path}: cannot be read as an image ({error})") from error
+    with archives.picture(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def write(store: Store, folder: str | Path) -> None:

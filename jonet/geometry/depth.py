@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.spatial import KDTree
 
 from jonet.checks import check_array
@@ -21,7 +20,6 @@ from jonet.storage import archives
 
 NEIGHBORS = 12  # points to which a tangent plane is fitted
 MODES = ("L", "I", "I;16", "I;16B")  # Pillow's modes of grayscale images of 8 and 16 bits
-PIXELS = 1 << 25  # maximum size of a depth map: no depth camera has more
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,16 +158,11 @@ def read(path, intrinsics=None, *, scale: float = 1000.0, far: float = np.inf) -
     Raises FormatError with file and cause.
     """
     path = Path(path)
-    try:
-        with Image.open(path) as picture:
-            kind = f"{picture.format} of mode {picture.mode} and {picture.width} x {picture.height} pixels"
-            if picture.format != "PNG" or picture.mode not in MODES or picture.width * picture.height > PIXELS:
-                raise FormatError(f"{path}: is {kind}, but a depth map must be a grayscale PNG of 8 or 16 bits")
-            levels = np.asarray(picture, np.float64)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"{path}: cannot be read as a PNG ({error})") from error
+    with archives.picture(path) as picture:
+        if picture.format != "PNG" or picture.mode not in MODES:
+            kind = f"{picture.format} of mode {picture.mode}"
+            raise FormatError(f"{path}: is {kind}, but a depth map must be a grayscale PNG of 8 or 16 bits")
+        levels = np.asarray(picture, np.float64)
     if not scale > 0:
         raise InputError(f"scale is {scale}, but must be above 0: the gray levels per unit of length")
     focal, center = _intrinsics(path, intrinsics, levels.shape)
@@ -196,7 +189,7 @@ def _intrinsics(path: Path, given, shape) -> tuple[tuple[float, float], tuple[fl
             fx, _, cx, _, fy, cy, *_ = map(float, np.ravel(values["camera_matrix"]))
         else:
             fx, fy, cx, cy = (float(values[name]) for name in ("fx", "fy", "cx", "cy"))
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
         raise FormatError(f"{source}: holds no fx, fy, cx, cy, intrinsic_matrix or camera_matrix ({error})") from error
     if not (min(fx, fy) > 0 and np.isfinite([fx, fy, cx, cy]).all()):
         raise FormatError(f"{source}: fx {fx}, fy {fy}, cx {cx}, cy {cy} are not valid intrinsics")

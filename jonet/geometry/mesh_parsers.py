@@ -1,29 +1,34 @@
-"""Strict parsers and writers of mesh files: PLY, OBJ, OFF and STL here, other formats (GLB, glTF, …) by trimesh.
+"""Strict parsers and writers of mesh files: PLY, OBJ, OFF and STL here, GLB and glTF in `gltf`, others by trimesh.
 
-The four plain formats are parsed here because a file that is truncated or announces wrong counts must be an error, not
-a smaller mesh.  Files are untrusted: counts are checked against the file's size before allocation, and nothing is
-executed or unpickled.
+These formats are parsed here because a file that is truncated or announces wrong counts must be an error, not a smaller
+mesh, and because what is left out must be said.  Files are untrusted: counts are checked against the file's size before
+allocation, and nothing is executed or unpickled.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 import re
+import struct
 import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import manifold3d
 import numpy as np
 import trimesh
 from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.load import mesh_formats
 
 from jonet.errors import MeshError
+from jonet.geometry import gltf
+from jonet.geometry.polygons import strips, triangulate
+from jonet.storage import archives
 
-MOST_FACES = 10**8  # of a scene: a small file can hold very many instances of one shape
-SUFFIXES = tuple(sorted("." + kind for kind in mesh_formats() - {"stl_ascii", "xyz"}))
+SUFFIXES = tuple(sorted("." + kind for kind in mesh_formats() - {"binvox", "stl_ascii", "xyz"}))
+Note = Callable[[str], None]  # called with what a parser leaves out
 
 
 class Arrays(NamedTuple):
@@ -35,57 +40,27 @@ class Arrays(NamedTuple):
 
 
 def load(path: Path) -> Arrays:
-    """The arrays of a file, polygons triangulated.  Raises MeshError, without the file's name, if it is damaged."""
+    """The arrays of a file, polygons triangulated.  What is left out is a warning.
+
+    Raises MeshError, without the file's name, if it is damaged or of an unknown kind.
+    """
     kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise MeshError(f"unknown kind of file; mesh files end in {', '.join(SUFFIXES)}")
+    note = functools.partial(_warn, path)
     try:
         if kind in PARSERS:
-            return PARSERS[kind](path.read_bytes())
-        return _by_trimesh(path)
+            return PARSERS[kind](path.read_bytes(), note)
+        return Arrays(*gltf.read(path, note)) if kind in (".glb", ".gltf") else _by_trimesh(path)
     except MeshError:
         raise
     except Exception as error:  # damaged files make numpy and trimesh raise errors of many types
-        raise MeshError(f"cannot be read, the file is damaged or cut off ({type(error).__name__}: {error})") from error
+        cause = f"{type(error).__name__}: {archives.brief(error)}"
+        raise MeshError(f"cannot be read, the file is damaged or cut off ({cause})") from error
 
 
-def triangulate(vertices, sizes, corners) -> np.ndarray:
-    """Polygons to triangles [F, 3]: fans for convex polygons, manifold3d's triangulation for others.
-
-    sizes [N]: number of corners of each polygon; corners [sum(sizes)]: their vertices, polygon by polygon.
-    Raises MeshError for faces with fewer than 3 corners and for invalid indices.
-    """
-    sizes, corners = np.asarray(sizes, np.int64), np.asarray(corners, np.int64)
-    if len(sizes) and sizes.min() < 3:
-        bad = int(np.argmin(sizes))
-        raise MeshError(f"face {bad} has {sizes[bad]} corners; the file is damaged or cut off")
-    start = np.cumsum(sizes) - sizes
-    if len(corners) and (corners.min() < 0 or corners.max() >= len(vertices)):
-        at = int(np.flatnonzero((corners < 0) | (corners >= len(vertices)))[0])
-        raise MeshError(
-            f"face {int(np.searchsorted(start, at, side='right')) - 1} uses vertex {corners[at]} (counted from 0), but "
-            f"there are {len(vertices)}; the file is damaged or cut off"
-        )
-    triangles, owners = [np.zeros((0, 3), np.int64)], [np.zeros(0, np.int64)]
-    for size in np.unique(sizes):  # all polygons of one size at once
-        chosen = np.flatnonzero(sizes == size)
-        polygons = corners[start[chosen, None] + np.arange(size)]
-        fan = np.stack(np.broadcast_arrays(polygons[:, :1], polygons[:, 1:-1], polygons[:, 2:]), -1)
-        if size > 3:
-            a, b, c = np.moveaxis(vertices[fan], 2, 0)
-            normals = np.cross(b - a, c - a)
-            normal = normals.sum(1)  # the polygon's; a triangle of the fan that opposes it means a reflex corner
-            for row in np.flatnonzero((np.einsum("ntd,nd->nt", normals, normal) < 0).any(1)):
-                fan[row] = _nonconvex(vertices, polygons[row], normal[row], fan[row])
-        triangles.append(fan.reshape(-1, 3))
-        owners.append(np.repeat(chosen, size - 2))
-    return np.concatenate(triangles)[np.argsort(np.concatenate(owners), kind="stable")]
-
-
-def _nonconvex(vertices, polygon, normal, fan):
-    """Triangles [n - 2, 3] of a polygon [n] that is not convex; its fan if it intersects itself."""
-    basis = np.linalg.svd(normal[None])[2][1:]  # two orthonormal directions in its plane
-    basis[1] *= np.sign(np.dot(np.cross(*basis), normal))  # right-handed with the normal: keeps the winding
-    triangles = np.asarray(manifold3d.triangulate([(vertices[polygon] - vertices[polygon[0]]) @ basis.T]))
-    return polygon[triangles] if triangles.shape == fan.shape else fan
+def _warn(path: Path, words: str) -> None:
+    warnings.warn(f"{path}: {words}", stacklevel=4)
 
 
 PLY_TYPES = dict(char="i1", uchar="u1", short="i2", ushort="u2", int="i4", uint="u4", float="f4", double="f8")
@@ -98,7 +73,7 @@ class _Property(NamedTuple):
     count: np.dtype | None  # of a list property: the type of its length; else None
 
 
-def _ply(data: bytes) -> Arrays:
+def _ply(data: bytes, note: Note) -> Arrays:
     """A PLY file, ASCII or binary.  An ASCII body is converted to float64 first, then both are parsed alike."""
     end = re.search(rb"^end_header[ \t]*(\r\n|\n|\r)", data, re.MULTILINE)
     if not data.startswith(b"ply"):
@@ -118,17 +93,30 @@ def _ply(data: bytes) -> Arrays:
                 elements[-1][2].append(_Property(name, _ply_type(kind, order), _ply_type(count, order)))
             case ["property", kind, name]:
                 elements[-1][2].append(_Property(name, _ply_type(kind, order), None))
-    at, vertices, normals, faces = 0, np.zeros((0, 3)), None, np.zeros((0, 3), np.int64)
+    at, vertices, normals, faces = 0, np.zeros((0, 3)), None, [np.zeros((0, 3), np.int64)]
     for name, count, properties in elements:
         columns, at = _ply_element(body, at, name, count, properties)
-        if name == "vertex":
+        if name == "vertex" and count:
+            if not {"x", "y", "z"} <= columns.keys():
+                raise MeshError(f"has vertices without x, y and z; their properties are {', '.join(columns) or 'none'}")
             vertices, normals = (_ply_vectors(columns, keys) for keys in (("x", "y", "z"), ("nx", "ny", "nz")))
-        if name == "face" and count:
-            key = "vertex_indices" if "vertex_indices" in columns else "vertex_index"
-            faces = triangulate(vertices, *columns[key])
-    if at != len(body):
-        raise MeshError(f"holds {len(body) - at} bytes more than its header announces; the header is damaged")
-    return Arrays(vertices, faces, normals)
+        if name in ("face", "tristrips") and count:
+            key = next((key for key in ("vertex_indices", "vertex_index") if key in columns), None)
+            if key is None:
+                raise MeshError(f"has a {name} element without a list vertex_indices")
+            faces.append((triangulate if name == "face" else _ply_strips)(vertices, *columns[key]))
+    if left := len(body) - at:
+        numbers = f"{left // 8} numbers" if not order else f"{left} bytes"
+        note(f"{numbers} after the elements that its header announces are left out")
+    return Arrays(vertices, np.concatenate(faces), normals)
+
+
+def _ply_strips(vertices, sizes, corners) -> np.ndarray:
+    """The triangles of strips, several of which may be in one list, separated by -1."""
+    corners = np.asarray(corners, np.int64)
+    faces = strips(np.insert(corners, np.cumsum(sizes, dtype=np.int64)[:-1], -1))
+    triangulate(vertices, np.full(len(faces), 3), faces.ravel())  # raises for invalid indices
+    return faces
 
 
 def _ply_type(kind: str, order: str) -> np.dtype:
@@ -168,23 +156,27 @@ def _ply_element(body, at, name, count, properties) -> tuple[dict[str, Any], int
 
 
 def _ply_rows(body, at, name, count, properties):
-    """`_ply_element` for lists of different lengths, row by row; returns the lists only."""
-    columns = {p.name: ([], []) for p in properties if p.count}
+    """`_ply_element` for lists of different lengths, row by row."""
+    counts = {p.name: [] for p in properties if p.count}
+    items = {p.name: [] for p in properties}
+    orders = [">" if p.count and p.count.byteorder == ">" else "<" for p in properties]
+    lengths = [struct.Struct(o + p.count.char) if p.count else None for o, p in zip(orders, properties, strict=True)]
     for index in range(count):
-        for p in properties:
+        for p, number in zip(properties, lengths, strict=True):
             length = 1
-            if p.count:
-                if at + p.count.itemsize > len(body):
+            if number is not None:
+                if at + number.size > len(body):
                     raise MeshError(f"is cut off in {name} element {index} of {count}")
-                length = int(np.frombuffer(body, p.count, 1, at)[0])
-                at += p.count.itemsize
-            if length < 0 or at + length * p.kind.itemsize > len(body):
+                length = int(number.unpack_from(body, at)[0])
+                counts[p.name].append(length)
+                at += number.size
+            size = length * p.kind.itemsize
+            if size < 0 or at + size > len(body):
                 raise MeshError(f"is cut off in {name} element {index} of {count}")
-            if p.count:
-                columns[p.name][0].append(length)
-                columns[p.name][1].append(np.frombuffer(body, p.kind, length, at))
-            at += length * p.kind.itemsize
-    return {key: (np.array(sizes), np.concatenate(items)) for key, (sizes, items) in columns.items()}, at
+            items[p.name].append(body[at : at + size])
+            at += size
+    found = {p.name: np.frombuffer(b"".join(items[p.name]), p.kind) for p in properties}
+    return found | {key: (np.array(sizes), found[key]) for key, sizes in counts.items()}, at
 
 
 def _numbers(words: list[bytes], dtype) -> np.ndarray:
@@ -193,8 +185,11 @@ def _numbers(words: list[bytes], dtype) -> np.ndarray:
     return np.array(words, np.bytes_).astype(dtype)
 
 
-def _obj(data: bytes) -> Arrays:
-    """A Wavefront OBJ file: its vertices and faces; lines may be continued by a backslash."""
+def _obj(data: bytes, note: Note) -> Arrays:
+    """A Wavefront OBJ file: its vertices and faces; lines may be continued by a backslash.
+
+    Faces of one or two corners have no area and are left out; as the last one such a face means that the file is cut.
+    """
     vertices, sizes, corners = [], [], []
     for number, line in enumerate(re.sub(rb"\\\r?\n", b" ", data).splitlines(), 1):
         key, *words = line.partition(b"#")[0].split() or [b""]
@@ -210,10 +205,15 @@ def _obj(data: bytes) -> Arrays:
                 corners.append(index - 1 if index > 0 else len(vertices) // 3 + index)  # negative: from the last one
             sizes.append(len(words))
     vertices = _numbers(vertices, np.float64).reshape(-1, 3)
+    sizes, corners = np.array(sizes, np.int64), np.array(corners, np.int64)
+    small = sizes < 3
+    if small.any() and not small[-1]:
+        note(f"{small.sum()} of its faces have fewer than 3 corners and are left out")
+        sizes, corners = sizes[~small], corners[np.repeat(~small, sizes)]
     return Arrays(vertices, triangulate(vertices, sizes, corners))
 
 
-def _off(data: bytes) -> Arrays:
+def _off(data: bytes, note: Note) -> Arrays:
     """A text OFF file, with or without colors and normals, which are ignored."""
     lines = [words for line in data.splitlines() if (words := line.partition(b"#")[0].split())]
     head = re.fullmatch(rb"(?:ST)?C?N?OFF(\d*)", lines[0][0]) if lines else None
@@ -234,14 +234,19 @@ def _off(data: bytes) -> Arrays:
             raise MeshError(f"is cut off in face {index} of {counts[1]}")
     corners = _numbers([word for words in corners for word in words], np.int64)
     vertices = vertices.reshape(counts[0], 3)
+    if left := len(lines) - sum(counts):
+        note(f"{left} lines after the vertices and faces that it announces are left out")
     return Arrays(vertices, triangulate(vertices, sizes, corners))
 
 
 STL_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
-def _stl(data: bytes) -> Arrays:
-    """An STL file, text or binary; triangles do not share vertices."""
+def _stl(data: bytes, note: Note) -> Arrays:
+    """An STL file, text or binary; triangles do not share vertices.
+
+    A binary file that announces 0 facets was written as a stream: it has as many as its length allows.
+    """
     # Binary files may begin with "solid", too, so the text must go on like a text file.
     if data[:5].lower() == b"solid" and b"facet" in data[:2000].lower() and b"\0" not in data[:2000]:
         text = data.lower()
@@ -251,10 +256,13 @@ def _stl(data: bytes) -> Arrays:
         vertices = _numbers([word for corner in corners for word in corner], np.float64).reshape(-1, 3)
     else:
         count = int.from_bytes(data[80:84], "little")
-        if len(data) != 84 + 50 * count:
+        if len(data) < 84 + 50 * count:
             raise MeshError(
                 f"announces {count} facets, {84 + 50 * count} bytes, but holds {len(data)}; it is cut off or damaged"
             )
+        count = count or (len(data) - 84) // 50
+        if left := len(data) - 84 - 50 * count:
+            note(f"{left} bytes after its {count} facets are left out")
         vertices = np.frombuffer(data, STL_FACET, count, 84)["corners"].reshape(-1, 3).astype(np.float64)
     return Arrays(vertices, np.arange(len(vertices)).reshape(-1, 3))
 
@@ -264,42 +272,22 @@ PARSERS = {".ply": _ply, ".obj": _obj, ".off": _off, ".stl": _stl}
 
 def _by_trimesh(path: Path) -> Arrays:
     """A scene as one mesh, each node's transform applied; mirrored nodes get their faces flipped."""
-    if path.suffix.lower() in (".glb", ".gltf"):
-        _check_accessors(path)
+    if zipfile.is_zipfile(path):  # 3MF and others
+        with zipfile.ZipFile(path) as archive:
+            archives.check_size(path, sum(info.file_size for info in archive.infolist()))
     log = logging.getLogger("trimesh")  # silenced: what it reports is raised as MeshError, or does not matter
     before, log.disabled = log.disabled, True
     try:
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
             scene = trimesh.load_scene(path, process=False, skip_materials=True)
             shapes = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
-            if (count := sum(len(shape.faces) for shape in shapes if hasattr(shape, "faces"))) > MOST_FACES:
-                raise MeshError(f"places its shapes so often that there would be {count} faces")
+            count = sum(len(shape.faces) for shape in shapes if hasattr(shape, "faces"))
+            if count > (most := gltf.FREE + gltf.PER_BYTE * path.stat().st_size):
+                raise MeshError(f"places its shapes so often that there would be {count} faces, more than {most}")
             loaded = scene.to_mesh()
     finally:
         log.disabled = before
     return Arrays(loaded.vertices, loaded.faces)
-
-
-def _check_accessors(path: Path) -> None:
-    """MeshError if a glTF accessor announces more items than the files have bytes.
-
-    Accessors without stored data are zeros by the standard, so a tiny file could make trimesh allocate any amount.
-    """
-    with path.open("rb") as file:
-        head = file.read(20)
-        if head[:4] == b"glTF":
-            length, size = (int.from_bytes(head[at : at + 4], "little") for at in (8, 12))
-            if length != path.stat().st_size or size > length:
-                raise MeshError(f"announces {length} bytes, but holds {path.stat().st_size}; it is cut off or damaged")
-            tree, held = json.loads(file.read(size)), length
-        else:
-            tree = json.loads(head + file.read())
-            uris = [buffer.get("uri", "") for buffer in tree.get("buffers", ())]
-            external = [path.parent / uri for uri in uris if not uri.startswith("data:")]
-            held = path.stat().st_size + sum(file.stat().st_size for file in external if file.is_file())
-    for index, accessor in enumerate(tree.get("accessors", ())):
-        if not 0 <= accessor["count"] <= held:
-            raise MeshError(f"announces {accessor['count']} items in accessor {index}, more than the file holds")
 
 
 def dump(arrays: Arrays, kind: str) -> bytes:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,37 +19,75 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from jonet.errors import FormatError
+from jonet.errors import FormatError, MeshError
+from jonet.geometry import mesh_parsers
 from jonet.geometry.mesh_parsers import PLY_TYPES
+from jonet.storage import archives
 
 LIMIT = 200_000
 CHUNK = 1 << 16  # rows in memory at once, in addition to the kept ones
 AXES, NORMALS = ("x", "y", "z"), ("nx", "ny", "nz")
-UNIT = 0.05  # tolerance of the length of normals; detects colors in columns 4 to 6
+UNIT = 0.05  # tolerance of the length of normals; other columns 4 to 6 are colors or else
+COARSE = 1e-3  # of the extent: larger steps of float32 coordinates are said
 
 
 def read(path: Path, limit: int = LIMIT, seed: int = 0) -> np.ndarray:
-    """At most `limit` rows of a .npy, .npz, .xyz or .ply file: [n, 3] (points) or [n, 6] (with unit normals), float64.
+    """At most `limit` rows of a point cloud file: [n, 3] (points) or [n, 6] (with unit normals), float64.
 
-    An .npz holds arrays `points` and optionally `normals`; a PLY has properties x, y, z and optionally nx, ny, nz.
-    Raises FormatError with file and cause.
+    A .npy is an array [N, 3] or [N, 6]; an .npz has arrays `points` and optionally `normals`; a PLY has properties x,
+    y, z and optionally nx, ny, nz.  Text (.xyz, .txt, .csv, .asc, .pts) has rows of numbers, separated by spaces,
+    commas or semicolons; the first row may be a header.  Raises FormatError with file and cause.
     """
+    kind = path.suffix.lower()
+    if kind not in READERS:
+        raise FormatError(f"{path}: unknown kind of point cloud; they end in {', '.join(READERS)}")
     try:
-        rows = READERS[path.suffix.lower()](path, limit, seed)
+        rows = READERS[kind](path, limit, seed)
     except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error.__cause__  # the readers do not name the file
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(f"{path}: cannot be read as a point cloud ({error})") from error
-    if rows.ndim != 2 or rows.shape[1] not in (3, 6) or len(rows) < 4:
+        raise FormatError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error.__cause__
+    except Exception as error:  # damaged files make numpy, zipfile and zlib raise errors of many types
+        cause = f"{type(error).__name__}: {archives.brief(error)}"
+        raise FormatError(f"{path}: cannot be read as a point cloud, it is damaged or cut off ({cause})") from error
+    return checked(rows, path)
+
+
+def checked(rows: np.ndarray, path: Path) -> np.ndarray:
+    """Rows [N, 3 or more] as [n, 3], or [n, 6] if columns 4 to 6 are unit normals.
+
+    Rows that are not finite are left out, and so are columns that are no normals, both with a warning.  Raises
+    FormatError if less than half of the rows, or fewer than 4, are left.
+    """
+
+    def warn(words: str) -> None:
+        warnings.warn(f"{path}: {words}", stacklevel=4)
+
+    if rows.ndim != 2 or rows.shape[1] < 3 or len(rows) < 4:
         raise FormatError(
             f"{path}: a point cloud has at least 4 rows of 3 or 6 numbers, but this has shape {list(rows.shape)}"
         )
-    if not np.isfinite(rows).all():
-        raise FormatError(f"{path}: holds numbers that are not finite; leave these points out")
-    if rows.shape[1] == 6 and (worst := np.abs(np.linalg.norm(rows[:, 3:], axis=1) - 1).max()) > UNIT:
-        raise FormatError(
-            f"{path}: columns 4 to 6 must be unit normals, but a length differs from 1 by {worst:.3g}; remove colors"
-        )
+    finite = np.isfinite(rows[:, :3]).all(1)
+    if lost := np.count_nonzero(~finite):
+        if 2 * lost > len(rows) or len(rows) - lost < 4:
+            raise FormatError(f"{path}: {lost} of {len(rows)} rows hold numbers that are not finite")
+        warn(f"{lost} of {len(rows)} rows hold numbers that are not finite and are left out")
+        rows = rows[finite]
+    if rows.shape[1] > 3:
+        with np.errstate(all="ignore"):
+            length = np.linalg.norm(rows[:, 3:6], axis=1) if rows.shape[1] > 5 else np.zeros(len(rows))
+            unit = np.abs(length - 1).max() <= UNIT  # not so if any is nan
+        kept, count = 6 if unit else 3, rows.shape[1]
+        if count > kept:
+            cause = " (4 to 6 are no unit normals)" if count > 5 and not unit else ""
+            warn(f"only the first {kept} of its {count} columns are read{cause}")
+        rows = rows[:, :kept]
+    points = rows[:, :3]
+    with np.errstate(all="ignore"):
+        step, extent = np.spacing(np.float32(np.abs(points).max())), np.ptp(points, axis=0).max()
+        if step > COARSE * extent > 0 and (points == points.astype(np.float32)).all():
+            warn(
+                f"its coordinates are float32, in steps of {step:.2g}, but all points lie within {extent:.2g}; "
+                "subtract an offset before you write such files, or write float64"
+            )
     return rows
 
 
@@ -67,6 +107,7 @@ def _npy(path: Path, limit: int, seed: int) -> np.ndarray:
 
 def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
+        archives.check_size(path, sum(info.file_size for info in archive.infolist()))
         held = [name.removesuffix(".npy") for name in archive.namelist()]
         if "points" not in held:
             raise FormatError(f"holds {', '.join(held)}, but must have an array 'points'")
@@ -74,7 +115,7 @@ def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
         counts = []
         for name in names:
             with archive.open(f"{name}.npy") as file:
-                counts.append(_header(file)[0][0])
+                counts.append(_header(file).shape[0])
         if len(set(counts)) > 1:  # checked first: with different counts, different rows would be kept
             raise FormatError(f"holds {counts[1]} normals for {counts[0]} points; give one normal per point, or none")
         columns = []
@@ -86,18 +127,29 @@ def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
 
 def _array(file: IO[bytes], limit: int, seed: int) -> np.ndarray:
     """The kept rows of an array in .npy format, from a stream that is read once (a member of an .npz cannot seek)."""
-    shape, dtype = _header(file)
-    return np.concatenate([*_picked(file, dtype, shape[1:], chosen(shape[0], limit, seed), shape[0])])
+    (count, width), by_columns, dtype = _header(file)
+    rows = chosen(count, limit, seed)
+    if not by_columns:
+        return np.concatenate([*_picked(file, dtype, (width,), rows, count)])
+    return np.stack([np.concatenate([*_picked(file, dtype, (), rows, count)]) for _ in range(width)], axis=1)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array in .npy format; pickled objects and other shapes are refused."""
+class NpyHeader(NamedTuple):
+    """The header of an .npy file."""
+
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype
+
+
+def _header(file: IO[bytes]) -> NpyHeader:
+    """The header of an array in .npy format; pickled objects and other shapes than [N, 3] and [N, 6] are refused."""
     version = np.lib.format.read_magic(file)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, by_columns, dtype = header(file)
-    if dtype.kind not in "fiu" or by_columns or shape[1:] not in ((3,), (6,)):
+    if dtype.kind not in "fiu" or shape[1:] not in ((3,), (6,)) or shape[0] < 0:
         raise FormatError(f"a point cloud is an array of numbers, 3 or 6 in a row, but this is {dtype} {list(shape)}")
-    return shape, dtype
+    return NpyHeader(shape, by_columns, dtype)
 
 
 def _picked(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...], rows: np.ndarray, count: int) -> Iterator:
@@ -126,14 +178,39 @@ def _xyz(path: Path, limit: int, seed: int) -> np.ndarray:
     with path.open("rb") as file:
         start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
         file.seek(start)
-        count = sum(1 for _ in _lines(file))
+        count = sum(1 for _ in _table(file))
         file.seek(start)
-        return _text(_lines(file), chosen(count, limit, seed))
+        return _text(_table(file), chosen(count, limit, seed))
+
+
+def _table(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines of numbers with spaces between; a header, which is no row of three numbers or more, is skipped."""
+    lines = _lines(file)
+    for line in itertools.islice(lines, 1):
+        words = line.split()
+        if len(words) > 2 and all(re.fullmatch(rb"[+-]?\d+,\d+", word) for word in words):
+            raise FormatError("has numbers with a decimal comma; write them with a point")
+        words = _separated(line).split()
+        if len(words) > 2 and all(map(_is_number, words)):
+            yield _separated(line)
+    yield from map(_separated, lines)
+
+
+def _separated(line: bytes) -> bytes:
+    return line.replace(b",", b" ").replace(b";", b" ")
+
+
+def _is_number(word: bytes) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """Lines that are not empty and not comments."""
-    return (line for line in file if (words := line.lstrip()) and not words.startswith(b"#"))
+    return (line for line in file if (words := line.lstrip()) and not words.startswith((b"#", b"//")))
 
 
 def _text(lines: Iterator[bytes], rows: np.ndarray) -> np.ndarray:
@@ -142,6 +219,8 @@ def _text(lines: Iterator[bytes], rows: np.ndarray) -> np.ndarray:
     kept = [line.decode("latin-1") for step in steps for line in itertools.islice(lines, step - 1, step)]
     if len(kept) < len(rows):
         raise FormatError("is cut off: its header announces more rows than follow")
+    if not kept:
+        return np.zeros((0, 3))
     return np.loadtxt(kept, dtype=np.float64, ndmin=2)
 
 
@@ -175,15 +254,25 @@ def ply_header(path: Path) -> Header:
 
 def _ply(path: Path, limit: int, seed: int) -> np.ndarray:
     header = ply_header(path)
+    if not set(AXES) <= set(header.properties):
+        raise FormatError(f"has vertices without x, y and z; their properties are {', '.join(header.properties)}")
     if next(iter(header.elements), "") != "vertex" or "list" in header.properties.values():
-        raise FormatError("a point cloud's PLY must begin with its vertices, without list properties")
+        try:
+            found = mesh_parsers.load(path)
+        except MeshError as error:
+            raise FormatError(str(error)) from error
+        kept = chosen(len(found.vertices), limit, seed)
+        return np.column_stack([side[kept] for side in (found.vertices, found.normals) if side is not None])
     names = [name for group in (AXES, NORMALS) if set(group) <= set(header.properties) for name in group]
-    count = header.elements["vertex"]
+    if (count := header.elements["vertex"]) < 4:
+        raise FormatError(f"announces {count} vertices, but a point cloud has at least 4 points")
     rows = chosen(count, limit, seed)
     with path.open("rb") as file:
         file.seek(header.size)
         if header.form == "ascii":
             table = _text(_lines(file), rows)
+            if table.shape[1] < len(header.properties):
+                raise FormatError(f"has {table.shape[1]} of {len(header.properties)} numbers in a row; it is damaged")
             return table[:, [list(header.properties).index(name) for name in names]]
         order = ">" if "big" in header.form else "<"
         record = np.dtype([(name, order + PLY_TYPES[kind]) for name, kind in header.properties.items()])
@@ -191,4 +280,5 @@ def _ply(path: Path, limit: int, seed: int) -> np.ndarray:
     return np.stack([table[name].astype(np.float64) for name in names], axis=1)
 
 
-READERS = {".npy": _npy, ".npz": _npz, ".xyz": _xyz, ".ply": _ply}
+TEXT = dict.fromkeys((".xyz", ".txt", ".csv", ".asc", ".pts"), _xyz)
+READERS = {".npy": _npy, ".npz": _npz, ".ply": _ply, **TEXT}

@@ -95,12 +95,15 @@ class RunState:
             if unknown := before.keys() - NAMES:
                 raise ValueError(f"unknown name {min(unknown)!r}")
             name, self.autotuned, self.done, self.made = (before[k] for k in ("task", "autotuned", "done", "made"))
+            _check_entries(self.autotuned, self.done, self.made)
             files = [Path(file) for entry in self.made.values() for file in entry["files"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read ({error}); choose another --workdir") from error
         # An edited or damaged config.json must not make the run replace or remove files elsewhere.
         if any(file.is_absolute() or ".." in file.parts for file in files):
             raise ConfigError(f"{path} lists files outside of its folder; choose another --workdir")
+        if name == self.task.name and (unknown := (self.done.keys() | self.made.keys()) - self.task.parts.keys()):
+            raise ConfigError(f"{path} has an unknown stage {min(unknown)!r}; choose another --workdir")
         if name != self.task.name:
             raise ConfigError(f"{self.folder} is a run of {name}, not of {self.task.name}; choose another --workdir")
 
@@ -351,6 +354,19 @@ def model_digest(trained: Model) -> str:
 def stamps(paths: Iterable[Path]) -> dict[Path, dict]:
     """Stamps of files (`identity.stamp`), by path."""
     return {path: identity.stamp(path) for path in paths}
+
+
+def _check_entries(autotuned, done, made) -> None:
+    """ValueError or KeyError if an entry of config.json is not one that `RunState` writes."""
+    stamps = [stamped for entry in done.values() for stamped in entry["results"].values()]
+    inputs = [entry["inputs"] for entry in made.values()]
+    texts = [entry["key"] for entry in done.values()] + [file for entry in made.values() for file in entry["files"]]
+    if not all(isinstance(one, dict) for one in (autotuned, *stamps, *inputs)):
+        raise ValueError("an entry has no names")
+    if not all(isinstance(one, str) and "\0" not in one for one in texts):
+        raise ValueError("an entry is no text")
+    if not all(isinstance(entry["files"], list) and isinstance(entry["options"], dict) for entry in made.values()):
+        raise ValueError("an entry of made has no files or no options")
 
 
 def _expensive(inputs: dict[str, str]) -> dict[str, Any]:

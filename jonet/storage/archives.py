@@ -1,21 +1,29 @@
-"""Reading untrusted text, JSON and .npz files: nothing is unpickled, and sizes are bounded before allocation."""
+"""Reading untrusted text, JSON, YAML, images, .npy and .npz files.
+
+Nothing is unpickled, and sizes are bounded before allocation: by the length of the file, not by what it announces.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import yaml
+from PIL import Image
 
 from jonet.errors import FormatError
 from jonet.storage import atomic
 
 NUMBERS, WORDS = "biuf", "U"  # numpy dtype kinds
 TEXT = 1 << 26  # maximum bytes of a list of names
-SLACK, GROWTH = 1 << 26, 20  # an archive may unpack to at most SLACK bytes plus GROWTH times its own size
+SLACK, GROWTH = 1 << 24, 20  # an archive may unpack to at most SLACK bytes plus GROWTH times its own size
+PIXELS, PIXELS_PER_BYTE = 1 << 23, 16  # an image may have PIXELS (4K), and so many more for each byte of its file
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # of images; Pillow's others include programs (PostScript)
 
 
 def text(path: Path, limit: int = TEXT, errors: str = "strict") -> str:
@@ -40,9 +48,61 @@ def options(path: Path, limit: int = 1 << 20) -> dict[str, Any]:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path}: is not JSON ({error})") from error
+    return _mapping(values, path)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Refuses aliases: with them, few bytes can stand for any number of values."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"it uses an alias, *{self.peek_event().anchor}; write out what it stands for")
+        return super().compose_node(parent, index)
+
+
+def yaml_options(path: Path, limit: int = 1 << 16) -> dict[str, Any]:
+    """The mapping in a YAML file, {} if it is empty; FormatError if it is not YAML, has aliases, or is no mapping."""
+    content = text(path, limit)
+    try:
+        values = yaml.load(content, _YamlLoader)
+    except Exception as error:  # damaged files make PyYAML raise errors of many types
+        raise FormatError(f"{path}: is not valid YAML ({brief(error)})") from error
+    return _mapping({} if values is None else values, path)
+
+
+def _mapping(values, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise FormatError(f"{path}: must hold names and values in braces, but holds a {type(values).__name__}")
+        raise FormatError(f"{path}: must hold names and values, but holds a {type(values).__name__}")
     return values
+
+
+@contextlib.contextmanager
+def picture(path: Path) -> Iterator[Image.Image]:
+    """Opens an image file; FormatError, also from reading it, if it is damaged or announces too many pixels."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            size = path.stat().st_size
+            if image.width * image.height > PIXELS + PIXELS_PER_BYTE * size:
+                raise FormatError(f"{path}: claims {image.width} x {image.height} pixels in {size} bytes")
+            yield image
+    except FormatError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise errors of many types
+        raise FormatError(f"{path}: cannot be read as an image ({brief(error)})") from error
+
+
+def brief(error: Exception, most: int = 200) -> str:
+    """An error's words on one line, truncated: libraries quote what they read."""
+    words = " ".join(str(error)[: 2 * most].split())
+    return words if len(words) <= most else f"{words[:most]}…"
+
+
+def array(path: Path, kinds: str = NUMBERS) -> np.ndarray:
+    """The array in an .npy file; FormatError if it is damaged, or announces another size than the file has."""
+    try:
+        return _array(path.open("rb"), path.stat().st_size, kinds)
+    except Exception as error:
+        raise FormatError(f"{path}: cannot be read as .npy, it is damaged or cut off ({brief(error)})") from error
 
 
 def arrays(
@@ -68,7 +128,7 @@ def arrays(
     except FileNotFoundError as error:
         raise FormatError(f"{path}: there is no such file") from error
     except Exception as error:  # zipfile, zlib and numpy raise errors of many types for damaged files
-        raise FormatError(f"{path}: cannot be read as .npz, it is damaged or cut off ({error})") from error
+        raise FormatError(f"{path}: cannot be read as .npz, it is damaged or cut off ({brief(error)})") from error
 
 
 def write(path: Path, **named: Any) -> None:
@@ -85,7 +145,7 @@ def check_size(path: Path, claimed: int) -> None:
 
 
 def _array(file: IO[bytes], size: int, kinds: str) -> np.ndarray:
-    """One member of an .npz.
+    """An array of `size` bytes with its header: an .npy file or a member of an .npz.
 
     Its header must announce exactly the bytes of the member: `np.load` would allocate whatever the header claims.
     """

@@ -20,7 +20,7 @@ class Log:
         """The entries so far, without damaged lines (a killed run may leave an incomplete one)."""
         entries = []
         for line in self.path.read_bytes().split(b"\n") if self.path.exists() else ():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 entry = json.loads(line)
                 if isinstance(entry, dict) and isinstance(entry.get("step"), int):
                     entries.append(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from jonet import config
 from jonet.data import splits
-from jonet.errors import ConfigError, FormatError
+from jonet.errors import ConfigError, FormatError, shown
 from jonet.formats import deepsdf_samples
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
@@ -81,7 +82,9 @@ def read(folder: str | Path, checkpoint: str = "latest") -> Pretrained:
 def specification(given: dict, path: Path) -> tuple[Specs, list[str]]:
     """The contents of `specs.json` as Specs, and the entries of NetworkSpecs that are not options of the program."""
     if (kind := given.get("NetworkArch", "deep_sdf_decoder")) != "deep_sdf_decoder":
-        raise FormatError(f"{path}: NetworkArch is {kind!r}, but only the published 'deep_sdf_decoder' can be imported")
+        raise FormatError(
+            f"{path}: NetworkArch is {shown(kind)}, but only the published 'deep_sdf_decoder' can be imported"
+        )
     network = given.get("NetworkSpecs")
     if not isinstance(network, dict) or "dims" not in network or "CodeLength" not in given:
         raise FormatError(f"{path}: must have CodeLength, and NetworkSpecs with dims")
@@ -90,7 +93,7 @@ def specification(given: dict, path: Path) -> tuple[Specs, list[str]]:
         specs = config.from_dict(Specs, {**DEFAULTS, **known, "latent_size": given["CodeLength"]}, "NetworkSpecs.")
     except ConfigError as error:
         raise FormatError(f"{path}: {error}") from error
-    return specs, sorted(f"{name}={value!r}" for name, value in network.items() if name not in (*DEFAULTS, "dims"))
+    return specs, sorted(f"{name}={shown(value)}" for name, value in network.items() if name not in (*DEFAULTS, "dims"))
 
 
 def _checkpoint_file(folder: Path, checkpoint: str) -> Path:
@@ -138,14 +141,14 @@ def _shapes(folder: Path, given: dict, count: int):
     numbered = tuple(f"shape {i}" for i in range(count))
     split = _find(folder, given.get("TrainSplit"))
     if split is None:
-        return numbered, None, [f"the train split {given.get('TrainSplit')!r} was not found: codes have no names"]
+        return numbered, None, [f"the train split {shown(given.get('TrainSplit'))} was not found: codes have no names"]
     instances = splits.read(split)
     if len(instances) != count:
         note = f"{split} names {len(instances)} shapes, but there are {count} codes: codes have no names"
         return numbered, None, [note]
     names, data = tuple(splits.short(instances).values()), _find(folder, given.get("DataSource"))
     found = [data / "NormalizationParameters" / f"{instance}.npz" for instance in instances] if data else []
-    if not found or not all(path.is_file() for path in found):
+    if not found or not all(map(os.path.isfile, found)):
         return names, None, ["NormalizationParameters of some shapes were not found: input units are unknown"]
     return names, tuple(deepsdf_samples.read_similarity(path) for path in found), []
 
@@ -155,4 +158,4 @@ def _find(folder: Path, named) -> Path | None:
     if not isinstance(named, str) or not named:
         return None
     candidates = [folder / named, *(above / named for above in folder.resolve().parents), folder / Path(named).name]
-    return next((path for path in candidates if path.exists()), None)
+    return next((path for path in candidates if os.path.exists(path)), None)

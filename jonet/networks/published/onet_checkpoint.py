@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import yaml
 
-from jonet.errors import ConfigError, FormatError
+from jonet.errors import ConfigError, FormatError, shown
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.networks.published import weights
@@ -36,6 +36,7 @@ RESNETS = {  # by number of blocks in the third stage, and whether they are bott
     (6, False): "resnet34",
     (6, True): "resnet50",
 }
+MOST_BLOCKS = 100  # the published networks have 5
 SAME = {"resnet101": "resnet50"}  # the program builds a ResNet-50 under both names
 
 
@@ -119,6 +120,8 @@ def recognized(state: dict[str, np.ndarray], path: Path) -> tuple[dict[str, Any]
     else:
         decoder = "cbatchnorm" if gamma else "batchnorm" if any_of("decoder.block0.bn_0.") else "simple"
         blocks = numbered(r"decoder\.block(\d+)\.")
+    if blocks > MOST_BLOCKS:
+        raise FormatError(f"{path}: has {blocks} blocks, but networks of the program have at most {MOST_BLOCKS}")
     encoder, width = _encoder(state, numbered)
     if encoder.startswith("resnet") and "encoder.fc.weight" not in state:  # use_linear: false, so c is the features
         features = size("encoder.features.layer4.0.downsample.0.weight", 0)
@@ -144,7 +147,7 @@ def takes(specs: Specs, data: Mapping[str, Any], path: Path) -> tuple[str, int] 
     kind, size, option = found[0]
     size = data.get(option, size)
     if not isinstance(size, int) or size < 1:
-        raise FormatError(f"{path}: data.{option} is {size!r}, but must be a positive number of points or pixels")
+        raise FormatError(f"{path}: data.{option} is {shown(size)}, but must be a positive number of points or pixels")
     return kind, size
 
 
@@ -172,7 +175,7 @@ def _with_yaml(found: dict[str, Any], given: dict, path: Path) -> dict[str, Any]
     """Adds the options that only the YAML has; FormatError if the YAML contradicts the weights."""
     model, threshold = given["model"], given["test"].get("threshold")
     if given["method"] != "onet":
-        raise FormatError(f"{path}: method is {given['method']!r}, but only 'onet' can be imported")
+        raise FormatError(f"{path}: method is {shown(given['method'])}, but only 'onet' can be imported")
     inner = {name: model.get(f"{name}_kwargs") or {} for name in ("decoder", "encoder", "encoder_latent")}
     if not all(isinstance(kwargs, dict) for kwargs in inner.values()):
         raise FormatError(f"{path}: decoder_kwargs, encoder_kwargs and encoder_latent_kwargs must be mappings")
@@ -186,10 +189,12 @@ def _with_yaml(found: dict[str, Any], given: dict, path: Path) -> dict[str, Any]
         "hidden_size": inner["decoder"].get("hidden_size", found["hidden_size"]),
         "encoder_width": inner["encoder"].get("hidden_dim", found["encoder_width"]),
     }
-    if different := [f"{name}: {found[name]!r} → {value!r}" for name, value in options.items() if found[name] != value]:
+    if different := [
+        f"{name}: {found[name]!r} → {shown(value)}" for name, value in options.items() if found[name] != value
+    ]:
         raise FormatError(f"{path}: describes another network ({'; '.join(different)}: weights → YAML)")
     if not isinstance(threshold, int | float) or not 0 < threshold < 1:
-        raise FormatError(f"{path}: test.threshold is {threshold!r}, but must be between 0 and 1")
+        raise FormatError(f"{path}: test.threshold is {shown(threshold)}, but must be between 0 and 1")
     leaky = {"leaky": inner["decoder"].get("leaky", False), "latent_leaky": inner["encoder_latent"].get("leaky", False)}
     return found | {"threshold": float(threshold)} | {name: bool(value) for name, value in leaky.items()}
 
@@ -200,20 +205,17 @@ def _yaml_of(path: Path) -> Path | None:
 
 def _yaml(path: Path, depth: int = 0) -> dict:
     """A YAML file merged with the files that it inherits from and the program's defaults."""
-    try:
-        given = yaml.safe_load(archives.text(path, 1 << 20)) or {}
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"{path}: is not valid YAML ({error})") from error
-    if not isinstance(given, dict) or depth > 8:
-        raise FormatError(f"{path}: must be a mapping, and may inherit from a chain of at most 8 files")
+    given = archives.yaml_options(path)
+    if depth > 8:
+        raise FormatError(f"{path}: may inherit from a chain of at most 8 files")
     parent = DEFAULT
     if inherited := given.get("inherit_from"):
         candidates = [above / str(inherited) for above in path.resolve().parents]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
+        found = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
         if found is None:
-            raise FormatError(f"{path}: inherits from {inherited!r}, which is neither in its folder nor in a parent")
+            raise FormatError(
+                f"{path}: inherits from {shown(inherited)}, which is neither in its folder nor in a parent"
+            )
         parent = _yaml(found, depth + 1)
     merged = _merged(parent, given)
     if not all(isinstance(merged[name], dict) for name in ("model", "test", "data")):

@@ -108,6 +108,8 @@ def from_deepsdf(state: Mapping[str, np.ndarray], specs: Specs) -> dict:
         if (layer, leaf) in arrays:
             raise FormatError(f"{layer}.{leaf} is in the file twice, under two names")
         arrays[layer, leaf] = value
+    if len(specs.dims) > len(arrays):  # each layer has several; to build the network would take very long
+        raise FormatError(f"the specification has {len(specs.dims)} layers, but the weights are {len(arrays)} arrays")
     codes, points = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, specs.latent_size), (1, 1, 3)))
     expected = jax.eval_shape(DeepSDFDecoder(specs).init, jax.random.key(0), codes, points)["params"]
     _match({"parameters": flatten_dict(expected)}, {"parameters": arrays})

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jonet.errors import FormatError
+from jonet.storage import archives
 
 OLDEST = (2, 6)  # older versions of torch can be made to execute code even with weights_only
 ZIP = b"PK\x03\x04"
@@ -49,7 +50,7 @@ def load(path: str | Path) -> Any:
                 f"{path}: its pickle refers to {refused[1]}, which is not needed for weights and could execute code; "
                 "it was not loaded"
             ) from error
-        message = str(error).strip().split("\n")[0]
+        message = archives.brief(error)
         raise FormatError(f"{path}: damaged, truncated or not weights ({type(error).__name__}: {message})") from error
 
 
@@ -97,8 +98,8 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = [(info.filename, info.file_size) for info in archive.infolist()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise FormatError(f"{path}: damaged or truncated ({error})") from error
+    except Exception as error:  # zipfile raises errors of many types for damaged files
+        raise FormatError(f"{path}: damaged or truncated ({archives.brief(error)})") from error
     if (claimed := sum(size for _, size in sizes)) > path.stat().st_size:
         raise FormatError(f"{path}: would unpack to {claimed} bytes, more than the file has; it was not unpacked")
     if (longest := max((size for name, size in sizes if name.endswith(".pkl")), default=0)) > MAX_HEADER:
@@ -158,5 +159,5 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
                 values = (values.astype("<u4") << 16).view("<f4")
             arrays[name] = values
         return arrays
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{path}: not a safetensors file, or damaged ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise FormatError(f"{path}: not a safetensors file, or damaged ({archives.brief(error)})") from error
