@@ -29,7 +29,7 @@ def measured(options, name: str, wanted: dict, measure: Callable[..., dict], **f
     """
     options.folder.mkdir(parents=True, exist_ok=True)
     file = options.folder / name
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = json.loads(file.read_text("utf-8"))["rows"] if file.exists() else {}
     for row, settings in wanted.items():
         if row not in rows and row.startswith(tuple(options.rows.split(";"))):
             rows[row] = measure(settings)

@@ -128,7 +128,7 @@ def test_marks_of_byte_order(tmp_path):
     for name, text in {"t.lst": "a\r\nb\r\n", "t.json": '{"s": {"c": ["a"]}}'}.items():
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert splits.read(tmp_path / "t.lst") == ["a", "b"] and splits.read(tmp_path / "t.json") == ["s/c/a"]
-    (tmp_path / "t.lst").write_bytes("a\nb\n".encode("utf-16"))
+    (tmp_path / "t.lst").write_bytes("a\nb\n".encode("utf-16-le"))  # without a mark
     with pytest.raises(FormatError, match="no name of a shape"):
         splits.read(tmp_path / "t.lst")
 

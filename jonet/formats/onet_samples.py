@@ -202,7 +202,7 @@ def write_voxels(voxels: np.ndarray, path: Path) -> None:
 def read_views(folder: str | Path) -> Views:
     """All views of a model, from its `img_choy2016` folder; gray images become RGB."""
     folder = Path(folder)
-    paths = glob(folder, "*.jpg")
+    paths = sorted(glob(folder, "*.jpg"), key=lambda path: (len(path.name), path.name))  # 2.jpg is before 10.jpg
     names = [f"{kind}_mat_{i}" for kind in ("world", "camera") for i in range(len(paths))]
     found = archives.arrays(folder / CAMERAS, names)
     images = [_image(path) for path in paths]
@@ -252,12 +252,12 @@ def _of_side(voxels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _image(path: Path) -> np.ndarray:
-    """An image file as [H, W, 3] uint8."""
+    """An image file as [H, W, 3] uint8; pixels as stored, without EXIF orientation, as the published program does."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"it is {image.width} x {image.height} pixels large")
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(network_views.eight_bit(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise FormatError(f"{path}: cannot be read as an image ({error})") from error
 

@@ -20,6 +20,7 @@ import trimesh
 from trimesh.exchange.load import mesh_formats
 
 from jonet.errors import MeshError
+from jonet.storage import archives
 
 MOST_FACES = 10**8  # of a scene: a small file can hold very many instances of one shape
 SUFFIXES = tuple(sorted("." + kind for kind in mesh_formats() - {"stl_ascii", "xyz"}))
@@ -38,12 +39,23 @@ def load(path: Path) -> Arrays:
     kind = path.suffix.lower()
     try:
         if kind in PARSERS:
-            return PARSERS[kind](path.read_bytes())
+            return PARSERS[kind](_content(path, kind))
         return _by_trimesh(path)
     except MeshError:
         raise
     except Exception as error:  # damaged files make numpy and trimesh raise errors of many types
         raise MeshError(f"cannot be read, the file is damaged or cut off ({type(error).__name__}: {error})") from error
+
+
+def _content(path: Path, kind: str) -> bytes:
+    """The bytes of a file; those of text are UTF-8 without a byte order mark."""
+    data = path.read_bytes()
+    encoding, mark = archives.encoding(data)
+    if kind == ".ply" and encoding != "utf-8":
+        raise MeshError(f"is {encoding.upper()} text, but PLY is ASCII; save it as ASCII or UTF-8")
+    if kind == ".stl" and data[mark : mark + 20].replace(b"\0", b"")[:5].lower() != b"solid":
+        return data  # binary: its first 80 bytes may be anything, a mark included
+    return archives.utf8(data)
 
 
 def triangulate(vertices, sizes, corners) -> np.ndarray:
