@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from jonet.evaluation import metrics
 from jonet.geometry.mesh import Mesh
 from jonet.model import Model
 from jonet.storage import atomic
+from jonet.storage.names import encoded
 from jonet.tasks import unseen as training_shapes
 from jonet.tasks.shapes import Shapes
 
@@ -78,8 +80,9 @@ def unseen(data: str, networks: dict[Path, Model], count: int, seed: int) -> lis
 
 def seen(source: Source, trained: Model, points: int, noise: float, seed: int) -> Seen:
     """A shape's observations, with the same surface points in every frame.  noise: in longest sides of the shape."""
-    shape = source.shape(RECIPE, seed=seed, frame=trained.frame, sign="auto")
-    rng = np.random.default_rng(seed)
+    recipe = dataclasses.replace(RECIPE, surface=max(RECIPE.surface, points))
+    shape = source.shape(recipe, seed=seed, frame=trained.frame, sign="auto")
+    rng = np.random.default_rng([seed, zlib.crc32(encoded(source.name))])  # other noise for each shape
     surface = shape.rows["surface_points"][0]
     side = np.ptp(shape.rows["vertices"][0], axis=0).max()
     cloud = surface[rng.permutation(len(surface))[:points]] + noise * side * rng.standard_normal((points, 3))

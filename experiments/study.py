@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jonet import parallel
+from jonet.errors import ConfigError
 from jonet.storage import atomic
 
 
@@ -25,14 +26,19 @@ def parser(doc: str) -> argparse.ArgumentParser:
 def measured(options, name: str, wanted: dict, measure: Callable[..., dict], **facts) -> dict[str, dict]:
     """The rows by name, in the order of `wanted`; selected rows that are not stored yet are measure(wanted[row]).
 
-    After every row they are written to the file `name` in the folder, with the device and the given facts.
+    After every row they are written to the file `name` in the folder, with the device and the given facts.  Stored rows
+    that are not wanted any more stay in the file.  Raises ConfigError if its rows were measured with other facts.
     """
     options.folder.mkdir(parents=True, exist_ok=True)
     file = options.folder / name
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    stored = json.loads(file.read_text("utf-8")) if file.exists() else {"rows": {}}
+    if file.exists() and (changed := {fact: stored.get(fact) for fact in facts if stored.get(fact) != facts[fact]}):
+        before = ", ".join(f"{fact} {value}" for fact, value in changed.items())
+        raise ConfigError(f"the rows of {file} were measured with {before}; use that again, or choose another folder")
+    rows = stored["rows"]
     for row, settings in wanted.items():
         if row not in rows and row.startswith(tuple(options.rows.split(";"))):
             rows[row] = measure(settings)
-            rows = {row: rows[row] for row in wanted if row in rows}
+            rows = {row: rows[row] for row in (*wanted, *rows) if row in rows}
             atomic.write_json(file, {"device": parallel.describe(), **facts, "rows": rows})
-    return rows
+    return {row: rows[row] for row in wanted if row in rows}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
+import itertools
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +16,7 @@ import tyro
 
 from jonet.errors import ConfigError
 
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 SHORT = {"resolution": "surfaces.resolution"}  # short names of options
 
 
@@ -18,8 +24,8 @@ def parse(kind: type, arguments: Sequence[str], prog: str, default=None) -> tupl
     """Parses the options of a verb → (instance of `kind`, full names of the options that were given).
 
     kind: a dataclass.  default: an instance whose values are the defaults.
-    Raises SystemExit as argparse for `--help` (status 0), for a missing option, and for a value of a wrong type (status
-    2); ConfigError for an unknown option, with the most similar one.
+    Raises ConfigError for an unknown option, with the most similar one, for a missing one, and for an impossible value;
+    SystemExit with status 0 for `--help`.
     """
     spelled = [_spelled(argument, kind) for argument in arguments]
     for i, argument in enumerate(spelled):
@@ -30,9 +36,35 @@ def parse(kind: type, arguments: Sequence[str], prog: str, default=None) -> tupl
     for name in sorted(names):
         if not any(name == other or name == _negated(other) for other in known_options):
             raise ConfigError(f"there is no option --{name.replace('_', '-')}{_hint(name, known_options)}")
-    defaults = {} if default is None else {"default": default}
-    options = tyro.cli(kind, args=spelled, prog=prog, **defaults)
+    options = _parsed(kind, spelled, prog, {} if default is None else {"default": default})
     return options, {name if name in known_options else _negated(name) for name in names} - {"help"}
+
+
+def _parsed(kind: type, arguments: Sequence[str], prog: str, defaults: dict[str, Any]) -> Any:
+    """What tyro makes of arguments; its errors, which it prints in a box on stderr, are raised as ConfigError."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = tyro.cli(kind, args=arguments, prog=prog, **defaults)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        # `kind` and its flat group `config` are no names of options
+        text = _content(said.getvalue()).removeprefix(f"{kind.__name__}: ").removeprefix("config.")
+        raise ConfigError(f"{text}; {prog} --help lists the options") from None
+    sys.stderr.write(said.getvalue())  # warnings
+    return options
+
+
+def _content(box: str) -> str:
+    """The text in a box of tyro, up to the first empty line or line across, on one line.
+
+    Where the terminal's encoding lacks │ and ─, there is only a line of - below the title.
+    """
+    lines = [line.strip("│ ") for line in _COLORS.sub("", box).splitlines()][1:]  # without the title
+    lines = itertools.dropwhile(lambda line: not line.strip("-"), lines)
+    text = " ".join(" ".join(itertools.takewhile(lambda line: line.strip("─-"), lines)).split())
+    return re.sub(r"^Error parsing :? ?", "", text).rstrip(".") or "the options cannot be read"
 
 
 def given(arguments: Sequence[str]) -> set[str]:

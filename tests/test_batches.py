@@ -210,6 +210,24 @@ def test_inputs_are_rows_with_noise():
         np.testing.assert_array_equal(clean[step].inputs[:, :, 0], np.repeat(clean[step].index[:, None], 5, 1))
 
 
+def test_noise_has_its_deviation_and_is_new_in_every_epoch():
+    plan = BatchSpec(
+        RowSampling("occupancy", 6, sides="any"), "occupancies", RowSampling("surface_points", 400), noise=0.01
+    )
+    held, dealt = arrays(), lanes(3, 3)  # an epoch is one step
+    clean, noisy = (
+        run(Resident(held, dealt, dataclasses.replace(plan, noise=noise), KEY), range(6)) for noise in (0.0, 0.01)
+    )
+    found = {}  # by shape and epoch
+    for step, batch in noisy.items():
+        noise = batch.inputs - clean[step].inputs
+        found |= {(int(shape), step): rows.ravel() for shape, rows in zip(batch.index, noise, strict=True)}
+    assert len(found) == 18
+    assert np.concatenate(list(found.values())).std() == pytest.approx(0.01, rel=0.03)
+    related = np.corrcoef(list(found.values())) - np.eye(18)
+    assert np.abs(related).max() < 5 / np.sqrt(1200)  # neither epochs nor shapes share noise
+
+
 def test_importance_weighted_points_have_the_same_expectation():
     """Of 0 to count - 1 outside and count inside: weights are the sides' fractions, weighted means the true ones."""
     held, plan = arrays(), BatchSpec(RowSampling("occupancy", 2000), "occupancies", importance_weighted=True)
@@ -288,7 +306,7 @@ def test_streamed_batches_equal_resident_ones(name, shapes):
     for start in (0, 5):  # a run that goes on in the middle of a chunk sees the same
         for step, batch in run(streamed, range(start, 9)).items():
             jax.tree.map(np.testing.assert_array_equal, whole[step], batch)
-    assert streamed.waited >= 0 and streamed.points == dealt.shapes * PLANS[name].points.count
+    assert streamed.points == dealt.shapes * PLANS[name].points.count
 
 
 def test_a_chunk_serves_as_many_steps_as_it_has_left():

@@ -16,6 +16,7 @@ import pytest
 
 from jonet import parallel
 from jonet.errors import CheckpointError
+from jonet.training import checkpoints as checkpoints_module
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import State, train
@@ -63,6 +64,17 @@ def test_the_latest_two_stay(tmp_path):
         checkpoints.save(3, example(0), {})  # a step that was saved is not written again
         assert int(checkpoints.restore(example())[0].step) == 3
     assert sorted(path.name for path in (tmp_path / "latest").iterdir() if path.name.isdigit()) == ["2", "3"]
+
+
+def test_the_best_state_may_be_of_an_earlier_step(tmp_path):
+    """Training went on from an older checkpoint, and what it finds takes the place of what was best before."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (20, 10):
+            checkpoints.save(step, example(step), {"best_step": step}, best=True)
+            checkpoints.wait()
+    with Checkpoints(tmp_path) as checkpoints:
+        state, meta = checkpoints.restore(example(), best=True)
+        assert int(state.step) == meta["best_step"] == 10
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
@@ -129,13 +141,17 @@ def test_checkpoints_know_their_training(tmp_path):
 
 
 def test_damage_that_reads_well_is_seen_by_its_checksum(tmp_path, monkeypatch):
+    """One value is another, in a checkpoint that is valid otherwise and has the sums of the right ones."""
+    sums, altered = checkpoints_module._checksums(example(1)), example(1)
+    altered.shared["lin0"]["kernel"] = altered.shared["lin0"]["kernel"].at[1, 2].add(2**-20)
+    for step, state in ((1, example(1)), (2, altered)):
+        with monkeypatch.context() as patch, Checkpoints(tmp_path) as checkpoints:
+            patch.setattr(checkpoints_module, "_checksums", lambda tree: sums)
+            checkpoints.save(step, state, {})
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, example(1), {})
-        checkpoints.wait()
-        read = type(checkpoints)._read
-        monkeypatch.setattr("jonet.training.checkpoints._checksums", lambda tree: [0])
         with pytest.raises(CheckpointError, match="checksums"):
-            read(checkpoints, checkpoints._latest, 1, example())
+            checkpoints._read(checkpoints._latest, 2, example())
+        assert int(checkpoints.restore(example())[0].step) == 1
 
 
 @pytest.mark.parametrize("what", ["all damaged", "another network"])

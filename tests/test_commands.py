@@ -115,6 +115,24 @@ def test_clouds_are_not_overwritten_by_what_purifies_them(stub, tmp_path, capsys
     assert (out / "a.ply").read_bytes() == b"mine"
 
 
+def test_a_cloud_without_normals_takes_none_from_others(stub, tmp_path):
+    given = []
+
+    def purify(points, normals=None, **more):
+        given.append(normals and [len(rows) for rows in normals])
+        return points
+
+    stub.inputs, stub.purify = None, purify
+    np.save(tmp_path / "a.npy", BALL.vertices)
+    np.save(tmp_path / "b.npy", np.hstack([BALL.vertices, BALL.vertices]))
+    np.save(tmp_path / "c.npy", 2 * BALL.vertices)
+    assert shell.main(["purify", "model", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0
+    assert given == [[len(BALL.vertices)], None]
+    for name, size in (("a", 1), ("b", 1), ("c", 2)):
+        found = mesh_files.mesh_parsers.load(tmp_path / "out" / f"{name}.ply").vertices
+        np.testing.assert_allclose(found, size * BALL.vertices, atol=1e-6)
+
+
 def test_samples_replace_those_before_and_nothing_else(stub, tmp_path, capsys):
     out = tmp_path / "out"
     ball(out / "mine.ply")

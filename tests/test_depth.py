@@ -114,7 +114,7 @@ def save(folder, seen, levels=None):
     """A depth picture in millimeters, and its camera in all three spellings."""
     levels = np.where(np.isfinite(seen.depth), seen.depth * 1000, 0).round() if levels is None else levels
     Image.fromarray(levels.astype(np.uint16)).save(folder / "view.png")
-    (fx, fy), (cx, cy) = seen.camera.focal, seen.camera.center
+    (fx, fy), (cx, cy) = seen.camera.focal, np.array(seen.camera.center) - 0.5  # OpenCV counts from a pixel's center
     forms = {
         "view": {"fx": fx, "fy": fy, "cx": cx, "cy": cy},
         "open3d": {"width": 64, "height": 48, "intrinsic_matrix": [fx, 0, 0, 0, fy, 0, cx, cy, 1]},
@@ -141,6 +141,35 @@ def test_pictures_of_depth_cameras(taken, tmp_path, form):
     np.testing.assert_allclose(got.camera.project(taken.surface()[0])[0].max(0), [57, 47], atol=12)
     far = depth.read(path, 65, far=1.6)
     assert np.isposinf(far.depth).any() and far.camera.focal == (65, 65) and far.camera.center == (32, 24)
+
+
+@pytest.mark.parametrize("form", ["fields", "intrinsic_matrix", "camera_matrix"])
+def test_a_plane_in_opencvs_convention(tmp_path, form):
+    """Pixel (row i, column j) sees along ((j - cx) / fx, (i - cy) / fy, 1): of n · p = d the depth is d / (n · ray)."""
+    fx, fy, cx, cy = 60.0, 50.0, 30.25, 20.5
+    normal, distance = np.array([0.5, -0.3, 1.0]), 1.5
+    j, i = np.meshgrid(np.arange(64), np.arange(48))
+    rays = np.stack([(j - cx) / fx, (i - cy) / fy, np.ones_like(j)], -1)
+    levels = (20_000 * distance / (rays @ normal)).round()
+    Image.fromarray(levels.astype(np.uint16)).save(tmp_path / "plane.png")
+    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    values = {"fields": {"fx": fx, "fy": fy, "cx": cx, "cy": cy}, "camera_matrix": {"camera_matrix": matrix.tolist()}}
+    values["intrinsic_matrix"] = {"intrinsic_matrix": matrix.T.ravel().tolist()}
+    (tmp_path / "plane.json").write_text(json.dumps(values[form]))
+    seen = depth.read(tmp_path / "plane.png", scale=20_000)
+    points, normals = seen.surface()
+    np.testing.assert_allclose(points @ normal, distance, atol=1e-4)
+    np.testing.assert_allclose(points, (rays * (levels / 20_000)[..., None]).reshape(-1, 3), atol=1e-12)
+    away = normals @ -normal / np.linalg.norm(normal)
+    assert away.min() > 0.999  # towards the camera
+
+
+def test_a_focal_length_alone_has_its_point_in_the_middle(tmp_path):
+    """What is seen of a plane in front of the camera is symmetric."""
+    Image.fromarray(np.full((6, 8), 1000, np.uint16)).save(tmp_path / "wall.png")
+    points, _ = depth.read(tmp_path / "wall.png", 4.0).surface()
+    np.testing.assert_allclose(points.mean(0), [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(np.ptp(points, axis=0), [7 / 4, 5 / 4, 0], atol=1e-12)
 
 
 def test_what_is_no_depth_picture(taken, tmp_path):

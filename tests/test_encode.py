@@ -43,6 +43,16 @@ def test_occupancies_are_0_and_1(variational, wrong):
     model.encode([samples[:7] > 0])  # bools are 0 and 1
 
 
+@pytest.mark.parametrize("kind, shape", [("images", (8, 8, 3)), ("voxels", (8, 8, 8))])
+def test_pixels_and_cells_are_from_0_to_1(kind, shape):
+    inputs = Inputs(kind, 8)
+    right = np.linspace(0, 1, np.prod(shape)).reshape(shape)
+    np.testing.assert_array_equal(inputs.check([right]), np.float32(right)[None])
+    for wrong in (255 * right, (255 * right).astype(np.uint8), right - 0.1):
+        with pytest.raises(InputError, match=rf"{kind}\[1\] holds values from .* but must hold values from 0 to 1"):
+            inputs.check([right, wrong])
+
+
 def test_a_cloud_is_thinned_over_all_of_it():
     rows = np.linspace(0, 1, 1000)[:, None].repeat(3, 1)  # sorted along x, as scanners give them
     found = np.concatenate([encode.thinned(np.concatenate([rows, rows[:n]]), 10)[:, 0] for n in range(5)])

@@ -97,6 +97,14 @@ def test_ambiguous_rays_are_decided_by_winding_numbers():
     np.testing.assert_array_equal(Inside(cube)(towards), (np.abs(towards) < 0.5).all(1))  # straight at corners, edges
 
 
+def test_a_hairs_breadth_from_a_face_nothing_is_wrong():
+    """Nearer than rays in float32 can tell, so that winding numbers decide."""
+    cube = joined(box((1, 1, 1)))
+    side = np.array([-0.5 - 3e-8, -0.5 + 3e-8, 0.0, 0.5 - 3e-8, 0.5 + 3e-8])
+    points = np.stack(np.meshgrid(side, side, side), -1).reshape(-1, 3)
+    np.testing.assert_array_equal(Inside(cube)(points), (np.abs(points) < 0.5).all(1))
+
+
 def test_a_surface_folded_flat_onto_itself_is_not_simple():
     folded = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2], [2, 1, 0]])
     assert folded.watertight and not simple(folded)

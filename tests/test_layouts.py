@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jonet.data import splits, store
+from jonet.data.families import make
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural, Shape, Source, discover
 from jonet.errors import FormatError
@@ -16,6 +17,7 @@ from jonet.formats import detect, onet_samples
 from jonet.geometry import depth, mesh_files
 from jonet.geometry.mesh import Similarity
 from jonet.storage import atomic
+from jonet.tasks.shapes import Shapes
 
 
 def touch(root, *places):
@@ -128,7 +130,7 @@ def test_marks_of_byte_order(tmp_path):
     for name, text in {"t.lst": "a\r\nb\r\n", "t.json": '{"s": {"c": ["a"]}}'}.items():
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert splits.read(tmp_path / "t.lst") == ["a", "b"] and splits.read(tmp_path / "t.json") == ["s/c/a"]
-    (tmp_path / "t.lst").write_bytes("a\nb\n".encode("utf-16"))
+    (tmp_path / "t.lst").write_bytes("a\nb\n".encode("utf-16-le"))  # without a mark
     with pytest.raises(FormatError, match="no name of a shape"):
         splits.read(tmp_path / "t.lst")
 
@@ -273,6 +275,14 @@ def test_meshes_of_a_run_are_no_shapes_whatever_it_lacks(tmp_path):
     (tmp_path / "run/config.json").write_text('{"model_type": "of somebody else"}')
     with pytest.warns(UserWarning, match="split at random"):
         assert len(found(tmp_path)) == 3
+
+
+def test_a_folder_called_like_a_family_is_taken_with_a_word(tmp_path, monkeypatch):
+    mesh_files.write(make("chair", 0, 0), tmp_path / "mug" / "a.ply")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="data is 'mug', which is taken for the folder of this name"):
+        assert [source.name for source in Shapes().sources("mug", 0)] == ["a"]
+    assert len(Shapes(train=2, test=1).sources("chair", 0)) == 3
 
 
 def test_names_are_unique_whatever_files_are_called(tmp_path):

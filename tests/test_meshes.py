@@ -215,6 +215,15 @@ def test_a_shallow_bowl_is_left_to_the_views():
     assert diagnosis.method == "views" and diagnosis.doubtful > 0.3 and "ambiguous" in diagnosis.reason
 
 
+@pytest.mark.parametrize(
+    "rim, least, most, method", [(-0.1, 0.08, 0.13, "winding"), (-0.15, 0.15, 0.22, "views"), (-0.2, 0.2, 0.3, "views")]
+)
+def test_winding_numbers_are_trusted_where_few_places_are_doubtful(rim, least, most, method):
+    """A bowl, from deep to shallow."""
+    diagnosis = diagnose(kept(ball(), ball().corners[:, :, 1].max(1) < rim))
+    assert least < diagnosis.doubtful < most and diagnosis.method == method
+
+
 def test_a_one_sided_strip_has_a_diagnosis():
     around = np.linspace(0, 2 * np.pi, 41)[:-1]
     across = np.array([-0.3, 0.3])[:, None]

@@ -273,6 +273,11 @@ def test_colors_of_deviations_darken_evenly():
     np.testing.assert_array_equal(colors[7], colors[6])
 
 
+def test_the_time_at_the_top_says_what_it_leaves_out():
+    page = report.render(report.Report("mugs", seconds={"prepare": 60.0, "train": 180.0}))
+    assert "4.0 min" in page and "time before this report" in page and "total time" not in page
+
+
 def test_a_slice_goes_where_the_inside_is():
     def signed(points):  # a plate that stands upright, wide along z, with its middle above the origin
         return np.max(np.abs(points - [0.0, 0.3, 0.0]) - [0.05, 0.3, 0.6], axis=1)

@@ -151,6 +151,21 @@ def test_counts_and_spread_of_the_samples():
     assert np.mean(np.abs(flat[near, 3]) < 0.01) == pytest.approx(small.sum() / expected.sum(), abs=0.04)
 
 
+class Unshuffled(np.random.Generator):
+    def permutation(self, x, axis=0):
+        self.kept = x
+        return x
+
+
+def test_both_samples_of_a_surface_point_have_their_own_noise():
+    """Their distance is that of two draws: with equal variances v, each coordinate's has the variance 2 v."""
+    rng, variance = Unshuffled(np.random.PCG64(0)), 0.0025
+    sampling.sdf_samples(mesh(box((0.8, 0.8, 0.8))), Recipe(20_000, 0, variances=(variance, variance)), rng)
+    first, second = rng.kept.reshape(-1, 2, 3).swapaxes(0, 1).astype(np.float64)
+    apart = first - second
+    assert apart.var(0) == pytest.approx([2 * variance] * 3, rel=0.06) and np.abs(apart.mean(0)).max() < 0.003
+
+
 def test_the_ball_is_filled_evenly_and_the_cube_frame_shrinks_all_lengths():
     recipe = Recipe(near=0, uniform=20_000, region="ball")
     thing = mesh(box((0.5, 0.5, 0.5)))

@@ -145,6 +145,13 @@ def test_processes_are_spawned_where_much_is_left_to_do(tmp_path, folder_of_mesh
     assert content(tmp_path / "pool") == content(tmp_path / "inline")
 
 
+def test_a_process_that_may_start_none_samples_by_itself(tmp_path, monkeypatch):
+    """Daemonic ones, such as the workers of a multiprocessing.Pool."""
+    monkeypatch.setattr(shards, "PATIENCE", -1)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert len(build(tmp_path / "s", [Procedural("mug", 0, i) for i in range(3)])) == 3
+
+
 def test_a_build_that_was_killed_goes_on(tmp_path, monkeypatch, built):
     asked = []
     original = Box.shape

@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
 
 def keep(file: Path, row: dict) -> None:
     """Writes a row into the list in a file, in the order of ROWS; it replaces an earlier row of the same name."""
-    before = json.loads(file.read_text()) if file.exists() else []
+    before = json.loads(file.read_text("utf-8")) if file.exists() else []
     rows = {old["row"]: old for old in before} | {row["row"]: row}
     atomic.write_text(file, json.dumps([rows[name] for name in ROWS if name in rows], indent=1) + "\n")
 

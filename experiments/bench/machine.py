@@ -37,8 +37,8 @@ def peak(reset: bool = False) -> float:
     """The process's peak memory since the last reset, in gigabytes (Linux; nan elsewhere)."""
     try:
         if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        lines = Path("/proc/self/status").read_text().splitlines()
+            Path("/proc/self/clear_refs").write_text("5", "ascii")
+        lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
     except (OSError, StopIteration):
         return float("nan")

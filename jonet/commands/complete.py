@@ -40,7 +40,7 @@ def complete(options, given: set[str]) -> None:
     check(options, given)
     name = f"{safe(Path(options.scan).stem)}.{options.format}"
     written.check(options.out, [name], [options.scan])
-    model, is_image = trained.load(options, given), Path(options.scan).suffix.lower() == ".png"
+    model, is_image = trained.load(options, given), _is_image(options)
     scan = of_depth_image(options) if is_image else of_cloud(options)
     up = options.up or ("-y" if is_image else "y")  # y points down in images
     codes = fitted(model, scan, up, options, given)
@@ -63,16 +63,29 @@ def check(options, given: set[str]) -> None:
     """ConfigError for options that have no effect with the others, and for a radius that is not positive."""
     if options.radius is not None and not options.radius > 0:
         raise ConfigError(f"--radius is {options.radius}, but must be above 0")
-    unread = ("pose",) if options.known_pose else ("center", "radius", "fitting")
+    if options.known_pose:
+        unread = {"pose": "the pose is known"}
+    else:
+        unread = dict.fromkeys(("center", "radius", "fitting"), "it belongs to --known-pose")
+    if _is_image(options):
+        unread |= dict.fromkeys(("eye", "whole"), "a depth image is a partial view whose camera is known")
+    else:
+        unread |= dict.fromkeys(("intrinsics", "focal", "scale", "far"), "the scan is no depth image (PNG)")
+    if options.focal is not None:
+        unread.setdefault("intrinsics", "--focal takes their place")
     for name in sorted(given):
-        if name.partition(".")[0] in unread:
-            reason = "the pose is known" if options.known_pose else "it belongs to --known-pose"
+        if reason := unread.get(name.partition(".")[0]):
             raise ConfigError(f"--{name.replace('_', '-')} is given, but not read: {reason}")
+
+
+def _is_image(options) -> bool:
+    return Path(options.scan).suffix.lower() == ".png"
 
 
 def of_depth_image(options) -> Scan:
     """Points, normals and free space of a depth image, whose camera is at the origin."""
-    seen = depth.read(options.scan, options.focal or options.intrinsics, scale=options.scale, far=options.far)
+    camera = options.intrinsics if options.focal is None else options.focal
+    seen = depth.read(options.scan, camera, scale=options.scale, far=options.far)
     points, normals = seen.surface(LIMIT)
     return Scan(points, normals, seen.free_space(LIMIT, np.random.default_rng(0)))
 

@@ -154,7 +154,7 @@ class Purify(Verb):
     model: ModelFolder
     inputs: Inputs
     out: str  # folder for the clouds, PLY in input units
-    count: Int = None  # points per output cloud (default: as many as the input has)
+    count: Int = None  # points per output cloud (default: as many as the input has, at most 200,000)
     spread: float = 1.1  # outliers are so many standard deviations above the mean distance to their neighbors
     seed: int = 0  # seed of the sampled points
     fitting: FitConfig = FitConfig()

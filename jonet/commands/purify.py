@@ -31,11 +31,20 @@ def purify(options, given: set[str]) -> None:
             causes[output] = error
     if not clouds:
         raise ConfigError(f"none of {len(files)} clouds could be read; {causes[outputs[0]]}")
-    observed = {"points": [cloud.similarity.inverse()(cloud.points) for cloud in clouds.values()], "frame": "input"}
-    if model.inputs is None and all(cloud.normals is not None for cloud in clouds.values()):
-        observed["normals"] = [cloud.normals for cloud in clouds.values()]
-    found = model.purify(**observed, count=options.count, spread=options.spread, seed=options.seed)
-    purified = dict.fromkeys(outputs, ()) | dict(zip(clouds, found, strict=True))
+    purified = dict.fromkeys(outputs, ())
+    for with_normals in (True, False):  # one call takes normals of all clouds, or of none
+        group = {
+            output: cloud
+            for output, cloud in clouds.items()
+            if (model.inputs is None and cloud.normals is not None) == with_normals
+        }
+        if not group:
+            continue
+        observed = {"points": [cloud.similarity.inverse()(cloud.points) for cloud in group.values()], "frame": "input"}
+        if with_normals:
+            observed["normals"] = [cloud.normals for cloud in group.values()]
+        found = model.purify(**observed, count=options.count, spread=options.spread, seed=options.seed)
+        purified |= zip(group, found, strict=True)
     written.keep(
         options.out,
         "purify",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jonet.checks import whole
 from jonet.data import sources
@@ -103,12 +103,25 @@ def read(
 
 
 def picture(path, size: int) -> np.ndarray:
-    """An image file as network input, [size, size, 3] float32 in [0, 1]: resized bilinearly, white if transparent."""
+    """An image file as network input, [size, size, 3] float32 in [0, 1]: upright, resized bilinearly, white where it is
+    transparent.
+
+    Any mode of 8 or 16 bits (RGB, gray, palette, CMYK); rotated as its EXIF orientation says.  An image that is not
+    square is squeezed to a square.
+    """
     path = Path(path)
     with archives.picture(path) as file:
-        content = file.convert("RGBA")
+        content = network_views.eight_bit(_upright(file)).convert("RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", content.size, "white"), content).convert("RGB")
     return network_views.resized(np.asarray(flat)[None], size)[0].astype(np.float32) / 255
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image rotated as its EXIF orientation says; unchanged if its EXIF data are damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # of many types; if pixels are damaged, not EXIF data, converting the image raises again
+        return image
 
 
 def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:

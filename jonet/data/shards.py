@@ -20,6 +20,7 @@ import errno
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import time
@@ -173,7 +174,8 @@ def prepare(sources: Sequence[Source], job: ShardJob, executor, progress: bool) 
     begun, done = time.monotonic(), 0
     # Here, one by one, as long as the mean time so far says that the rest takes less than PATIENCE.
     with bar:
-        while todo and not executor and (not done or (time.monotonic() - begun) / done * len(todo) < PATIENCE):
+        alone = multiprocessing.current_process().daemon  # which may start no processes
+        while todo and not executor and (alone or not done or (time.monotonic() - begun) / done * len(todo) < PATIENCE):
             source = todo.pop(0)
             note(source, functools.partial(make, source, job))
             done += 1

@@ -29,9 +29,9 @@ MEASURES = {
     ),
     "chamfer_l2": Measure(
         "Chamfer-L2",
-        "mean squared distance between the surfaces, summed over both directions",
+        "mean squared distance between the surfaces, summed over both directions; 1 is the longest side",
         -1,
-        (("DeepSDF: thousandths", 1000.0),),
+        (("DeepSDF: thousandths (there of shapes whose diagonal is 1)", 1000.0),),
     ),
     "normal_consistency": Measure("Normal consistency", "agreement of the surfaces' normals; 1 is perfect"),
     "f_score": Measure("F-score", "fraction of both surfaces within 1 % of the longest side of the other"),

@@ -84,7 +84,8 @@ class Report:
     """The content of a page; every field but the title may be empty.
 
     scores: {group of shapes: {measure: {"median": …, "mean": …}}}; the first group is shown at the top ·
-    seconds: {stage: seconds} · skipped: {"file", "reason"} of each file · details: {name: value} (settings, versions).
+    seconds: {stage: seconds}, of the stages before the report · skipped: {"file", "reason"} of each file · details:
+    {name: value} (settings, versions).
     """
 
     title: str
@@ -169,7 +170,7 @@ def _caution(report):
 
 
 def _headline(report):
-    """The numbers at the top: medians of the first group's usual scores, and the time of the whole run."""
+    """The numbers at the top: medians of the first group's usual scores, and the time of the earlier stages."""
     tiles = []
     for group, scores in list(report.scores.items())[:1]:
         usual = [name for name in ("iou", "chamfer_l1", "f_score") if name in scores]
@@ -178,7 +179,7 @@ def _headline(report):
             if kind is not None:
                 tiles.append((number(values[kind]), measure(name).label, f"{kind}, {group}"))
     if report.seconds:
-        tiles.append((_time(sum(report.seconds.values())), "total time", report.device))
+        tiles.append((_time(sum(report.seconds.values())), "time before this report", report.device))
     cells = "".join(f"<div><dt>{escape(a)}<i>{escape(b)}</i></dt><dd>{v}</dd></div>" for v, a, b in tiles)
     return f'<dl class="headline">{cells}</dl>' if cells else ""
 

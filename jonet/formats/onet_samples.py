@@ -251,9 +251,9 @@ def _of_side(voxels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _image(path: Path) -> np.ndarray:
-    """An image file as [H, W, 3] uint8."""
+    """An image file as [H, W, 3] uint8; pixels as stored, without EXIF orientation, as the published program does."""
     with archives.picture(path) as image:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(network_views.eight_bit(image).convert("RGB"))
 
 
 def write(store: Store, folder: str | Path) -> None:

@@ -152,9 +152,11 @@ def read(path, intrinsics=None, *, scale: float = 1000.0, far: float = np.inf) -
     """Reads a depth PNG of 8 or 16 bits as depth cameras write it; the camera is at the origin, in camera space.
 
     intrinsics: a JSON file with fx, fy, cx, cy (or with Open3D's `intrinsic_matrix`, column-major, or `camera_matrix`,
-    row-major), or a focal length in pixels, or None for `<name>.json` next to the image.  scale: gray levels per unit
-    of length (1000: millimeters in the file, meters in the result).  far: larger depths are background, i.e. free
-    space.  Level 0 means unknown.
+    row-major), or a focal length in pixels, or None for `<name>.json` next to the image.  As in OpenCV and Open3D, the
+    center of the first pixel is (0, 0), so pixel (row i, column j) sees along ((j - cx) / fx, (i - cy) / fy, 1); with a
+    focal length alone the principal point is the middle of the image.  scale: gray levels per unit of length (1000:
+    millimeters in the file, meters in the result).  far: larger depths are background, i.e. free space.  Level 0 means
+    unknown.
     Raises FormatError with file and cause.
     """
     path = Path(path)
@@ -174,9 +176,9 @@ def read(path, intrinsics=None, *, scale: float = 1000.0, far: float = np.inf) -
 
 
 def _intrinsics(path: Path, given, shape) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Focal lengths (fx, fy) and principal point (cx, cy), in pixels."""
+    """Focal lengths and principal point of a `Camera` in pixels, from intrinsics in OpenCV's convention."""
     if isinstance(given, int | float):
-        values, source = {"fx": given, "fy": given, "cx": shape[1] / 2, "cy": shape[0] / 2}, path
+        values, source = {"fx": given, "fy": given, "cx": (shape[1] - 1) / 2, "cy": (shape[0] - 1) / 2}, path
     else:
         source = path.with_suffix(".json") if given is None else Path(given)
         if not source.is_file():
@@ -193,4 +195,4 @@ def _intrinsics(path: Path, given, shape) -> tuple[tuple[float, float], tuple[fl
         raise FormatError(f"{source}: holds no fx, fy, cx, cy, intrinsic_matrix or camera_matrix ({error})") from error
     if not (min(fx, fy) > 0 and np.isfinite([fx, fy, cx, cy]).all()):
         raise FormatError(f"{source}: fx {fx}, fy {fy}, cx {cx}, cy {cy} are not valid intrinsics")
-    return (fx, fy), (cx, cy)
+    return (fx, fy), (cx + 0.5, cy + 0.5)  # OpenCV counts from the center of the first pixel, `Camera` from its corner

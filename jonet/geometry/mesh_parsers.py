@@ -50,7 +50,7 @@ def load(path: Path) -> Arrays:
     note = functools.partial(_warn, path)
     try:
         if kind in PARSERS:
-            return PARSERS[kind](path.read_bytes(), note)
+            return PARSERS[kind](_content(path, kind), note)
         return Arrays(*gltf.read(path, note)) if kind in (".glb", ".gltf") else _by_trimesh(path)
     except MeshError:
         raise
@@ -61,6 +61,17 @@ def load(path: Path) -> Arrays:
 
 def _warn(path: Path, words: str) -> None:
     warnings.warn(f"{path}: {words}", stacklevel=4)
+
+
+def _content(path: Path, kind: str) -> bytes:
+    """The bytes of a file; those of text are UTF-8 without a byte order mark."""
+    data = path.read_bytes()
+    encoding, mark = archives.encoding(data)
+    if kind == ".ply" and encoding != "utf-8":
+        raise MeshError(f"is {encoding.upper()} text, but PLY is ASCII; save it as ASCII or UTF-8")
+    if kind == ".stl" and data[mark : mark + 20].replace(b"\0", b"")[:5].lower() != b"solid":
+        return data  # binary: its first 80 bytes may be anything, a mark included
+    return archives.utf8(data)
 
 
 PLY_TYPES = dict(char="i1", uchar="u1", short="i2", ushort="u2", int="i4", uint="u4", float="f4", double="f8")

@@ -175,8 +175,10 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 def _xyz(path: Path, limit: int, seed: int) -> np.ndarray:
     """Two passes: the first counts rows, the second parses the kept ones."""
-    with path.open("rb") as file:
-        start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+    with path.open("rb") as raw:
+        encoding, start = archives.encoding(raw.read(4))
+        # UTF-16 and UTF-32 are read line by line as UTF-8, from their mark on, which tells the order of bytes
+        file, start = (raw, start) if encoding == "utf-8" else (codecs.EncodedFile(raw, "utf-8", encoding), 0)
         file.seek(start)
         count = sum(1 for _ in _table(file))
         file.seek(start)
@@ -237,6 +239,8 @@ def ply_header(path: Path) -> Header:
     """The header of a PLY file; FormatError (without the file's name) if it has none."""
     form, elements, properties, element = "", {}, {}, ""
     with path.open("rb") as file:
+        encoding, mark = archives.encoding(file.read(4))
+        file.seek(mark if encoding == "utf-8" else 0)
         if not file.readline(16).startswith(b"ply"):
             raise FormatError("does not begin with 'ply', so it is no PLY file")
         for line in iter(lambda: file.readline(1 << 12), b""):  # bounded: a binary file may have no line breaks

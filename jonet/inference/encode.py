@@ -44,8 +44,8 @@ class Inputs:
     def check(self, arrays) -> np.ndarray:
         """Arrays of B shapes as one [B, …] float32; clouds and samples of any length are resampled to `size` rows.
 
-        Raises InputError for a wrong array shape, no rows, values that are not finite, or occupancies that are not 0
-        and 1.
+        Raises InputError for a wrong array shape, no rows, values that are not finite, occupancies that are not 0 and
+        1, and pixels or cells that are not from 0 to 1.
         """
         arrays = list(arrays)
         if not arrays:
@@ -59,6 +59,11 @@ class Inputs:
                 raise InputError(
                     f"samples[{i}] holds {wrong:.6g} as an occupancy, but these are 0 (outside) and 1 (inside)"
                 )
+        for i, array in enumerate(checked if self.kind in ("images", "voxels") else ()):
+            if array.min() < 0 or array.max() > 1:
+                found = f"{self.kind}[{i}] holds values from {array.min():.6g} to {array.max():.6g}"
+                advice = "; divide images of 8 bits by 255" * (self.kind == "images")
+                raise InputError(f"{found}, but must hold values from 0 to 1{advice}")
         return np.stack([thinned(array, self.size) if any_length else array for array in checked])
 
 
@@ -76,6 +81,8 @@ def thinned(rows: np.ndarray, count: int) -> np.ndarray:
 @device_memory.reporting("encoding inputs", "encode smaller inputs, or fewer shapes per call (bulk jobs: --batch)")
 def encode(network: BoundNetwork, inputs: np.ndarray, kind: str) -> np.ndarray:
     """Codes [B, Z + C] of B shapes from their inputs [B, …]: c of the encoder, and z the mean of its distribution.
+
+    Matrix products and convolutions have the precision of `jax.default_matmul_precision`, as in training.
 
     For samples [B, N, 4], z is inferred by the VAE's latent encoder; for other inputs it is the mean of the prior, 0.
     """

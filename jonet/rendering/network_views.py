@@ -82,8 +82,18 @@ def _lit(scene, points, normals, view):
     return GRAY * (0.72 * key + 0.22 + 0.14 * normals[..., 1])
 
 
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """An image with 8 bits per channel: gray levels of 16 bits are scaled (Pillow would clip them at 255)."""
+    if not picture.mode.startswith("I"):  # modes I;16, I;16B, …, and I of older versions
+        return picture
+    return Image.fromarray(np.round(np.asarray(picture, np.float64) / 257).astype(np.uint8))
+
+
 def resized(pictures: np.ndarray, size: int) -> np.ndarray:
-    """Images [V, H, W, 3] uint8 resized to [V, size, size, 3], bilinear (as Resize in the published program)."""
+    """Images [V, H, W, 3] uint8 resized to [V, size, size, 3], bilinear (as Resize in the published program).
+
+    Images that are not square are squeezed.
+    """
     if pictures.shape[1:3] == (size, size):
         return pictures
     return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in pictures])

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -89,12 +89,23 @@ def train(
     with contextlib.ExitStack() as stack:
         if workdir is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jonet-")))
+            stack.enter_context(_nothing_is_kept())
         else:
             folder = _folder(workdir)
         run = stack.enter_context(state.opened(folder, found, config))
         if meshes:
             return train_network(run, prepare_meshes(run, meshes))
         return train_network(run, data if isinstance(data, Store) else prepare(run))
+
+
+@contextlib.contextmanager
+def _nothing_is_kept() -> Iterator[None]:
+    """Within this context Ctrl-C does not promise that a training continues."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        done = str(stopped).partition(";")[0] or "stopped"
+        raise KeyboardInterrupt(f"{done}; nothing is kept, since no workdir was given") from stopped
 
 
 def configured(task: Task, preset: str | None, changes: dict) -> TaskConfig:

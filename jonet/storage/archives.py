@@ -5,6 +5,7 @@ Nothing is unpickled, and sizes are bounded before allocation: by the length of 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import zipfile
@@ -24,10 +25,34 @@ TEXT = 1 << 26  # maximum bytes of a list of names
 SLACK, GROWTH = 1 << 24, 20  # an archive may unpack to at most SLACK bytes plus GROWTH times its own size
 PIXELS, PIXELS_PER_BYTE = 1 << 23, 16  # an image may have PIXELS (4K), and so many more for each byte of its file
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # of images; Pillow's others include programs (PostScript)
+MARKS = {  # byte order marks and their encodings; UTF-32 comes first, since its mark begins with that of UTF-16
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def encoding(head: bytes) -> tuple[str, int]:
+    """The encoding of a text file that begins with these bytes, by its byte order mark, and the length of the mark.
+
+    Without a mark it is UTF-8.  The codecs of UTF-16 and UTF-32 skip the mark themselves.
+    """
+    return next(((name, len(mark)) for mark, name in MARKS.items() if head.startswith(mark)), ("utf-8", 0))
+
+
+def utf8(data: bytes) -> bytes:
+    """The bytes of a text file as UTF-8 without byte order mark; UTF-16 and UTF-32 are recognized by their mark.
+
+    Bytes without a mark are not changed.  Raises UnicodeDecodeError for damaged UTF-16 and UTF-32.
+    """
+    name, mark = encoding(data)
+    return data[mark:] if name == "utf-8" else data.decode(name).encode()
 
 
 def text(path: Path, limit: int = TEXT, errors: str = "strict") -> str:
-    """The content of a UTF-8 text file without a leading byte order mark; line ends are not converted.
+    """The content of a text file without its byte order mark (`utf8`); line ends are not converted.
 
     errors: as of `bytes.decode`; "surrogateescape" keeps the bytes of names that are not UTF-8.  Raises FormatError if
     the file is missing, larger than `limit` bytes, or not text.
@@ -35,8 +60,8 @@ def text(path: Path, limit: int = TEXT, errors: str = "strict") -> str:
     try:
         if (size := path.stat().st_size) > limit:
             raise FormatError(f"{path}: is {size} bytes long, but such files have at most {limit}")
-        return path.read_bytes().decode("utf-8-sig", errors)
-    except (OSError, UnicodeDecodeError) as error:
+        return utf8(path.read_bytes()).decode("utf-8", errors)
+    except (OSError, UnicodeError) as error:
         raise FormatError(f"{path}: cannot be read as text ({error})") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -61,6 +62,12 @@ class Shapes:
 
     def _found(self, data: str, seed: int) -> list:
         if Path(data).exists():
+            if data in FAMILIES:
+                warnings.warn(
+                    f"data is {data!r}, which is taken for the {'file' if Path(data).is_file() else 'folder'} of this "
+                    "name, not for the procedural family; for that, start elsewhere",
+                    stacklevel=2,
+                )
             if Path(data).is_file():
                 return sources.discover(data)
             return detect.discover(data, self.split or None, self.category or None, self.test_fraction, seed)

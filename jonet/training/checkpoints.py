@@ -48,7 +48,7 @@ class Checkpoints:
         meta = {"meta": meta, "checksums": _checksums(tree), "identity": self.identity}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_named(tree)), meta=ocp.args.JsonSave(meta))
         with self._writing():
-            manager.save(step, args=arguments)
+            manager.save(step, args=arguments, force=best)  # else Orbax drops a best state of a step below that it has
 
     def restore(self, like, best: bool = False):
         """The newest intact checkpoint as (tree, meta), or None if there are no checkpoints.
