@@ -18,7 +18,6 @@ from jonet.errors import InputError
 from jonet.geometry.mesh import Mesh
 from jonet.inference.surfaces import cells, extraction, marching_cubes
 from jonet.inference.surfaces.grid import FieldEvaluator, Lattice, lattice
-from jonet.networks.bound import BoundNetwork
 from jonet.networks.published import deepsdf_checkpoint
 
 TESTS = Path(__file__).parent
@@ -366,7 +365,7 @@ def test_trained_networks_give_the_topologies_of_their_shapes(data):
     """Twelve solids as one batch, and unit cells of a lattice that run through the faces of the box."""
     pytest.importorskip("torch")  # reads their files
     solids = deepsdf_checkpoint.read(data / "deepsdf_trained/twelve_solids")
-    fields = BoundNetwork(solids.network, solids.shared, solids.batch_stats).fields(solids.codes)
+    fields = solids.network.fields(solids.codes)
     meshes = extraction.extract(fields, 64)
     assert all(mesh.watertight and accepts(mesh) for mesh in meshes)
     # torus and link have one hole, the frame of a box has five, two spheres are two
@@ -374,7 +373,7 @@ def test_trained_networks_give_the_topologies_of_their_shapes(data):
     for mesh, dense in zip(meshes[6:8], extraction.extract(fields[6:8], 64, method="dense"), strict=True):
         same(mesh, dense, 64)
     bars = deepsdf_checkpoint.read(data / "deepsdf_trained/round_cross")
-    (mesh,) = extraction.extract(BoundNetwork(bars.network, bars.shared, bars.batch_stats).fields(bars.codes[5:6]), 64)
+    (mesh,) = extraction.extract(bars.network.fields(bars.codes[5:6]), 64)
     assert mesh.watertight and accepts(mesh) and len(np.unique(np.abs(mesh.bounds))) == 1
 
 
