@@ -185,3 +185,12 @@ def test_what_verbs_call_a_shape_is_scored_against_its_file(tmp_path):
         pairs, missing, alone = evaluate.matched(made, {key: tmp_path / "true" / key for key in called})
         assert {true.name for _, true in pairs.values()} == set(called) and not missing and not alone
         assert {made.name: true.name for made, true in pairs.values()} == dict(zip(made, called, strict=True))
+
+
+@pytest.mark.parametrize("output, stamps", [("../a.npz", "{}"), ("/a.npz", "{}"), ("a.npz", "[" * 10**5)])
+def test_rows_that_no_job_writes_are_ignored(output, stamps, tmp_path):
+    """Those that name files elsewhere, above all: they could be removed."""
+    Manifest(tmp_path).add(Row("b.ply", "ok", output="b.npz"))
+    with (tmp_path / "manifest.csv").open("a") as file:
+        file.write(f"a.ply,ok,,,0,{output},0123,{stamps},\n")
+    assert list(Manifest(tmp_path).rows()) == ["b.ply"]

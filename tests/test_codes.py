@@ -35,6 +35,12 @@ def test_codes_come_back(tmp_path):
     again.values[:] = 0  # they can be written to
 
 
+def test_characters_that_do_not_exist_are_refused(tmp_path):
+    path = saved(tmp_path / "codes.npz", names=np.array([2**31, 97], "<u4").view("<U1"))
+    with pytest.raises(CheckpointError, match="codes.npz: .* character 2147483648, which does not exist"):
+        Codes.load(path)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jonet.data import splits, store
 from jonet.data.sampling import Recipe
@@ -402,3 +403,13 @@ def test_one_bad_file_is_listed(tmp_path):
     shutil.copy(LAYOUTS / "onet/02691156/a2/points.npz", root / "02691156/a1/points.npz")
     with pytest.raises(StoreError, match="changed"), pytest.warns(UserWarning):
         build(tmp_path / "store", detect.discover(root), "cube")
+
+
+def test_views_have_the_matrices_of_their_numbers(tmp_path):
+    for i in range(11):
+        Image.fromarray(np.full((4, 4, 3), 20 * i, np.uint8)).save(tmp_path / f"{i}.jpg")
+    matrices = {f"world_mat_{i}": np.eye(4)[:3] * i for i in range(11)}
+    np.savez(tmp_path / "cameras.npz", **matrices, **{f"camera_mat_{i}": np.eye(3) for i in range(11)})
+    views = onet_samples.read_views(tmp_path)
+    np.testing.assert_array_equal(views.world[:, 0, 0], range(11))
+    np.testing.assert_allclose(views.images.mean((1, 2, 3)), 20 * np.arange(11), atol=1)

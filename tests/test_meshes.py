@@ -314,6 +314,8 @@ def test_arrays_of_the_wrong_shape_are_refused():
         (Mesh([[0, 0, np.nan], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]), "not all finite"),
         (Mesh([[0, 0, np.inf], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]), "not all finite"),
         (Mesh(np.ones((3, 3)), [[0, 1, 2]]), "no area"),
+        (Mesh(np.eye(3) * 1e200, [[0, 1, 2]]), r"1e\+200 long"),
+        (Mesh(np.eye(3) * 1e-200, [[0, 1, 2]]), "1e-200 long"),
         (Mesh(np.outer(np.arange(3), [1, 2, 3]) / 7, [[0, 1, 2]]), "no area"),
     ],
 )

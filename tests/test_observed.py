@@ -83,9 +83,9 @@ def test_pickles_and_wrong_shapes_are_refused(tmp_path):
 
 
 def test_pictures_of_more_pixels_than_bytes_are_refused(tmp_path):
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "flat.png")
+    Image.new("1", (9000, 9000)).save(tmp_path / "flat.png")
     assert (tmp_path / "flat.png").stat().st_size < 10**5
-    with pytest.raises(FormatError, match="flat.png: (claims|cannot be read as an image)"):
+    with pytest.raises(FormatError, match="flat.png: claims 9000 x 9000 pixels"):
         scans.picture(tmp_path / "flat.png", 32)
 
 

@@ -38,6 +38,7 @@ from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
 from jonet.geometry import mesh_files
 from jonet.run import stages
+from jonet.run.state import RunState
 from jonet.tasks import deepsdf
 
 pytestmark = pytest.mark.unoptimized
@@ -575,3 +576,23 @@ def test_any_name_goes_through_a_run(tmp_path, capfd):
     capfd.readouterr()
     assert tiny_run.start(tmp_path / "run", tmp_path / "data", **options) == 0
     assert len(stages_done(capfd)) == 4
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"autotuned": []}, "no names"),
+        ({"done": {"prepare": {"key": "0", "results": {"a": 3}}}}, "no names"),
+        ({"done": {"paint": {"key": "0", "results": {}}}}, "unknown stage 'paint'"),
+        ({"made": {"prepare": {"inputs": {}, "files": [3], "options": {}}}}, "no text"),
+        ({"made": {"prepare": {"inputs": {}, "files": [], "options": {"woxels": 3}}}}, "config.json .* unknown option"),
+        ({"config": "[" * 10**5}, "cannot be read"),
+    ],
+)
+def test_a_config_that_no_run_writes_is_one_error(change, words, tmp_path):
+    values = {"version": 2, "task": "deepsdf", "config": {}, "autotuned": {}, "done": {}, "made": {}} | change
+    text = json.dumps(values).replace(json.dumps("[" * 10**5), "[" * 10**5)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        RunState(tmp_path, deepsdf.TASK, deepsdf.TASK.config())
+    assert str(tmp_path) in str(caught.value)

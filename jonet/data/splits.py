@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from jonet.errors import ConfigError, FormatError
+from jonet.errors import ConfigError, FormatError, shown
 from jonet.storage import archives, atomic
 from jonet.storage.names import encoded
 
@@ -47,7 +47,7 @@ def read(path: str | Path) -> list[str]:
     for name in found:
         parts = PurePosixPath(name).parts
         if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
-            raise FormatError(f"{path}: {name!r} is no name of a shape")
+            raise FormatError(f"{path}: {shown(name)} is no name of a shape")
     if not found:
         raise FormatError(f"{path}: names no shapes")
     return found

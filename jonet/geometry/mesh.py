@@ -16,6 +16,7 @@ from jonet.checks import check_array
 from jonet.errors import InputError, MeshError, shown
 
 NO_AREA = 1e-6  # relative to the squared extent: collinear faces rounded to float32 have up to 2e-8
+SMALL = 1e-100  # extent of the smallest mesh, and inverse of the largest's: squares and cubes must be finite
 SPHERE_RADIUS = 1 / 1.03  # distance of the farthest vertex of a normalized mesh (DeepSDF, PreprocessMesh)
 
 
@@ -168,7 +169,11 @@ def check(mesh: Mesh) -> Mesh:
     if not (finite := np.isfinite(mesh.corners).all((1, 2))).all():
         bad = int(np.argmin(finite))
         raise MeshError(f"{name}: face {bad} has the corners {mesh.corners[bad].tolist()}, which are not all finite")
-    if not mesh.area > NO_AREA * np.ptp(mesh.bounds, axis=0).max() ** 2:
+    with np.errstate(over="ignore"):
+        extent = np.ptp(mesh.bounds, axis=0).max()
+    if not (extent == 0 or SMALL < extent < 1 / SMALL):
+        raise MeshError(f"{name}: is {extent:.3g} long, of which areas cannot be computed; scale it")
+    if not mesh.area > NO_AREA * extent**2:
         raise MeshError(
             f"{name}: its {len(mesh.faces)} faces have no area: all corners are in one point or on one line"
         )

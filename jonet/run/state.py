@@ -117,7 +117,11 @@ class RunState:
             if stage not in self.made:
                 continue
             # from_dict fills in defaults of options that the file does not have
-            before = configs.to_dict(configs.from_dict(self.task.config, self.made[stage]["options"]))
+            try:
+                before = configs.to_dict(configs.from_dict(self.task.config, self.made[stage]["options"]))
+            except ConfigError as error:
+                file = self.folder / "config.json"
+                raise ConfigError(f"{file} was written by another version, or damaged: {error}") from error
             different = configs.difference(self._options(stage), self._options(stage, before))
             if different and self._has_output(stage):
                 changed += different

@@ -23,6 +23,7 @@ from jonet.storage import atomic
 NUMBERS, WORDS = "biuf", "U"  # numpy dtype kinds
 TEXT = 1 << 26  # maximum bytes of a list of names
 SLACK, GROWTH = 1 << 24, 20  # an archive may unpack to at most SLACK bytes plus GROWTH times its own size
+NESTED = 32  # levels of a YAML file
 PIXELS, PIXELS_PER_BYTE = 1 << 23, 16  # an image may have PIXELS (4K), and so many more for each byte of its file
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # of images; Pillow's others include programs (PostScript)
 MARKS = {  # byte order marks and their encodings; UTF-32 comes first, since its mark begins with that of UTF-16
@@ -77,12 +78,19 @@ def options(path: Path, limit: int = 1 << 20) -> dict[str, Any]:
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """Refuses aliases: with them, few bytes can stand for any number of values."""
+    """Refuses aliases, with which few bytes can stand for any number of values, and nesting, which takes long."""
+
+    depth = 0
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"it uses an alias, *{self.peek_event().anchor}; write out what it stands for")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > NESTED:
+            raise yaml.YAMLError(f"it is nested more than {NESTED} levels deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def yaml_options(path: Path, limit: int = 1 << 16) -> dict[str, Any]:
@@ -184,4 +192,8 @@ def _array(file: IO[bytes], size: int, kinds: str) -> np.ndarray:
         if min(shape, default=0) < 0 or count * kind.itemsize != size - file.tell():
             raise ValueError(f"an array claims shape {list(shape)} of {kind}, but has {size - file.tell()} bytes")
         flat = np.frombuffer(file.read(), kind)
+        if kind.kind == "U" and flat.size and kind.itemsize:  # numpy does not check its text
+            points = flat.view(kind.str[0] + "u4")
+            if points.max() > 0x10FFFF:
+                raise ValueError(f"an array holds the character {points.max()}, which does not exist")
         return flat.reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,424 @@
+"""Every reader of files under mutations of small valid files: a result or one JonetError, within bounds.
+
+Containers with checksums (zip, PNG, model folders) are mutated inside, too, and closed again with right checksums.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import resource
+import struct
+import sys
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_gltf import glb, scene
+
+from jonet import config, model_folder
+from jonet.bulk.manifest import Manifest, Row
+from jonet.codes import Codes
+from jonet.data import scans, splits
+from jonet.errors import JonetError
+from jonet.formats import deepsdf_samples, onet_samples
+from jonet.geometry import depth, mesh_files, point_cloud_files
+from jonet.geometry.mesh import Mesh, Similarity
+from jonet.networks.published import deepsdf_checkpoint, weights
+from jonet.run import metrics_file
+from jonet.run.state import RunState
+from jonet.storage import archives
+from jonet.tasks import deepsdf
+
+pytestmark = pytest.mark.unoptimized
+
+SECONDS, MEMORY = 2.0, 500 << 20  # of processor time, and bytes, for one small file
+EXTREMES = [(size, n) for size in (1, 2, 4, 8) for n in (0, 1, 2 ** (8 * size - 1) - 1, 2 ** (8 * size) - 1)]
+INTEGERS = [n.to_bytes(size, "little") for size, n in EXTREMES]
+NUMBERS = [b"0", b"-1", b"1", b"7", b"255", b"65536", b"4294967295", b"99999999999999999999", b"1e400", b"nan", b"null"]
+PIECES = [b"\0", b"\n", b"\xff", b'"', b"[" * 3000, b"{}", b"]", b",", b" ", b"9" * 5000, b"&a *a", b"../"]
+POINTS = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)
+NORMALS = POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True)
+TETRAHEDRON = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+
+
+# ----------------------------------------------------------------------------------------------------------- mutations
+
+WORD = st.integers(0, 2**16)
+KINDS = ("cut", "flip", "insert", "remove", "repeat", "splice", "integer", "number", "piece")
+CHANGES = st.lists(st.tuples(st.sampled_from(KINDS), WORD, WORD, st.integers(1, 64)), min_size=1, max_size=4)
+
+
+SETTINGS = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+def mutated(data: bytes, changes) -> bytes:
+    data = bytearray(data)
+    for kind, place, value, size in changes:
+        at = place % (len(data) + 1)
+        if kind == "cut":
+            del data[at:]
+        elif kind == "flip" and data:
+            data[at % len(data)] ^= 1 << value % 8
+        elif kind == "insert":
+            data[at:at] = value.to_bytes(3, "little")
+        elif kind == "remove":
+            del data[at : at + size]
+        elif kind == "repeat":
+            data[at:at] = data[at : at + size] * (value % 100)
+        elif kind == "splice":
+            data[at : at + size] = data[value % (len(data) + 1) :][:size]
+        elif kind == "integer":
+            word = INTEGERS[value % len(INTEGERS)]
+            at -= at % len(word)
+            data[at : at + len(word)] = word
+        elif kind == "number" and (found := [*re.finditer(rb"\d+", data)]):
+            start, stop = found[place % len(found)].span()
+            data[start:stop] = NUMBERS[value % len(NUMBERS)]
+        elif kind == "piece":
+            data[at:at] = PIECES[value % len(PIECES)]
+    return bytes(data)
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+class Reader(NamedTuple):
+    """make: writes valid files into a folder and returns the path of the one that is mutated.  read: reads it.
+
+    inside: the part of the file that is mutated, and what makes a file of it again; None for the whole file.
+    """
+
+    make: Callable[[Path], Path]
+    read: Callable[[Path], object]
+    inside: Callable[[bytes], tuple[bytes, Callable[[bytes], bytes]]] | None = None
+
+
+def content(name: str, data: bytes | str):
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+        return folder / name
+
+    return make
+
+
+def npz(name: str, **arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return content(name, buffer.getvalue())
+
+
+def npy(name: str, array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return content(name, buffer.getvalue())
+
+
+def image(name: str, array, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, name.rpartition(".")[2].replace("jpg", "jpeg"), **options)
+    return content(name, buffer.getvalue())
+
+
+def member(name: str):
+    """One member of a zip file."""
+
+    def inside(data: bytes):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {info.filename: archive.read(info) for info in archive.infolist()}
+        chosen = next(found for found in members if found.endswith(name))
+
+        def close(part: bytes) -> bytes:
+            buffer = io.BytesIO()
+            with zipfile.ZipFile(buffer, "w") as archive:
+                for other, held in members.items():
+                    archive.writestr(other, part if other == chosen else held)
+            return buffer.getvalue()
+
+        return members[chosen], close
+
+    return inside
+
+
+def chunks(data: bytes):
+    """A PNG without the checksums of its chunks."""
+
+    def close(data: bytes) -> bytes:
+        found, at = data[:8], 8
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 4], "big")
+            body = data[at + 4 : at + 8 + size]
+            found += data[at : at + 4] + body + struct.pack(">I", zlib.crc32(body))
+            at += 8 + size
+        return found
+
+    plain, at = data[:8], 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        plain += data[at : at + 8 + size]
+        at += 12 + size
+    return plain, close
+
+
+def signed(data: bytes):
+    """A model.json, its checksum made right."""
+
+    def close(data: bytes) -> bytes:
+        with contextlib.suppress(ValueError, RecursionError, AttributeError):
+            about = json.loads(data)
+            about.pop("checksum", None)
+            return json.dumps(about | {"checksum": config.digest(about)}).encode()
+        return data
+
+    return data, close
+
+
+def mesh(name: str):
+    return lambda folder: mesh_files.write(TETRAHEDRON, folder / name)
+
+
+def gltf(folder: Path) -> Path:
+    tree = scene([{"mesh": 0, "rotation": [0, 0, 0, 1], "children": [1]}, {"mesh": 0, "scale": [1, 2, -1]}])
+    tree["buffers"][0]["uri"] = "a.bin"
+    (folder / "a.bin").write_bytes(glb(tree)[-96:])
+    return content("a.gltf", json.dumps(tree))(folder)
+
+
+def views(folder: Path) -> Path:
+    for i in range(2):
+        image(f"{i}.jpg", np.zeros((8, 8, 3), np.uint8))(folder)
+    matrices = {f"world_mat_{i}": np.eye(4)[:3] for i in range(2)} | {f"camera_mat_{i}": np.eye(3) for i in range(2)}
+    return npz("cameras.npz", **matrices)(folder)
+
+
+def depth_map(folder: Path) -> Path:
+    image("a.png", np.arange(256, dtype=np.uint16).reshape(16, 16))(folder)
+    return content("a.json", '{"fx": 10, "fy": 10.5, "cx": 8, "cy": 8}')(folder)
+
+
+def model(folder: Path) -> Path:
+    codes = Codes(POINTS[:2], ("a", "b"), (Similarity(2.0), Similarity()))
+    shared = {"params": {"layer": {"kernel": POINTS, "bias": POINTS[0]}}}
+    named = dict(network={"dims": [3]}, fitting={}, surfaces={"resolution": 8}, inputs=None, history={"data": "a"})
+    model_folder.write(
+        folder / "model",
+        model_folder.Content("deepsdf", "sphere", **named, shared=shared, batch_stats={}, prior=None, codes=codes),
+    )
+    return folder / "model" / "model.json"
+
+
+def checkpoint(zipped: bool):
+    def make(folder: Path) -> Path:
+        torch = pytest.importorskip("torch", minversion="2.6", reason="reading PyTorch's files needs torch")
+        state = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+        state["b.weight"] = state["a.weight"].T
+        saved = {"epoch": 3, "model_state_dict": state}
+        torch.save(saved, folder / "a.pth", _use_new_zipfile_serialization=zipped)
+        return folder / "a.pth"
+
+    return make
+
+
+def safetensors(folder: Path) -> Path:
+    data = POINTS.tobytes() + NORMALS.tobytes()
+    entry = {"dtype": "F32", "shape": [12, 3]}
+    about = {f"a.{i}": entry | {"data_offsets": [144 * i, 144 * i + 144]} for i in range(2)}
+    text = json.dumps(about).encode()
+    return content("a.safetensors", struct.pack("<Q", len(text)) + text + data)(folder)
+
+
+def trained(path: Path):
+    saved = weights.load(path)
+    weights.count(saved, "epoch") if isinstance(saved, dict) else None
+    return weights.state(saved["model_state_dict"] if "model_state_dict" in saved else saved, path)
+
+
+def manifest(folder: Path) -> Path:
+    rows = Manifest(folder)
+    rows.add(Row("a.ply", "ok", 0.1, 0.9, 1.0, "a.npz", "0123", {"bytes": 3}, {"sha256": "0"}))
+    rows.add(Row('b,"c".ply', "failed: no", settings="0123", input={"bytes": 3}))
+    return rows.path
+
+
+def rows_of(path: Path):
+    found = Manifest(path.parent).rows()
+    Manifest(path.parent).mend()
+    return found
+
+
+def run(folder: Path) -> Path:
+    state = {"options": config.to_dict(deepsdf.TASK.config()), "inputs": {"store": "0"}, "files": ["store/index.json"]}
+    done = {"prepare": {"key": "0", "seconds": 1.0, "results": {"store/index.json": {"bytes": 3, "sha256": "0"}}}}
+    named = {"version": 2, "task": "deepsdf", "config": state["options"], "autotuned": {"steps": 3}}
+    return content("config.json", json.dumps({**named, "done": done, "made": {"prepare": state}}))(folder)
+
+
+def stages_of(path: Path):
+    opened = RunState(path.parent, deepsdf.TASK, deepsdf.TASK.config())
+    return [opened.is_done(stage, opened.made.get(stage, {}).get("inputs")) for stage in deepsdf.TASK.parts]
+
+
+PLY = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+FACES = "element face 2\nproperty list uchar int vertex_indices\nend_header\n"
+BODY = "0 0 0\n1 0 0\n1 1 0\n0.1 0.3 0\n4 0 1 2 3\n3 0 2 1\n"
+STL = "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+STL += "endsolid a\n"
+STRIPS = "element tristrips 1\nproperty list int int vertex_indices\nend_header\n"
+XYZ = "\n".join(" ".join(map(str, row)) for row in np.column_stack([POINTS, NORMALS]).tolist())
+SIMILARITY = {"loc": np.zeros(3), "scale": np.array(2.0)}
+CODES = {"values": POINTS, "names": np.array([*"abcdefghijkl"]), "version": np.array(2)}
+CODES |= {"similarities": np.tile(Similarity().as_array(), (12, 1)), "network": np.array("0123")}
+BINVOX = b"#binvox 1\ndim 4 4 4\ntranslate 0 0 0\nscale 1\ndata\n" + bytes([1, 32, 0, 32])
+SPECS = {"NetworkArch": "deep_sdf_decoder", "CodeLength": 4, "NetworkSpecs": {"dims": [8, 8], "latent_in": [1]}}
+DICT = '{"jonet": {"chair": ["a", "b"], "mug": ["c"]}}'
+METADATA = "'0123': {id: '0123', name: 'chair, seat'}\n'0456':\n  id: 1\n  name: mug\n"
+YAML = "inherit_from: a.yaml\nmodel: {decoder: simple, c_dim: 0, leaky: true}\ntest:\n  threshold: 0.2\nlist: [1, 2]\n"
+PICTURE = np.random.default_rng(0).integers(0, 255, (8, 9, 3), np.uint8)
+
+
+def specs_of(path: Path):
+    return deepsdf_checkpoint.specification(archives.options(path), path)
+
+
+READERS = {
+    "obj": Reader(
+        content("a.obj", "v 0 0 0\nv 1 0 0\nv 1 1 0\nv .1 .3 0\nf 1/1 2 3 4\nf -1 1 2 # a\n"), mesh_files.read
+    ),
+    "off": Reader(mesh("a.off"), mesh_files.read),
+    "ascii ply": Reader(content("a.ply", PLY + FACES + BODY), mesh_files.read),
+    "ply": Reader(mesh("a.ply"), mesh_files.read),
+    "strips ply": Reader(
+        content("a.ply", PLY + STRIPS + "0 0 0\n1 0 0\n1 1 0\n0 1 0\n5 0 1 3 2 -1\n"), mesh_files.read
+    ),
+    "stl": Reader(mesh("a.stl"), mesh_files.read),
+    "ascii stl": Reader(content("a.stl", STL), mesh_files.read),
+    "glb": Reader(mesh("a.glb"), mesh_files.read),
+    "gltf": Reader(gltf, mesh_files.read),
+    "cloud npy": Reader(npy("a.npy", np.column_stack([POINTS, NORMALS])), point_cloud_files.read),
+    "cloud npz": Reader(npz("a.npz", points=POINTS, normals=NORMALS), point_cloud_files.read),
+    "in cloud npz": Reader(npz("a.npz", points=POINTS), point_cloud_files.read, member("points.npy")),
+    "cloud xyz": Reader(content("a.xyz", "x y z nx ny nz\n" + XYZ), point_cloud_files.read),
+    "cloud csv": Reader(content("a.csv", XYZ.replace(" ", ",")), point_cloud_files.read),
+    "cloud ascii ply": Reader(content("a.ply", PLY + "end_header\n" + BODY[:28]), point_cloud_files.read),
+    "cloud ply": Reader(mesh("a.ply"), point_cloud_files.read),
+    "codes": Reader(npz("a.npz", **CODES), Codes.load),
+    "in codes": Reader(npz("a.npz", **CODES), Codes.load, member("similarities.npy")),
+    "in names of codes": Reader(npz("a.npz", **CODES), Codes.load, member("names.npy")),
+    "in points.npz": Reader(
+        npz("a.npz", points=POINTS, occupancies=np.packbits(POINTS[:, 0] > 0), **SIMILARITY),
+        onet_samples.read_points,
+        member("scale.npy"),
+    ),
+    "in pointcloud.npz": Reader(
+        npz("a.npz", points=POINTS, normals=NORMALS), onet_samples.read_cloud, member("points.npy")
+    ),
+    "in samples": Reader(
+        npz("a.npz", pos=np.ones((3, 4)), neg=-np.ones((2, 4))), deepsdf_samples.read_samples, member("neg.npy")
+    ),
+    "in similarity": Reader(
+        npz("a.npz", offset=np.zeros(3), scale=np.ones(1)), deepsdf_samples.read_similarity, member("scale.npy")
+    ),
+    "surface samples": Reader(mesh("a.ply"), deepsdf_samples.read_surface),
+    "in cameras": Reader(views, lambda path: onet_samples.read_views(path.parent), member("world_mat_1.npy")),
+    "binvox": Reader(content("a.binvox", BINVOX), onet_samples.read_voxels),
+    "metadata": Reader(content("a.yaml", METADATA), onet_samples.read_metadata),
+    "list": Reader(content("a.lst", "a/b\nc/d\n"), splits.read),
+    "split": Reader(content("a.json", DICT), splits.read),
+    "model.json": Reader(model, lambda path: model_folder.read(path.parent, ["deepsdf"]), signed),
+    "checkpoint": Reader(checkpoint(True), trained),
+    "in checkpoint": Reader(checkpoint(True), trained, member("data.pkl")),
+    "old checkpoint": Reader(checkpoint(False), trained),
+    "safetensors": Reader(safetensors, trained),
+    "specs": Reader(content("specs.json", json.dumps(SPECS)), specs_of),
+    "yaml": Reader(content("a.yaml", YAML), archives.yaml_options),
+    "manifest": Reader(manifest, rows_of),
+    "run": Reader(run, stages_of),
+    "metrics": Reader(
+        content("metrics.json", '{"version": 2, "summary": {"iou": 0.5}}'), lambda path: metrics_file.read(path.parent)
+    ),
+    "depth": Reader(
+        image("a.png", np.arange(256, dtype=np.uint16).reshape(16, 16)), lambda path: depth.read(path, 50.0), chunks
+    ),
+    "intrinsics": Reader(depth_map, lambda path: depth.read(path.with_suffix(".png"))),
+    "png": Reader(image("a.png", PICTURE), lambda path: scans.picture(path, 16), chunks),
+    "jpg": Reader(image("a.jpg", PICTURE), lambda path: scans.picture(path, 16)),
+    "voxels": Reader(npy("a.npy", np.ones((4, 4, 4), bool)), lambda path: scans.grid(path, 4)),
+}
+
+
+# --------------------------------------------------------------------------------------------------------------- tests
+
+
+@contextlib.contextmanager
+def memory_limited():
+    """At most MEMORY more bytes of addresses than now, where the system can limit them."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def causes(error):
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def check(reader: Reader, path: Path) -> float:
+    """Reads a file; the seconds of processor time.  AssertionError if a bound is broken or an error is not ours."""
+    begun = time.thread_time()
+    with memory_limited(), warnings.catch_warnings(action="ignore"):
+        try:
+            reader.read(path)
+        except JonetError as error:
+            assert path.name in str(error) or str(path.parent) in str(error), error
+            assert len(str(error)) < 2000
+            memory = [one for one in causes(error) if isinstance(one, MemoryError) or "allocate" in str(one)]
+            assert not memory, "asked for too much memory"
+    seconds = time.thread_time() - begun
+    assert seconds < SECONDS
+    return seconds
+
+
+def fuzz(name: str, folder: Path, examples: int) -> None:
+    reader = READERS[name]
+    path = reader.make(folder)
+    whole = path.read_bytes()
+    part, close = (whole, bytes) if reader.inside is None else reader.inside(whole)
+    path.write_bytes(close(part))
+    reader.read(path)  # what was not mutated is read
+
+    @settings(SETTINGS, max_examples=examples)
+    @given(CHANGES)
+    def mutate(changes):
+        path.write_bytes(close(mutated(part, changes)))
+        check(reader, path)
+
+    mutate()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_files_give_a_result_or_one_error(name, tmp_path):
+    fuzz(name, tmp_path, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_many_damaged_files_give_a_result_or_one_error(name, tmp_path):
+    fuzz(name, tmp_path, 2000)
