@@ -83,6 +83,10 @@ def test_steps_alone_take_the_place_of_minutes(task):
         ("--data=tests --shapes.train=5", "shapes.train .* data is the folder"),
         ("--data=README.md --shapes.test-fraction=0.5", "shapes.test_fraction .* one mesh"),
         ("--task=onet_points --network.encoder=idx --inputs.points=5", "inputs.points .* idx"),
+        ("--task=deepsdf_completion --model=m --steps=5", "steps is given, but not read: model is m"),
+        ("--task=deepsdf_completion --model=m --network.latent-size=8", "network.latent_size .* model is m"),
+        ("--task=purify --model=m --no-corrupt", "corrupt .* model is m"),
+        ("--task=purify --model=m --optimizer.name=adam", "optimizer.name .* model is m"),
     ],
 )
 def test_what_a_later_stage_cannot_do_with_is_refused_at_the_start(monkeypatch, arguments, words):

@@ -128,6 +128,14 @@ def test_given_settings_take_the_place_of_the_models(monkeypatch):
         (["complete", "s", "--model=m", "--out=x", "--center", "1", "2", "3"], "belongs to --known-pose"),
         (["complete", "s", "--model=m", "--out=x", "--known-pose", "--pose.tries=9"], "the pose is known"),
         (["complete", "s", "--model=m", "--out=x", "--known-pose", "--radius=0"], "must be above 0"),
+        (["complete", "s.png", "--model=m", "--out=x", "--whole"], "--whole is given, but not read: a depth image"),
+        (["complete", "s.PNG", "--model=m", "--out=x", "--eye", "0", "-1e-3", "1"], "--eye is given, but not read"),
+        (["complete", "s.ply", "--model=m", "--out=x", "--far=2"], "--far is given, but not read: the scan"),
+        (["complete", "s.ply", "--model=m", "--out=x", "--focal=525"], "--focal is given, but not read"),
+        (
+            ["complete", "s.png", "--model=m", "--out=x", "--focal=525", "--intrinsics=a.json"],
+            "--intrinsics is given, but not read: --focal",
+        ),
     ],
 )
 def test_wrong_options_are_one_sentence(arguments, words, capsys):

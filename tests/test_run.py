@@ -19,7 +19,7 @@ from jonet.data import store as stores
 from jonet.errors import CheckpointError, ConfigError, FormatError, InputError
 from jonet.evaluation import metrics
 from jonet.geometry import mesh_files
-from jonet.run import metrics_file, report_pages, stages
+from jonet.run import metrics_file, report_pages, stages, train
 
 pytestmark = pytest.mark.unoptimized
 
@@ -53,6 +53,7 @@ SMALL = [
 
 def arguments(folder, *more):
     split = [part for option in [*SMALL, *more] for part in option.replace("=", " ", 1).split(" ")]
+    split = program.without_training(split) if "--model" in split else split
     return [*split, "--workdir", str(folder)]
 
 
@@ -112,7 +113,8 @@ def test_a_config_is_read_back_equal(folder):
 
 def test_finished_stages_are_skipped_and_changed_ones_done_again(folder, capfd):
     assert program.run(arguments(folder)) == 0
-    assert all(f"{stage}: done before" in capfd.readouterr().err or True for stage in stages.STAGES)
+    said = capfd.readouterr().err
+    assert [f"{stage}: done before" in said for stage in stages.STAGES] == [True] * 5
     before = (folder / "store" / "index.json").stat().st_mtime_ns
     assert program.run(arguments(folder, "--scores.seed=1", "--stages=evaluate,report")) == 0
     said = capfd.readouterr()
@@ -178,9 +180,12 @@ def test_fit_and_extract_keep_input_units(model):
     codes = model.fit(points=[points], normals=[normals], frame="input", names=["ball"])
     assert codes.names == ("ball",) and len(codes.similarities) == 1
     np.testing.assert_allclose(codes.similarities[0](points).max(), 1 / 1.03, atol=0.01)
-    (made,) = model.extract(codes, resolution=24)
-    if len(made.faces):
-        assert np.abs(made.bounds.mean(0) - [1000, 0, -500]).max() < 25
+    for code in (codes, model.codes[0].placed(codes.similarities)):
+        (own,), (normalized,) = model.extract(code, 24), model.extract(code, 24, frame="normalized")
+        np.testing.assert_allclose(own.vertices, codes.similarities[0].inverse()(normalized.vertices), atol=1e-9)
+        np.testing.assert_array_equal(own.faces, normalized.faces)
+    assert len(own.faces)  # of a shape that was trained on
+    assert np.abs(own.bounds.mean(0) - [1000, 0, -500]).max() < 20
 
 
 def test_wrong_arrays_are_refused(model):
@@ -241,6 +246,17 @@ def test_train_from_python(tmp_path):
     assert len(model.codes) == 6
     with pytest.raises(ConfigError, match="stepz"):
         jonet.train("mug", stepz=5)
+
+
+def test_without_a_folder_a_stop_promises_nothing(monkeypatch, tmp_path):
+    def stopped(run):
+        raise KeyboardInterrupt("stopped after step 3 of 9; the same command continues from there")
+
+    monkeypatch.setattr(train, "prepare", stopped)
+    with pytest.raises(KeyboardInterrupt, match="^stopped after step 3 of 9; nothing is kept, since no"):
+        jonet.train("mug")
+    with pytest.raises(KeyboardInterrupt, match="the same command continues"):
+        jonet.train("mug", workdir=tmp_path)
 
 
 def test_the_first_command_of_the_readme():

@@ -36,6 +36,7 @@ from jonet.data import store as stores
 from jonet.data.families import make
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
+from jonet.formats import detect
 from jonet.geometry import mesh_files
 from jonet.run import stages
 from jonet.run.state import RunState
@@ -368,6 +369,18 @@ def test_files_that_a_folder_claims_lie_in_it(folder, data, tmp_path, capfd):
     (folder / "config.json").write_text(json.dumps(values))
     assert tiny_run.start(folder, data, rebuilt_train=2) == 1
     assert "outside of its folder" in capfd.readouterr().err and (tmp_path / "thesis").read_text() == "mine"
+
+
+def test_samples_without_surfaces_are_not_trained_on_to_be_scored(data, tmp_path, capfd):
+    assert tiny_run.start(tmp_path / "run", data, "prepare") == 0
+    detect.export(stores.open(tmp_path / "run" / "store"), tmp_path / "samples", "deepsdf")
+    for name in ("SurfaceSamples", "NormalizationParameters"):
+        shutil.rmtree(tmp_path / "samples" / name)
+    capfd.readouterr()
+    assert tiny_run.start(tmp_path / "again", tmp_path / "samples") == 1
+    said = capfd.readouterr().err
+    assert "4 of 4 shapes (first" in said and "have no surface to be scored by" in said and "train …" not in said
+    assert tiny_run.start(tmp_path / "again", tmp_path / "samples", "prepare,train,reconstruct") == 0
 
 
 def test_a_typing_error_locks_no_folder(tmp_path, data, capfd):

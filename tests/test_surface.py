@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import manifold3d
 import numpy as np
 import pytest
@@ -302,6 +303,19 @@ def test_a_second_batch_compiles_nothing(compilations):
     with compilations() as seen:
         extraction.extract(second, 32)
     assert not seen, seen
+
+
+@pytest.mark.parametrize("more", [{}, {"faces": 200}, {"rmsprop_steps": 1}])
+def test_products_have_full_precision_whatever_the_caller_has(more):
+    seen = []
+
+    def recording(shared, per_shape, points):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return ball(shared, per_shape, points)
+
+    with jax.default_matmul_precision("bfloat16"):
+        extraction.extract(batch(field(recording, center=(0, 0, 0), radius=0.5)), 12, **more)
+    assert seen and set(seen) == {"highest"}
 
 
 def test_only_the_largest_component_is_kept_on_demand():

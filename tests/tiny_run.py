@@ -51,7 +51,7 @@ def start(workdir: Path, data: Path | str, stages: str = STAGES, task: str = "de
     words = ["--task", task, "--data", str(data), "--workdir", str(workdir), "--stages", stages]
     for name, value in {**OPTIONS, **changed}.items():
         words += [f"--{name}", *str(value).split()]
-    return program.run(words)
+    return program.run(program.without_training(words) if "model" in changed else words)
 
 
 def results(workdir: Path) -> dict:

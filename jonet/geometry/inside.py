@@ -23,7 +23,8 @@ ALONG = np.array([[0.36, 0.48, 0.80], [-0.60, 0.48, -0.64]])  # ray directions: 
 
 
 class Inside:
-    """`inside(points [N, 3])` → bool [N], for a closed or open mesh that faces outwards.
+    """`inside(points [N, 3])` → bool [N], for a closed or open mesh that faces outwards and is near the origin compared
+    with its size, since fast winding numbers are computed in float32.
 
     simple: whether rays are used (see the function `simple`); then only the few points whose two rays disagree, graze a
     face or start on one need winding numbers.

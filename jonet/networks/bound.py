@@ -59,8 +59,9 @@ class BoundNetwork:
         return self.module.fold(self.shared, self.batch_stats, code)
 
     def fields(self, codes) -> Field:
-        """The fields of codes [B, L], as one batch."""
-        return _fields(self, codes)
+        """The fields of codes [B, L], as one batch; matrix products have full float32."""
+        with jax.default_matmul_precision("highest"):
+            return _fields(self, codes)
 
 
 @jax.jit

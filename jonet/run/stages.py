@@ -48,6 +48,8 @@ def run(task: Task, config: TaskConfig, workdir: Path, stages: Sequence[str] = S
         print(f"{task.title} · {parallel.describe()} · {run.folder}", file=sys.stderr, flush=True)
         run.announce = lambda stage: print(f"{stage} …", file=sys.stderr, flush=True)
         for stage in [stage for stage in state.EXPENSIVE_STAGES if stage in stages]:
+            if stage == "train" and "evaluate" in stages and run.is_done("prepare"):
+                check_surfaces(stores.open(run.folder / "store"))
             do(run, stage)
         if parallel.is_main():
             with parallel.local_only() if parallel.is_multiprocess() else contextlib.nullcontext():
@@ -74,6 +76,17 @@ def do(run: RunState, stage: str) -> None:
     # `begin` removes the entry of a stage, so an entry that is the same object means that nothing was run.
     if before is not None and run.done.get(stage) is before:
         print(f"{stage}: done before", file=sys.stderr)
+
+
+def check_surfaces(store: stores.Store) -> None:
+    """ConfigError if a shape has neither a mesh nor points on its surface, which scores and nearest shapes need."""
+    bare = ~(store.arrays["faces"].counts.any(1) | store.arrays["surface_points"].counts.any(1))
+    if bare.any():
+        raise ConfigError(
+            f"{bare.sum()} of {len(store)} shapes (first {store.names[int(bare.argmax())]}) have no surface to be "
+            "scored by; put the surface samples and normalization parameters of the authors' program beside their "
+            "samples, or leave out the evaluation with --stages=prepare,train,reconstruct"
+        )
 
 
 def is_done(run: RunState, stage: str) -> bool:

@@ -61,8 +61,11 @@ class Config(deepsdf.Config):
     pose: PoseConfig = PoseConfig(tries=32, keep=(8, 2, 1))  # how code and pose are fitted where view.pose is not known
 
     def unread(self) -> dict[str, str]:
-        """As for DeepSDF, and the settings that view.pose leaves unused."""
+        """As for DeepSDF, settings of training beside a given model, and those that view.pose leaves unused."""
         pose, unread = self.view.pose, super().unread()
+        if self.model:
+            training = set(DeepSDF.parts["train"]) - {"seed"}
+            unread |= dict.fromkeys(training, f"model is {self.model}, so no network is trained")
         if pose == "known":
             return unread | {"pose": "view.pose is known, so only the code is fitted"}
         if pose == "yaw":

@@ -74,6 +74,13 @@ class Config(onet_points.Config):
         if self.network.encoder == "idx":
             raise ConfigError("network.encoder is idx, which takes no point clouds; purify needs an encoder of points")
 
+    def unread(self) -> dict[str, str]:
+        """As for all conditional tasks, and settings of training beside a given model."""
+        if not self.model:
+            return super().unread()
+        training = {"corrupt", *Onet.parts["train"]} - {"seed", "inputs"}
+        return super().unread() | dict.fromkeys(training, f"model is {self.model}, so no network is trained")
+
     def check_later(self) -> None:
         """As for all conditional tasks; and there must be test shapes."""
         super().check_later()

@@ -57,7 +57,7 @@ def extract(
     0 for all.  rmsprop_steps: of the published refinement after that (`refinement.refine`), 0 for none.
 
     Every mesh is a closed manifold and oriented outwards.  A field without surface gives a mesh without faces and a
-    warning with its range of values; a field that is not finite raises InputError.
+    warning with its range of values; a field that is not finite raises InputError.  Matrix products have full float32.
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}; there are {', '.join(METHODS)}")
@@ -74,12 +74,11 @@ def extract(
     levels = np.broadcast_to(levels, len(fields))
     grid = lattice(fields, resolution, box)
     each = max(1, BATCH // grid.resolution**2)
-    precision = jax.config.jax_default_matmul_precision  # thread-local: the workers would use the default
 
     def some(first):
         here = slice(first, first + each)
         evaluator = FieldEvaluator(fields[here], Lattice(grid.boxes[here], grid.resolution), levels[here], first)
-        with jax.default_matmul_precision(precision):
+        with jax.default_matmul_precision("highest"):  # here, since the setting is of one thread
             samples, corners, seen = locate(evaluator, method, coarse, lipschitz)
             welded = refinement.project(
                 evaluator, samples, polygonize(evaluator.lattice, samples, corners), refine_steps
@@ -109,9 +108,10 @@ def extract(
     fields = dataclasses.replace(fields, per_shape={**fields.per_shape, "level": levels})
     if faces:
         meshes = [refinement.simplify(mesh, faces) for mesh in meshes]
-    if rmsprop_steps:
-        meshes = refinement.refine(fields, meshes, steps=rmsprop_steps, box=box)
-    return [with_normals(fields, i, mesh) for i, mesh in enumerate(meshes)] if normals else meshes
+    with jax.default_matmul_precision("highest"):
+        if rmsprop_steps:
+            meshes = refinement.refine(fields, meshes, steps=rmsprop_steps, box=box)
+        return [with_normals(fields, i, mesh) for i, mesh in enumerate(meshes)] if normals else meshes
 
 
 def with_normals(fields: Field, shape: int, mesh: Mesh) -> Mesh:
