@@ -49,7 +49,7 @@ def frame(given, kind: str, arrays: list[np.ndarray]) -> str | list[Similarity]:
         return given
     if isinstance(given, Similarity):
         raise InputError("frame is one similarity; give a list, one per shape: frame=[…]")
-    transforms = list(given) if isinstance(given, list | tuple) or getattr(given, "ndim", 0) else None
+    transforms: list[Any] | None = list(given) if isinstance(given, list | tuple) or getattr(given, "ndim", 0) else None
     if (
         transforms is None
         or len(transforms) != len(arrays)
