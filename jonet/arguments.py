@@ -6,7 +6,7 @@ import numbers
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def choice(given, name: str, known: Sequence[str]) -> None:
         raise InputError(f"{name} is {shown(given)}, but must be {' or '.join(map(repr, known))}")
 
 
-def positive(given, name: str) -> float:
+def positive(given: float, name: str) -> float:
     """A number above 0, which may be infinite; InputError for anything else."""
     if isinstance(given, bool) or not isinstance(given, numbers.Real) or not given > 0:
         raise InputError(f"{name} is {shown(given)}, but must be a number above 0")
@@ -58,7 +58,7 @@ def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> t
         return tuple(frame_of(cloud, target) for cloud in arrays)
     if isinstance(frame, Similarity):
         raise InputError("frame is one similarity; give a list, one per shape: frame=[…]")
-    found = list(frame) if isinstance(frame, list | tuple) or getattr(frame, "ndim", 0) else None
+    found: list[Any] | None = list(frame) if isinstance(frame, list | tuple) or getattr(frame, "ndim", 0) else None
     if found is None or len(found) != len(arrays) or not all(isinstance(each, Similarity) for each in found):
         raise InputError(
             f"frame is {shown(frame)}, but must be 'normalized', 'input' or a list of similarities, one for each of "
@@ -102,11 +102,13 @@ def check_sizes(name: str, clouds: Sequence[np.ndarray]) -> None:
             raise InputError(f"{name}[{i}] has no size to normalize: all its points coincide")
 
 
-def settings(given: S | None, kind: type[S], default: S) -> S:
+def settings(given: object, kind: type[S], default: S) -> S:
     """The given config, or the default if it is None; InputError if it is of another class."""
-    if given is not None and not isinstance(given, kind):
+    if given is None:
+        return default
+    if not isinstance(given, kind):
         raise InputError(f"config is {shown(given)}, but must be a {kind.__module__}.{kind.__name__}")
-    return default if given is None else given
+    return given
 
 
 def names(given: Sequence[str] | None, count: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import itertools
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,15 @@ from jonet.storage import archives, atomic
 
 VERSION = 2  # of the file's format
 TUPLES = ("names", "similarities", "sources")  # fields that are tuples, not arrays
+
+
+class Fit(NamedTuple):
+    """How well one code was fitted, see `Codes`."""
+
+    residual: float
+    inlier_fraction: float
+    converged: bool
+    out_of_distribution: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,8 +65,8 @@ class Codes:
     def __getitem__(self, index) -> Codes:
         """A batch of the codes selected by an integer or name (one code), a slice, or a list of integers or names."""
         if isinstance(index, str):
-            index = [index]
-        if isinstance(index, list) and any(isinstance(i, str) for i in index):
+            index = self._indices([index])
+        elif isinstance(index, list) and any(isinstance(i, str) for i in index):
             index = self._indices(index)
         # one code of many is taken in constant time
         rows = (
@@ -189,3 +198,9 @@ def read_npz(path: Path) -> dict[str, Any]:
     except FormatError as error:
         raise CheckpointError(str(error)) from error
     return {name: array.copy() for name, array in found.items()}  # writable copies
+
+
+def fits(codes: Codes) -> list[Fit]:
+    """How well each of the codes was fitted, for codes that were."""
+    columns = (getattr(codes, name).tolist() for name in Fit._fields)
+    return [Fit(*row) for row in zip(*columns, strict=True)]

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
 
 import numpy as np
 
@@ -90,6 +90,10 @@ class Model:
         """The network's config, a `Specs` dataclass."""
         return self.network.specs
 
+    @overload
+    def field(self, codes: Codes | np.ndarray, *, frame: Literal["normalized"] = "normalized") -> Field: ...
+    @overload
+    def field(self, codes: Codes | np.ndarray, *, frame: str) -> Field | InputField: ...
     def field(self, codes: Codes | np.ndarray, *, frame: str = "normalized") -> Field | InputField:
         """Shapes as functions of space: Codes or an array [B, L] → a batch of B fields; one code [L] → one field.
 
@@ -139,7 +143,7 @@ class Model:
         if meshes is not None:
             arguments.alone("meshes", samples=samples, points=points, normals=normals, free_space=free_space)
             sampled, names = self._sampled(meshes, frame, names)
-            given = ObservedArrays(samples=[one.samples for one in sampled])
+            given = ObservedArrays(samples=[one.array("samples") for one in sampled])
             similarities = tuple(one.similarity for one in sampled)
         else:
             given = ObservedArrays.checked(samples, points, normals, free_space)
@@ -207,15 +211,15 @@ class Model:
         given = completion.of_scans(given, eye, whole)
         if similarities is not None:
             default = dataclasses.replace(self.fitting, prior=completion.PRIOR)
-            config = arguments.settings(config, FitConfig, default)
+            fitting = arguments.settings(config, FitConfig, default)
             given, found = self._normalized(given, similarities)
-            fitted = latents.fit(self.network, observe(given, config), config=config, **self._known())
+            fitted = latents.fit(self.network, observe(given, fitting), config=fitting, **self._known())
             return Codes(names=names, similarities=found, network=self.digest, **fitted._asdict())
-        config = arguments.settings(config, PoseConfig, completion.POSE["yaw"])
+        posing = arguments.settings(config, PoseConfig, completion.POSE["yaw"])
         arguments.check_sizes("points", given.rows)
         upright = completion.upright(up)
         turned = given.transformed([upright] * len(names))
-        found = pose.fit_pose(self.network, turned, config=config, **self._known())
+        found = pose.fit_pose(self.network, turned, config=posing, **self._known())
         transforms = tuple(transform @ upright for transform in found.similarities)
         return Codes(names=names, similarities=transforms, network=self.digest, **found.codes._asdict())
 
@@ -242,18 +246,19 @@ class Model:
         """
         given = {"samples": samples, "points": points, "voxels": voxels, "images": images, "meshes": meshes}
         kinds = [name for name, arrays in given.items() if arrays is not None]
-        takes = None if self.inputs is None else self.inputs.kind
+        inputs = self.inputs
+        takes = None if inputs is None else inputs.kind
         allowed = (takes, "meshes") if takes in ("points", "voxels") else (takes,)
-        if takes is None or len(kinds) != 1 or kinds[0] not in allowed:
+        if inputs is None or len(kinds) != 1 or kinds[0] not in allowed:
             raise InputError(f"{' and '.join(kinds) or 'nothing'} given to encode, but {self._takes()}")
         (kind,), similarities = kinds, None
         rows = kind in ("points", "samples")
         if kind == "meshes":
             sampled, names = self._sampled(meshes, frame, names)
-            arrays = [one.points if takes == "points" else one.voxels for one in sampled]
+            arrays = [one.array(inputs.kind) for one in sampled]
             similarities = tuple(one.similarity for one in sampled)
         else:
-            arrays = listed(given[kind], kind, (None, self.inputs.shape[-1]) if rows else self.inputs.shape)
+            arrays = listed(given[kind], kind, (None, inputs.shape[-1]) if rows else inputs.shape)
             names = arguments.names(names, len(arrays))
             if rows:
                 observed = arguments.without_outliers(ObservedArrays(**{kind: arrays}), outliers, frame, names)
@@ -261,9 +266,8 @@ class Model:
                 arrays = observed.rows
             elif arguments.transforms(frame, kind, arrays, self.frame) is not None:
                 raise InputError(f"frame is {shown(frame)}, but {kind} are always in the normalized frame")
-        return Codes(
-            encoding.encode(self.network, self.inputs.check(arrays), takes), names, similarities, network=self.digest
-        )
+        values = encoding.encode(self.network, inputs.check(arrays), inputs.kind)
+        return Codes(values, names, similarities, network=self.digest)
 
     def _known(self) -> dict[str, Any]:
         """What fitting knows of the training codes: their distribution, and the codes as starts."""
@@ -330,7 +334,7 @@ class Model:
         arguments.choice(frame, "frame", ("normalized", "input"))
         config = self._surfaces(resolution, surfaces)
         fields = self.network.fields(np.atleast_2d(self._values(codes)))
-        meshes = extraction.extract(fields, **dataclasses.asdict(config))
+        meshes = cast(list[Mesh], extraction.extract(fields, **dataclasses.asdict(config)))  # of a batch
         names = codes.names if isinstance(codes, Codes) else tuple(mesh.name for mesh in meshes)
         meshes = [dataclasses.replace(mesh, name=name) for mesh, name in zip(meshes, names, strict=True)]
         if frame == "input" and isinstance(codes, Codes) and codes.similarities is not None:
@@ -439,7 +443,7 @@ class Model:
             if len(values) != 1:
                 raise InputError(f"{name} contains {len(values)} codes, but must be one")
             ends.append(values[0])
-        return self.extract(np.linspace(*ends, count, dtype=np.float32), resolution)
+        return self.extract(np.linspace(ends[0], ends[1], count, dtype=np.float32), resolution)
 
     def _values(self, codes, name: str = "codes") -> np.ndarray:
         length = self.network.latent_size
@@ -490,15 +494,16 @@ def load(folder: str | Path) -> Model:
         network=BoundNetwork(network, content.shared, content.batch_stats),
         frame=content.frame,
         codes=content.codes,
-        prior=content.prior and Prior(**content.prior),
+        prior=Prior(**content.prior) if content.prior else None,
         fitting=jonet.config.from_dict(FitConfig, content.fitting, "fitting."),
         surfaces=jonet.config.from_dict(Surfaces, content.surfaces, "surfaces."),
-        inputs=content.inputs and jonet.config.from_dict(Inputs, content.inputs, "inputs."),
+        inputs=jonet.config.from_dict(Inputs, content.inputs, "inputs.") if content.inputs else None,
         history=content.history,
     )
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _function(method: Callable[Concatenate[Model, P], R]) -> Callable[Concatenate[Model, P], R]:

@@ -344,8 +344,9 @@ def test_a_script_that_runs_again_in_its_workers_does_not_wait_for_itself(tmp_pa
 # Workers
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from jonet import interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from jonet.data import workers
 def main(folder):
     with workers.processes(2) as pool:

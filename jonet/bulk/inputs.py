@@ -83,7 +83,8 @@ def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
     """Codes of prepared inputs, encoded if the network has an encoder, else fitted."""
     shape_names, similarities, data = (list(column) for column in zip(*shapes, strict=True))
     if model.inputs is not None:
-        return model.encode(**{model.inputs.kind: data}, names=shape_names).placed(similarities)
+        observed: dict[str, Any] = {model.inputs.kind: data}
+        return model.encode(**observed, names=shape_names).placed(similarities)
     found = latents.fit(
         model.network,
         data,
@@ -172,7 +173,7 @@ def _observations(frame: str, fitting: FitConfig, limit: int, outliers: str, sou
     """limit: number of points read at most, since a fit uses no more."""
     path, name = source
     one = scans.read(path, frame, limit=limit, outliers=outliers)
-    arrays = {kind: [getattr(one, kind)] for kind in one.kind}
+    arrays = {kind: [one.array(kind)] for kind in one.kind}
     (rows,) = observe(ObservedArrays.checked(**arrays), fitting, [_index(name)])
     return Prepared(name, one.similarity, rows)
 
@@ -185,7 +186,7 @@ def _inputs(frame: str, form: Inputs, outliers: str, source: File) -> Prepared:
         voxels, transform = scans.grid(path, form.size)
         return Prepared(name, transform, voxels)
     one = scans.read(path, frame, surface=True, outliers=outliers)
-    return Prepared(name, one.similarity, one.points)
+    return Prepared(name, one.similarity, one.array("points"))
 
 
 def size_class(model: Model) -> Callable[[Prepared], int]:

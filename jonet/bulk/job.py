@@ -30,9 +30,11 @@ class Source(Protocol):
 
     def stamp(self) -> dict[str, Any]:
         """Identifies its content."""
+        ...
 
     def unchanged(self, stamped: dict[str, Any]) -> bool:
         """Whether it still has the stamped content."""
+        ...
 
 
 class Input(NamedTuple):

@@ -11,7 +11,7 @@ import collections
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -96,7 +96,7 @@ class Pipeline:
                 raise
         return now()
 
-    def _read(self, sources: Iterator[tuple[str, Any]], executor: Executor) -> Iterator[_Item]:
+    def _read(self, sources: Iterator[tuple[str, Any]], executor: Executor) -> Generator[_Item, None, None]:
         """Items in order, read up to `batch` inputs ahead; inputs that cannot be read become failed rows."""
         waiting: collections.deque[tuple[str, Future]] = collections.deque()
         try:

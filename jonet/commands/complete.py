@@ -11,7 +11,7 @@ import numpy as np
 
 from jonet import config as configs
 from jonet import parser
-from jonet.codes import Codes
+from jonet.codes import Codes, fits
 from jonet.commands import trained, written
 from jonet.data import sampling, scans
 from jonet.errors import ConfigError, MeshError
@@ -44,11 +44,9 @@ def complete(options, given: set[str]) -> None:
     scan = of_depth_image(options) if is_image else of_cloud(options)
     up = options.up or ("-y" if is_image else "y")  # y points down in images
     codes = fitted(model, scan, up, options, given)
-    transform, doubts = codes.similarities[0], " · not converged" * bool(not codes.converged[0])
-    doubts += " · out of distribution" * bool(codes.out_of_distribution[0])
-    print(
-        f"{len(scan.points)} points: residual {codes.residual[0]:.5f} · inliers {codes.inlier_fraction[0]:.1%}{doubts}"
-    )
+    (transform,), (fit,) = codes.similarities or (), fits(codes)
+    doubts = " · not converged" * (not fit.converged) + " · out of distribution" * fit.out_of_distribution
+    print(f"{len(scan.points)} points: residual {fit.residual:.5f} · inliers {fit.inlier_fraction:.1%}{doubts}")
     center, angle = (
         transform.inverse()([0, 0, 0]),
         np.degrees(np.arccos(np.clip((np.trace(transform.rotation) - 1) / 2, -1, 1))),

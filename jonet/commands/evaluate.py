@@ -43,7 +43,7 @@ def evaluate(options, given: set[str]) -> None:
     if not pairs:
         raise ConfigError(f"no file in {options.predicted} has the name of one in {options.ground_truth}")
     with ThreadPoolExecutor(resources.cores()) as pool:
-        found = list(pool.map(lambda pair: _score(*pair, options.scores), pairs.values()))
+        found = list(pool.map(lambda pair: _score(pair[0], pair[1], options.scores), pairs.values()))
     scores = {name: row for name, row in zip(pairs, found, strict=True) if not isinstance(row, str)}
     failed = {name: cause for name, cause in zip(pairs, found, strict=True) if isinstance(cause, str)}
     if not scores:
@@ -76,7 +76,8 @@ def matched(
     """
     of_predicted, of_ground_truths = _labels(predicted), _labels(ground_truths)
     if len(predicted) == len(ground_truths) == 1:
-        return {of_predicted[key]: (path, *ground_truths.values()) for key, path in predicted.items()}, [], []
+        ((key, path),), (ground_truth,) = predicted.items(), ground_truths.values()
+        return {of_predicted[key]: (path, ground_truth)}, [], []
     partner = {key: key for key in ground_truths if key in predicted}
     shape_names = inputs.names(ground_truths)
     file_names = dict(zip(shape_names, unique(list(shape_names.values())), strict=True))

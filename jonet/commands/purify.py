@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def purify(options, given: set[str]) -> None:
             causes[output] = error
     if not clouds:
         raise ConfigError(f"none of {len(files)} clouds could be read; {causes[outputs[0]]}")
-    purified = dict.fromkeys(outputs, ())
+    purified: dict[str, Any] = dict.fromkeys(outputs, ())
     for with_normals in (True, False):  # one call takes normals of all clouds, or of none
         group = {
             output: cloud
@@ -44,7 +45,7 @@ def purify(options, given: set[str]) -> None:
         if with_normals:
             observed["normals"] = [cloud.normals for cloud in group.values()]
         found = model.purify(**observed, count=options.count, spread=options.spread, seed=options.seed)
-        purified |= zip(group, found, strict=True)
+        purified |= dict(zip(group, found, strict=True))
     written.keep(
         options.out,
         "purify",

@@ -44,18 +44,19 @@ def keep(
     """
     folder = Path(folder)
     with locks.locked(folder / LOCK, wait=True):
-        check(folder, [name for name, write in files.items() if write])
+        writers = {name: write for name, write in files.items() if write}
+        check(folder, writers)
         recorded = _read(folder)
         gone = [name for name, entry in recorded.items() if alone and entry["verb"] == verb and name not in files]
-        for name in [*gone, *(name for name, write in files.items() if not write)]:
+        for name in [*gone, *(files.keys() - writers.keys())]:
             if name in recorded and _ours(folder, name, recorded):
                 atomic.remove_file(folder / name)
             recorded.pop(name, None)
-        new = {name: {"verb": verb, "made": None} for name, write in files.items() if write}
+        new: dict[str, dict[str, Any]] = {name: {"verb": verb, "made": None} for name in writers}
         # before the files: if the process is killed, those that it wrote are recognized by the next call
         atomic.write_json(folder / RECORD, recorded | new)
-        for name in new:
-            files[name](folder / name)
+        for name, write in writers.items():
+            write(folder / name)
             new[name]["made"] = identity.stamp(folder / name)
         atomic.write_json(folder / RECORD, recorded | new)
 

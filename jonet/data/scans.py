@@ -41,6 +41,10 @@ class Observed(NamedTuple):
         """The names of its arrays, as parameters of `Model.fit`."""
         return tuple(name for name in ("samples", "points", "normals", "voxels") if getattr(self, name) is not None)
 
+    def array(self, name: str) -> np.ndarray:
+        """One of its arrays, by a name in `kind`."""
+        return getattr(self, name)
+
 
 def find(path, pictures: bool = False) -> list[Path]:
     """Meshes and point clouds (or images) below a folder, or the file itself, sorted; hidden files are skipped."""
@@ -199,5 +203,5 @@ def sample_sdf(mesh, count: int = 20_000, *, near: float = 0.8, seed: int = 0) -
     recipe = Recipe(near=2 * pairs, uniform=count - 2 * pairs, surface=0)
     name = mesh.name or "mesh"
     found = sampled(sources.InMemory(name, mesh=mesh), "samples", "sphere", recipe, seed)
-    samples = np.random.default_rng(seed).permutation(found.samples.astype(np.float64))
+    samples = np.random.default_rng(seed).permutation(found.array("samples").astype(np.float64))
     return found.similarity.inverse()(samples[:, :3]), samples[:, 3] / found.similarity.scale

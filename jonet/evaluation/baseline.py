@@ -40,10 +40,10 @@ def nearest_to(clouds: Mapping, store: Store, training, count: int = 1) -> dict:
     for name, cloud in clouds.items():
         distances = dict(zip(train, _coarse_chamfer(_coarse(cloud), coarse), strict=True))
         distances.pop(name, None)
-        near = sorted(distances, key=distances.get)[: max(CANDIDATES, count)]
+        near = sorted(distances, key=distances.__getitem__)[: max(CANDIDATES, count)]
         tree = KDTree(cloud)
         exact = {j: tree_of(j).query(cloud)[0].mean() + tree.query(train[j])[0].mean() for j in near}
-        found[name] = sorted(exact, key=exact.get)[:count]
+        found[name] = sorted(exact, key=exact.__getitem__)[:count]
     return found
 
 

@@ -55,9 +55,8 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
     triangles = triangles[(triangles != np.roll(triangles, 1, 1)).all(1)]
     if len(triangles) > faces:
         size = np.abs(vertices).max() or 1.0  # the library works in float32, so scale to about 1 first
-        vertices, triangles = fast_simplification.simplify(
-            (vertices / size).astype(np.float32), triangles.astype(np.int32), target_count=faces
-        )
+        points = (vertices / size).astype(np.float32)
+        vertices, triangles, *_ = fast_simplification.simplify(points, triangles.astype(np.int32), target_count=faces)
         vertices = vertices * size
     return Mesh(vertices, triangles, name=mesh.name)
 
@@ -191,7 +190,7 @@ def slice_picture(values: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         edge |= (inside != np.roll(inside, 1, axis)) | (inside != np.roll(inside, -1, axis))
     edge[[0, -1]] = edge[:, [0, -1]] = False
-    return np.uint8(np.where(edge[..., None] & inside[..., None], [110, 52, 10], picture))
+    return np.where(edge[..., None] & inside[..., None], [110, 52, 10], picture).astype(np.uint8)
 
 
 # Charts

@@ -30,6 +30,7 @@ from jonet.geometry.voxels import blocks
 from jonet.rendering.sheets import BLUE, CLAY, GRAY, picture
 
 COLORS = {"ground_truth": CLAY, "predicted": BLUE, "input": GRAY, "train": (0.36, 0.44, 0.34)}
+NOWHERE = Frame(np.zeros(3), 1.0)  # of a row without surfaces or points
 _DRAFT = 40_000  # most faces of a mesh in an image: more are not visible at its size
 
 
@@ -93,11 +94,11 @@ class Gallery:
 
     def chosen(self) -> list[tuple[str, Row]]:
         """The rows to show with their ranks in words: best, median, worst, then others from best to worst."""
-        rows = list(self.rows)
-        if not self.ranked():
+        rows, rank = list(self.rows), self.rank
+        if rank is None or not self.ranked():
             return [("", row) for row in rows[: self.pictures]]
-        better = measure(self.rank).better
-        rows.sort(key=lambda row: np.nan_to_num(better * row.scores.get(self.rank, np.nan), nan=-np.inf), reverse=True)
+        better = measure(rank).better
+        rows.sort(key=lambda row: np.nan_to_num(better * row.scores.get(rank, np.nan), nan=-np.inf), reverse=True)
         first = {0: "best", len(rows) - 1: "worst"}
         if len(rows) > 2:
             first = {0: "best", (len(rows) - 1) // 2: "median", len(rows) - 1: "worst"}
@@ -114,7 +115,7 @@ def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
     lead = 3 if gallery.ranked() else len(rows) if len(rows) <= 6 else 4
     places, sizes = range(len(shapes), len(shapes) + len(rows)), [288 if k < lead else 192 for k in range(len(rows))]
     with ThreadPoolExecutor(resources.cores()) as pool:  # threads: the work is in compiled code without the GIL
-        results = list(pool.map(lambda row, *rest: _card(*row, faces, *rest), rows, places, sizes))
+        results = list(pool.map(lambda row, *rest: _card(row[0], row[1], faces, *rest), rows, places, sizes))
     cards = [card for card, _ in results]
     shapes += [shape for _, shape in results]
     html = f'<div class="rows">{"".join(cards[:lead])}</div>'
@@ -140,7 +141,7 @@ def _card(rank, row, faces, place, size):
     points = [s.vertices for s in solids if s is not None]
     fixed = [s.vertices for s, kind in zip(solids, kinds, strict=True) if s is not None and kind != "predicted"]
     # The camera is fitted to the parts that are no predictions, so that a bad prediction does not change the view.
-    frame, view = (Frame.around(*points), np.concatenate(fixed or points)) if points else (None, None)
+    frame, view = (Frame.around(*points), np.concatenate(fixed or points)) if points else (NOWHERE, None)
     figures, panels = [], []
     for part, solid in zip(row.parts, solids, strict=True):
         panel, image = {"kind": part.kind, "caption": part.caption}, None

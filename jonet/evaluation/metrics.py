@@ -56,7 +56,9 @@ def evaluate(meshes, ground_truths, scoring: MetricsConfig = MetricsConfig()) ->
             f"{len(meshes)} meshes cannot be scored against {len(ground_truths)} ground truths; give one for each"
         )
     pairs = [examined(*pair) for pair in zip(meshes, ground_truths, strict=True)]
-    rows = evaluate_all([pair for *pair, _, _ in pairs], scoring, scales=[scale for *_, scale, _ in pairs])
+    rows = evaluate_all(
+        [(mesh, ground_truth) for mesh, ground_truth, _, _ in pairs], scoring, scales=[scale for *_, scale, _ in pairs]
+    )
     rows = [row if has_inside else row | {"iou": None} for row, (*_, has_inside) in zip(rows, pairs, strict=True)]
     names = [ground_truth.name or mesh.name for mesh, ground_truth in zip(meshes, ground_truths, strict=True)]
     return {"shapes": [{"name": name, **row} for name, row in zip(names, rows, strict=True)], "summary": summary(rows)}
@@ -87,7 +89,7 @@ def evaluate_all(
     """`score` of many pairs (predicted, ground truth) in parallel; labeled, scales: of each pair, or empty."""
     with ThreadPoolExecutor(resources.cores()) as pool:
         further = labeled or itertools.repeat(None), scales or itertools.repeat(1.0)
-        return list(pool.map(lambda pair, *more: score(*pair, scoring, *more), pairs, *further))
+        return list(pool.map(lambda pair, *more: score(pair[0], pair[1], scoring, *more), pairs, *further))
 
 
 def score(

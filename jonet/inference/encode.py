@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jonet import device_memory, parallel
 from jonet.checks import check_array
 from jonet.errors import ConfigError, InputError
 from jonet.networks.bound import BoundNetwork
+from jonet.networks.encoders import InputKind
 from jonet.networks.field import bucket
 
 TOGETHER = device_memory.Pieces("shapes", 64, 16)  # per device in one dispatch
@@ -28,7 +28,7 @@ class Inputs:
     images [size, size, 3] in [0, 1] · samples [size, 4], points with occupancies 0 and 1 (of the VAE).
     """
 
-    kind: Literal["points", "voxels", "images", "samples"] = "points"
+    kind: InputKind = "points"
     size: int = 300
 
     def __post_init__(self):

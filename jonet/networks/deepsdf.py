@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import chex
 import jax
@@ -107,12 +108,13 @@ class DeepSDFDecoder(nn.Module):
         if dropout is not None and specs.latent_dropout:
             mask, factor = dropout("latent", LATENT_DROPOUT, (specs.latent_size, *points.shape[1:]))
             first_z = jnp.where(mask, z * factor, 0)
-        x = None
+        hidden: tuple[jax.Array, ...] = ()
         for k, width in enumerate(specs.widths):
             parts = {"input": (first_z if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
-            parts = parts if x is None else (x, *parts)
             dtype = self.dtype if k < last else jnp.float32
-            x = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, axis=0, name=f"lin{k}")(*parts)
+            x = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, axis=0, name=f"lin{k}")(
+                *hidden, *parts
+            )
             if k < last:
                 if specs.norm(k) == "layer":
                     x = nn.LayerNorm(epsilon=1e-5, reduction_axes=0, feature_axes=0, name=f"bn{k}")(x)
@@ -120,7 +122,8 @@ class DeepSDFDecoder(nn.Module):
                     x = dropped_relu(x, *dropout(f"lin{k}", specs.dropout_prob, x.shape))
                 else:
                     x = nn.relu(x)
-        return squash(specs, x[0])
+            hidden = (x,)
+        return squash(specs, hidden[0][0])
 
     def fold(self, shared, batch_stats, code) -> Field:
         """The field of one shape: weight norm is multiplied out, and the code's products become biases.
@@ -164,7 +167,7 @@ class Folded:
 
     def __call__(self, shared, per_shape, points):
         """points [N, 3] → distances [N]."""
-        last, x = len(self.specs.dims), None
+        last, x = len(self.specs.dims), points  # the first layer has no activations and does not read x
         layers = zip(shared["kernels"], shared["biases"], per_shape["code_biases"], shared["norms"], strict=True)
         for k, (kernel, bias, code_bias, norm) in enumerate(layers):
             inner = kernel.shape[0] - (3 if self.specs.joined(k) else 0)
@@ -174,6 +177,6 @@ class Folded:
             if self.specs.joined(k):
                 y = y + points @ kernel[inner:]
             if norm is not None:
-                y = nn.LayerNorm(epsilon=1e-5).apply({"params": norm}, y)
+                y = cast(jax.Array, nn.LayerNorm(epsilon=1e-5).apply({"params": norm}, y))
             x = nn.relu(y) if k < last else y
         return squash(self.specs, x[..., 0])

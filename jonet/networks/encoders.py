@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import chex
 import jax.numpy as jnp
@@ -93,7 +95,18 @@ class LatentEncoder(nn.Module):
         return tuple(Linear(self.z_dim, name=name)(parts[1][:, 0]) for name in ("fc_mean", "fc_logstd"))
 
 
-ENCODERS = {
+InputKind = Literal["points", "voxels", "images", "samples"]
+EncoderName = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "simple_conv",
+    "pointnet_resnet",
+    "pointnet_simple",
+    "voxel_simple",
+]
+ENCODERS: dict[EncoderName, Callable[..., nn.Module]] = {
     "resnet18": Resnet,
     "resnet34": partial(Resnet, blocks=(3, 4, 6, 3)),
     "resnet50": partial(Resnet, blocks=(3, 4, 6, 3), bottleneck=True),

@@ -147,8 +147,13 @@ def dropped_relu(x: jax.Array, mask: jax.Array, factor: float) -> jax.Array:
     return jnp.where(mask, nn.relu(x) * factor, 0)
 
 
+def _dropped_and_kept(x, mask, factor) -> tuple[jax.Array, jax.Array]:
+    result = dropped_relu(x, mask, factor)
+    return result, result
+
+
 dropped_relu.defvjp(
-    lambda x, mask, factor: (dropped_relu(x, mask, factor),) * 2,
+    _dropped_and_kept,
     lambda factor, result, gradient: (jnp.where(result > 0, gradient * factor, 0), None),
 )
 
@@ -265,6 +270,7 @@ class ResidualBlock(nn.Module):
 
         h = Linear(self.hidden, dtype=self.dtype, name="fc_0")(*(active("bn_0", part) for part in parts))
         fc_1 = Linear(self.features, dtype=self.dtype, kernel_init=constant(0), name="fc_1")
-        if len(parts) > 1 or parts[0].shape[-1] != self.features:
-            parts = [Linear(self.features, dtype=self.dtype, bias_init=None, name="shortcut")(*parts)]
-        return parts[0] + fc_1(active("bn_1", h))
+        shortcut, *others = parts
+        if others or shortcut.shape[-1] != self.features:
+            shortcut = Linear(self.features, dtype=self.dtype, bias_init=None, name="shortcut")(*parts)
+        return shortcut + fc_1(active("bn_1", h))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jonet.errors import ConfigError
-from jonet.networks.encoders import ENCODERS, LatentEncoder
+from jonet.networks.encoders import ENCODERS, EncoderName, LatentEncoder
 from jonet.networks.field import Field
 from jonet.networks.layers import BatchReduction, Linear, Norm, ResidualBlock, affine, torch_uniform
 
@@ -37,7 +37,7 @@ class Specs:
     """
 
     decoder: Literal["simple", "batchnorm", "cbatchnorm", "cbatchnorm2", "cbatchnorm_noresnet"] = "cbatchnorm"
-    encoder: Literal[*ENCODERS, "idx", "null"] = "resnet18"
+    encoder: Literal[EncoderName, "idx", "null"] = "resnet18"
     c_dim: int = 256  # C, numbers in a condition; 0 for none
     z_dim: int = 0  # Z, numbers in the VAE's latent code; 0 for no VAE
     hidden_size: int = 256  # units of the decoder's layers

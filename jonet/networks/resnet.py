@@ -70,7 +70,8 @@ class Resnet(nn.Module):
         x = (images - jnp.array(MEAN, images.dtype)) / jnp.array(DEVIATION, images.dtype)
         x = _convolution(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(Norm(name="bn1")(x, reduction=reduction))
-        x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+        # flax documents pairs of numbers, but its stub follows the default, a string
+        x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 stride = 2 if stage and not i else 1

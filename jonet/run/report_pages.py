@@ -208,7 +208,7 @@ def code_map(store, trained: Model, tested: Codes | None) -> Map | None:
     groups = ["train"] * len(train_codes) + ["unseen"] * (len(all_names) - len(train_codes))
     points, fraction = figures.plane(values)
     chosen = set(evenly(len(all_names), THUMBNAILS))
-    images = [None] * len(all_names)
+    images: list[np.ndarray | None] = [None] * len(all_names)
     for i, index in pictured.items():
         if i in chosen and len((mesh := store.mesh(index)).faces):
             images[i] = shading.shade(mesh, size=72, supersample=1)

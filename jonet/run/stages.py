@@ -150,7 +150,9 @@ def write_meshes(run: RunState, meshes: list[Mesh], paths: list[Path]) -> list[P
 def rebuilt_codes(run: RunState, store: stores.Store, trained: model.Model) -> Codes | None:
     """At most `config.rebuilt_train` training codes, of shapes that are in the store; None if there are none."""
     found = unseen.rebuilt_codes(store, trained)
-    chosen = [] if found is None else evenly(len(found), run.config.rebuilt_train)
+    if found is None:
+        return None
+    chosen = evenly(len(found), run.config.rebuilt_train)
     return found[chosen] if chosen else None
 
 

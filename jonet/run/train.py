@@ -60,7 +60,7 @@ def train(
     with the others.
     """
     found, meshes = registry.find(task), []
-    changes = {"seed": seed, **options} | ({} if minutes is None else {"minutes": minutes})
+    changes: dict[str, Any] = {"seed": seed, **options} | ({} if minutes is None else {"minutes": minutes})
     if isinstance(data, Store):
         if extra := [name for name in ("shapes", "samples") if name in options]:
             raise ConfigError(f"{extra[0]} is given, but not read: data is a store, which has its own")
@@ -257,15 +257,19 @@ def _trained_in_memory(run: RunState, store: Store, identity: str) -> Model:
 
 def _halve(run: RunState) -> bool:
     """Halves the micro-batches that the program chose; False if the task has none, or an option gives their size."""
-    config = run.config
     if "micro_batch" not in run.autotuned:
         return False
-    before = run.autotuned["micro_batch"] or config.batch_shapes * config.batch_points // parallel.count()
+    before = run.autotuned["micro_batch"] or _batch_size(run.config) // parallel.count()
     run.keep_autotuned({"micro_batch": before // 2})
     warnings.warn(
         f"a device ran out of memory for micro-batches of {before} points; continuing with {before // 2}", stacklevel=5
     )
     return True
+
+
+def _batch_size(config) -> int:
+    """The points in a batch of a task that has micro-batches."""
+    return config.batch_shapes * config.batch_points
 
 
 def _remedy(config) -> str:
@@ -314,8 +318,8 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             patience=training_setup.patience,
             names=store.names,
         )
-        if training_setup.validate:
-            found, history = loop.restore(checkpoints, found, best=True)
+        if training_setup.validate and (best := loop.restore(checkpoints, found, best=True)):
+            found, history = best
             if history["best"] is None:
                 warnings.warn("no validation score was finite, so the latest state is kept as the best", stacklevel=4)
     shared, batch_stats = parallel.host((found.shared, found.batch_stats))

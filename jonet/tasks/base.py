@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
+import numpy as np
+
 from jonet.codes import Codes
 from jonet.data.sampling import Recipe
 from jonet.data.store import Store
@@ -193,7 +195,7 @@ class Task(abc.ABC, Generic[AnyConfig]):
 
     @abc.abstractmethod
     def training_setup(
-        self, config: AnyConfig, store: Store, shapes: Sequence[int], key, autotuned: dict[str, Any]
+        self, config: AnyConfig, store: Store, shapes: Sequence[int] | np.ndarray, key, autotuned: dict[str, Any]
     ) -> TrainingSetup:
         """What the training loop needs.
 
@@ -202,7 +204,9 @@ class Task(abc.ABC, Generic[AnyConfig]):
         """
 
     @abc.abstractmethod
-    def model(self, config: AnyConfig, store: Store, shapes: Sequence[int], shared, per_shape, batch_stats) -> Model:
+    def model(
+        self, config: AnyConfig, store: Store, shapes: Sequence[int] | np.ndarray, shared, per_shape, batch_stats
+    ) -> Model:
         """The trained model, with the codes of its training shapes.
 
         shapes: the training shapes, in the order of the rows of `per_shape`.
@@ -215,7 +219,7 @@ class Task(abc.ABC, Generic[AnyConfig]):
         return dataclasses.replace(trained, surfaces=config.surfaces)
 
     @abc.abstractmethod
-    def observe(self, config: AnyConfig, trained: Model, store: Store, shapes: Sequence[int]) -> Codes:
+    def observe(self, config: AnyConfig, trained: Model, store: Store, shapes: Sequence[int] | np.ndarray) -> Codes:
         """Codes of unseen shapes, from what the task sees of them; their similarities are from input units."""
 
     # Scores and report

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
-from jonet.codes import Codes
+from jonet.codes import Codes, fits
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
 from jonet.errors import ConfigError
@@ -229,15 +229,7 @@ class DeepSDF(Task[Config]):
 
     def scored(self, config: Config, trained: Model, store: Store, codes: Codes) -> list[dict[str, Any]]:
         """Per shape: the quality of its fit, which is reported with the metrics of its mesh."""
-        return [
-            {
-                "residual": float(codes.residual[i]),
-                "inlier_fraction": float(codes.inlier_fraction[i]),
-                "converged": bool(codes.converged[i]),
-                "out_of_distribution": bool(codes.out_of_distribution[i]),
-            }
-            for i in range(len(codes))
-        ]
+        return [fit._asdict() for fit in fits(codes)]
 
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of training shapes."""

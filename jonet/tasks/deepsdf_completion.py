@@ -161,7 +161,7 @@ class DeepSDFCompletion(DeepSDF):
         if config.view.pose == "yaw":
             pose = dataclasses.replace(pose, radius=0.0, spread=0.02)
         codes = trained.fit_pose(points, normals=normals, free_space=free_space, names=names, config=pose)
-        found = zip(codes.similarities, transforms, to_normalized, strict=True)
+        found = zip(codes.similarities or (), transforms, to_normalized, strict=True)
         return codes.placed([pose @ transform @ similarity for pose, transform, similarity in found])
 
     def scored(self, config: Config, trained: Model, store: Store, codes: Codes) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ class DeepSDFCompletion(DeepSDF):
         rows = super().scored(config, trained, store, codes)
         if config.view.pose != "known":
             true = {name: transform.rotation for name, transform in zip(store.names, store.similarities, strict=True)}
-            for row, name, transform in zip(rows, codes.names, codes.similarities, strict=True):
+            for row, name, transform in zip(rows, codes.names, codes.similarities or (), strict=True):
                 cosine = (np.trace(transform.rotation @ true[name].T) - 1) / 2
                 row["turned_by"] = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
         return rows

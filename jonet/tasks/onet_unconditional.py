@@ -87,9 +87,9 @@ class OnetUnconditional(Onet[Config]):
         # over points depends on their number, so training uses as many points as evaluation
         "quick": Config(network=network(128, 64), batch_shapes=4, batch_points=2048, minutes=3.0),
         "small": Config(**onet.SMALL, network=network(128, 128), batch_shapes=8, batch_points=2048),
-        "paper": Config(
-            **onet.PAPER | {"shapes": Shapes(train=3_000, test=800, val_fraction=0.1)},
-            network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128),
+        "paper": dataclasses.replace(
+            Config(**onet.PAPER, network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128)),
+            shapes=Shapes(train=3_000, test=800, val_fraction=0.1),
         ),
     }
 

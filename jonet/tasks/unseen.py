@@ -62,14 +62,15 @@ def matched_training(store: Store, trained: Model) -> list[tuple[int, int]]:
     Of several shapes in the store with the same content, the one with the same name is taken if there is one, else the
     first.
     """
-    if learned(trained) is None:
+    codes = trained.codes
+    if codes is None or codes.sources is None:
         return []
     indices = defaultdict(list)
     for index, content in enumerate(store.contents):
         if content != _NOTHING:
             indices[content].append(index)
     found = []
-    for row, (content, name) in enumerate(zip(trained.codes.sources, trained.codes.names, strict=True)):
+    for row, (content, name) in enumerate(zip(codes.sources, codes.names, strict=True)):
         if alike := indices.get(content):
             found.append((row, next((i for i in alike if store.names[i] == name), alike[0])))
     return found
@@ -78,7 +79,7 @@ def matched_training(store: Store, trained: Model) -> list[tuple[int, int]]:
 def rebuilt_codes(store: Store, trained: Model) -> Codes | None:
     """The network's codes of `matched_training`, with the store's names and similarities; None if there are none."""
     found = matched_training(store, trained)
-    if not found:
+    if trained.codes is None or not found:
         return None
     codes = trained.codes[[row for row, _ in found]]
     names = tuple(store.names[index] for _, index in found)

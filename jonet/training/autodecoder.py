@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import chex
 import jax
@@ -74,7 +74,8 @@ def loss(shared, per_shape, batch_stats, batch, key, *, decoder: DeepSDFDecoder,
 
     def error(learned, piece: _Piece):
         shared, codes = learned
-        predicted = decoder.apply(shared, codes[piece.rows], piece.points, dropout(piece.keys, piece.block))
+        kept = dropout(piece.keys, piece.block)
+        predicted = cast(jax.Array, decoder.apply(shared, codes[piece.rows], piece.points, kept))
         gap = jnp.abs(clamped(predicted, settings.clamp) - clamped(piece.values, settings.clamp))
         beyond = jnp.sum(jnp.abs(predicted) > settings.clamp, axis=-1)
         return jnp.sum(piece.weight * jnp.sum(gap, axis=-1)), jnp.sum(piece.weight * beyond)
@@ -147,14 +148,16 @@ def initial(decoder: DeepSDFDecoder, shapes: int, key, *, std: float = 1.0, star
     not beyond the clamp, where it gets no gradient; "centered" avoids this.
     """
     length = decoder.specs.latent_size
-    shared = decoder.init(parallel.fold_in(key, "decoder"), jnp.zeros((1, length)), jnp.zeros((1, 1, 3)))
+    key_of_decoder = parallel.fold_in(key, "decoder")
+    shared = cast(dict[str, Any], decoder.init(key_of_decoder, jnp.zeros((1, length)), jnp.zeros((1, 1, 3))))
     draw = jax.vmap(lambda index: jax.random.normal(parallel.fold_in(key, "code", index), (length,)))
     codes = draw(jnp.arange(shapes)) * (std / max(length, 1) ** 0.5)
     if start == "centered":
         some = codes[:64]  # enough shapes and points for a mean output
         # "centre" names the random draws; another name would change the initial weights
         points = jax.random.uniform(parallel.fold_in(key, "centre"), (len(some), 64, 3), minval=-1.0)
-        outputs = jnp.arctanh(decoder.apply(shared, some, points))  # before the final tanh, where the bias is added
+        outputs = cast(jax.Array, decoder.apply(shared, some, points))
+        outputs = jnp.arctanh(outputs)  # before the final tanh, where the bias is added
         outputs = jnp.arctanh(outputs) if decoder.specs.use_tanh else outputs
         last = shared["params"][f"lin{len(decoder.specs.dims)}"]
         last["bias"] = last["bias"] - jnp.mean(outputs)

@@ -58,4 +58,4 @@ class _Trial(NamedTuple):
     values: np.ndarray
     mask: np.ndarray
     index: np.ndarray
-    epoch: np.ndarray
+    epoch: np.integer

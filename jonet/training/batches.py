@@ -212,26 +212,29 @@ def assemble(
     def real(leaf):  # an empty lane gathers rows of other shapes or padding, which become zeros here
         return jnp.where(now.mask.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, jnp.zeros((), leaf.dtype))
 
-    points, inputs = real(rows["points"]).astype(jnp.float32), rows.get("inputs")
+    points, inputs = real(rows["points"]).astype(jnp.float32), None
     weights = real(_weights(inside, counts)) if plan.importance_weighted else None
-    if inputs is not None and plan.inputs.array in WHOLE:
-        inputs = WHOLE[plan.inputs.array](inputs[:, 0])
     values = points[..., 3] if plan.values == "distances" else real(inside).astype(jnp.float32)
     points = points[..., :3]
-    if plan.scale_augmentation:
-        # "stretch" names the random draws; another name would change all batches
-        keys = jax.vmap(lambda index: parallel.fold_in(key, "stretch", now.epoch, index))(now.index)
-        inputs = _exact(inputs.astype(jnp.float32))
-        factors = _factors(inputs, plan.scale_augmentation, keys)[:, None]
-        points, inputs = points * factors, inputs * factors
-    if plan.noise:
-        keys = jax.vmap(lambda index: parallel.fold_in(key, "noise", now.epoch, index))(now.index)
-        noise = jax.vmap(lambda key: jax.random.normal(key, inputs.shape[1:], jnp.float32))(keys)
-        fraction, exponent = np.frexp(plan.noise)  # rounded to 12 bits, as in `_exact`
-        scale = np.float32(np.ldexp(np.round(fraction * 4096) / 4096, exponent))
-        inputs = inputs.astype(jnp.float32) + scale * _exact(noise)
+    if plan.inputs is not None:
+        inputs = rows["inputs"]
+        if plan.inputs.array in WHOLE:
+            inputs = WHOLE[plan.inputs.array](inputs[:, 0])
+        if plan.scale_augmentation:
+            # "stretch" names the random draws; another name would change all batches
+            keys = jax.vmap(lambda index: parallel.fold_in(key, "stretch", now.epoch, index))(now.index)
+            inputs = _exact(inputs.astype(jnp.float32))
+            factors = _factors(inputs, plan.scale_augmentation, keys)[:, None]
+            points, inputs = points * factors, inputs * factors
+        if plan.noise:
+            keys = jax.vmap(lambda index: parallel.fold_in(key, "noise", now.epoch, index))(now.index)
+            noise = jax.vmap(lambda key: jax.random.normal(key, inputs.shape[1:], jnp.float32))(keys)
+            fraction, exponent = np.frexp(plan.noise)  # rounded to 12 bits, as in `_exact`
+            scale = np.float32(np.ldexp(np.round(fraction * 4096) / 4096, exponent))
+            inputs = inputs.astype(jnp.float32) + scale * _exact(noise)
+        inputs = real(inputs)
     now = now._replace(epoch=(now.epoch - 1) // plan.passes + 1)
-    return Batch(points, values, *now, None if inputs is None else real(inputs), weights)
+    return Batch(points, values, *now, inputs, weights)
 
 
 def _exact(values: jax.Array) -> jax.Array:
@@ -419,13 +422,21 @@ def _counts(packed: RaggedArray, index) -> np.ndarray:
     return np.where(index[:, None] >= 0, packed.counts[index], 0)
 
 
+class DeviceRows(NamedTuple):
+    """The fields of a `RaggedArray`, split over the devices."""
+
+    values: jax.Array
+    offsets: jax.Array
+    counts: jax.Array
+
+
 def _longest(packed: RaggedArray, lanes: Lanes) -> int:
     """The number of rows of the device that has the most."""
     counts = [_counts(packed, lanes.deal_of(device).index).sum() for device in range(lanes.devices)]
     return max(1, *counts)
 
 
-def _on_devices(packed: RaggedArray, lanes: Lanes) -> RaggedArray:
+def _on_devices(packed: RaggedArray, lanes: Lanes) -> DeviceRows:
     """The rows of each device's shapes on that device, in the order of its lanes, with their offsets and counts."""
     longest = _longest(packed, lanes)  # all devices get arrays of one size
     if longest >= 2**31:
@@ -444,7 +455,7 @@ def _on_devices(packed: RaggedArray, lanes: Lanes) -> RaggedArray:
         ends = np.cumsum(_counts(packed, lanes.deal_of(device).index).sum(1))
         return np.concatenate([[0], ends[:-1]]).astype(np.int32)
 
-    return RaggedArray(
+    return DeviceRows(
         parallel.split_by((lanes.devices * longest, *packed.values.shape[1:]), values),
         parallel.split_by((lanes.positions.size,), offsets),
         _counts_on_devices(packed, lanes),

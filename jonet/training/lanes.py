@@ -51,7 +51,6 @@ class Lanes:
         in a lane, W must not depend on the devices, since other lanes would give other batches.
         Raises ConfigError if the number of devices does not divide the batch, or there is no shape.
         """
-        indices = np.asarray(indices, np.int32)
         shapes, lanes = len(indices), min(batch, len(indices))
         if lanes < 1 or devices < 1:
             raise ConfigError(
@@ -70,7 +69,7 @@ class Lanes:
         for lane in range(lanes):
             dealt = order[lane::lanes]
             positions[lane, : len(dealt)] = dealt
-        return cls(indices, positions, shapes // lanes, devices)
+        return cls(np.asarray(indices, np.int32), positions, shapes // lanes, devices)
 
     @property
     def shapes(self) -> int:

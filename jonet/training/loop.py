@@ -14,7 +14,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import chex
 import jax
@@ -103,7 +103,9 @@ def train_step(loss: Callable, lookup: Callable, optimizer, state: State, batch,
     if not jax.tree.leaves(learned["shared"]):
         norm = jnp.sqrt(parallel.sum(optax.tree.norm(gradients["per_shape"]) ** 2))
     updates, opt_state = optimizer.update(gradients, state.opt_state, learned, epoch=batch.epoch, progress=progress)
-    learned = optax.apply_updates(learned, updates)  # of every row: as published, Adam on codes is dense
+    learned = cast(
+        dict[str, Any], optax.apply_updates(learned, updates)
+    )  # of every row: as published, Adam on codes is dense
     metrics = {name: total / shapes for name, total in parallel.sum(metrics).items()}
     metrics = {"loss": parallel.sum(value), **metrics, "gradient": norm, "epoch": batch.epoch}
     return State(**learned, batch_stats=batch_stats, opt_state=opt_state, step=state.step + 1), metrics
@@ -157,7 +159,7 @@ class Loop:
         """A state whose per-shape rows, and their optimizer state, are moved by a function."""
         places = self._specs({"shared": state.shared, "per_shape": state.per_shape}).opt_state
         opt_state = jax.tree.map(lambda at, leaf: move(leaf) if at == parallel.SPLIT else leaf, places, state.opt_state)
-        return state.replace(per_shape=jax.tree.map(move, state.per_shape), opt_state=opt_state)
+        return dataclasses.replace(state, per_shape=jax.tree.map(move, state.per_shape), opt_state=opt_state)
 
     def _in_lanes(self, rows) -> jax.Array:
         """Rows by position → rows in the order of the lanes, on the devices; padding is zeros without gradient."""

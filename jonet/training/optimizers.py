@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Hashable
 from typing import Literal, NamedTuple
 
 import jax
@@ -83,7 +84,7 @@ class Optimizer:
             "muon": lambda: optax.partition({"matrix": muon(), "other": optax.scale_by_adam()}, _kinds),
         }
         clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
-        transforms = {
+        transforms: dict[Hashable, optax.GradientTransformation] = {
             "shared": optax.chain(clip, by_name[self.name](), _scheduled(self.shared)),
             "per_shape": optax.chain(optax.scale_by_adam(), _scheduled(self.per_shape)),
         }
@@ -105,14 +106,14 @@ def muon(decay: float = 0.95, rms: float = 0.2) -> optax.GradientTransformation:
     rounding.
     """
 
-    def init(kernels):
-        return Momentum(jax.tree.map(jnp.zeros_like, kernels), jnp.zeros((), jnp.int32))
+    def init(params):
+        return Momentum(jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
 
-    def update(gradients, momentum, kernels=None):
-        count = momentum.count + 1
-        mean = optax.tree.update_moment(gradients, momentum.mean, decay, 1)
+    def update(updates, state, params=None):
+        count = state.count + 1
+        mean = optax.tree.update_moment(updates, state.mean, decay, 1)
         ahead = optax.tree.update_moment(
-            optax.tree.bias_correction(gradients, decay, count),
+            optax.tree.bias_correction(updates, decay, count),
             optax.tree.bias_correction(mean, decay, count + 1),
             decay,
             1,
@@ -151,8 +152,8 @@ def _kinds(parameters):
 def _scheduled(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
     """Multiplies updates by minus the current learning rate."""
 
-    def update(updates, state, params=None, *, epoch, progress, **_):
-        rate = schedule(epoch, progress)
+    def update(updates, state, params=None, **now):
+        rate = schedule(now["epoch"], now["progress"])
         return jax.tree.map(lambda u: (-rate).astype(u.dtype) * u, updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

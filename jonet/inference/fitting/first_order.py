@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def lbfgs(loss: Callable, code, settings: LBFGS) -> tuple[jax.Array, jax.Array]:
     optimizer = optax.lbfgs(memory_size=settings.memory)
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry, _):
+    def step(carry, _) -> tuple[Any, Any]:
         code, opt_state = carry
         value, gradient = value_and_grad(code, state=opt_state)
         updates, opt_state = optimizer.update(gradient, opt_state, code, value=value, grad=gradient, value_fn=loss)

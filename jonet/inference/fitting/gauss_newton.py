@@ -31,10 +31,10 @@ class State(NamedTuple):
     """The state of one problem: the unknowns, the loss, gradient [D] and Hessian [D, D] there, and the damping."""
 
     at: Any
-    loss: jax.Array
-    gradient: jax.Array
-    hessian: jax.Array
-    damping: jax.Array
+    loss: jax.Array | np.ndarray
+    gradient: jax.Array | np.ndarray
+    hessian: jax.Array | np.ndarray
+    damping: jax.Array | np.ndarray
 
 
 def start(at, count: int, unknowns: int, damping) -> State:

@@ -84,7 +84,7 @@ class ObservedArrays(NamedTuple):
     @property
     def rows(self) -> list[np.ndarray]:
         """The samples [Nᵢ, 4] of each shape, or the points [Nᵢ, 3]."""
-        return self.points if self.samples is None else self.samples
+        return self.samples or self.points or []
 
     def transformed(self, transforms: Sequence[Similarity], distances: bool = True) -> ObservedArrays:
         """The same observations in another frame.  transforms: one per shape.
@@ -176,7 +176,7 @@ def of_surface(
         step = offset * normals / length
         parts += [_part(points + step, offset, offset), _part(points - step, -offset, -offset)]
     if free_space is None:
-        around = rng.uniform(*box, (len(points), 3)).astype(np.float32)
+        around = rng.uniform(box[0], box[1], (len(points), 3)).astype(np.float32)
         reach, _ = KDTree(points).query(around)
         beyond = _beyond_hull(points, around)
         low = np.where(beyond > 0, np.minimum(beyond, reach), -reach)
@@ -243,7 +243,7 @@ def grouped(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return packed[np.argsort(group, kind="stable")], np.bincount(group, minlength=2).astype(np.int32)
 
 
-def blocks(packed: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def blocks(packed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Packed observations of B shapes as blocks [B, K, 1024, COLUMNS], K a power of two; number of used blocks [B].
 
     Padding repeats the first point (so that values stay finite), with weight 0 and an unbounded interval.

@@ -97,7 +97,7 @@ def search(evaluator: FieldEvaluator, coarse: int = COARSE, lipschitz: float | N
 
     # all coarse cells of all shapes, with exact values
     lowest = np.indices((side - 1,) * 3).reshape(3, -1)
-    corner = np.ravel_multi_index((lowest + CORNERS[..., None]).swapaxes(0, 1), (side,) * 3)  # [8, cells]
+    corner = np.asarray(np.ravel_multi_index((lowest + CORNERS[..., None]).swapaxes(0, 1), (side,) * 3))  # [8, cells]
     at = values[:, corner].swapaxes(0, 1).reshape(8, -1)
     cells = Cells(keys[:, corner[0]].ravel(), at, np.ones(at.shape, bool))
     keep = may_hold(lattice, cells.keys, at.min(0), at.max(0), step, reach)

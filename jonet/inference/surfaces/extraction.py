@@ -63,11 +63,8 @@ def extract(
         raise InputError(f"method is {method!r}; there are {', '.join(METHODS)}")
     if coarse is not None and coarse < 1:
         raise InputError(f"coarse is {coarse}, but counts the cells a side of the first grid: 1 or more")
-    if not fields.batched:
-        level = None if level is None else np.reshape(level, 1)
-        options = dict(method=method, coarse=coarse, lipschitz=lipschitz, refine_steps=refine_steps, normals=normals)
-        options |= dict(largest=largest, faces=faces, rmsprop_steps=rmsprop_steps)
-        return extract(Field.stack([fields]), resolution, box, level, **options)[0]
+    if single := not fields.batched:
+        fields, level = Field.stack([fields]), None if level is None else np.reshape(level, 1)
     levels = check_array(np.atleast_1d(fields.per_shape["level"] if level is None else level), "level", (None,))
     if len(levels) not in (1, len(fields)):
         raise InputError(f"level has {len(levels)} values for {len(fields)} fields; give one, or one per field")
@@ -103,15 +100,15 @@ def extract(
             )
     if largest:
         meshes = [keep_largest(mesh) for mesh in meshes]
-    if not (faces or rmsprop_steps):
-        return meshes
-    fields = dataclasses.replace(fields, per_shape={**fields.per_shape, "level": levels})
     if faces:
         meshes = [refinement.simplify(mesh, faces) for mesh in meshes]
+    fields = dataclasses.replace(fields, per_shape={**fields.per_shape, "level": levels})
     with jax.default_matmul_precision("highest"):
         if rmsprop_steps:
             meshes = refinement.refine(fields, meshes, steps=rmsprop_steps, box=box)
-        return [with_normals(fields, i, mesh) for i, mesh in enumerate(meshes)] if normals else meshes
+        if normals:  # those that the last two steps have dropped
+            meshes = [with_normals(fields, i, mesh) for i, mesh in enumerate(meshes)]
+    return meshes[0] if single else meshes
 
 
 def with_normals(fields: Field, shape: int, mesh: Mesh) -> Mesh:
@@ -157,7 +154,7 @@ def split(evaluator: FieldEvaluator, samples: Samples, welded: Welded, normals: 
     meshes = []
     for i, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
         faces = welded.faces[np.searchsorted(of_face, i) : np.searchsorted(of_face, i, "right")] - start
-        meshes.append(Mesh(vertices[start:stop], faces, directions[start:stop] if normals else None))
+        meshes.append(Mesh(vertices[start:stop], faces, None if directions is None else directions[start:stop]))
     return meshes
 
 

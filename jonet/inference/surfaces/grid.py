@@ -6,6 +6,7 @@ A grid of R cells a side has (R+1)³ samples and spans its box exactly; x is the
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, overload
 
 import numpy as np
 
@@ -46,6 +47,10 @@ def evaluate(fields: Field, resolution: int, box=None) -> np.ndarray:
     return values.reshape(len(fields), side, side, side)
 
 
+@overload
+def evaluate_points(fields: Field, shape, points, gradient: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def evaluate_points(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarray, np.ndarray | None]: ...
 def evaluate_points(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
     """Values (and gradients) of a batch of fields at points.
 
@@ -56,7 +61,7 @@ def evaluate_points(fields: Field, shape, points, gradient: bool = False) -> tup
     padded = np.zeros((len(owner) * TILE, 3), np.float32)
     padded[place] = points
     values, gradients = evaluate_tiles(fields, owner, padded.reshape(-1, TILE, 3), gradient)
-    return values.reshape(-1)[place], gradients.reshape(-1, 3)[place] if gradient else None
+    return values.reshape(-1)[place], None if gradients is None else gradients.reshape(-1, 3)[place]
 
 
 def deal(shape, shapes: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +185,7 @@ class FieldEvaluator:
             self._refuse(shape, values[tuple(bad)], self.lattice.to_coordinates(shape, bad))
         return self.fields.inside * (values - self.level[shape])
 
-    def points(self, keys, offset=0) -> tuple[np.ndarray, np.ndarray]:
+    def points(self, keys, offset: np.ndarray | int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Shape [N] and coordinates [N, 3] of lattice points, or of points `offset` cells away from them."""
         shape = self.lattice.shape(keys)
         return shape, self.lattice.to_coordinates(shape, self.lattice.index(keys) + offset)

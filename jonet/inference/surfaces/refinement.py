@@ -46,7 +46,8 @@ def project(evaluator: FieldEvaluator, samples: Samples, welded: Welded, steps: 
         value = evaluator(samples.keys[welded.low[moving]], offset).astype(np.float64)
         slope = np.abs((values[1] - values[0]) / (places[1] - places[0]))
         far = (np.abs(value) > CLOSE * slope) & (np.abs(places[1] - places[0]) > CLOSE)
-        moving, here, value, last, values, places = (x[..., far] for x in (moving, here, value, last, values, places))
+        left: list[np.ndarray] = [moving, here, value, last, values, places]
+        moving, here, value, last, values, places = (x[..., far] for x in left)
         end = ((value > 0) != (values[0] > 0)).astype(int)  # the end that has the sign of the new value: it is replaced
         column = np.arange(len(moving))
         # The plain secant method (regula falsi) may replace the same end forever.  If an end is replaced twice in a
@@ -208,7 +209,7 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
         raise InputError(f"faces is {faces}, but a closed mesh has at least 4")
     if len(mesh.faces) <= faces:
         return mesh
-    vertices, triangles = fast_simplification.simplify(mesh.vertices, mesh.faces, target_count=faces, agg=5)
+    vertices, triangles, *_ = fast_simplification.simplify(mesh.vertices, mesh.faces, target_count=faces, agg=5)
     simple = dataclasses.replace(mesh, vertices=vertices, faces=triangles, normals=None)
     if mesh.watertight and not simple.watertight:
         raise MeshError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from jonet.errors import ConfigError, FormatError, shown
 from jonet.networks.bound import BoundNetwork
+from jonet.networks.encoders import InputKind
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.networks.published import weights
 from jonet.networks.published.pretrained import Pretrained, from_torch
@@ -24,7 +25,8 @@ DEFAULT = {  # from the program's configs/default.yaml, which every YAML extends
     "data": {"pointcloud_n": 256, "img_size": 224},
     "test": {"threshold": 0.5},
 }
-TAKES = {  # by prefix of an encoder's name: kind of input, its published size, and the YAML option of another size
+# by prefix of an encoder's name: kind of input, its published size, and the YAML option of another size
+TAKES: dict[str, tuple[InputKind, int, str]] = {
     "pointnet": ("points", 300, "pointcloud_n"),
     "voxel": ("voxels", 32, ""),
     "resnet": ("images", 224, "img_size"),
@@ -139,7 +141,7 @@ def recognized(state: dict[str, np.ndarray], path: Path) -> tuple[dict[str, Any]
     return found, state
 
 
-def takes(specs: Specs, data: Mapping[str, Any], path: Path) -> tuple[str, int] | None:
+def takes(specs: Specs, data: Mapping[str, Any], path: Path) -> tuple[InputKind, int] | None:
     """Kind and size of the input of a network's encoder, as `Pretrained.takes`.  data: the group `data` of the YAML."""
     found = [row for start, row in TAKES.items() if specs.encoder.startswith(start)]
     if not found or (specs.encoder == "null" and not specs.z_dim):

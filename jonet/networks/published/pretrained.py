@@ -16,6 +16,7 @@ from jonet.errors import FormatError
 from jonet.geometry.mesh import Similarity
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
+from jonet.networks.encoders import InputKind
 from jonet.networks.published import weights
 
 # Occupancy Networks: regular expressions from published to jonet's names of layers, applied in order.
@@ -53,7 +54,7 @@ class Pretrained:
     kind: str
     network: BoundNetwork
     frame: str
-    takes: tuple[str, int] | None = None
+    takes: tuple[InputKind, int] | None = None
     codes: np.ndarray | None = None
     names: tuple[str, ...] = ()
     similarities: tuple[Similarity, ...] | None = None

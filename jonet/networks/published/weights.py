@@ -137,7 +137,7 @@ def _scalar(kind: _Kind, data: bytes) -> float:
     return float(np.frombuffer(data, kind.code)[0])
 
 
-def _harmless() -> list[tuple[Any, str]]:
+def _harmless() -> list[Any]:
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")
     return [(_Kind, "numpy.dtype"), *((_scalar, f"{module}.scalar") for module in modules)]
 
