@@ -21,7 +21,7 @@ import numpy as np
 import trimesh
 from trimesh.exchange.load import mesh_formats
 
-from jonet.errors import MeshError
+from jonet.errors import MeshError, shown
 from jonet.geometry import gltf
 from jonet.geometry.polygons import strips, triangulate
 from jonet.storage import archives
@@ -87,7 +87,7 @@ def _ply(data: bytes, note: Note) -> Arrays:
             case ["format", encoding, *_]:
                 order = ">" if "big" in encoding else "<"
             case ["element", name, count]:
-                elements.append((name, int(count), []))
+                elements.append((name[:40], int(count[:20]), []))  # longer ones would only fill messages
             case ["property", "list", count, kind, name]:
                 elements[-1][2].append(_Property(name, _ply_type(kind, order), _ply_type(count, order)))
             case ["property", kind, name]:
@@ -97,7 +97,7 @@ def _ply(data: bytes, note: Note) -> Arrays:
         columns, at = _ply_element(body, at, name, count, properties)
         if name == "vertex" and count:
             if not {"x", "y", "z"} <= columns.keys():
-                raise MeshError(f"has vertices without x, y and z; their properties are {', '.join(columns) or 'none'}")
+                raise MeshError(f"has vertices without x, y and z; their properties are {shown(', '.join(columns))}")
             vertices, normals = (
                 np.stack([columns[key].astype(np.float64) for key in keys], 1) if set(keys) <= set(columns) else None
                 for keys in (("x", "y", "z"), ("nx", "ny", "nz"))
