@@ -614,6 +614,7 @@ BAD = {
     "tiny.stl": (b"abc", "announces"),
     "empty_ascii.ply": (b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", "no vertices and no faces"),
     "flat.ply": (PYRAMIDS["ascii.ply"].replace(b"property float z\n", b""), "vertices without x, y and z"),
+    "long_names.ply": (PYRAMIDS["ascii.ply"].replace(b"float z", b"float " + b"z" * 9999), "without x, y and z.{,99}$"),
     "no_list.ply": (PYRAMIDS["little.ply"].replace(b"vertex_indices", b"corners"), "without a list vertex_indices"),
     "two.obj": (PYRAMIDS["plain.obj"] + b"\nf 1 2", "face 5 has 2 corners"),
     "cut.glb": (b"glTF\2\0\0\0\x20\1\0\0", "cut off"),

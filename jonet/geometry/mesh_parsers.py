@@ -22,7 +22,7 @@ import trimesh
 from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.load import mesh_formats
 
-from jonet.errors import MeshError
+from jonet.errors import MeshError, shown
 from jonet.geometry import gltf
 from jonet.geometry.polygons import strips, triangulate
 from jonet.storage import archives
@@ -99,7 +99,7 @@ def _ply(data: bytes, note: Note) -> Arrays:
             case ["format", encoding, *_]:
                 order = ">" if "big" in encoding else "<"
             case ["element", name, count]:
-                elements.append((name, int(count), []))
+                elements.append((name[:40], int(count[:20]), []))  # longer ones would only fill messages
             case ["property", "list", count, kind, name]:
                 elements[-1][2].append(_Property(name, _ply_type(kind, order), _ply_type(count, order)))
             case ["property", kind, name]:
@@ -109,7 +109,7 @@ def _ply(data: bytes, note: Note) -> Arrays:
         columns, at = _ply_element(body, at, name, count, properties)
         if name == "vertex" and count:
             if not {"x", "y", "z"} <= columns.keys():
-                raise MeshError(f"has vertices without x, y and z; their properties are {', '.join(columns) or 'none'}")
+                raise MeshError(f"has vertices without x, y and z; their properties are {shown(', '.join(columns))}")
             vertices, normals = (_ply_vectors(columns, keys) for keys in (("x", "y", "z"), ("nx", "ny", "nz")))
         if name in ("face", "tristrips") and count:
             key = next((key for key in ("vertex_indices", "vertex_index") if key in columns), None)

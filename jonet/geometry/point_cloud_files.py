@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from jonet.errors import FormatError, MeshError
+from jonet.errors import FormatError, MeshError, shown
 from jonet.geometry import mesh_parsers
 from jonet.geometry.mesh_parsers import PLY_TYPES
 from jonet.storage import archives
@@ -110,7 +110,7 @@ def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
         archives.check_size(path, sum(info.file_size for info in archive.infolist()))
         held = [name.removesuffix(".npy") for name in archive.namelist()]
         if "points" not in held:
-            raise FormatError(f"holds {', '.join(held)}, but must have an array 'points'")
+            raise FormatError(f"holds {shown(', '.join(held))}, but must have an array 'points'")
         names = ("points", "normals")[: 1 + ("normals" in held)]
         counts = []
         for name in names:
@@ -259,7 +259,9 @@ def ply_header(path: Path) -> Header:
 def _ply(path: Path, limit: int, seed: int) -> np.ndarray:
     header = ply_header(path)
     if not set(AXES) <= set(header.properties):
-        raise FormatError(f"has vertices without x, y and z; their properties are {', '.join(header.properties)}")
+        raise FormatError(
+            f"has vertices without x, y and z; their properties are {shown(', '.join(header.properties))}"
+        )
     if next(iter(header.elements), "") != "vertex" or "list" in header.properties.values():
         try:
             found = mesh_parsers.load(path)

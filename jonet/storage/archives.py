@@ -152,7 +152,7 @@ def arrays(
             held = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             if missing := [name for name in names if name not in held]:
                 raise FormatError(
-                    f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(held)) or 'nothing'}"
+                    f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(held))[:200] or 'nothing'}"
                 )
             chosen = held if optional is None else [name for name in (*names, *optional) if name in held]
             return {name: _array(archive.open(held[name]), held[name].file_size, kinds) for name in chosen}

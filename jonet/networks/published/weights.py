@@ -50,8 +50,8 @@ def load(path: str | Path) -> Any:
     except Exception as error:  # whatever a damaged file makes torch raise
         if refused := re.search(r"(?:GLOBAL|global|function) ([\w.]+)", str(error)):
             raise FormatError(
-                f"{path}: its pickle refers to {refused[1]}, which is not needed for weights and could execute code; "
-                "it was not loaded"
+                f"{path}: its pickle refers to {refused[1][:100]}, which is not needed for weights and could execute "
+                "code; it was not loaded"
             ) from error
         message = archives.brief(error)
         raise FormatError(f"{path}: damaged, truncated or not weights ({type(error).__name__}: {message})") from error
