@@ -94,6 +94,7 @@ SMALL = [
 def options(folder, *more):
     given = [*CONDITIONAL, *SCORES, *TASKS["onet_points"], *SMALL, *more]
     split = [part for option in given for part in option.replace("=", " ", 1).split(" ")]
+    split = program.without_training(split) if "--model" in split else split
     return ["--task=purify", *split, "--workdir", str(folder)]
 
 
