@@ -348,9 +348,7 @@ def _starts(model: Model) -> str:
     if model.inputs is not None:
         return ""
     arrays = [model.codes and model.codes.values, *(model.prior or ())]
-    return configs.digest(
-        [None if x is None else hashlib.sha256(np.ascontiguousarray(x).data).hexdigest() for x in arrays]
-    )
+    return configs.digest([x if x is None else hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in arrays])
 
 
 def _each(codes: Codes) -> list[Codes]:

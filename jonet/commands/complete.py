@@ -44,7 +44,7 @@ def complete(options, given: set[str]) -> None:
     scan = of_depth_image(options) if is_image else of_cloud(options)
     up = options.up or ("-y" if is_image else "y")  # y points down in images
     codes = fitted(model, scan, up, options, given)
-    (transform,), (fit,) = codes.similarities or (), fits(codes)
+    [(transform, fit)] = zip(codes.similarities or (), fits(codes), strict=True)
     doubts = " · not converged" * (not fit.converged) + " · out of distribution" * fit.out_of_distribution
     print(f"{len(scan.points)} points: residual {fit.residual:.5f} · inliers {fit.inlier_fraction:.1%}{doubts}")
     center, angle = (

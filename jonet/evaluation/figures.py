@@ -55,8 +55,9 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
     triangles = triangles[(triangles != np.roll(triangles, 1, 1)).all(1)]
     if len(triangles) > faces:
         size = np.abs(vertices).max() or 1.0  # the library works in float32, so scale to about 1 first
-        points = (vertices / size).astype(np.float32)
-        vertices, triangles, *_ = fast_simplification.simplify(points, triangles.astype(np.int32), target_count=faces)
+        points, triangles = (vertices / size).astype(np.float32), triangles.astype(np.int32)
+        # its stub asks for float64, but the function takes float32 as well
+        vertices, triangles, *_ = fast_simplification.simplify(points, triangles, target_count=faces)  # pyright: ignore[reportArgumentType]
         vertices = vertices * size
     return Mesh(vertices, triangles, name=mesh.name)
 

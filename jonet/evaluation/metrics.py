@@ -56,9 +56,8 @@ def evaluate(meshes, ground_truths, scoring: MetricsConfig = MetricsConfig()) ->
             f"{len(meshes)} meshes cannot be scored against {len(ground_truths)} ground truths; give one for each"
         )
     pairs = [examined(*pair) for pair in zip(meshes, ground_truths, strict=True)]
-    rows = evaluate_all(
-        [(mesh, ground_truth) for mesh, ground_truth, _, _ in pairs], scoring, scales=[scale for *_, scale, _ in pairs]
-    )
+    scales = [scale for *_, scale, _ in pairs]
+    rows = evaluate_all([(mesh, solid) for mesh, solid, _, _ in pairs], scoring, scales=scales)
     rows = [row if has_inside else row | {"iou": None} for row, (*_, has_inside) in zip(rows, pairs, strict=True)]
     names = [ground_truth.name or mesh.name for mesh, ground_truth in zip(meshes, ground_truths, strict=True)]
     return {"shapes": [{"name": name, **row} for name, row in zip(names, rows, strict=True)], "summary": summary(rows)}

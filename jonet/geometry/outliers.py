@@ -38,9 +38,8 @@ def _neighbor_distance(points: np.ndarray) -> np.ndarray:
     distinct, same, count = np.unique(points, axis=0, return_inverse=True, return_counts=True)
     found, near = KDTree(distinct).query(distinct, NEIGHBORS + 1)
     _, first, second = found.T
-    one = (
-        count[np.minimum(np.asarray(near)[:, 1], len(distinct) - 1)] == 1
-    )  # whether there is one point at the nearest place
+    nearest = np.minimum(np.asarray(near)[:, 1], len(distinct) - 1)
+    one = count[nearest] == 1  # whether there is one point at the nearest place
     mean = np.where(count > 2, 0, np.where(count == 2, first / 2, np.where(one, (first + second) / 2, first)))
     return mean[same.reshape(-1)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import chex
 import jax
@@ -108,13 +108,12 @@ class DeepSDFDecoder(nn.Module):
         if dropout is not None and specs.latent_dropout:
             mask, factor = dropout("latent", LATENT_DROPOUT, (specs.latent_size, *points.shape[1:]))
             first_z = jnp.where(mask, z * factor, 0)
-        hidden: tuple[jax.Array, ...] = ()
+        hidden: list[Any] = []  # the activations, once there are some
         for k, width in enumerate(specs.widths):
             parts = {"input": (first_z if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
             dtype = self.dtype if k < last else jnp.float32
-            x = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, axis=0, name=f"lin{k}")(
-                *hidden, *parts
-            )
+            linear = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, axis=0, name=f"lin{k}")
+            x = linear(*hidden, *parts)
             if k < last:
                 if specs.norm(k) == "layer":
                     x = nn.LayerNorm(epsilon=1e-5, reduction_axes=0, feature_axes=0, name=f"bn{k}")(x)
@@ -122,7 +121,7 @@ class DeepSDFDecoder(nn.Module):
                     x = dropped_relu(x, *dropout(f"lin{k}", specs.dropout_prob, x.shape))
                 else:
                     x = nn.relu(x)
-            hidden = (x,)
+            hidden = [x]
         return squash(specs, hidden[0][0])
 
     def fold(self, shared, batch_stats, code) -> Field:

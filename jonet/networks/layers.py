@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +147,7 @@ def dropped_relu(x: jax.Array, mask: jax.Array, factor: float) -> jax.Array:
     return jnp.where(mask, nn.relu(x) * factor, 0)
 
 
-def _dropped_and_kept(x, mask, factor) -> tuple[jax.Array, jax.Array]:
+def _dropped_and_kept(x, mask, factor) -> tuple[Any, Any]:
     result = dropped_relu(x, mask, factor)
     return result, result
 

@@ -20,7 +20,7 @@ from jonet.evaluation.gallery import Part
 from jonet.inference import encode
 from jonet.model import Model
 from jonet.networks.bound import BoundNetwork
-from jonet.networks.encoders import ENCODERS
+from jonet.networks.encoders import ENCODERS, EncoderName
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
@@ -142,7 +142,7 @@ class Config(TimedConfig):
             )
 
 
-def accepts(encoder: str, shape: tuple[int, ...]) -> bool:
+def accepts(encoder: EncoderName, shape: tuple[int, ...]) -> bool:
     """Whether an encoder takes inputs of this shape."""
     expected = getattr(ENCODERS[encoder], "func", ENCODERS[encoder]).input_shape
     return len(expected) == len(shape) and all(a in (None, b) for a, b in zip(expected, shape, strict=True))

@@ -22,6 +22,7 @@ from typing import Any
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
 from jonet.errors import ConfigError
+from jonet.networks.encoders import EncoderName
 from jonet.networks.occupancy import Specs
 from jonet.networks.published.pretrained import imagenet
 from jonet.tasks import onet
@@ -55,7 +56,7 @@ class Config(onet.Config):
             raise ConfigError(f"weights are of a ResNet, but network.encoder is {self.network.encoder!r}")
 
 
-def network(width: int, encoder: str, encoder_width: int) -> Specs:
+def network(width: int, encoder: EncoderName, encoder_width: int) -> Specs:
     """A smaller network of the published architecture, for CPUs."""
     return Specs(encoder=encoder, c_dim=width, hidden_size=width, encoder_width=encoder_width, threshold=0.4)
 

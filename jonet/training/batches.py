@@ -228,7 +228,8 @@ def assemble(
             points, inputs = points * factors, inputs * factors
         if plan.noise:
             keys = jax.vmap(lambda index: parallel.fold_in(key, "noise", now.epoch, index))(now.index)
-            noise = jax.vmap(lambda key: jax.random.normal(key, inputs.shape[1:], jnp.float32))(keys)
+            shape = inputs.shape[1:]
+            noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
             fraction, exponent = np.frexp(plan.noise)  # rounded to 12 bits, as in `_exact`
             scale = np.float32(np.ldexp(np.round(fraction * 4096) / 4096, exponent))
             inputs = inputs.astype(jnp.float32) + scale * _exact(noise)

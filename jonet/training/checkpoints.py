@@ -161,4 +161,5 @@ def _size(leaf) -> int:
 
 def _checksums(tree) -> list[int]:
     """The CRC-32 of every leaf's bytes."""
-    return [zlib.crc32(np.ascontiguousarray(leaf).data) for leaf in jax.tree.leaves(parallel.host(tree))]
+    leaves = (np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(parallel.host(tree)))
+    return [zlib.crc32(leaf.view(np.uint8).data) for leaf in leaves]

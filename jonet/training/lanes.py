@@ -44,7 +44,7 @@ class Lanes:
     devices: int
 
     @classmethod
-    def deal(cls, indices: Sequence[int], batch: int, seed: int, devices: int) -> Lanes:
+    def deal(cls, indices: Sequence[int] | np.ndarray, batch: int, seed: int, devices: int) -> Lanes:
         """Deals shapes at random (by the seed) into `batch` lanes, or into one lane each if there are no more shapes.
 
         Empty lanes are added, up to a multiple of the devices, only if every lane has one shape.  If shapes alternate

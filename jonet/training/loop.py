@@ -103,9 +103,8 @@ def train_step(loss: Callable, lookup: Callable, optimizer, state: State, batch,
     if not jax.tree.leaves(learned["shared"]):
         norm = jnp.sqrt(parallel.sum(optax.tree.norm(gradients["per_shape"]) ** 2))
     updates, opt_state = optimizer.update(gradients, state.opt_state, learned, epoch=batch.epoch, progress=progress)
-    learned = cast(
-        dict[str, Any], optax.apply_updates(learned, updates)
-    )  # of every row: as published, Adam on codes is dense
+    # of every row: as published, Adam on codes is dense
+    learned = cast(dict[str, Any], optax.apply_updates(learned, updates))
     metrics = {name: total / shapes for name, total in parallel.sum(metrics).items()}
     metrics = {"loss": parallel.sum(value), **metrics, "gradient": norm, "epoch": batch.epoch}
     return State(**learned, batch_stats=batch_stats, opt_state=opt_state, step=state.step + 1), metrics

@@ -102,9 +102,8 @@ class DispatchMonitor:
             )
 
     def _shapes(self, index, most: int = 8) -> str:
-        held = [
-            self._names[i] if i < len(self._names) else f"shape {i}" for i in map(int, np.unique(index[index >= 0]))
-        ]
+        shapes = map(int, np.unique(index[index >= 0]))
+        held = [self._names[i] if i < len(self._names) else f"shape {i}" for i in shapes]
         return ", ".join(held[:most]) + (f" and {len(held) - most} more" if len(held) > most else "")
 
 
