@@ -212,7 +212,8 @@ def assemble(
     def real(leaf):  # an empty lane gathers rows of other shapes or padding, which become zeros here
         return jnp.where(now.mask.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, jnp.zeros((), leaf.dtype))
 
-    points, inputs = real(rows["points"]).astype(jnp.float32), None
+    points: Any = real(rows["points"]).astype(jnp.float32)
+    inputs: Any = None
     weights = real(_weights(inside, counts)) if plan.importance_weighted else None
     values = points[..., 3] if plan.values == "distances" else real(inside).astype(jnp.float32)
     points = points[..., :3]
