@@ -37,7 +37,7 @@ _MODULES = {
     "JonetError": "jonet.errors",
 }
 
-__all__ = sorted(_MODULES)
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]: the block below has the names
 
 if TYPE_CHECKING:  # the same names for type checkers and editors, which import nothing; a test compares both
     from jonet.codes import Codes as Codes

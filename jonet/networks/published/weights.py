@@ -111,7 +111,7 @@ def _check_zip(path: Path) -> None:
 
 def _torch(path: Path):
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]: it is no requirement
     except ImportError as error:
         raise FormatError(f"{path}: reading PyTorch files requires torch; pip install torch") from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST:
