@@ -212,7 +212,7 @@ def _read_json(folder: Path, kinds: list[str]) -> dict[str, Any]:
         wrong.append("frame")
     wrong += sorted(about.keys() - NAMES)
     if wrong:
-        raise CheckpointError(f"{path} is damaged: its entry {wrong[0]!r} is not one that jonet writes")
+        raise CheckpointError(f"{path} is damaged: its entry {shown(wrong[0])} is not one that jonet writes")
     return about
 
 

@@ -1,7 +1,9 @@
 """User files: meshes and clouds become observations in the normalized frame, or a typed error."""
 
+import contextlib
 import dataclasses
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -87,6 +89,21 @@ def test_pictures_of_more_pixels_than_bytes_are_refused(tmp_path):
     assert (tmp_path / "flat.png").stat().st_size < 10**5
     with pytest.raises(FormatError, match="flat.png: claims 9000 x 9000 pixels"):
         scans.picture(tmp_path / "flat.png", 32)
+
+
+def test_pictures_whose_chunks_announce_gigabytes_take_no_memory(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("L", (16, 16)).save(path)
+    content = path.read_bytes()
+    at = content.index(b"IDAT")
+    path.write_bytes(content[: at - 4] + b"\x7f\xff\xff\xff" + content[at:])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(FormatError):
+            scans.picture(path, 16)
+        assert tracemalloc.get_traced_memory()[1] < 1e7
+    finally:
+        tracemalloc.stop()
 
 
 def test_voxels_that_lie_about_their_size_allocate_nothing(tmp_path):

@@ -37,7 +37,7 @@ import numpy as np
 from jonet import config as configs
 from jonet import parallel
 from jonet.data.store import Store
-from jonet.errors import ConfigError
+from jonet.errors import ConfigError, shown
 from jonet.model import Model
 from jonet.storage import atomic, identity, locks
 from jonet.tasks.base import Task, TaskConfig
@@ -93,7 +93,7 @@ class RunState:
                     "another --workdir"
                 )
             if unknown := before.keys() - NAMES:
-                raise ValueError(f"unknown name {min(unknown)!r}")
+                raise ValueError(f"unknown name {shown(min(unknown))}")
             name, self.autotuned, self.done, self.made = (before[k] for k in ("task", "autotuned", "done", "made"))
             _check_entries(self.autotuned, self.done, self.made)
             files = [Path(file) for entry in self.made.values() for file in entry["files"]]
@@ -103,9 +103,11 @@ class RunState:
         if any(file.is_absolute() or ".." in file.parts for file in files):
             raise ConfigError(f"{path} lists files outside of its folder; choose another --workdir")
         if name == self.task.name and (unknown := (self.done.keys() | self.made.keys()) - self.task.parts.keys()):
-            raise ConfigError(f"{path} has an unknown stage {min(unknown)!r}; choose another --workdir")
+            raise ConfigError(f"{path} has an unknown stage {shown(min(unknown))}; choose another --workdir")
         if name != self.task.name:
-            raise ConfigError(f"{self.folder} is a run of {name}, not of {self.task.name}; choose another --workdir")
+            raise ConfigError(
+                f"{self.folder} is a run of {str(name)[:40]}, not of {self.task.name}; choose another --workdir"
+            )
 
     def _check_options(self) -> None:
         """Raises ConfigError if an expensive stage has written something with other options than the present ones.

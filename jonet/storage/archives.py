@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import io
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -113,8 +114,10 @@ def _mapping(values, path: Path) -> dict[str, Any]:
 def picture(path: Path) -> Iterator[Image.Image]:
     """Opens an image file; FormatError, also from reading it, if it is damaged or announces too many pixels."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            size = path.stat().st_size
+        # In memory, since reading a chunk from a file allocates whatever length it announces.
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            size = len(content)
             if image.width * image.height > PIXELS + PIXELS_PER_BYTE * size:
                 raise FormatError(f"{path}: claims {image.width} x {image.height} pixels in {size} bytes")
             yield image
