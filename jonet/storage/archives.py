@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 import yaml
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jonet.errors import FormatError
 from jonet.storage import atomic
@@ -123,6 +123,8 @@ def picture(path: Path) -> Iterator[Image.Image]:
             yield image
     except FormatError:
         raise
+    except UnidentifiedImageError as error:
+        raise FormatError(f"{path}: cannot be read as an image: it is damaged, or none of {', '.join(FORMATS)}") from error
     except Exception as error:  # damaged files make Pillow raise errors of many types
         raise FormatError(f"{path}: cannot be read as an image ({brief(error)})") from error
 
