@@ -124,7 +124,8 @@ def picture(path: Path) -> Iterator[Image.Image]:
     except FormatError:
         raise
     except UnidentifiedImageError as error:
-        raise FormatError(f"{path}: cannot be read as an image: it is damaged, or none of {', '.join(FORMATS)}") from error
+        kinds = ", ".join(FORMATS)
+        raise FormatError(f"{path}: cannot be read as an image: it is damaged, or none of {kinds}") from error
     except Exception as error:  # damaged files make Pillow raise errors of many types
         raise FormatError(f"{path}: cannot be read as an image ({brief(error)})") from error
 
