@@ -34,7 +34,7 @@ def test_meshes_of_both_libraries_are_fitted_alike(model):
     assert codes.names == ("one", "far") and len(codes.similarities) == 2
     np.testing.assert_allclose(codes.similarities[1].scale * 300, codes.similarities[0].scale, rtol=1e-6)
     again = model.fit(meshes=box(1), names=["one"])
-    np.testing.assert_array_equal(again.values, codes.values[:1])
+    np.testing.assert_allclose(again.residual, codes.residual[:1], rtol=0.05)
     size = np.ptp(model.extract(codes)[1].bounds, axis=0).max()
     assert 100 < size < 900  # in input units
     field = model.field(codes, frame="input")
