@@ -93,7 +93,7 @@ def _no_file(value, name: str, one: str) -> None:
     if isinstance(value, str | bytes | os.PathLike):
         what, rest = f"a path ({shown(value)})", "read the file first"
     elif hasattr(value, "vertices") and hasattr(value, "faces"):
-        what, rest = "a mesh", "sample points on its surface (jonet.data.sampling.surface)"
+        what, rest = "a mesh", "give meshes as meshes=[…], or sample points on them (jonet.data.sampling.surface)"
     else:
         return
     raise InputError(

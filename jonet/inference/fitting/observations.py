@@ -140,7 +140,7 @@ def _float32(arrays: list[np.ndarray], name: str) -> list[np.ndarray]:
         if len(array) and (far := np.abs(array[:, :3]).max()) > REACH:
             raise InputError(
                 f"{name}[{i}] reaches {far:.4g}, far beyond the normalized frame (about 1); "
-                "normalize the points first, or give them in their input units (frame='input')"
+                "normalize them first, or give input units and frame='input' (of samples: a list of similarities)"
             )
     return [array.astype(np.float32, copy=False) for array in arrays]
 
