@@ -13,6 +13,11 @@ os.environ.setdefault("NPROC", "16")  # several fake devices on few cores hang w
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# The same examples at every run: a failure is of the change at hand.  `--hypothesis-profile=default` draws others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 TESTS = Path(__file__).parent
 

@@ -51,7 +51,7 @@ def test_distances_and_gradients_are_in_input_units():
     values, gradients = fields.gradient(points)
     scales = np.array([[0.01], [30.0]])
     np.testing.assert_allclose(fields(points) * scales, true(points) * scales, atol=1e-5)
-    np.testing.assert_array_equal(values, fields(points))
+    np.testing.assert_allclose(values, fields(points), rtol=1e-5)  # compiled together, rounding may differ
     np.testing.assert_array_equal(fields.contains(points), true(points) < 0)
     middles = np.stack([t.inverse()(np.float64(c)) for t, c in zip(TRANSFORMS, CENTERS, strict=True)])[:, None]
     wanted = (points - middles) / np.linalg.norm(points - middles, axis=-1, keepdims=True)

@@ -94,7 +94,7 @@ def test_a_diagnosis_does_not_know_order_or_pose(rng, rotation):
         after.parts,
         after.inverted,
     )
-    assert after.overlap == pytest.approx(before.overlap, abs=0.05)  # of 500 probes or more
+    assert after.overlap == pytest.approx(before.overlap, abs=0.15)  # 5 deviations of what 256 probes say
 
 
 @given(similarities)
