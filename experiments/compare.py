@@ -30,6 +30,7 @@ from jonet.storage import atomic
 from jonet.storage.names import encoded
 from jonet.tasks import unseen as training_shapes
 from jonet.tasks.shapes import Shapes
+from jonet.wording import counted
 
 RECIPE = dataclasses.replace(RECIPES["default"], surface=4_096)
 SHOWN = ("iou", "chamfer_l1", "f_score", "normal_consistency")
@@ -67,12 +68,13 @@ def unseen(data: str, networks: dict[Path, Model], count: int, seed: int) -> lis
     left = [s for s in found if content(s.mark()) not in contents and s.name not in names]
     if not left:
         raise ConfigError(
-            f"{data}: of {len(found)} shapes there is none that no network learned from; give other shapes, for a "
-            "procedural family another --seed"
+            f"{data}: of {counted(len(found), 'shape')} there is none that no network learned from; give other "
+            "shapes, for a procedural family another --seed"
         )
     if len(left) < len(found):
         print(
-            f"{data}: {len(found) - len(left)} of {len(found)} shapes are left out, since a network learned from them",
+            f"{data}: {len(found) - len(left)} of {counted(len(found), 'shape')} left out, from which a network "
+            "learned",
             file=sys.stderr,
         )
     return left[:count]

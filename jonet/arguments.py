@@ -14,6 +14,7 @@ from jonet.errors import InputError, shown
 from jonet.geometry.mesh import Similarity, frame_of
 from jonet.geometry.outliers import CHOICES, advice, far_mask
 from jonet.inference.fitting.observations import ObservedArrays
+from jonet.wording import counted
 
 S = TypeVar("S")  # settings of a call
 
@@ -62,7 +63,7 @@ def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> t
     if found is None or len(found) != len(arrays) or not all(isinstance(each, Similarity) for each in found):
         raise InputError(
             f"frame is {shown(frame)}, but must be 'normalized', 'input' or a list of similarities, one for each of "
-            f"the {len(arrays)} shapes"
+            f"{counted(len(arrays), 'shape')}"
         )
     return tuple(found)
 
@@ -89,7 +90,7 @@ def without_outliers(given: ObservedArrays, outliers: str, frame, names: Sequenc
         )
         return given._replace(points=points, normals=normals)
     if found := [i for i, mask in enumerate(far) if mask.any()]:
-        others = f" (and {len(found) - 1} other shapes)" * (len(found) > 1)
+        others = f" (and {counted(len(found) - 1, 'other shape')})" * (len(found) > 1)
         first = found[0]
         warnings.warn(f"{names[first]}{others}: {advice(given.points[first], far[first])}", stacklevel=3)
     return given
@@ -120,7 +121,7 @@ def names(given: Sequence[str] | None, count: int) -> tuple[str, ...]:
         if not all(isinstance(name, str | os.PathLike | int | np.integer) for name in found):
             raise TypeError
     except TypeError as error:
-        raise InputError(f"names is {shown(given)}, but must be a list of {count} names") from error
+        raise InputError(f"names is {shown(given)}, but must be a list of {counted(count, 'name')}") from error
     if len(found) != count:
-        raise InputError(f"names has {len(found)} entries for {count} shapes")
+        raise InputError(f"names has {counted(len(found), 'entry', 'entries')} for {counted(count, 'shape')}")
     return tuple(map(str, found))

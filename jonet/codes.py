@@ -14,6 +14,7 @@ import numpy as np
 from jonet.errors import CheckpointError, FormatError, InputError, MeshError
 from jonet.geometry.mesh import Similarity
 from jonet.storage import archives, atomic
+from jonet.wording import counted
 
 VERSION = 2  # of the file's format
 TUPLES = ("names", "similarities", "sources")  # fields that are tuples, not arrays
@@ -52,7 +53,7 @@ class Codes:
 
     def __repr__(self) -> str:
         count, length = np.shape(self.values)
-        parts = [f"{count} shape{'s' * (count != 1)}", f"{length}-d"]
+        parts = [counted(count, "shape"), f"{length}-d"]
         if self.converged is not None:
             parts.append("fitted")
         if self.similarities is not None:

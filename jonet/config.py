@@ -11,7 +11,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from jonet.errors import ConfigError, shown
@@ -86,14 +86,34 @@ def given(config, changes: dict[str, Any], where: str = "") -> set[str]:
     return found
 
 
-def _check_names(cls: type, names: Iterable, where: str) -> None:
-    """ConfigError for a name that is no field of the dataclass, with the closest field name."""
+def _check_names(cls: type, values: dict[str, Any], where: str) -> None:
+    """ConfigError for a name that is no field of the dataclass, with the groups that have such a field, or with the
+    closest field name."""
     known = [field.name for field in dataclasses.fields(cls) if field.init]
-    for name in names:
+    for name, value in values.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            groups = [(*where.split(".")[:-1], *group) for group in _groups_with(cls, str(name))]
+            near = [_nested(group, str(name), value) for group in groups]
+            near = near or [where + other for other in difflib.get_close_matches(str(name), known, 1)]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
             raise ConfigError(f"unknown option {where}{name}; {hint}")
+
+
+def _groups_with(cls: type, name: str) -> Iterator[tuple[str, ...]]:
+    """The groups of options, and those within them, that have a field of this name: each the names from the outside."""
+    for group, kind in typing.get_type_hints(cls).items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if any(field.name == name for field in dataclasses.fields(kind)):
+                yield (group,)
+            yield from ((group, *inner) for inner in _groups_with(kind, name))
+
+
+def _nested(groups: tuple[str, ...], name: str, value) -> str:
+    """An option in groups as an argument in Python: optimizer={"shared": {"initial": 0.1}}."""
+    text = f'{{"{name}": {shown(value, 20)}}}'
+    for group in reversed(groups[1:]):
+        text = f'{{"{group}": {text}}}'
+    return f"{groups[0]}={text}"
 
 
 def _read(kind, value, where: str):

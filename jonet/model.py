@@ -30,6 +30,7 @@ from jonet.networks.field import Field
 from jonet.networks.input_field import InputField
 from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.settings.surfaces import Surfaces
+from jonet.wording import counted
 
 NETWORKS = {  # kind of network: its config class and its module class
     "deepsdf": (deepsdf.Specs, deepsdf.DeepSDFDecoder),
@@ -47,8 +48,8 @@ class Model:
     kind: the network's key in NETWORKS.  network: the module with its parameters.  frame: "sphere" or "cube", how
     meshes are normalized for it.  codes: of the training shapes, None if not stored.  prior: distribution that `sample`
     draws from and `fit` regularizes by, or None.  fitting, surfaces: default settings of `fit` and `extract`.
-    inputs: what the encoder takes; None if codes are fitted.  history: task, data and recipe that the model was trained
-    with, as `jonet info` prints.
+    inputs: what the encoder takes; None if codes are fitted.  history: task, data, recipe and options of the
+    training, as `jonet info` prints.
     """
 
     kind: str
@@ -69,7 +70,7 @@ class Model:
             parts.append(f"{length}-d codes")
         shapes = self.history.get("shapes", None if self.codes is None else len(self.codes))
         if shapes is not None:
-            parts.append(f"{shapes} training shape{'s' * (shapes != 1)}")
+            parts.append(counted(shapes, "training shape"))
         parts.append(f"{self.frame} frame")
         number = f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} M"
         parts.append(f"{number} parameters" + " per shape" * (not shared))

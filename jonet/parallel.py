@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec as P
 
 from jonet import resources
 from jonet.errors import ConfigError
+from jonet.wording import counted
 
 AXIS = "devices"
 REPLICATED = P()
@@ -91,7 +92,7 @@ def memory() -> int:
 def describe() -> str:
     """Devices, matrix precision and versions in one line, with a warning if there is a GPU that jax cannot see."""
     devices = jax.devices()
-    cpu = f"{platform.machine()}, {resources.cores()} cores"
+    cpu = f"{platform.machine()}, {counted(resources.cores(), 'core')}"
     kind = cpu if devices[0].platform == "cpu" else devices[0].device_kind
     precision = getattr(jax.config, PRECISION) or "default"
     line = f"{len(devices)} {devices[0].platform} ({kind}) · {precision} precision · jax {jax.__version__}"

@@ -136,4 +136,4 @@ def _hint(name: str, known_options) -> str:
     near = same or difflib.get_close_matches(name, list(known_options), 2, 0.6)
     if not near:
         return "; --help lists them"
-    return f"; did you mean {' or '.join('--' + other.replace('_', '-') for other in near[:2])}?"
+    return f"; did you mean {' or '.join('--' + other.replace('_', '-') for other in near)}?"

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "jonet.version",
     "jonet.errors",
+    "jonet.wording",
     "jonet.checks",
     "jonet.resources",
     "jonet.interrupt",

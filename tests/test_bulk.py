@@ -169,7 +169,7 @@ def test_damaged_inputs_are_rows_and_the_rest_goes_on(inputs, tmp_path, capfd):
 def test_nothing_but_failures_is_an_error(tmp_path):
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.npy").write_bytes(b"nothing")
-    with pytest.raises(ConfigError, match="none of 1 inputs could be used"):
+    with pytest.raises(ConfigError, match="none of 1 input could be used"):
         bulk.fit(Balls(), tmp_path / "scans", tmp_path / "codes.npz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no usable mesh or cloud"):
@@ -390,3 +390,13 @@ def test_two_processes_take_a_shard_each(inputs, tmp_path):
             process.kill()
     np.testing.assert_allclose(Codes.load(out).values[:, 0], 2 / 1.03, rtol=1e-5)
     assert len(table(tmp_path / "codes")) == 11
+
+
+def test_a_job_shows_how_many_of_its_inputs_are_done(inputs, tmp_path, monkeypatch, capsys):
+    class Options:
+        out = tmp_path / "made"
+
+    monkeypatch.setattr("jonet.progress.EVERY", 0.0)
+    bulk.reconstruct(Balls(), inputs, Options.out, Settings(batch=4), progress=verbs.Progress(Options))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in said] == [f"inputs: input {done} of 11" for done in (4, 8, 11)]

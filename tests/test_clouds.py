@@ -107,7 +107,7 @@ def test_what_is_not_finite_is_left_out_and_counted(tmp_path):
     np.save(tmp_path / "scan.npy", points)
     (tmp_path / "scan.obj").write_text("".join("v {} {} {}\n".format(*row) for row in points.tolist()))
     for name in ("scan.npy", "scan.obj"):
-        with pytest.warns(UserWarning, match=f"{name}: 1 of 20 rows hold numbers that are not finite"):
+        with pytest.warns(UserWarning, match=f"{name}: 1 of 20 rows holds numbers that are not finite"):
             assert len(scans.read(tmp_path / name).points) == 19
     points[:11] = np.inf
     np.save(tmp_path / "scan.npy", points)
@@ -220,7 +220,7 @@ def test_normals_belong_to_their_points(tmp_path):
     points, normals = ball(3000)
     np.savez(tmp_path / "scan.npz", points=points, normals=normals[:2000])
     for limit in (500, 10_000):
-        with pytest.raises(FormatError, match="scan.npz: holds 2000 normals for 3000 points"):
+        with pytest.raises(FormatError, match="scan.npz: holds 2,000 normals for 3,000 points"):
             point_cloud_files.read(tmp_path / "scan.npz", limit)
 
 

@@ -253,8 +253,8 @@ def test_every_shape_is_scored_or_counted(trees, capsys):
     for _ in range(2):
         assert shell.main(["evaluate", str(trees / "made"), str(trees / "truth"), f"--json={out}"]) == 0
         said = capsys.readouterr().out
-        assert "2 shapes" in said and "1 of 4 ground-truth shapes have no mesh" in said and "table/002/model" in said
-        assert "1 of 4 meshes have no ground truth" in said and "chair/002/model: failed" in said
+        assert "2 shapes" in said and "1 of 4 ground-truth shapes without a mesh" in said and "table/002/model" in said
+        assert "1 of 4 meshes without a ground truth" in said and "chair/002/model: failed" in said
         found = json.loads(out.read_text())
         assert [shape["name"] for shape in found["shapes"]] == ["chair/001/model", "table/001/model"]
         assert found["missing"] == ["table/002/model"] and found["without_ground_truth"] == ["chair/003/model"]
@@ -284,11 +284,11 @@ def test_suffixes_part_shapes_only_where_they_must(tmp_path, capsys):
         ball(tmp_path / path)
     assert shell.main(["evaluate", str(tmp_path / "made"), str(tmp_path / "truth")]) == 0
     said = capsys.readouterr().out
-    assert "3 shapes" in said and "1 of 4 meshes have no ground truth: a.ply" in said
+    assert "3 shapes" in said and "1 of 4 meshes without a ground truth: a.ply" in said
     assert shell.main(["evaluate", str(tmp_path / "made/a.ply"), str(tmp_path / "truth/b.stl")]) == 0
     (tmp_path / "made/a.ply").write_bytes(b"ply broken")
     assert shell.main(["evaluate", str(tmp_path / "made/a.ply"), str(tmp_path / "truth/b.stl")]) == 1
-    assert "none of 1 shapes could be scored" in capsys.readouterr().err
+    assert "none of 1 shape could be scored" in capsys.readouterr().err
 
 
 def test_predictions_inside_the_ground_truth_folder(trees):

@@ -57,3 +57,21 @@ def test_digest_tells_settings_apart():
 def test_difference_names_both_sides():
     ours, theirs = config.to_dict(Outer(name="b")), config.to_dict(Outer())
     assert config.difference(ours, theirs) == ["name: 'a' → 'b'"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Deeper:
+    rate: int = 1
+    first: Outer = Outer()
+    second: Inner = Inner()
+
+
+def test_an_option_without_its_groups_is_told_with_them():
+    for made, changes, hint in (
+        (Outer(), {"rate": 0.5}, 'unknown option rate; did you mean inner={"rate": 0.5}?'),
+        (Deeper(), {"widths": (1,)}, 'did you mean first={"inner": {"widths": (1,)}} or second={"widths": (1,)}?'),
+        (Deeper(), {"first": {"rate": 2}}, 'unknown option first.rate; did you mean first={"inner": {"rate": 2}}?'),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            config.changed(made, changes)
+        assert hint in str(caught.value)

@@ -280,7 +280,7 @@ def test_every_option_of_training_is_read_before_any_work(before_work, task):
         (FITTED.fit, {"points": [MESH.trimesh()]}, r"points\[0\] is a mesh"),
         (FITTED.fit, {"points": "a.ply"}, "points is a path .*python -m jonet"),
         (FITTED.reconstruct, {"samples": [Path("a.ply")]}, r"samples\[0\] is a path"),
-        (FITTED.fit, {"points": CLOUDS, "normals": CLOUDS[:1]}, "normals are of 1 shapes, but points of 2"),
+        (FITTED.fit, {"points": CLOUDS, "normals": CLOUDS[:1]}, "normals are of 1 shape, but points of 2"),
         (FITTED.fit, {"points": CLOUDS, "normals": [c[:5] for c in CLOUDS]}, r"normals\[0\] has 5 rows"),
         (FITTED.fit, {"points": CLOUDS, "frame": "input", "normals": ROWS[..., :2]}, r"normals\[0\] must have shape"),
         (FITTED.fit, {"points": [CLOUDS[0], CLOUDS[0][:0]], "frame": "input"}, r"points\[1\] is empty"),

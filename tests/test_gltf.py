@@ -108,7 +108,7 @@ def test_points_and_lines_beside_faces_are_left_out_and_said(tmp_path):
     tree = scene([{"mesh": 0}])
     tree["meshes"][0]["primitives"] += [primitive | {"mode": 0}, primitive | {"mode": 1}]
     (tmp_path / "a.glb").write_bytes(glb(tree))
-    with pytest.warns(UserWarning, match="a.glb: 8 of its vertices, of points and lines, are left out"):
+    with pytest.warns(UserWarning, match="a.glb: 8 of its vertices are of points and lines, and left out"):
         assert len(read(tmp_path / "a.glb").faces) == 4
     del tree["meshes"][0]["primitives"][0]
     with pytest.raises(MeshError, match="8 vertices but no faces"):
@@ -119,7 +119,7 @@ def test_meshes_outside_of_the_scene_are_said_and_bare_ones_are_read(tmp_path):
     tree = scene([{"mesh": 0}])
     tree["meshes"] *= 2
     (tmp_path / "a.glb").write_bytes(glb(tree))
-    with pytest.warns(UserWarning, match="1 of its meshes are not in its scene"):
+    with pytest.warns(UserWarning, match="1 of its meshes is not in its scene"):
         assert len(read(tmp_path / "a.glb").faces) == 4
     bare = {name: value for name, value in tree.items() if name not in ("scene", "scenes", "nodes")}
     assert len(loaded(tmp_path, bare).faces) == 8
@@ -207,7 +207,7 @@ def test_compressed_primitives_are_refused_by_name(tmp_path):
 
 def test_bytes_after_the_end_are_said(tmp_path):
     (tmp_path / "a.glb").write_bytes(glb(scene([{"mesh": 0}])) + b"\n")
-    with pytest.warns(UserWarning, match="a.glb: the 1 bytes after its end"):
+    with pytest.warns(UserWarning, match="a.glb: the 1 byte after its end is left out"):
         assert read(tmp_path / "a.glb").volume == pytest.approx(1 / 6)
 
 

@@ -122,3 +122,41 @@ def test_impossible_grids_are_refused(arguments, words):
 def test_points_of_another_number_of_shapes_are_refused():
     with pytest.raises(InputError, match="points must have shape"):
         InputField(balls(), TRANSFORMS, 0.1)(np.zeros((3, 5, 3)))
+
+
+def test_one_shape_of_a_batch_takes_points_without_an_axis_of_shapes():
+    for fields in (InputField(balls(), TRANSFORMS, 0.1), InputField(balls(inside=1), TRANSFORMS)):
+        points = around(40)
+        for i, one in enumerate(fields):
+            np.testing.assert_allclose(one(points[i]), fields(points)[i], rtol=1e-5)
+            for found, wanted in zip(one.gradient(points[i]), fields.gradient(points), strict=True):
+                assert found.dtype == wanted.dtype and found.shape == wanted[i].shape
+                np.testing.assert_allclose(found, wanted[i], rtol=1e-4)
+            np.testing.assert_array_equal(one.contains(points[i]), fields.contains(points)[i])
+            np.testing.assert_allclose(one.occupancy(points[i]), fields.occupancy(points)[i], rtol=1e-4)
+            np.testing.assert_array_equal(one.box, fields.boxes[i])
+            for found, wanted in zip(one.grid(4), fields.grid(4), strict=True):
+                np.testing.assert_allclose(found, wanted[i], rtol=1e-4)
+            assert one.grid(2, [[0, 0, 0], [1, 1, 1]]).values.shape == (3, 3, 3) and "1 shape," in repr(one)
+            with pytest.raises(TypeError, match="one shape and has no length"):
+                len(one)
+            with pytest.raises(InputError, match=r"points must have shape \[any, 3\]"):
+                one(points)
+        assert i == 1
+        with pytest.raises(InputError, match="take boxes"):
+            _ = fields.box
+        with pytest.raises(IndexError):
+            fields[2]
+    fields = InputField(balls(), TRANSFORMS, 0.1)
+    np.testing.assert_allclose([one.valid_distance for one in fields], fields.valid_distance)
+    assert np.ndim(fields[0].valid_distance) == 0 and "valid up to 10 from" in repr(fields[0])
+
+
+@pytest.mark.parametrize("index", [slice(1, None), np.array([1, 0, 1]), np.array([False, True]), np.int64(-1)])
+def test_a_smaller_batch_keeps_each_shape_with_its_similarity(index):
+    fields, points = InputField(balls(), TRANSFORMS, 0.1), around(20)
+    some = fields[index]
+    np.testing.assert_allclose(some(points[index]), fields(points)[index], rtol=1e-5)
+    assert some.batched == (np.ndim(some.valid_distance) == 1) and repr(fields[:1]).startswith(
+        "InputField(batch of 1 shape, "
+    )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -533,3 +534,15 @@ def test_settings_come_back_from_json(config):
 def test_impossible_settings_are_refused(make):
     with pytest.raises(ConfigError):
         make()
+
+
+def test_a_prior_has_a_short_repr():
+    codes = np.random.default_rng(0).normal(0, 0.5, (400, 8))
+    said = repr(Prior.of(codes, np.full(400, 0.002)))
+    assert re.fullmatch(
+        r"Prior\(8-d codes, standard deviation 0\.\d+, out of distribution beyond a distance of \d\.\d+ or a "
+        r"residual of 0\.002\)",
+        said,
+    )
+    assert 0.45 < float(said.split("deviation ")[1].split(",")[0]) < 0.55
+    assert repr(Prior.plain(4)) == "Prior(4-d codes, standard deviation 0.5, without limits)"

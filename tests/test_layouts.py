@@ -75,7 +75,7 @@ def test_split_folders_of_samples(tmp_path):
     assert quietly(two) == {"train/a": "train", "train/b": "train", "TEST/a": "test", "TEST/b": "test"}
     assert detect.discover(two)[0].paths["points.npz"].is_file()
     (two / "table").mkdir()
-    with pytest.warns(UserWarning, match="1 folders are outside of its TEST, train .first table"):
+    with pytest.warns(UserWarning, match="1 folder is outside of its TEST, train .first table"):
         assert len(found(two)) == 4
     deep = touch(tmp_path / "deep", *(f"SdfSamples/{word}/chair/{i}.npz" for word in ("train", "test") for i in "ab"))
     assert quietly(deep) == {f"{word}/chair/{i}": word for word in ("train", "test") for i in "ab"}
@@ -111,7 +111,7 @@ def test_shapes_missing_in_lists_are_reported(tmp_path):
         assert found(tmp_path) == {"a": "train", "b": "test"}
     other = touch(tmp_path / "other", *(f"SdfSamples/s/c/{i}.npz" for i in "ab"))
     (other / "train.json").write_text(json.dumps({"s": {"c": ["a"]}}))
-    with pytest.warns(UserWarning, match="1 shapes are in none of its lists .first s/c/b"):
+    with pytest.warns(UserWarning, match="1 shape is in none of its lists .first s/c/b"):
         assert found(other) == {"a": "train"}
 
 

@@ -78,7 +78,7 @@ def test_encoders_get_what_they_take(model, monkeypatch, kind):
         ({"meshes": np.zeros((3, 3))}, "meshes is"),
         ({"meshes": [box(1)], "points": [np.eye(3)]}, "points is given together with meshes"),
         ({"meshes": [box(1)], "frame": "input"}, "frame is given with meshes"),
-        ({"meshes": [box(1)], "names": ["a", "b"]}, "names has 2 entries for 1 shapes"),
+        ({"meshes": [box(1)], "names": ["a", "b"]}, "names has 2 entries for 1 shape"),
     ],
 )
 def test_wrong_meshes_are_refused(model, given, words):

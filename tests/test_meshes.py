@@ -508,12 +508,12 @@ def test_dialects_with_polygons(name, tmp_path):
 
 
 LEFT = {  # what follows the end of a file, or is no face, is not lost without a word
-    "long.ply": (PYRAMIDS["little.ply"] + bytes(1), "1 bytes after the elements that its header announces"),
+    "long.ply": (PYRAMIDS["little.ply"] + bytes(1), "1 byte after the elements that its header announces"),
     "long_ascii.ply": (PYRAMIDS["ascii.ply"] + b"7 7\n", "2 numbers after the elements"),
-    "long.off": (PYRAMIDS["plain.off"] + b"\n3 0 1 2\n", "1 lines after the vertices and faces"),
+    "long.off": (PYRAMIDS["plain.off"] + b"\n3 0 1 2\n", "1 line after the vertices and faces"),
     "edges.obj": (
         PYRAMIDS["plain.obj"].replace(b"\nf ", b"\nf 1 2\nf ", 1),
-        "1 of its faces have fewer than 3 corners",
+        "1 of its faces has fewer than 3 corners",
     ),
 }
 
@@ -609,7 +609,7 @@ BAD = {
     "cut.off": (PYRAMIDS["plain.off"][:-20], "cut off"),
     "other.off": (b"solid", "does not begin with 'OFF'"),
     "short.stl": (bytes(80) + struct.pack("<I", 3) + bytes(100), "announces 3 facets, 234 bytes, but holds 184"),
-    "huge.stl": (bytes(80) + b"\xff\xff\xff\xff" + bytes(100), "announces 4294967295 facets"),
+    "huge.stl": (bytes(80) + b"\xff\xff\xff\xff" + bytes(100), "announces 4,294,967,295 facets"),
     "cut.stl": (b"solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0", "cut off after 0 facets"),
     "tiny.stl": (b"abc", "announces"),
     "empty_ascii.ply": (b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", "no vertices and no faces"),

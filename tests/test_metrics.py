@@ -322,3 +322,15 @@ def test_emd_uses_the_first_points():
 
 def test_the_f_score_joins_precision_and_recall():
     assert metrics.f_score(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 0.5) == pytest.approx(1 / 3)
+
+
+def test_the_summary_has_the_numbers_that_a_task_adds_to_every_shape():
+    rows = [
+        {"name": name, "iou": iou, "eikonal_error": error, "holes": 2, "converged": True, "vertices": 9, "faces": 5}
+        for name, iou, error in (("a", 0.5, 0.25), ("b", 0.7, None), ("c", 0.6, 0.75))
+    ]
+    rows[0] |= {"once": 1.0}
+    found = metrics.summary(rows)
+    assert list(found) == ["iou", "eikonal_error", "holes"]
+    assert found["eikonal_error"] == {"mean": 0.5, "median": 0.5} and found["holes"]["median"] == 2
+    assert "Eikonal error" in metrics.table(found, 3)

@@ -83,7 +83,7 @@ def test_one_warning_names_the_cloud_and_the_option():
     with pytest.warns(UserWarning) as caught:
         assert arguments.without_outliers(observed, "warn", "input", ["clean", "dusty", "lost"]) is observed
     (one,) = caught
-    assert str(one.message).startswith("dusty (and 1 other shapes): 1 of 3001 points stand alone")
+    assert str(one.message).startswith("dusty (and 1 other shape): 1 of 3,001 points stands alone")
     assert "1.4 times as long" in str(one.message) and "outliers='remove'" in str(one.message)
 
 

@@ -19,6 +19,7 @@ import pytest
 import tiny_run
 
 import jonet
+from jonet import __main__ as shell
 from jonet.errors import ConfigError
 from jonet.tasks import names, registry
 from jonet.training.batches import Batch
@@ -54,7 +55,7 @@ def plugin(tmp_path_factory):
     sys.modules.pop("eikonal_sdf", None)
 
 
-def test_the_example_of_the_page_is_a_whole_run(plugin, tmp_path):
+def test_the_example_of_the_page_is_a_whole_run(plugin, tmp_path, capfd):
     tiny_run.write_meshes(tmp_path / "data", (0, 0, 0, 0, 0))
     work, options = tmp_path / "run", {"shapes__test_fraction": 0.4, "eikonal_points": 8}
     stages = ",".join(names.STAGES)
@@ -68,6 +69,15 @@ def test_the_example_of_the_page_is_a_whole_run(plugin, tmp_path):
     assert all(entry["eikonal"] > 0 for entry in logged if "loss" in entry)
     page = (work / "report.html").read_text()
     assert "DeepSDF with an eikonal term" in page and "Eikonal error" in page
+    errors = [entry["eikonal_error"] for entry in values["shapes"]]
+    assert values["summary"]["eikonal_error"]["median"] == pytest.approx(np.median(errors))
+    assert "<h3>Eikonal</h3>" in page and ("below that of the baseline" in page) == (
+        values["summary"]["iou"]["median"] < values["nearest"]["summary"]["iou"]["median"]
+    )
+    capfd.readouterr()
+    assert shell.main(["info", str(work)]) == 0
+    said = capfd.readouterr().out
+    assert '"eikonal": 0.5' in said and '"eikonal_points": 8' in said and said.endswith("3 training codes\n")
     model = jonet.load(work)
     assert model.history["task"] == "eikonal_sdf" and len(model.codes) == 3
     assert tiny_run.start(work, tmp_path / "data", stages, "eikonal_sdf", eikonal=0.2, **options) == 1
@@ -129,12 +139,23 @@ def test_help_has_the_options_of_an_installed_task(plugin, capsys):
 
 
 INCOMPLETE = """
+    import dataclasses
+
     from jonet.tasks.deepsdf import TASK as FULL
     from jonet.tasks.deepsdf import DeepSDF
 
     class Unread(DeepSDF):
         name = "unread"
         parts = FULL.parts | {"evaluate": ()}
+
+    @dataclasses.dataclass(frozen=True)
+    class More(FULL.config):
+        more: int = 1
+
+    class Inherited(DeepSDF):
+        name = "inherited"
+        config = More
+        parts = FULL.parts | {"train": (*FULL.parts["train"], "more")}
 
     class Untitled(DeepSDF):
         name = "something"
@@ -147,6 +168,11 @@ INCOMPLETE = """
         ("gone", "no_such_module:TASK", "task gone of the package broken .* cannot be loaded .*no_such_module"),
         ("number", "math:pi", "but must be a jonet.Task"),
         ("unread", "incomplete:Unread", "scores must be both a field of its config and in one of its parts"),
+        (
+            "inherited",
+            "incomplete:Inherited",
+            "preset single is a jonet.tasks.deepsdf.Config, but must be a incomplete.More, the class of its config",
+        ),
         ("untitled", "incomplete:Untitled", "has the name 'something'"),
     ],
 )

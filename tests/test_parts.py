@@ -218,7 +218,7 @@ def test_a_file_that_cannot_be_read_now_is_not_taken_for_bad(tmp_path, sources, 
 
     with monkeypatch.context() as patch:
         patch.setattr(File, "shape", shape)
-        with pytest.raises(StoreError, match="1 files cannot be read now .first b: .*Input/output"):
+        with pytest.raises(StoreError, match="1 file cannot be read now .first b: .*Input/output"):
             build(tmp_path / "s", sources)
     assert len(list((tmp_path / "s.partial/parts").iterdir())) == 2
     assert build(tmp_path / "s", sources).names == ["a", "b", "c"]
@@ -284,7 +284,7 @@ def test_a_store_made_with_such_a_test_says_so(tmp_path, sources, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(store, "_seen", lambda shapes: {})
         build(tmp_path / "s", both)
-    with pytest.warns(UserWarning, match="1 test or validation shapes are also training shapes .first twin"):
+    with pytest.warns(UserWarning, match="of the test and validation shapes 1 is also for training .first twin"):
         build(tmp_path / "s", both)
 
 

@@ -113,7 +113,7 @@ def test_what_is_missing_is_a_note(torch, experiment):
     found = folders.read(experiment)
     assert found.names[:2] == ("shape 0", "shape 1") and "codes have no names" in found.notes[0]
     (experiment / "train.json").write_text('{"solids": {"simple": ["one"]}}')
-    assert "names 1 shapes, but there are 12 codes" in folders.read(experiment).notes[0]
+    assert "names 1 shape, but the file has 12 codes" in folders.read(experiment).notes[0]
     shutil.rmtree(experiment / "LatentCodes")
     found = folders.read(experiment)
     assert found.codes is None and "no training codes" in found.notes[0] and not found.names

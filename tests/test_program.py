@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 
 import program
@@ -117,6 +118,8 @@ def test_given_settings_take_the_place_of_the_models(monkeypatch):
     "arguments, words",
     [
         (["run", "--task=deepsdf", "--latent-size=8"], "no option --latent-size; did you mean --network.latent-size?"),
+        (["run", "--task=deepsdf", "--steps=9", "--initial=1"], "shared.initial or --optimizer.per-shape.initial?"),
+        (["run", "--task=deepsdf", "--points=9"], "gauss-newton.points or --fitting.lbfgs.points?"),
         (["fit", "m", "i", "--out=x", "--limt=3"], "no option --limt; did you mean --limit?"),
         (["fit", "m", "i", "--out=x", "--limit=0"], "--limit is 0, but must be 1 or more"),
         (["fit", "m", "i", "--out=x", "--limit=some"], "--limit"),
@@ -202,3 +205,50 @@ def test_progress_is_a_bar_or_lines_or_nothing(monkeypatch, terminal, quiet, sai
         ]
     else:
         assert said in output.text and bool(output.text) == bool(said)
+
+
+def test_lines_of_progress_come_while_nothing_is_updated(monkeypatch):
+    output = Output(terminal=False)
+    monkeypatch.setattr(sys, "stderr", output)
+    monkeypatch.setattr(progress, "EVERY", 0.02)
+    for total, said in ((8, r"codes: shape 0 of 8, \d+ s so far"), (None, r"codes, \d+ s so far")):
+        output.text = ""
+        with Progress("codes", "shape", total):
+            until(lambda: output.text.count("\n") > 1)
+        assert all(re.fullmatch(said, line) for line in output.text.splitlines())
+    output.text = ""
+    with Progress("codes", "shape", 8, shown=False):
+        time.sleep(0.1)
+    assert not output.text
+
+
+def until(true, seconds: float = 20.0) -> None:
+    """Waits for what another thread does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_tracked_items_count_when_their_work_is_done(monkeypatch):
+    output, clock, threads = Output(terminal=False), [0.0], threading.active_count()
+    monkeypatch.setattr(sys, "stderr", output)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for _ in progress.tracked(iter("abc"), "scores", "shape", 3):
+        clock[0] += 40
+    assert output.text.splitlines()[0] == "scores: shape 1 of 3, 0.025 shapes/s, 80 s left"
+    assert output.text.count("\n") == 3
+    with pytest.raises(ZeroDivisionError):
+        for _ in progress.tracked("abc", "scores", "shape", 3):
+            _ = 1 / 0
+    monkeypatch.undo()
+    until(lambda: threading.active_count() == threads)  # no thread outlives its work
+
+
+def test_help_names_the_presets_of_its_task(capsys):
+    for task, presets in (("deepsdf", "quick (minutes), small (an hour), paper (as published)"), ("purify", "quick")):
+        with pytest.raises(SystemExit):
+            program.run([f"--task={task}", "--help"])
+        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        about = said[said.index("--preset") :].partition("--workdir")[0]
+        assert presets in about and ("single (for one mesh)" in about) == (task == "deepsdf")

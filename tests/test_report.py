@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from jonet.evaluation import figures, gallery, report
 from jonet.evaluation.measures import measure, number
 from jonet.evaluation.report import Chart, Gallery, Map, Part, Report, Row, Slice, Table
 from jonet.geometry.mesh import Mesh
+from jonet.run import report_pages
 
 EVIL = "<script>alert('&')</script>\"x"
 NOTHING = Mesh(np.zeros((0, 3)), np.zeros((0, 3), int))
@@ -398,3 +400,39 @@ def test_scores_stand_in_each_papers_units():
     page = report.render(Report("t", scores={"unseen": {"hausdorff": {"median": 12.5}}}))
     assert "in input units" in page
     assert "Odd one" in section and measure("iou").better == 1 and measure("chamfer_l1").better == -1
+
+
+def test_training_has_a_chart_of_every_metric_of_the_loss():
+    steps = [
+        {"step": i, "epoch": i, "gradient": 1.0, "rate": 9.0, "waited": 0.1, "seconds": 1.0, "same": 2.0 / i}
+        | {"loss": 2.0 / i, "error": 1.0 / i, "prior": 0.0, "far_term": 0.5, "signed": -1.0 + i, "new": None}
+        for i in range(1, 4)
+    ]
+    loss, *others = report_pages.charts(SimpleNamespace(validated="IoU"), [*steps, {"step": 3, "validation": 0.4}])
+    assert list(loss.lines) == ["loss", "error"]
+    assert [(chart.title, chart.log) for chart in others] == [
+        ("Far term", True),
+        ("Signed", False),
+        ("Validation", False),
+    ]
+    assert others[0].lines == {"far_term": ([1, 2, 3], [0.5] * 3)}
+
+
+def test_the_summary_says_if_the_baseline_is_better():
+    def values(ours, theirs):
+        return {
+            name: {"iou": {"median": median}} if median is not None else {}
+            for name, median in (("summary", ours), ("nearest", theirs))
+        }
+
+    def said(ours, theirs):
+        found = values(ours, theirs)
+        return report_pages.below_baseline({**found, "nearest": {"summary": found["nearest"]}})
+
+    assert "median IoU of unseen shapes, 0.420, is below that of the baseline, 0.610" in said(0.42, 0.61)
+    assert [said(*both) for both in ((0.7, 0.61), (0.61, 0.61), (None, 0.61), (0.42, None))] == [""] * 4
+
+
+def test_a_score_that_only_a_task_knows_has_no_better_side():
+    page = report.render(Report("t", scores={"shapes": {"holes": {"median": 2.0}, "iou": {"median": 0.5}}}))
+    assert '<th scope="row">Holes<i></i></th>' in page and page.count("is better") == 1

@@ -239,7 +239,7 @@ def test_what_makes_no_sense_is_refused(tmp_path):
         build(tmp_path / "s", frame="ball")
     with pytest.raises(ConfigError, match="sign is 'magic'"):
         build(tmp_path / "s", sign="magic")
-    with pytest.raises(ConfigError, match="1 names belong to several sources .first 'b'"):
+    with pytest.raises(ConfigError, match="1 name belongs to several sources .first 'b'"):
         build(tmp_path / "s", [*BOXES, Box("b")])
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match="is not a store"):
@@ -307,7 +307,7 @@ def test_a_store_without_shapes_is_an_error(tmp_path, monkeypatch):
         build(tmp_path / "s", [])
     monkeypatch.setattr(Box, "load", lambda self: 1 / 0)
     with pytest.warns(UserWarning, match="skipped b: ZeroDivisionError"):
-        with pytest.raises(StoreError, match="none of 1 shapes.*ZeroDivisionError"):
+        with pytest.raises(StoreError, match="none of 1 shape .*ZeroDivisionError"):
             build(tmp_path / "s", BOXES[:1])
 
 

@@ -43,7 +43,7 @@ HELD = a_store(["a", "b", "c", "d", "e"], ["A", "B", "C", "D", "B"], ["train", "
 
 
 def test_test_shapes_that_were_learned_from_are_left_out():
-    with pytest.warns(UserWarning, match="2 of 3 test shapes are left out, since the network learned from them: d, e"):
+    with pytest.warns(UserWarning, match="2 of 3 test shapes left out, which the network learned from: d, e"):
         assert unseen.unseen(HELD, a_model(["x", "y"], ("D", "B"))).tolist() == [2]
     with pytest.raises(ConfigError, match="all 3 test shapes .* another --seed"):
         unseen.unseen(HELD, a_model(["x", "y", "z"], ("D", "B", "C")))
@@ -102,7 +102,7 @@ def test_of_a_folder_the_shapes_that_the_runs_kept(folder, tmp_path, capsys, see
     models = {tmp_path / name: a_model(name, contents(folder, name)) for name in (one, two)}
     moved = folder.rename(tmp_path / "moved")
     assert [s.name for s in compare.unseen(str(moved), models, 16, seed)] == ["9"]
-    assert "9 of 10 shapes are left out" in capsys.readouterr().err
+    assert "9 of 10 shapes left out" in capsys.readouterr().err
     models[tmp_path / "all"] = a_model("9", contents(moved, "9"))
     with pytest.raises(ConfigError, match="none that no network learned from"):
         compare.unseen(str(moved), models, 16, seed)

@@ -39,13 +39,14 @@ class Outcome(NamedTuple):
     """What a call did.
 
     rows: of the written inputs.  seconds: wall time.  solving: the part of it in which a batch was solved.  solved:
-    number of inputs that were solved or failed; some rows may not be written yet.
+    number of inputs that were solved or failed; some rows may not be written yet.  total: number of all inputs.
     """
 
     rows: list[Row]
     seconds: float
     solving: float
     solved: int
+    total: int
 
 
 class _Item(NamedTuple):
@@ -75,7 +76,7 @@ class Pipeline:
         groups: dict[Hashable, list[_Item]] = collections.defaultdict(list)
 
         def now() -> Outcome:
-            return Outcome(list(self.rows), time.monotonic() - begun, self.solving, self.solved)
+            return Outcome(list(self.rows), time.monotonic() - begun, self.solving, self.solved, len(sources))
 
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
             try:

@@ -33,6 +33,7 @@ from jonet.inference.fitting.observations import COLUMNS
 from jonet.model import Model
 from jonet.storage import atomic, identity
 from jonet.storage.names import unique
+from jonet.wording import counted
 
 BATCHES = (256, 64, 16, 4)  # shapes per device and batch: the capacities that programs are compiled for
 ON_CPU = 16  # shapes per batch on CPUs, where larger batches are no faster and delay results
@@ -232,7 +233,9 @@ def _run(
             complete = join()
         done = [row for key in mine if (row := work.done(key))]
         if done and not work.usable():
-            raise ConfigError(f"none of {len(done)} inputs could be used; {work.manifest.path} has the reasons")
+            raise ConfigError(
+                f"none of {counted(len(done), 'input')} could be used; {work.manifest.path} has the reasons"
+            )
     size = sum(row.made.get("bytes", 0) for row in outcome.rows)
     return Summary(len(mine), len(mine) - len(left), outcome, size, complete)
 

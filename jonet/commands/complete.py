@@ -19,7 +19,9 @@ from jonet.geometry import depth, mesh_files
 from jonet.geometry.mesh import SPHERE_RADIUS, Similarity
 from jonet.inference.fitting import completion
 from jonet.model import Model
+from jonet.progress import Progress
 from jonet.storage.names import safe
+from jonet.wording import counted
 
 LIMIT = 4096  # most points of a scan that are fitted
 
@@ -43,10 +45,14 @@ def complete(options, given: set[str]) -> None:
     model, is_image = trained.load(options, given), _is_image(options)
     scan = of_depth_image(options) if is_image else of_cloud(options)
     up = options.up or ("-y" if is_image else "y")  # y points down in images
-    codes = fitted(model, scan, up, options, given)
+    with Progress("completing", "scan", 1):
+        codes = fitted(model, scan, up, options, given)
+        meshes = model.extract(codes)
     [(transform, fit)] = zip(codes.similarities or (), fits(codes), strict=True)
     doubts = " · not converged" * (not fit.converged) + " · out of distribution" * fit.out_of_distribution
-    print(f"{len(scan.points)} points: residual {fit.residual:.5f} · inliers {fit.inlier_fraction:.1%}{doubts}")
+    print(
+        f"{counted(len(scan.points), 'point')}: residual {fit.residual:.5f} · inliers {fit.inlier_fraction:.1%}{doubts}"
+    )
     center, angle = (
         transform.inverse()([0, 0, 0]),
         np.degrees(np.arccos(np.clip((np.trace(transform.rotation) - 1) / 2, -1, 1))),
@@ -54,7 +60,7 @@ def complete(options, given: set[str]) -> None:
     print(
         f"center {np.round(center, 4).tolist()} · radius {SPHERE_RADIUS / transform.scale:.4g} · rotation {angle:.0f}°"
     )
-    written.write_meshes(options.out, "complete", {name: model.extract(codes)[0]})
+    written.write_meshes(options.out, "complete", {name: meshes[0]})
 
 
 def check(options, given: set[str]) -> None:

@@ -18,9 +18,11 @@ from jonet.data import scans
 from jonet.errors import ConfigError
 from jonet.evaluation import metrics
 from jonet.geometry import mesh_files, mesh_parsers
+from jonet.progress import tracked
 from jonet.settings.metrics import MetricsConfig
 from jonet.storage import atomic
 from jonet.storage.names import unique
+from jonet.wording import counted
 
 SUFFIXES = (*mesh_parsers.SUFFIXES, *scans.CLOUDS, *scans.PICTURES)  # of inputs from which meshes are reconstructed
 
@@ -43,12 +45,13 @@ def evaluate(options, given: set[str]) -> None:
     if not pairs:
         raise ConfigError(f"no file in {options.predicted} has the name of one in {options.ground_truth}")
     with ThreadPoolExecutor(resources.cores()) as pool:
-        found = list(pool.map(lambda pair: _score(pair[0], pair[1], options.scores), pairs.values()))
+        rows = pool.map(lambda pair: _score(pair[0], pair[1], options.scores), pairs.values())
+        found = list(tracked(rows, "scores", "shape", len(pairs)))
     scores = {name: row for name, row in zip(pairs, found, strict=True) if not isinstance(row, str)}
     failed = {name: cause for name, cause in zip(pairs, found, strict=True) if isinstance(cause, str)}
     if not scores:
         name, cause = next(iter(failed.items()))
-        raise ConfigError(f"none of {len(pairs)} shapes could be scored; {name}: {cause}")
+        raise ConfigError(f"none of {counted(len(pairs), 'shape')} could be scored; {name}: {cause}")
     summary = metrics.summary(list(scores.values()))
     if options.json:
         shapes = [{"name": name, **row} for name, row in scores.items()]
@@ -56,8 +59,8 @@ def evaluate(options, given: set[str]) -> None:
         atomic.write_json(options.json, {"summary": summary, "shapes": shapes, **left_out})
     print(metrics.table(summary, len(scores)))
     for names, what in (
-        (missing, f"of {len(ground_truths)} ground-truth shapes have no mesh and are not in the means"),
-        (unmatched, f"of {len(predicted)} meshes have no ground truth"),
+        (missing, f"of {counted(len(ground_truths), 'ground-truth shape')} without a mesh, not in the means"),
+        (unmatched, f"of {counted(len(predicted), 'mesh', 'meshes')} without a ground truth"),
     ):
         if names:
             print(f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}")

@@ -13,6 +13,7 @@ from jonet.errors import ConfigError
 from jonet.formats import detect
 from jonet.inference import export as exports
 from jonet.storage import atomic
+from jonet.wording import counted
 
 
 def export(options, given: set[str]) -> None:
@@ -26,7 +27,7 @@ def export(options, given: set[str]) -> None:
         folder = Path(options.source)
         store = stores.open(folder / "store" if (folder / "store").is_dir() else folder)
         detect.export(store, options.out, options.layout)
-        print(f"{len(store.names)} shapes in the layout of {options.layout}: {options.out}")
+        print(f"{counted(len(store.names), 'shape')} in the layout of {options.layout}: {options.out}")
         return
     if options.codes is not None:
         atomic.check_outputs([options.out], [options.codes])

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
-import sys
-import time
 
 from jonet import bulk, parallel, progress
 from jonet.bulk.pipeline import Outcome
 from jonet.bulk.shapes import Settings, Summary
 from jonet.commands import trained
 from jonet.errors import ConfigError
+from jonet.wording import counted
 
 
 def fit(options, given: set[str]) -> None:
     """The verb: codes of observed shapes (`bulk.fit`).  given: names of the options that the user gave."""
     settings, shown, model = _settings(options), Progress(options), trained.load(options, given)
-    shown.end(bulk.fit(model, options.inputs, options.out, settings, shown, outliers=options.outliers))
+    with shown.display:
+        done = bulk.fit(model, options.inputs, options.out, settings, shown, outliers=options.outliers)
+    shown.end(done)
 
 
 def extract(options, given: set[str]) -> None:
@@ -30,8 +31,10 @@ def reconstruct(options, given: set[str]) -> None:
 
 
 def _meshes(work, options, given: set[str], inputs) -> None:
-    settings, shown = _settings(options), Progress(options)
-    shown.end(work(trained.load(options, given), inputs, options.out, settings, shown, form=options.format))
+    settings, shown, model = _settings(options), Progress(options), trained.load(options, given)
+    with shown.display:
+        done = work(model, inputs, options.out, settings, shown, form=options.format)
+    shown.end(done)
 
 
 def _settings(options) -> Settings:
@@ -51,22 +54,18 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 
 class Progress:
-    """Prints the progress of a job every few seconds, and a summary at its end."""
-
-    EVERY = 5.0  # seconds
+    """Shows the progress of a job, and prints a summary at its end."""
 
     def __init__(self, options):
-        self.options, self.printed = options, time.monotonic()
+        self.options, self.display = options, progress.Progress("inputs", "input", None)
         self.first: Outcome | None = None  # after the first batch, whose time includes compilation
 
     def __call__(self, outcome: Outcome) -> None:
         if self.first is None:
             self.first = outcome
-        if not progress.is_quiet() and time.monotonic() - self.printed > self.EVERY:
-            self.printed = time.monotonic()
-            failed = sum(row.failed for row in outcome.rows)
-            pace = 60 * outcome.solved / outcome.seconds
-            print(f"{outcome.solved} done · {failed} failed · {pace:.0f} per minute", file=sys.stderr)
+        failed = sum(row.failed for row in outcome.rows)
+        self.display.total = outcome.total
+        self.display.update(outcome.solved, f"{failed} failed" * bool(failed))
 
     def seconds_per_input(self, outcome: Outcome) -> float:
         """The mean time per input, without the first batch if there are others."""
@@ -79,7 +78,7 @@ class Progress:
         """Prints the summary; with `--limit` also the estimated time and disk space of the remaining inputs."""
         outcome, out = report.outcome, self.options.out
         if not outcome.rows:
-            print(f"{report.before} of {report.inputs} inputs were done before: {out}")
+            print(f"done before: {report.before} of {counted(report.inputs, 'input')}: {out}")
             return
         for row in outcome.rows[:20]:
             if row.residual is not None:
@@ -102,7 +101,8 @@ class Progress:
             hours = left * self.seconds_per_input(outcome) / 3600
             disk = left * report.size / len(outcome.rows)
             print(
-                f"{left} inputs are left: about {hours:.2g} hours and {disk / 1e9:.2g} GB; run without --limit for them"
+                f"{counted(left, 'input is', 'inputs are')} left: about {hours:.2g} hours and {disk / 1e9:.2g} GB; run "
+                "without --limit for the rest"
             )
         elif not report.complete:
             print("this shard is done; other shards are not complete yet")

@@ -17,6 +17,7 @@ from jonet.model import Model
 from jonet.model_folder import check_replaceable
 from jonet.networks.published import folders
 from jonet.settings.fitting import FitConfig
+from jonet.wording import counted
 
 
 def import_(options, given: set[str]) -> None:
@@ -52,6 +53,6 @@ def import_(options, given: set[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
     print(f"model: {out / 'model'}")
     if codes is not None:
-        print(f"{len(codes)} codes of training shapes: {out / 'codes.npz'}")
+        print(f"{counted(len(codes), 'code')} of training shapes: {out / 'codes.npz'}")
     if found.fitted:
-        print(f"{len(found.fitted)} codes that were fitted to other shapes: {out / 'fitted.npz'}")
+        print(f"{counted(len(found.fitted), 'code')} fitted to other shapes: {out / 'fitted.npz'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jonet import config as configs
 from jonet import model, parallel
 from jonet.storage import atomic
+from jonet.wording import counted
 
 
 def info(options, given: set[str]) -> None:
@@ -15,4 +16,4 @@ def info(options, given: set[str]) -> None:
     trained = model.load(options.model)
     print(atomic.json_text({"kind": trained.kind, "frame": trained.frame, **trained.history}, indent=2))
     print(atomic.json_text(configs.to_dict(trained.config), indent=2))
-    print(f"{len(trained.codes or ())} training codes")
+    print(counted(len(trained.codes or ()), "training code"))

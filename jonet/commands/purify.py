@@ -15,7 +15,9 @@ from jonet.data import scans
 from jonet.errors import ConfigError, JonetError
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
+from jonet.progress import Progress
 from jonet.storage.names import unique
+from jonet.wording import counted
 
 
 def purify(options, given: set[str]) -> None:
@@ -31,7 +33,7 @@ def purify(options, given: set[str]) -> None:
         except JonetError as error:
             causes[output] = error
     if not clouds:
-        raise ConfigError(f"none of {len(files)} clouds could be read; {causes[outputs[0]]}")
+        raise ConfigError(f"none of {counted(len(files), 'cloud')} could be read; {causes[outputs[0]]}")
     purified: dict[str, Any] = dict.fromkeys(outputs, ())
     for with_normals in (True, False):  # one call takes normals of all clouds, or of none
         group = {
@@ -44,7 +46,8 @@ def purify(options, given: set[str]) -> None:
         observed = {"points": [cloud.similarity.inverse()(cloud.points) for cloud in group.values()], "frame": "input"}
         if with_normals:
             observed["normals"] = [cloud.normals for cloud in group.values()]
-        found = model.purify(**observed, count=options.count, spread=options.spread, seed=options.seed)
+        with Progress("purifying", "cloud", len(group)):
+            found = model.purify(**observed, count=options.count, spread=options.spread, seed=options.seed)
         purified |= dict(zip(group, found, strict=True))
     written.keep(
         options.out,

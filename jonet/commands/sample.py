@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from jonet.commands import trained, written
 from jonet.errors import InputError
+from jonet.progress import Progress
 
 
 def sample(options, given: set[str]) -> None:
     """The verb: meshes of codes drawn from the prior.  given: names of the options that the user gave."""
     written.check(options.out, _names(options))
-    _write(trained.load(options, given).sample(options.count, options.seed), options)
+    model = trained.load(options, given)
+    with Progress("sampling", "shape", options.count):
+        meshes = model.sample(options.count, options.seed)
+    _write(meshes, options)
 
 
 def interpolate(options, given: set[str]) -> None:
@@ -19,7 +23,9 @@ def interpolate(options, given: set[str]) -> None:
     if model.codes is None:
         raise InputError(f"{options.model} holds no codes of training shapes to interpolate between")
     a, b = (model.codes[name] for name in (options.a, options.b))
-    _write(model.interpolate(a, b, options.count), options)
+    with Progress("interpolating", "shape", options.count):
+        meshes = model.interpolate(a, b, options.count)
+    _write(meshes, options)
 
 
 def _names(options) -> list[str]:

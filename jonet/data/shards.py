@@ -41,6 +41,7 @@ from jonet.geometry.voxels import SIDE
 from jonet.progress import Progress
 from jonet.storage import atomic
 from jonet.storage.names import encoded
+from jonet.wording import counted
 
 # arrays of every store, possibly with no rows: dtype and shape of a row
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -185,8 +186,8 @@ def prepare(sources: Sequence[Source], job: ShardJob, executor, progress: bool) 
     if unread:
         name, error = next(iter(unread.items()))
         raise StoreError(
-            f"{job.folder}: {len(unread)} files cannot be read now (first {name}: {error}); fix that or remove the "
-            "files, and run again; finished shapes are kept"
+            f"{job.folder}: {counted(len(unread), 'file')} cannot be read now (first {name}: {error}); fix that or "
+            "remove the files, and run again; finished shapes are kept"
         ) from error
     return skipped
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from jonet.errors import ConfigError, FormatError, shown
 from jonet.storage import archives, atomic
 from jonet.storage.names import encoded
+from jonet.wording import counted
 
 SPLITS = ("train", "test", "val")
 CATEGORIES = {  # ShapeNet synsets by the names that the papers use
@@ -115,7 +116,9 @@ def warn_unlisted(places: Sequence[str], listed: dict[str, str], where: str | Pa
     """Warns if the split files in a folder do not name all of its shapes."""
     if left := [place for place in places if place not in listed]:
         warnings.warn(
-            f"{where}: {len(left)} shapes are in none of its lists (first {left[0]}) and are left out", stacklevel=4
+            f"{where}: {counted(len(left), 'shape is', 'shapes are')} in none of its lists (first {left[0]}) and "
+            "left out",
+            stacklevel=4,
         )
 
 
@@ -130,7 +133,8 @@ def joined(lists: dict[str, list[str]]) -> dict[str, str]:
     if several:
         first = min(several)
         warnings.warn(
-            f"{len(several)} shapes are in the lists of several splits (first {first}): used for {found[first]} only",
+            f"{counted(len(several), 'shape is', 'shapes are')} in the lists of several splits (first {first}): used "
+            f"for {found[first]} only",
             stacklevel=3,
         )
     return found

@@ -50,6 +50,7 @@ from jonet.geometry import voxels
 from jonet.geometry.diagnosis import MeshDiagnosis
 from jonet.geometry.mesh import Mesh, Similarity
 from jonet.storage import atomic, locks
+from jonet.wording import counted
 
 __all__ = ["MeshFile", "RaggedArray", "Procedural", "Shape", "Source", "Store", "build", "discover", "open"]
 
@@ -262,7 +263,10 @@ def build(
     if recipe.voxels != "none" and frame != "cube":
         raise ConfigError(f"voxels fill the cube of the frame 'cube', but the frame is {frame!r}")
     if twice := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
-        raise ConfigError(f"{len(twice)} names belong to several sources (first {twice[0]!r}); names must be unique")
+        raise ConfigError(
+            f"{counted(len(twice), 'name belongs', 'names belong')} to several sources (first {twice[0]!r}); names "
+            "must be unique"
+        )
     job = ShardJob(_unfinished(folder), recipe, seed, frame, sign)
     settings = {"version": VERSION, **job.settings()}
     if (folder / "index.json").exists():  # complete by step 4, and never changed afterwards: no lock needed
@@ -301,7 +305,8 @@ def _opened(folder: Path, sources: list[Source], settings: dict) -> Store:
     held = [(s["name"], s["split"], s["mark"]) for s in store.index["sources"] if s["name"] in set(store.names)]
     if seen := _seen(held):
         warnings.warn(
-            f"{folder}: {len(seen)} test or validation shapes are also training shapes (first {next(iter(seen))}, the "
+            f"{folder}: of the test and validation shapes {counted(len(seen), 'is', 'are')} also for training (first "
+            f"{next(iter(seen))}, the "
             f"same as {next(iter(seen.values()))}); remove the folder and build it again to leave them out",
             stacklevel=3,
         )
@@ -378,7 +383,9 @@ def _pack(sources: Sequence[Source], skipped: dict[str, str], job: ShardJob, set
     kept = [source for source in sources if source.name not in skipped]
     if not kept:
         first = f"; the first: {next(iter(skipped.values()))}" if skipped else ""
-        raise StoreError(f"{job.folder}: none of {len(sources)} shapes can be used, so no store is built{first}")
+        raise StoreError(
+            f"{job.folder}: none of {counted(len(sources), 'shape')} can be used, so no store is built{first}"
+        )
     packed = atomic.temporary(job.folder)
     arrays = {}
     for name, (kind, row) in columns(job.recipe).items():

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from jonet.data.store import Store
+from jonet.progress import tracked
 
 POINTS = 1000  # surface points per shape for the comparison
 COARSE_POINTS = 128  # of them, for the choice of candidates
@@ -37,7 +38,7 @@ def nearest_to(clouds: Mapping, store: Store, training, count: int = 1) -> dict:
     coarse = np.stack([_coarse(cloud) for cloud in train.values()])
     found = {}
     tree_of = functools.lru_cache(TREES)(lambda j: KDTree(train[j]))
-    for name, cloud in clouds.items():
+    for name, cloud in tracked(clouds.items(), "nearest training shapes", "shape", len(clouds)):
         distances = dict(zip(train, _coarse_chamfer(_coarse(cloud), coarse), strict=True))
         distances.pop(name, None)
         near = sorted(distances, key=distances.__getitem__)[: max(CANDIDATES, count)]

@@ -27,7 +27,9 @@ from jonet.evaluation.figures import (
 from jonet.evaluation.measures import measure, number
 from jonet.geometry.mesh import Mesh
 from jonet.geometry.voxels import blocks
+from jonet.progress import tracked
 from jonet.rendering.sheets import BLUE, CLAY, GRAY, picture
+from jonet.wording import counted
 
 COLORS = {"ground_truth": CLAY, "predicted": BLUE, "input": GRAY, "train": (0.36, 0.44, 0.34)}
 NOWHERE = Frame(np.zeros(3), 1.0)  # of a row without surfaces or points
@@ -97,7 +99,7 @@ class Gallery:
         rows, rank = list(self.rows), self.rank
         if rank is None or not self.ranked():
             return [("", row) for row in rows[: self.pictures]]
-        better = measure(rank).better
+        better = measure(rank).better or 1
         rows.sort(key=lambda row: np.nan_to_num(better * row.scores.get(rank, np.nan), nan=-np.inf), reverse=True)
         first = {0: "best", len(rows) - 1: "worst"}
         if len(rows) > 2:
@@ -115,14 +117,15 @@ def show(gallery: Gallery, shapes: list[dict], faces: int) -> str:
     lead = 3 if gallery.ranked() else len(rows) if len(rows) <= 6 else 4
     places, sizes = range(len(shapes), len(shapes) + len(rows)), [288 if k < lead else 192 for k in range(len(rows))]
     with ThreadPoolExecutor(resources.cores()) as pool:  # threads: the work is in compiled code without the GIL
-        results = list(pool.map(lambda row, *rest: _card(row[0], row[1], faces, *rest), rows, places, sizes))
+        drawn = pool.map(lambda row, *rest: _card(row[0], row[1], faces, *rest), rows, places, sizes)
+        results = list(tracked(drawn, f"pictures of {gallery.title.lower()}", "shape", len(rows)))
     cards = [card for card, _ in results]
     shapes += [shape for _, shape in results]
     html = f'<div class="rows">{"".join(cards[:lead])}</div>'
     if cards[lead:]:
         more = f"{len(cards) - lead} more" + (", from best to worst" if gallery.ranked() else "")
         if len(gallery.rows) > len(rows):
-            more += f" ({len(gallery.rows) - len(rows)} others are in the table only)"
+            more += f" ({counted(len(gallery.rows) - len(rows), 'other is', 'others are')} in the table only)"
         html += f'<h3>{more}</h3><div class="rows small">{"".join(cards[lead:])}</div>'
     return html
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-    """One score.  better: +1 if higher is better, else -1.  papers: (paper and its unit, factor from plain units).
+    """One score.  better: +1 if higher is better, -1 if lower is, 0 if that is not known.
 
+    papers: (paper and its unit, factor from plain units).
     unit: of lengths that are not in units of the longest side.
     """
 
@@ -69,13 +70,15 @@ MEASURES = {
     "reconstruction_error": Measure("Reconstruction error", "cross-entropy of the labeled points, summed", -1),
     "kl": Measure("KL", "divergence of the posterior from the prior, in nats", -1),
     "minus_elbo": Measure("−ELBO", "sum of reconstruction error and divergence: negative evidence lower bound", -1),
+    "residual": Measure("Residual", "mean clamped error of the fitted code at the observations", -1),
+    "inlier_fraction": Measure("Inliers", "fraction of the observations that the fitted code has within 0.01"),
     "classified": Measure("Classified", "fraction that is classified correctly"),
 }
 
 
 def measure(name: str) -> Measure:
     """The measure with this name; for an unknown one, a measure labeled by its name."""
-    return MEASURES.get(name) or Measure(name.replace("_", " ").capitalize(), "")
+    return MEASURES.get(name) or Measure(name.replace("_", " ").capitalize(), "", better=0)
 
 
 def scaled(value: float | None, factor: float) -> float | None:

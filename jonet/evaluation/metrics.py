@@ -32,6 +32,7 @@ from jonet.geometry.diagnosis import diagnose, orient
 from jonet.geometry.inside import Inside, open_edges, simple
 from jonet.geometry.mesh import Mesh, Similarity, as_meshes, normalize
 from jonet.settings.metrics import MetricsConfig
+from jonet.wording import counted
 
 DEVIATIONS = ("deviation_median", "deviation_95", "deviation_max", "hausdorff")  # in input units
 WORST = {  # scores of an empty prediction: distances are set to the longest side, as are those of DEVIATIONS
@@ -39,6 +40,7 @@ WORST = {  # scores of an empty prediction: distances are set to the longest sid
     **dict.fromkeys(("chamfer_l1", "accuracy", "completeness", "mesh_accuracy", "emd"), 1.0),
     "chamfer_l2": 2.0,
 }
+SIZES = ("vertices", "faces")  # numbers of a row that are not scores
 FAR = 8  # volume of the common bounding box in ground truths' boxes, above which too few points are in the latter
 
 
@@ -53,7 +55,8 @@ def evaluate(meshes, ground_truths, scoring: MetricsConfig = MetricsConfig()) ->
     meshes, ground_truths = as_meshes(meshes, "meshes"), as_meshes(ground_truths, "ground_truths")
     if len(meshes) != len(ground_truths):
         raise InputError(
-            f"{len(meshes)} meshes cannot be scored against {len(ground_truths)} ground truths; give one for each"
+            f"{counted(len(meshes), 'mesh', 'meshes')} cannot be scored against "
+            f"{counted(len(ground_truths), 'ground truth')}; give one for each"
         )
     pairs = [examined(*pair) for pair in zip(meshes, ground_truths, strict=True)]
     scales = [scale for *_, scale, _ in pairs]
@@ -354,9 +357,20 @@ def emd(predicted, true) -> float:
     return float(distances[linear_sum_assignment(distances)].mean())
 
 
+def scores_of(row: dict) -> dict[str, float | None]:
+    """The scores in a row of metrics.json: those of `MEASURES`, and other numbers, which a task has added."""
+    return {
+        name: value
+        for name, value in row.items()
+        if name in MEASURES or (isinstance(value, int | float) and not isinstance(value, bool) and name not in SIZES)
+    }
+
+
 def summary(rows: Sequence[dict]) -> dict[str, dict[str, float | None]]:
-    """Mean and median of every score over the shapes for which it is defined; None if there are none."""
-    names = [name for name in MEASURES if rows and all(name in row for row in rows)]
+    """Mean and median of every score that all rows have, over the shapes for which it is defined; None if there are
+    none."""
+    found = dict.fromkeys(name for row in rows for name in scores_of(row))
+    names = [name for name in {**MEASURES, **found} if name in found and all(name in row for row in rows)]
     values = {name: [row[name] for row in rows if is_defined(row[name])] for name in names}
     return {
         name: {"mean": float(np.mean(v)), "median": float(np.median(v))} if v else {"mean": None, "median": None}
@@ -371,11 +385,9 @@ def is_defined(value: float | None) -> bool:
 
 def table(scores: dict[str, dict[str, float | None]], count: int) -> str:
     """A summary as text: plain units first, then those of each paper."""
-    lines = [f"{f'{count} shape' + 's' * (count > 1):24s}{'median':>10s}{'mean':>10s}"]
-    for name in MEASURES:
-        if name not in scores:
-            continue
-        one, values = measure(name), scores[name]
+    lines = [f"{counted(count, 'shape'):24s}{'median':>10s}{'mean':>10s}"]
+    for name, values in scores.items():
+        one = measure(name)
         unit = f"   {one.unit}" if one.unit else ""
         lines.append(f"{one.label:24s}{number(values['median']):>10s}{number(values['mean']):>10s}{unit}")
         for paper, factor in one.papers:

@@ -206,7 +206,7 @@ def _scores(scores):
     lines = []
     for name in names:
         known = measure(name)
-        arrow = "higher is better" if known.better > 0 else "lower is better"
+        arrow = {1: "higher is better", -1: "lower is better", 0: ""}[known.better]
         cells = "".join(
             f"<td>{number(scores[group].get(name, {}).get(kind))}</td>" for group, k in groups.items() for kind in k
         )

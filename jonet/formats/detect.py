@@ -18,6 +18,7 @@ from jonet.formats import deepsdf_samples, onet_samples, shapenet
 from jonet.geometry.mesh_parsers import SUFFIXES
 from jonet.storage import atomic
 from jonet.storage.search import glob, is_hidden, walk
+from jonet.wording import counted
 
 WRITERS = {"deepsdf": deepsdf_samples.write, "onet": onet_samples.write}
 
@@ -121,7 +122,9 @@ def _in_parts(root: Path, parts: list[Path], category: str | None) -> list[Sourc
     if outside := sorted(path.name for path in glob(root, "*") if path.is_dir() and path not in parts):
         words = ", ".join(part.name for part in parts)
         warnings.warn(
-            f"{root}: {len(outside)} folders are outside of its {words} (first {outside[0]}) and are left out",
+            f"{root}: {counted(len(outside), 'folder is', 'folders are')} outside of its {words} (first "
+            f"{outside[0]}) and left "
+            "out",
             stacklevel=3,
         )
     found = []

@@ -32,6 +32,7 @@ from jonet.geometry.voxels import SIDE, packed, voxelize
 from jonet.rendering import network_views
 from jonet.storage import archives, atomic
 from jonet.storage.search import glob, is_output
+from jonet.wording import counted
 
 POINTS, CLOUD, VOXELS, VIEWS = "points.npz", "pointcloud.npz", "model.binvox", "img_choy2016"
 CAMERAS = "cameras.npz"
@@ -143,7 +144,9 @@ def read_points(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], Similarity, 
     if bits.dtype == np.uint8 and len(bits) == -(-len(points) // 8) != len(points):  # packed (`points_unpackbits`)
         bits = np.unpackbits(bits)[: len(points)]
     if len(bits) != len(points):
-        raise FormatError(f"{path}: {len(bits)} occupancies, packed or not, do not belong to {len(points)} points")
+        raise FormatError(
+            f"{path}: {len(bits)} occupancies, packed or not, do not belong to {counted(len(points), 'point')}"
+        )
     points, inside = points.astype(kind if kind == np.float16 else np.float32), bits > 0
     return (points[~inside], points[inside]), _similarity(found, path), "shuffled" not in found
 
@@ -153,7 +156,7 @@ def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray]:
     found = archives.arrays(path, ("points", "normals"))
     points, normals = (rows(found[name], path, name, 3) for name in ("points", "normals"))
     if len(points) != len(normals):
-        raise FormatError(f"{path}: {len(normals)} normals do not belong to {len(points)} points")
+        raise FormatError(f"{path}: {counted(len(normals), 'normal')} cannot belong to {counted(len(points), 'point')}")
     return points, normals
 
 
@@ -216,7 +219,9 @@ def read_views(folder: str | Path) -> Views:
 def _stored_views(views: Views, recipe: Recipe, transform: Similarity, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Views as stores have them: images [V, H, W, channels], and extrinsics [V, 3, 4] in the frame `cube`."""
     if len(views.images) < recipe.images:
-        raise FormatError(f"{folder}: holds {len(views.images)} views, but the recipe requires {recipe.images}")
+        raise FormatError(
+            f"{folder}: holds {counted(len(views.images), 'view')}, but the recipe requires {recipe.images}"
+        )
     images = network_views.resized(views.images[: recipe.images], recipe.image_size)
     if recipe.image_channels == 1:
         images = np.round(images @ np.array(LUMA))[..., None]

@@ -17,6 +17,7 @@ from jonet.errors import FormatError, InputError
 from jonet.geometry.mesh import Mesh
 from jonet.geometry.rays import Camera, Scene
 from jonet.storage import archives
+from jonet.wording import counted
 
 NEIGHBORS = 12  # points to which a tangent plane is fitted
 MODES = ("L", "I", "I;16", "I;16B")  # Pillow's modes of grayscale images of 8 and 16 bits
@@ -140,7 +141,10 @@ def normals_towards(points, eye, neighbors: int = NEIGHBORS) -> np.ndarray:
     the nearest neighbors of each point by PCA."""
     points = check_array(points, "points", (None, 3), np.float64)
     if len(points) < 3:
-        raise InputError(f"{len(points)} points span no surface, so they have no normals; at least three are needed")
+        raise InputError(
+            f"{counted(len(points), 'point spans', 'points span')} no surface, so there are no normals; at least "
+            "three are needed"
+        )
     _, near = KDTree(points).query(points, min(neighbors, len(points)))
     apart = points[near] - points[near].mean(1, keepdims=True)
     normals = np.linalg.eigh(np.einsum("nki,nkj->nij", apart, apart))[1][..., 0]  # smallest eigenvalue comes first

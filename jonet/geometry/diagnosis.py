@@ -10,6 +10,7 @@ import numpy as np
 
 from jonet.geometry.mesh import Mesh, check
 from jonet.geometry.orientation import STEP, Sky, Surface, areas, flips, spread, unfold, weld, winding
+from jonet.wording import counted
 
 PROBES = 512  # surface points whose two sides are tested; half as many on closed meshes
 RAYS = 32  # rays per probe that test whether it is enclosed
@@ -105,13 +106,13 @@ def sign_method(
 
     solid: see `probe`; rims: number of unmatched edges; doubled: see `unfold`; hidden: see `flips`.
     """
-    findings = ["closed" if closed else f"open ({rims} unmatched edges)"]
+    findings = ["closed" if closed else f"open ({counted(rims, 'unmatched edge')})"]
     if doubled:
         findings.append("given in both windings, of which one is kept")
     if not consistent:
         findings.append("with inconsistent winding of neighboring faces, which is repaired")
     if inverted:
-        findings.append(f"with {inverted} of {parts} parts inside out, which are flipped")
+        findings.append(f"with {inverted} of {counted(parts, 'part')} inside out and flipped")
     if cavities:
         findings.append(f"with {cavities} {'cavity' if cavities == 1 else 'cavities'}")
     if overlap > OVERLAP:

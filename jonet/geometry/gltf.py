@@ -23,6 +23,7 @@ import numpy as np
 
 from jonet.errors import MeshError, shown
 from jonet.geometry.polygons import strips
+from jonet.wording import counted
 
 MAGIC = b"glTF"
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -66,14 +67,14 @@ def read(path: Path, note: Callable[[str], None]) -> tuple[np.ndarray, np.ndarra
             faces = faces[:, ::-1]
         parts.append(_Mesh(vertices @ linear.T + moved, faces, points @ linear.T + moved))
     if skinned:
-        note(f"{skinned} of its meshes are read in their bind pose, without their skins")
+        note(f"{counted(skinned, 'of its meshes is', 'of its meshes are')} read in the bind pose, without skins")
     if unused := len(scene.tree.get("meshes", ())) - len(used):
-        note(f"{unused} of its meshes are not in its scene and are left out")
+        note(f"{counted(unused, 'of its meshes is', 'of its meshes are')} not in its scene and left out")
     vertices, faces, points = _joined(parts)
     if not len(faces):
         return points, faces
     if len(points):
-        note(f"{len(points)} of its vertices, of points and lines, are left out")
+        note(f"{counted(len(points), 'of its vertices is', 'of its vertices are')} of points and lines, and left out")
     return vertices, faces
 
 
@@ -118,7 +119,7 @@ def _chunks(data: bytes, note) -> tuple[bytes, memoryview | None]:
     if length > len(data):
         raise MeshError(f"announces {length} bytes, but holds {len(data)}; it is cut off or damaged")
     if length < len(data):
-        note(f"the {len(data) - length} bytes after its end are left out")
+        note(f"the {counted(len(data) - length, 'byte after its end is', 'bytes after its end are')} left out")
     found, at = {}, 12
     while at + 8 <= length:
         size, kind = struct.unpack_from("<I4s", data, at)

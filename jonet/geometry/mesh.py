@@ -14,6 +14,7 @@ import trimesh
 
 from jonet.checks import check_array
 from jonet.errors import InputError, MeshError, shown
+from jonet.wording import counted
 
 NO_AREA = 1e-6  # relative to the squared extent: collinear faces rounded to float32 have up to 2e-8
 SMALL = 1e-100  # extent of the smallest mesh, and inverse of the largest's: squares and cubes must be finite
@@ -44,12 +45,13 @@ class Mesh:
             object.__setattr__(self, field, array)  # the dataclass is frozen
         if self.normals is not None and len(self.normals) != len(self.vertices):
             raise MeshError(
-                f"{self.name or 'mesh'}: {len(self.normals)} normals for {len(self.vertices)} vertices; "
+                f"{self.name or 'mesh'}: {counted(len(self.normals), 'normal')} for "
+                f"{counted(len(self.vertices), 'vertex', 'vertices')}; "
                 "give one normal a vertex, or none"
             )
 
     def __repr__(self) -> str:
-        count = f"{len(self.vertices):,} vertices, {len(self.faces):,} faces"
+        count = f"{counted(len(self.vertices), 'vertex', 'vertices')}, {counted(len(self.faces), 'face')}"
         if not len(self.vertices):
             return f"Mesh({self.name!r}, {count})"
         sides = " × ".join(f"{side:.4g}" for side in np.ptp(self.vertices, axis=0))
@@ -159,7 +161,11 @@ def check(mesh: Mesh) -> Mesh:
     """The mesh itself; MeshError if it has no faces, invalid indices, coordinates that are not finite, or no area."""
     name = mesh.name or "mesh"
     if not len(mesh.faces):
-        what = f"{len(mesh.vertices)} vertices but no faces" if len(mesh.vertices) else "no vertices and no faces"
+        what = (
+            f"{counted(len(mesh.vertices), 'vertex', 'vertices')} but no faces"
+            if len(mesh.vertices)
+            else "no vertices and no faces"
+        )
         raise MeshError(f"{name}: holds {what}; a surface is needed")
     if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
         bad = int(np.flatnonzero(((mesh.faces < 0) | (mesh.faces >= len(mesh.vertices))).any(1))[0])
@@ -175,7 +181,8 @@ def check(mesh: Mesh) -> Mesh:
         raise MeshError(f"{name}: is {extent:.3g} long, of which areas cannot be computed; scale it")
     if not mesh.area > NO_AREA * extent**2:
         raise MeshError(
-            f"{name}: its {len(mesh.faces)} faces have no area: all corners are in one point or on one line"
+            f"{name}: its {counted(len(mesh.faces), 'face has', 'faces have')} no area: all corners are in one point "
+            "or on one line"
         )
     return mesh
 
@@ -239,7 +246,9 @@ def frame_of(points, frame: str = "sphere") -> Similarity:
     low, high = points.min(0), points.max(0)
     center = (low + high) / 2
     if not (high > low).any():
-        raise MeshError(f"{len(points)} points that all lie at {low.tolist()} have no size to normalize")
+        raise MeshError(
+            f"{counted(len(points), 'point')} at {low.tolist()} and nowhere else: there is no size to normalize"
+        )
     if frame == "sphere":
         return Similarity(SPHERE_RADIUS / np.linalg.norm(points - center, axis=1).max(), translation=-center)
     if frame == "cube":

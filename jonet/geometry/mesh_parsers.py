@@ -26,6 +26,7 @@ from jonet.errors import MeshError, shown
 from jonet.geometry import gltf
 from jonet.geometry.polygons import strips, triangulate
 from jonet.storage import archives
+from jonet.wording import counted
 
 SUFFIXES = tuple(sorted("." + kind for kind in mesh_formats() - {"binvox", "stl_ascii", "xyz"}))
 Note = Callable[[str], None]  # called with what a parser leaves out
@@ -117,8 +118,8 @@ def _ply(data: bytes, note: Note) -> Arrays:
                 raise MeshError(f"has a {name} element without a list vertex_indices")
             faces.append((triangulate if name == "face" else _ply_strips)(vertices, *columns[key]))
     if left := len(body) - at:
-        numbers = f"{left // 8} numbers" if not order else f"{left} bytes"
-        note(f"{numbers} after the elements that its header announces are left out")
+        numbers = counted(left // 8, "number") if not order else counted(left, "byte")
+        note(f"{numbers} after the elements that its header announces: left out")
     return Arrays(vertices, np.concatenate(faces), normals)
 
 
@@ -206,7 +207,9 @@ def _obj(data: bytes, note: Note) -> Arrays:
         key, *words = line.partition(b"#")[0].split() or [b""]
         if key == b"v":
             if len(words) < 3:
-                raise MeshError(f"has a vertex of {len(words)} numbers in line {number}; it is damaged or cut off")
+                raise MeshError(
+                    f"has a vertex of {counted(len(words), 'number')} in line {number}; it is damaged or cut off"
+                )
             vertices += words[:3]
         elif key == b"f":
             for word in words:
@@ -219,7 +222,7 @@ def _obj(data: bytes, note: Note) -> Arrays:
     sizes, corners = np.array(sizes, np.int64), np.array(corners, np.int64)
     small = sizes < 3
     if small.any() and not small[-1]:
-        note(f"{small.sum()} of its faces have fewer than 3 corners and are left out")
+        note(f"{counted(small.sum(), 'of its faces has', 'of its faces have')} fewer than 3 corners: left out")
         sizes, corners = sizes[~small], corners[np.repeat(~small, sizes)]
     return Arrays(vertices, triangulate(vertices, sizes, corners))
 
@@ -234,7 +237,8 @@ def _off(data: bytes, note: Note) -> Arrays:
     counts = [int(word) for word in (counts or lines.pop(0))[:2]]
     if len(counts) < 2 or min(counts) < 0 or sum(counts) > len(lines):
         raise MeshError(
-            f"announces {counts} vertices and faces, but {len(lines)} lines follow; it is cut off or damaged"
+            f"announces {counts} vertices and faces, but {counted(len(lines), 'line follows', 'lines follow')}; it "
+            "is cut off or damaged"
         )
     vertices = _numbers([word for words in lines[: counts[0]] for word in words[:3]], np.float64)
     faces = lines[counts[0] : sum(counts)]
@@ -246,7 +250,7 @@ def _off(data: bytes, note: Note) -> Arrays:
     corners = _numbers([word for words in corners for word in words], np.int64)
     vertices = vertices.reshape(counts[0], 3)
     if left := len(lines) - sum(counts):
-        note(f"{left} lines after the vertices and faces that it announces are left out")
+        note(f"{counted(left, 'line')} after the vertices and faces that it announces: left out")
     return Arrays(vertices, triangulate(vertices, sizes, corners))
 
 
@@ -263,17 +267,18 @@ def _stl(data: bytes, note: Note) -> Arrays:
         text = data.lower()
         corners = re.findall(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
         if len(corners) != 3 * text.count(b"endfacet") or b"endsolid" not in text[-200:]:
-            raise MeshError(f"is cut off after {text.count(b'endfacet')} facets (no 'endsolid')")
+            raise MeshError(f"is cut off after {counted(text.count(b'endfacet'), 'facet')} (no 'endsolid')")
         vertices = _numbers([word for corner in corners for word in corner], np.float64).reshape(-1, 3)
     else:
         count = int.from_bytes(data[80:84], "little")
         if len(data) < 84 + 50 * count:
             raise MeshError(
-                f"announces {count} facets, {84 + 50 * count} bytes, but holds {len(data)}; it is cut off or damaged"
+                f"announces {counted(count, 'facet')}, {84 + 50 * count} bytes, but holds {len(data)}; it is cut off "
+                "or damaged"
             )
         count = count or (len(data) - 84) // 50
         if left := len(data) - 84 - 50 * count:
-            note(f"{left} bytes after its {count} facets are left out")
+            note(f"{counted(left, 'byte')} after its {counted(count, 'facet')}: left out")
         vertices = np.frombuffer(data, STL_FACET, count, 84)["corners"].reshape(-1, 3).astype(np.float64)
     return Arrays(vertices, np.arange(len(vertices)).reshape(-1, 3))
 

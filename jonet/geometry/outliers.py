@@ -6,6 +6,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from jonet.checks import check_array
+from jonet.wording import counted
 
 CHOICES = ("warn", "remove", "keep")  # what is done about outliers that enlarge the bounding box
 NEIGHBORS = 2  # as in IF-Defense
@@ -69,8 +70,9 @@ def far_mask(points) -> np.ndarray:
 def advice(points, far) -> str:
     """A sentence about a cloud with far outliers (`far_mask`): how many, what they do, which option leaves them out."""
     sides = [np.ptp(some, axis=0).max() for some in (points, points[~far])]
+    of = f"of {len(far):,} points"
     return (
-        f"{np.count_nonzero(far)} of {len(far)} points stand alone and make the bounding box, which sets the size of "
-        f"the shape, {sides[0] / sides[1]:.3g} times as long; leave them out with outliers='remove' (in the shell "
-        "--outliers=remove), or accept the box with 'keep'"
+        f"{counted(np.count_nonzero(far), f'{of} stands alone and makes', f'{of} stand alone and make')} the bounding "
+        f"box, which sets the size of the shape, {sides[0] / sides[1]:.3g} times as long; leave them out with "
+        "outliers='remove' (in the shell --outliers=remove), or accept the box with 'keep'"
     )

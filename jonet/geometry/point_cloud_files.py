@@ -23,6 +23,7 @@ from jonet.errors import FormatError, MeshError, shown
 from jonet.geometry import mesh_parsers
 from jonet.geometry.mesh_parsers import PLY_TYPES
 from jonet.storage import archives
+from jonet.wording import counted
 
 LIMIT = 200_000
 CHUNK = 1 << 16  # rows in memory at once, in addition to the kept ones
@@ -68,8 +69,14 @@ def checked(rows: np.ndarray, path: Path) -> np.ndarray:
     finite = np.isfinite(rows[:, :3]).all(1)
     if lost := np.count_nonzero(~finite):
         if 2 * lost > len(rows) or len(rows) - lost < 4:
-            raise FormatError(f"{path}: {lost} of {len(rows)} rows hold numbers that are not finite")
-        warn(f"{lost} of {len(rows)} rows hold numbers that are not finite and are left out")
+            raise FormatError(
+                f"{path}: {counted(lost, f'of {len(rows):,} rows holds', f'of {len(rows):,} rows hold')} numbers "
+                "that are not finite"
+            )
+        warn(
+            f"{counted(lost, f'of {len(rows):,} rows holds', f'of {len(rows):,} rows hold')} numbers that are not "
+            "finite: left out"
+        )
         rows = rows[finite]
     if rows.shape[1] > 3:
         with np.errstate(all="ignore"):
@@ -117,7 +124,10 @@ def _npz(path: Path, limit: int, seed: int) -> np.ndarray:
             with archive.open(f"{name}.npy") as file:
                 counts.append(_header(file).shape[0])
         if len(set(counts)) > 1:  # checked first: with different counts, different rows would be kept
-            raise FormatError(f"holds {counts[1]} normals for {counts[0]} points; give one normal per point, or none")
+            raise FormatError(
+                f"holds {counted(counts[1], 'normal')} for {counted(counts[0], 'point')}; give one normal per point, "
+                "or none"
+            )
         columns = []
         for name in names:
             with archive.open(f"{name}.npy") as file:

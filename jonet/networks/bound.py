@@ -11,6 +11,7 @@ from flax import struct
 
 from jonet import parallel
 from jonet.networks.field import Field
+from jonet.wording import counted
 
 
 @struct.dataclass
@@ -27,7 +28,9 @@ class BoundNetwork:
 
     def __repr__(self) -> str:
         # leaves may be placeholders of JAX's transformations, so this does not read them
-        return f"BoundNetwork({type(self.module).__name__}, {len(jax.tree.leaves(self.shared))} shared arrays)"
+        return (
+            f"BoundNetwork({type(self.module).__name__}, {counted(len(jax.tree.leaves(self.shared)), 'shared array')})"
+        )
 
     @property
     def specs(self) -> Any:

@@ -14,6 +14,7 @@ from flax import struct
 from jonet import device_memory, parallel
 from jonet.checks import check_array, whole
 from jonet.errors import InputError
+from jonet.wording import counted
 
 TILE = 128  # points of one shape that are evaluated together; few, since the last tile of a shape is partly padding
 PLANES = 2**20  # points of a grid that are evaluated at once
@@ -54,7 +55,7 @@ class Field:
     def __repr__(self) -> str:
         level = self.per_shape.get("level") if isinstance(self.per_shape, dict) else None
         shape = getattr(level, "shape", None)  # leaves may be placeholders of JAX's transformations
-        count = "of unknown size" if shape is None else f"batch of {shape[0]} shapes" if shape else "1 shape"
+        count = "of unknown size" if shape is None else f"batch of {counted(shape[0], 'shape')}" if shape else "1 shape"
         return f"Field({count}, {'occupancy logits' if self.inside > 0 else 'signed distances'}, normalized frame)"
 
     @property

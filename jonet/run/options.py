@@ -38,6 +38,7 @@ the options that matter most:
 
 {prog} --task=TASK --help lists every option of a task with its default.
 """
+PRESETS = {"quick": "minutes", "small": "an hour", "paper": "as published", "single": "for one mesh"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,7 @@ class Options:
 
     # Help texts are in the annotations: `parse` derives a class at run time, for which tyro cannot read comments.
     task: str = "deepsdf"  # its help, with the installed tasks, is in `parse`
-    preset: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="STR", help="quick (minutes), small (an hour) or paper (as published)"),
-    ] = None
+    preset: str | None = None  # its help, with the presets of the task, is in `parse`
     workdir: Annotated[
         Path | None,
         tyro.conf.arg(metavar="DIR", help="the run folder (default: runs/TASK-PRESET)"),
@@ -82,10 +80,16 @@ def parse(arguments: Sequence[str], prog: str = "jonet run") -> tuple[Task, Task
     preset = parser.value(arguments, "preset") or task.usual_preset(parser.value(arguments, "data") or "")
     start = train.preset_of(task, preset, "")
     about = f"the network and its input: one of {', '.join(names.all_names())}"
+    presets = ", ".join(f"{name} ({PRESETS[name]})" if name in PRESETS else name for name in task.presets)
     kind = dataclasses.make_dataclass(
         "Run",
         [
             ("task", Annotated[str, tyro.conf.arg(help=about)], dataclasses.field(default=task.name)),
+            (
+                "preset",
+                Annotated[str | None, tyro.conf.arg(metavar="STR", help=f"one of {presets}")],
+                dataclasses.field(default=None),
+            ),
             ("config", Annotated[task.config, tyro.conf.arg(name="")], dataclasses.field(metadata={"flat": True})),
         ],
         bases=(Options,),

@@ -16,10 +16,13 @@ from jonet.codes import Codes
 from jonet.data import sampling
 from jonet.data import store as stores
 from jonet.evaluation import baseline, figures, report
+from jonet.evaluation.measures import measure, number
+from jonet.evaluation.metrics import scores_of
 from jonet.evaluation.report import Chart, Gallery, Map, Part, Report, Row, Slice, Table
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
 from jonet.model import Model
+from jonet.progress import Progress, tracked
 from jonet.rendering import shading
 from jonet.run import metrics_file
 from jonet.run.state import RunState
@@ -31,6 +34,8 @@ from jonet.version import __version__
 
 SLICES = 12  # number of shapes whose signs are shown
 THUMBNAILS = 120  # training shapes on the map of codes
+LOSS = ("loss", "error", "prior", "kl")  # the loss and terms of it, which are in one chart
+PROGRAM = {"step", "epoch", "gradient", "rate", "waited", "seconds"}  # numbers of log.jsonl that are not of the loss
 
 
 def write(run: RunState) -> None:
@@ -68,11 +73,13 @@ def write(run: RunState) -> None:
     def gallery(title: str, entries: list[dict], group: str, pictures: int) -> Gallery:
         """A gallery in which only the rows with pictures have parts, since others are not in memory at once."""
         paths = mesh_paths(folder / "meshes" / group, [entry["name"] for entry in entries])
-        rows = [Row(entry["name"], (), {k: v for k, v in entry.items() if isinstance(v, float)}) for entry in entries]
+        rows = [
+            Row(entry["name"], (), {k: v for k, v in scores_of(entry).items() if v is not None}) for entry in entries
+        ]
         found = Gallery(title, rows, pictures=pictures)
         chosen = {row.name for _, row in found.chosen()}
         near = baseline.nearest(store, [index[name] for name in chosen], train, count=3) if group == "test" else {}
-        each = zip(rows, entries, paths, strict=True)
+        each = tracked(zip(rows, entries, paths, strict=True), f"meshes/{group}", "shape", len(rows))
         rows = [shown(row, entry, group, path, near) if row.name in chosen else row for row, entry, path in each]
         return dataclasses.replace(found, rows=rows)
 
@@ -86,10 +93,13 @@ def write(run: RunState) -> None:
         scores["training shapes, from their trained codes"] = values["train"]["summary"]
     seconds = {name: done["seconds"] for name, done in run.done.items()}
     size = values["bytes"]
-    galleries, tables = task.shown(run.config, trained, store, folder, values)
+    with Progress(f"galleries of {task.name}", "gallery", None):
+        galleries, tables = task.shown(run.config, trained, store, folder, values)
     page = Report(
         title=f"{task.title} on {Path(run.config.data).name}",
-        summary=task.summary(count if tested.rows else 0, unseen.count(trained)),
+        summary=" ".join(
+            filter(None, [task.summary(count if tested.rows else 0, unseen.count(trained)), below_baseline(values)])
+        ),
         command=shlex.join(["python", *sys.argv]),
         device=values["device"],
         scores=scores,
@@ -116,6 +126,20 @@ def write(run: RunState) -> None:
         details=details(run, values),
     )
     report.write(folder / "report.html", page)
+
+
+def below_baseline(values: dict) -> str:
+    """A sentence if the median IoU of unseen shapes is below that of their nearest training shapes; else "".
+
+    values: the content of metrics.json.
+    """
+    ours, theirs = (found.get("iou", {}).get("median") for found in (values["summary"], values["nearest"]["summary"]))
+    if ours is None or theirs is None or ours >= theirs:
+        return ""
+    return (
+        f"The median IoU of unseen shapes, {number(ours)}, is below that of the baseline, {number(theirs)}: of the "
+        "nearest training shape in place of each, unchanged."
+    )
 
 
 def unseen_codes(run: RunState) -> Codes | None:
@@ -177,13 +201,19 @@ def evenly(length: int, count: int) -> list[int]:
 
 
 def charts(task: Task, entries: list[dict]) -> list[Chart]:
-    """Loss curves and validation from a log."""
+    """The loss with its terms, a chart of every other metric of training, and the validation, from a log."""
     steps = [entry for entry in entries if "loss" in entry]
     if not steps:
         return []
-    names = [name for name in ("loss", "error", "prior", "kl") if all((entry.get(name) or 0) > 0 for entry in steps)]
-    x = [entry["step"] for entry in steps]
-    found = [Chart("Training loss", {name: (x, [entry[name] for entry in steps]) for name in names})]
+    names = dict.fromkeys(name for entry in steps for name, value in entry.items() if isinstance(value, int | float))
+    lines = {
+        name: ([entry["step"] for entry in steps if name in entry], [entry[name] for entry in steps if name in entry])
+        for name in names.keys() - PROGRAM
+    }
+    positive = {name: all(value is not None and value > 0 for value in y) for name, (_, y) in lines.items()}
+    found = [Chart("Training loss", {name: lines[name] for name in LOSS if positive.get(name)})]
+    others = [name for name in names if name in lines.keys() - set(LOSS) and lines[name] != lines["loss"]]
+    found += [Chart(measure(name).label, {name: lines[name]}, log=positive[name]) for name in others]
     checked = [entry for entry in entries if "validation" in entry]
     if checked:
         line = ([entry["step"] for entry in checked], [entry["validation"] for entry in checked])
@@ -209,7 +239,7 @@ def code_map(store, trained: Model, tested: Codes | None) -> Map | None:
     points, fraction = figures.plane(values)
     chosen = set(evenly(len(all_names), THUMBNAILS))
     images: list[np.ndarray | None] = [None] * len(all_names)
-    for i, index in pictured.items():
+    for i, index in tracked(pictured.items(), "pictures of the map of codes", "shape", len(pictured)):
         if i in chosen and len((mesh := store.mesh(index)).faces):
             images[i] = shading.shade(mesh, size=72, supersample=1)
     note = f"Two principal axes, which explain {fraction:.0%} of the codes' variance."
@@ -223,7 +253,7 @@ def slices(store) -> list[Slice]:
     ]
     others = [i for i, diagnosis in enumerate(store.diagnoses) if diagnosis is not None and i not in set(doubtful)]
     found = []
-    for i in (doubtful + others)[:SLICES]:
+    for i in tracked(chosen := (doubtful + others)[:SLICES], "slices", "shape", len(chosen)):
         diagnosis, mesh = store.diagnoses[i], store.mesh(i)
         # the method that determined the signs of the samples; a fused mesh was diagnosed after the fusion
         method = diagnosis.method if store.sign in ("auto", "fusion") else store.sign

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,12 +29,14 @@ from jonet.errors import ConfigError
 from jonet.evaluation import baseline, metrics
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
+from jonet.progress import Progress, tracked
 from jonet.run import metrics_file, report_pages, state, train
 from jonet.run.report_pages import evenly
 from jonet.run.state import RunState
 from jonet.tasks import unseen
 from jonet.tasks.base import Task, TaskConfig
 from jonet.tasks.names import STAGES
+from jonet.wording import counted
 
 TOGETHER = 64  # shapes whose meshes are in memory at once when they are extracted
 
@@ -83,9 +85,9 @@ def check_surfaces(store: stores.Store) -> None:
     bare = ~(store.arrays["faces"].counts.any(1) | store.arrays["surface_points"].counts.any(1))
     if bare.any():
         raise ConfigError(
-            f"{bare.sum()} of {len(store)} shapes (first {store.names[int(bare.argmax())]}) have no surface to be "
-            "scored by; put the surface samples and normalization parameters of the authors' program beside their "
-            "samples, or leave out the evaluation with --stages=prepare,train,reconstruct"
+            f"no surface to be scored by: {bare.sum()} of {counted(len(store), 'shape')} (first "
+            f"{store.names[int(bare.argmax())]}); put the surface samples and normalization parameters of the authors' "
+            "program beside their samples, or leave out the evaluation with --stages=prepare,train,reconstruct"
         )
 
 
@@ -105,7 +107,8 @@ def reconstruct(run: RunState) -> list[Path]:
     folder, files = run.folder / "meshes", []
     rows, codes = unseen.unseen(store, trained), None
     if len(rows):
-        codes = run.task.observe(run.config, trained, store, rows)
+        with Progress("codes of unseen shapes", "shape", len(rows)):
+            codes = run.task.observe(run.config, trained, store, rows)
         run.claim("reconstruct", [run.folder / "codes.npz"])
         codes.save(run.folder / "codes.npz")
         files += [run.folder / "codes.npz", *extract_all(run, trained, codes, folder / "test")]
@@ -122,17 +125,24 @@ def generated(run: RunState, trained: model.Model, codes: Codes | None) -> dict[
     """Meshes by kind: "sample" from the network's prior, if it has one, and "between" the first two codes."""
     count, found = run.config.generated, {}
     if count and trained.prior is not None:
-        found["sample"] = trained.sample(count, run.config.seed)
+        with Progress("samples of the prior", "shape", count):
+            found["sample"] = trained.sample(count, run.config.seed)
     if count > 1 and codes is not None and len(codes) > 1:
-        found["between"] = trained.interpolate(codes[0], codes[1], count)
+        with Progress("interpolation between two shapes", "shape", count):
+            found["between"] = trained.interpolate(codes[0], codes[1], count)
     return found
 
 
 def extract_all(run: RunState, trained: model.Model, codes: Codes, folder: Path) -> list[Path]:
     """Extracts and writes the meshes of codes as `write_all`, `TOGETHER` at a time."""
     paths = report_pages.mesh_paths(folder, codes.names)
-    some = [slice(first, first + TOGETHER) for first in range(0, len(codes), TOGETHER)]
-    return [path for each in some for path in write_meshes(run, trained.extract(codes[each]), paths[each])]
+    written = []
+    with Progress(f"meshes/{folder.name}", "shape", len(codes)) as shown:
+        for first in range(0, len(codes), TOGETHER):
+            some = slice(first, first + TOGETHER)
+            written += write_meshes(run, trained.extract(codes[some]), paths[some])
+            shown.update(min(some.stop, len(codes)))
+    return written
 
 
 def write_all(run: RunState, meshes: list[Mesh], folder: Path) -> list[Path]:
@@ -179,9 +189,10 @@ def evaluate(run: RunState) -> list[Path]:
             row = metrics.score(mesh, ground_truth(store, i), scoring, store.labeled(i), transform.scale)
             return {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
 
-        groups[group] = in_threads(scored, shape_names, paths)
+        groups[group] = in_threads(scored, f"scores of meshes/{group}", shape_names, paths)
     if codes is not None:
-        extra = dict(zip(codes.names, run.task.scored(run.config, trained, store, codes), strict=True))
+        with Progress("further scores of unseen shapes", "shape", len(codes)):
+            extra = dict(zip(codes.names, run.task.scored(run.config, trained, store, codes), strict=True))
         groups["test"] = [row | extra[row["name"]] for row in groups["test"]]
     tested = [] if codes is None else [index[name] for name in codes.names]
     near = baseline.nearest(store, tested, unseen.training(store, trained))
@@ -191,7 +202,7 @@ def evaluate(run: RunState) -> list[Path]:
         scores = metrics.score(store.mesh(j), ground_truth(store, i), scoring, scale=store.similarities[i].scale)
         return {"name": store.names[i], "nearest": store.names[j], **scores}
 
-    nearest = in_threads(compared, near.keys(), near.values())
+    nearest = in_threads(compared, "scores of nearest training shapes", near.keys(), near.values())
     shapes = groups["test"] or groups["train"]
     parameters = jax.tree.leaves(trained.network.shared)
     values = {
@@ -212,15 +223,19 @@ def evaluate(run: RunState) -> list[Path]:
     }
     files = [run.folder / name for name in (metrics_file.NAME, *run.task.files)]
     run.claim("evaluate", files)
-    values |= run.task.further(run.config, trained, store, run.folder)
+    with Progress(f"further scores of {run.task.name}", "part", None):
+        values |= run.task.further(run.config, trained, store, run.folder)
     metrics_file.write(run.folder, values)
     return files
 
 
-def in_threads(work: Callable[..., dict], *arguments: Iterable) -> list[dict]:
-    """`work` of each shape, one per core at a time: so only these shapes' meshes are in memory."""
+def in_threads(work: Callable[..., dict], what: str, names: Collection, others: Iterable) -> list[dict]:
+    """`work` of each shape, one per core at a time: so only these shapes' meshes are in memory.
+
+    what: the work in words.  names, others: its arguments of each shape.
+    """
     with ThreadPoolExecutor(resources.cores()) as pool:
-        return list(pool.map(work, *arguments))
+        return list(tracked(pool.map(work, names, others), what, "shape", len(names)))
 
 
 def ground_truth(store: stores.Store, shape: int) -> Mesh | Solid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 import time
 import warnings
@@ -33,6 +34,7 @@ from jonet.training.log import Log
 from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 from jonet.training.monitor import agreed
+from jonet.wording import counted
 
 
 def train(
@@ -70,7 +72,7 @@ def train(
         meshes = as_meshes(data, "data")
         if not meshes:
             raise ConfigError("data is an empty list; give one or more meshes")
-        changes["data"] = f"{len(meshes)} meshes in memory"
+        changes["data"] = f"{counted(len(meshes), 'mesh', 'meshes')} in memory"
         if preset is None and len(meshes) == 1 and "single" in found.presets:
             preset = "single"
     elif isinstance(data, str | Path) and str(data) and "\0" not in str(data):
@@ -324,7 +326,14 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             if history["best"] is None:
                 warnings.warn("no validation score was finite, so the latest state is kept as the best", stacklevel=4)
     shared, batch_stats = parallel.host((found.shared, found.batch_stats))
-    return run.task.model(config, store, rows, shared, loop.per_shape(found), batch_stats)
+    model = run.task.model(config, store, rows, shared, loop.per_shape(found), batch_stats)
+    return dataclasses.replace(model, history=model.history | {"options": options_of(run.task, config)})
+
+
+def options_of(task: Task, config: TaskConfig) -> dict[str, Any]:
+    """The options that a model was trained with, for its history; without those that it has in another form."""
+    read = {*task.parts["prepare"], *task.parts["train"]} - {"data", "samples", "network"}
+    return {name: value for name, value in configs.to_dict(config).items() if name in read}
 
 
 def planned_steps(loop: Loop, state, minutes: float) -> int:

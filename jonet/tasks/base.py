@@ -148,7 +148,7 @@ class Task(abc.ABC, Generic[AnyConfig]):
     title: of the report.
     frame: the normalized frame of its networks: "sphere" (radius 1 / 1.03) or "cube" (longest side 1).
     config: the class of its options.
-    presets: configs by name; the one that `usual_preset` names is the default.
+    presets: instances of that class by name; the one that `usual_preset` names is the default.
     parts: the options that each stage reads, in the order of the stages.  A stage is repeated if one of its options
     or of an earlier stage changed, so every field of the config is in one of the parts.
     validated: what the validation of training measures, as the report calls it; higher is better.

@@ -41,6 +41,7 @@ from jonet.training.autodecoder import AutoDecoder
 from jonet.training.autotune import micro_batch as measured_micro_batch
 from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
+from jonet.wording import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,10 +235,10 @@ class DeepSDF(Task[Config]):
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of training shapes."""
         if not unseen:
-            return f"{trained} training shape{'s' * (trained != 1)}, reconstructed from the network."
+            return f"{counted(trained, 'training shape')}, reconstructed from the network."
         return (
-            f"{unseen} unseen shapes, each reconstructed from a code fitted to its signed distances; the network was "
-            f"trained on {trained} other shapes."
+            f"{counted(unseen, 'unseen shape')}, each reconstructed from a code fitted to its signed distances; the "
+            f"network was trained on {counted(trained, 'other shape')}."
         )
 
 

@@ -27,6 +27,7 @@ from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.storage.names import encoded
 from jonet.tasks import deepsdf
 from jonet.tasks.deepsdf import DeepSDF
+from jonet.wording import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,14 +181,17 @@ class DeepSDFCompletion(DeepSDF):
             return []
         seen = taken(config, store, shape)
         points = seen.surface()[0]
-        return [Part("input", "the view", seen.picture()), Part("input", f"{len(points):,} points seen", points)]
+        return [
+            Part("input", "the view", seen.picture()),
+            Part("input", f"{counted(len(points), 'point')} seen", points),
+        ]
 
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of training shapes, None if unknown."""
-        learned = "" if trained is None else f" The network was trained on {trained} other shapes."
+        learned = "" if trained is None else f" The network was trained on {counted(trained, 'other shape')}."
         return (
-            f"{unseen} unseen shapes, each completed from one depth view; metrics are of the whole shape, hidden parts "
-            f"included.{learned}"
+            f"{counted(unseen, 'unseen shape')}, each completed from one depth view; metrics are of the whole shape, "
+            f"hidden parts included.{learned}"
         )
 
 

@@ -15,6 +15,7 @@ from jonet.evaluation.gallery import Part
 from jonet.inference.encode import Inputs
 from jonet.storage.names import encoded
 from jonet.training.batches import RowSampling
+from jonet.wording import counted
 
 
 class Augmentation(NamedTuple):
@@ -99,7 +100,7 @@ class Cloud(EncoderInput):
 
     def picture(self, store: Store, shape: int, seed: int) -> Part:
         """The input as shown in the report."""
-        return Part("input", f"{self.points} points", self.of(store, shape, seed))
+        return Part("input", counted(self.points, "point"), self.of(store, shape, seed))
 
 
 @dataclasses.dataclass(frozen=True)

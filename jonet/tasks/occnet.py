@@ -35,6 +35,7 @@ from jonet.tasks.shapes import Shapes
 from jonet.training import batches, conditional
 from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
+from jonet.wording import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,8 +199,7 @@ class OccNet(Task[Config]):
 
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of shapes."""
-        plural = "s" * (trained != 1)
-        return f"{trained} shape{plural}, each learned by its own classifier from points with occupancies."
+        return f"{counted(trained, 'shape')}, each learned by its own classifier from points with occupancies."
 
 
 TASK = OccNet()

@@ -29,6 +29,7 @@ from jonet.tasks import onet
 from jonet.tasks.inputs import View
 from jonet.tasks.onet import Onet
 from jonet.tasks.setup import TrainingSetup
+from jonet.wording import counted
 
 SMALLEST = 63  # pixels per side that `simple_conv` needs: five 3 × 3 convolutions of stride 2 reduce them to one
 
@@ -100,7 +101,8 @@ class OnetImages(Onet[Config]):
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of training shapes."""
         return (
-            f"{unseen} unseen shapes, each reconstructed from one image in one pass; trained on {trained} other shapes."
+            f"{counted(unseen, 'unseen shape')}, each reconstructed from one image in one pass; trained on "
+            f"{counted(trained, 'other shape')}."
         )
 
 

@@ -19,6 +19,7 @@ from jonet.tasks import onet
 from jonet.tasks.inputs import Cloud
 from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
+from jonet.wording import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ class OnetPoints(Onet[Config]):
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of training shapes."""
         return (
-            f"{unseen} unseen shapes, each reconstructed from points on its surface in one pass; trained on {trained} "
-            "other shapes."
+            f"{counted(unseen, 'unseen shape')}, each reconstructed from points on its surface in one pass; trained on "
+            f"{counted(trained, 'other shape')}."
         )
 
 

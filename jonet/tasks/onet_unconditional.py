@@ -32,6 +32,7 @@ from jonet.tasks.inputs import Labeled
 from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
+from jonet.wording import counted
 
 TOGETHER = 64  # shapes whose bounds are computed at once
 
@@ -114,8 +115,8 @@ class OnetUnconditional(Onet[Config]):
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of training shapes."""
         return (
-            f"A generative model trained on {trained} shapes; {unseen} unseen shapes are reconstructed from their "
-            "posterior's mean."
+            f"A generative model trained on {counted(trained, 'shape')}; "
+            f"{counted(unseen, 'unseen shape is', 'unseen shapes are')} reconstructed from the mean of the posterior."
         )
 
 

@@ -22,6 +22,7 @@ from jonet.tasks import onet
 from jonet.tasks.inputs import Voxels
 from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
+from jonet.wording import counted
 
 SAMPLES = dataclasses.replace(onet.SAMPLES, voxels="ray")
 
@@ -70,8 +71,8 @@ class OnetVoxels(Onet[Config]):
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of training shapes."""
         return (
-            f"{unseen} unseen shapes, each reconstructed from 32³ voxels in one pass; trained on {trained} other "
-            "shapes."
+            f"{counted(unseen, 'unseen shape')}, each reconstructed from 32³ voxels in one pass; trained on "
+            f"{counted(trained, 'other shape')}."
         )
 
 

@@ -46,6 +46,7 @@ from jonet.tasks.onet_points import OnetPoints
 from jonet.tasks.setup import TrainingSetup
 from jonet.tasks.shapes import Shapes
 from jonet.tasks.unseen import unseen
+from jonet.wording import counted
 
 SURFACE_POINTS = 10_000  # points on the clean surface that distances are measured to
 LEARNED_POINTS = 4096  # points of each training shape, at most, that the classifier learns from
@@ -268,20 +269,21 @@ class Purify(Onet[Config]):
             for attack in attacks
         ]
         note = (
-            f"{len(found['shapes'])} unseen shapes of {len(found['classes'])} families, {found['points']} points each. "
-            "Distance: median of the mean distance from a cloud's points to the clean surface. Chamfer-L1: both "
-            "directions (never 0, since few points do not cover a surface). Accuracy: of a PointNet trained on clean "
-            "clouds. Regained: fraction of the lost accuracy. The adversary knows the classifier, but not the "
-            "Occupancy Network."
+            f"{counted(len(found['shapes']), 'unseen shape')} of {len(found['classes'])} families, {found['points']} "
+            "points each. Distance: median of the mean distance from a cloud's points to the clean surface. "
+            "Chamfer-L1: both directions (never 0, since few points do not cover a surface). Accuracy: of a PointNet "
+            "trained on clean clouds. Regained: fraction of the lost accuracy. The adversary knows the classifier, "
+            "but not the Occupancy Network."
         )
         return [Gallery("Purified", rows, rank=None)], [Table("Attacked and purified", header, table, note)]
 
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentences.  trained: the number of training shapes, None if unknown."""
-        learned = "" if trained is None else f"; trained on {trained} other shapes"
+        learned = "" if trained is None else f"; trained on {counted(trained, 'other shape')}"
         return (
-            f"Point clouds of {unseen} unseen shapes, perturbed by four attacks and purified by reconstructing the "
-            f"shape{learned}. The first gallery below shows reconstructions from unperturbed clouds."
+            f"Point clouds of {counted(unseen, 'unseen shape')}, perturbed by four attacks and purified by "
+            f"reconstructing the shape{learned}. The first gallery below shows reconstructions from unperturbed "
+            "clouds."
         )
 
 

@@ -60,7 +60,8 @@ def _packages(entries: list[metadata.EntryPoint]) -> str:
 
 
 def _checked(task: Task, where: str) -> Task:
-    """The task; ConfigError if an attribute is missing, or if a stage or an option is not in its `parts`."""
+    """The task; ConfigError if an attribute is missing, if a preset is not of the class of its
+    config, or if a stage or an option is not in its `parts`."""
     missing = [name for name in ("name", "title", "frame", "config", "presets", "parts") if not hasattr(task, name)]
     if missing:
         raise ConfigError(f"{where} has no {missing[0]}; jonet.Task documents its attributes")
@@ -68,6 +69,13 @@ def _checked(task: Task, where: str) -> Task:
         raise ConfigError(f"{where}: config is {shown(task.config)}, but must be a class derived from TaskConfig")
     if tuple(task.parts) != names.STAGES:
         raise ConfigError(f"{where}: parts has {', '.join(task.parts)}, but must have {', '.join(names.STAGES)}")
+    for name, preset in task.presets.items():
+        if type(preset) is not task.config:  # else the options that its class adds would be unknown
+            ours, theirs = (f"{kind.__module__}.{kind.__qualname__}" for kind in (task.config, type(preset)))
+            raise ConfigError(
+                f"{where}: its preset {name} is a {theirs}, but must be a {ours}, the class of its config; set presets "
+                "to instances of that"
+            )
     options = {field.name for field in dataclasses.fields(task.config)}
     read = {option for part in task.parts.values() for option in part}
     if options != read:

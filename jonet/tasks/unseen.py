@@ -13,6 +13,7 @@ from jonet.data import sources
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.model import Model
+from jonet.wording import counted
 
 _NOTHING = sources.content({})  # the content digest of sources without a description
 
@@ -43,13 +44,14 @@ def unseen(store: Store, trained: Model) -> np.ndarray:
     left = np.array([i for i in test if store.contents[i] not in seen], test.dtype)
     if not len(left):
         raise ConfigError(
-            f"all {len(test)} test shapes are among those that the network learned from, so nothing would be tested; "
-            "take others: another --seed, of a folder other files"
+            f"{'the only test shape is' if len(test) == 1 else f'all {len(test):,} test shapes are'} among those "
+            "that the network learned from, so nothing would be tested; take others: another "
+            "--seed, of a folder other files"
         )
     if len(left) < len(test):
         names = [store.names[i] for i in test if i not in set(left)]
         warnings.warn(
-            f"{len(names)} of {len(test)} test shapes are left out, since the network learned from them: "
+            f"{len(names)} of {counted(len(test), 'test shape')} left out, which the network learned from: "
             f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}",
             stacklevel=1,
         )

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jonet.errors import ConfigError
+from jonet.wording import counted
 
 
 class Deal(NamedTuple):
@@ -54,13 +55,14 @@ class Lanes:
         shapes, lanes = len(indices), min(batch, len(indices))
         if lanes < 1 or devices < 1:
             raise ConfigError(
-                f"{shapes} shapes in batches of {batch} on {devices} devices: at least one of each is needed"
+                f"{counted(shapes, 'shape')} in batches of {batch} on {counted(devices, 'device')}: at least one of "
+                "each is needed"
             )
         width = -(-lanes // devices) * devices  # lanes, rounded up to a multiple of the devices
         if lanes < shapes and lanes < width:
             fitting = [size for size in (batch // devices * devices, width) if size]
             raise ConfigError(
-                f"a batch of {batch} shapes does not divide over {devices} devices; a batch of "
+                f"a batch of {counted(batch, 'shape')} does not divide over {counted(devices, 'device')}; a batch of "
                 f"{' or '.join(map(str, fitting))} does"
             )
         # round-robin in random order: lanes differ by at most one shape, and each has at least shapes // lanes

@@ -19,6 +19,7 @@ from jonet.errors import InputError
 from jonet.geometry.mesh import Similarity
 from jonet.networks.layers import BLOCK
 from jonet.settings.fitting import FitConfig
+from jonet.wording import counted
 
 BOX = ((-1, -1, -1), (1, 1, 1))  # contains every normalized shape
 REACH = 10  # coordinates beyond which points cannot be in the normalized frame
@@ -70,10 +71,10 @@ class ObservedArrays(NamedTuple):
                 continue
             others[name] = arrays = listed(arrays, name, (None, 3), empty=name == "free_space")
             if len(arrays) != len(clouds):
-                raise InputError(f"{name} are of {len(arrays)} shapes, but points of {len(clouds)}")
+                raise InputError(f"{name} are of {counted(len(arrays), 'shape')}, but points of {len(clouds)}")
         for i, (rows, cloud) in enumerate(zip(others["normals"] or (), clouds, strict=False)):
             if len(rows) != len(cloud):
-                raise InputError(f"normals[{i}] has {len(rows)} rows, but points[{i}] has {len(cloud)}")
+                raise InputError(f"normals[{i}] has {counted(len(rows), 'row')}, but points[{i}] has {len(cloud)}")
         return cls(points=clouds, **others)
 
     @property

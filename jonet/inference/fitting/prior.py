@@ -20,6 +20,13 @@ class Prior(NamedTuple):
     distance: np.ndarray  # [] 99th percentile of the training codes' Mahalanobis distances, cross-validated
     residual: np.ndarray  # [] 99th percentile of the training shapes' residuals; ∞ if these were not given
 
+    def __repr__(self) -> str:
+        deviation = np.sqrt(np.mean(np.diag(self.covariance)))
+        limits = {"a distance": self.distance, "a residual": self.residual}
+        known = " or ".join(f"{name} of {limit:.4g}" for name, limit in limits.items() if np.isfinite(limit))
+        beyond = f"out of distribution beyond {known}" if known else "without limits"
+        return f"Prior({len(self.mean)}-d codes, standard deviation {deviation:.4g}, {beyond})"
+
     @classmethod
     def of(cls, codes, residuals=None) -> Prior:
         """The prior of training codes [S, L], and of their shapes' residuals [S] (mean clamped errors) if known."""

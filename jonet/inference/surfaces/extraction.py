@@ -20,6 +20,7 @@ from jonet.inference.surfaces.grid import FieldEvaluator, Lattice, evaluate_poin
 from jonet.inference.surfaces.marching_cubes import CORNERS, Samples, Welded, polygonize
 from jonet.networks.field import Field
 from jonet.settings import surfaces
+from jonet.wording import counted
 
 BATCH = 4 * 128**2  # shapes per batch × resolution²: fits a CPU's cache, and bounds the memory
 WORKERS = 2  # batches at a time: one searches cells on the host while the other waits for values from the devices
@@ -67,7 +68,9 @@ def extract(
         fields, level = Field.stack([fields]), None if level is None else np.reshape(level, 1)
     levels = check_array(np.atleast_1d(fields.per_shape["level"] if level is None else level), "level", (None,))
     if len(levels) not in (1, len(fields)):
-        raise InputError(f"level has {len(levels)} values for {len(fields)} fields; give one, or one per field")
+        raise InputError(
+            f"level has {counted(len(levels), 'value')} for {counted(len(fields), 'field')}; give one, or one per field"
+        )
     levels = np.broadcast_to(levels, len(fields))
     grid = lattice(fields, resolution, box)
     each = max(1, BATCH // grid.resolution**2)

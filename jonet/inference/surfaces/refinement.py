@@ -20,6 +20,7 @@ from jonet.inference.surfaces.grid import FieldEvaluator, deal, lattice
 from jonet.inference.surfaces.marching_cubes import NEAREST, Samples, Welded
 from jonet.networks.field import Field, bucket
 from jonet.networks.layers import BLOCK
+from jonet.wording import counted
 
 CLOSE = 5e-4  # in cells: a vertex closer to the level than this, by the slope along its edge, is not moved any more
 TINY = 1e-10  # added to denominators in the published refinement
@@ -82,7 +83,9 @@ def refine(
     triangles stay the same; vertex normals are dropped.
     """
     if len(meshes) != len(fields):
-        raise InputError(f"{len(meshes)} meshes for {len(fields)} fields; give one mesh per field")
+        raise InputError(
+            f"{counted(len(meshes), 'mesh', 'meshes')} for {counted(len(fields), 'field')}; give one mesh per field"
+        )
     counts = np.array([len(mesh.faces) for mesh in meshes])
     if not counts.any():
         return list(meshes)

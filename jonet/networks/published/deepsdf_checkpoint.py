@@ -17,6 +17,7 @@ from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.published import weights
 from jonet.networks.published.pretrained import Pretrained, from_deepsdf
 from jonet.storage import archives
+from jonet.wording import counted
 
 DEFAULTS = {  # of the program's decoder, for options that NetworkSpecs does not have
     "dropout": [],
@@ -144,7 +145,10 @@ def _shapes(folder: Path, given: dict, count: int):
         return numbered, None, [f"the train split {shown(given.get('TrainSplit'))} was not found: codes have no names"]
     instances = splits.read(split)
     if len(instances) != count:
-        note = f"{split} names {len(instances)} shapes, but there are {count} codes: codes have no names"
+        note = (
+            f"{split} names {counted(len(instances), 'shape')}, but the file has {counted(count, 'code')}: codes "
+            "have no names"
+        )
         return numbered, None, [note]
     names, data = tuple(splits.short(instances).values()), _find(folder, given.get("DataSource"))
     found = [data / "NormalizationParameters" / f"{instance}.npz" for instance in instances] if data else []

@@ -18,6 +18,7 @@ from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.encoders import InputKind
 from jonet.networks.published import weights
+from jonet.wording import counted
 
 # Occupancy Networks: regular expressions from published to jonet's names of layers, applied in order.
 RENAMED = (
@@ -110,7 +111,10 @@ def from_deepsdf(state: Mapping[str, np.ndarray], specs: Specs) -> dict:
             raise FormatError(f"{layer}.{leaf} is in the file twice, under two names")
         arrays[layer, leaf] = value
     if len(specs.dims) > len(arrays):  # each layer has several; to build the network would take very long
-        raise FormatError(f"the specification has {len(specs.dims)} layers, but the weights are {len(arrays)} arrays")
+        raise FormatError(
+            f"the specification has {counted(len(specs.dims), 'layer')}, but the weights are "
+            f"{counted(len(arrays), 'array')}"
+        )
     codes, points = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, specs.latent_size), (1, 1, 3)))
     expected = jax.eval_shape(DeepSDFDecoder(specs).init, jax.random.key(0), codes, points)["params"]
     _match({"parameters": flatten_dict(expected)}, {"parameters": arrays})
