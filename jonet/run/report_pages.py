@@ -79,7 +79,7 @@ def write(run: RunState) -> None:
         found = Gallery(title, rows, pictures=pictures)
         chosen = {row.name for _, row in found.chosen()}
         near = baseline.nearest(store, [index[name] for name in chosen], train, count=3) if group == "test" else {}
-        each = tracked(zip(rows, entries, paths, strict=True), f"meshes/{group}", "shape", len(rows))
+        each = tracked(zip(rows, entries, paths, strict=True), f"reading meshes/{group}", "shape", len(rows))
         rows = [shown(row, entry, group, path, near) if row.name in chosen else row for row, entry, path in each]
         return dataclasses.replace(found, rows=rows)
 
