@@ -19,6 +19,7 @@ from jonet.data import store as stores
 from jonet.errors import CheckpointError, ConfigError, FormatError, InputError
 from jonet.evaluation import metrics
 from jonet.geometry import mesh_files
+from jonet.progress import Progress
 from jonet.run import metrics_file, report_pages, stages, train
 
 pytestmark = pytest.mark.unoptimized
@@ -57,10 +58,15 @@ def arguments(folder, *more):
     return [*split, "--workdir", str(folder)]
 
 
+WORK: list[str] = []  # of which the run below has shown the progress
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mugs"
-    assert program.run(arguments(folder)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "__enter__", lambda shown: WORK.append(shown.what) or shown)
+        assert program.run(arguments(folder)) == 0
     return folder
 
 
@@ -279,3 +285,17 @@ def test_run_works_from_any_folder(tmp_path):
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--task=deepsdf", "--preset=none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "error: preset" in done.stderr
+
+
+def test_every_stage_shows_its_progress(folder):
+    wanted = {
+        "prepare": {"sampling"},
+        "train": {"training"},
+        "reconstruct": {"codes of unseen shapes", "meshes/test", "meshes/train", "samples of the prior"}
+        | {"interpolation between two shapes"},
+        "evaluate": {"scores of meshes/test", "scores of meshes/train", "further scores of unseen shapes"}
+        | {"nearest training shapes", "scores of nearest training shapes", "further scores of deepsdf"},
+        "report": {"reading meshes/test", "galleries of deepsdf", "pictures of the map of codes", "slices"}
+        | {"pictures of unseen shapes", "pictures of training shapes"},
+    }
+    assert {stage: works - set(WORK) for stage, works in wanted.items()} == {stage: set() for stage in wanted}

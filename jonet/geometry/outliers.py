@@ -70,9 +70,9 @@ def far_mask(points) -> np.ndarray:
 def advice(points, far) -> str:
     """A sentence about a cloud with far outliers (`far_mask`): how many, what they do, which option leaves them out."""
     sides = [np.ptp(some, axis=0).max() for some in (points, points[~far])]
-    of = f"of {len(far):,} points"
+    alone, of = int(np.count_nonzero(far)), f"of {len(far):,} points"
     return (
-        f"{counted(np.count_nonzero(far), f'{of} stands alone and makes', f'{of} stand alone and make')} the bounding "
+        f"{counted(alone, f'{of} stands alone and makes', f'{of} stand alone and make')} the bounding "
         f"box, which sets the size of the shape, {sides[0] / sides[1]:.3g} times as long; leave them out with "
         "outliers='remove' (in the shell --outliers=remove), or accept the box with 'keep'"
     )

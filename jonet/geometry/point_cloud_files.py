@@ -67,16 +67,12 @@ def checked(rows: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: a point cloud has at least 4 rows of 3 or 6 numbers, but this has shape {list(rows.shape)}"
         )
     finite = np.isfinite(rows[:, :3]).all(1)
-    if lost := np.count_nonzero(~finite):
+    if lost := int(np.count_nonzero(~finite)):
+        of = f"of {len(rows):,} rows"
+        found = f"{counted(lost, f'{of} holds', f'{of} hold')} numbers that are not finite"
         if 2 * lost > len(rows) or len(rows) - lost < 4:
-            raise FormatError(
-                f"{path}: {counted(lost, f'of {len(rows):,} rows holds', f'of {len(rows):,} rows hold')} numbers "
-                "that are not finite"
-            )
-        warn(
-            f"{counted(lost, f'of {len(rows):,} rows holds', f'of {len(rows):,} rows hold')} numbers that are not "
-            "finite: left out"
-        )
+            raise FormatError(f"{path}: {found}")
+        warn(f"{found}: left out")
         rows = rows[finite]
     if rows.shape[1] > 3:
         with np.errstate(all="ignore"):
