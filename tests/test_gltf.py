@@ -129,7 +129,7 @@ def test_meshes_outside_of_the_scene_are_said_and_bare_ones_are_read(tmp_path):
 
 def test_skins_are_left_in_their_bind_pose_and_said(tmp_path):
     (tmp_path / "a.glb").write_bytes(glb(scene([{"mesh": 0, "skin": 0}], skins=[{"joints": [0]}])))
-    with pytest.warns(UserWarning, match="1 of its meshes are read in their bind pose"):
+    with pytest.warns(UserWarning, match="1 of its meshes is read in the bind pose"):
         assert read(tmp_path / "a.glb").volume == pytest.approx(1 / 6)
 
 

@@ -94,7 +94,7 @@ LOOSE = joined(*(Mesh(side.vertices * 0.999, side.faces) if i % 2 else side for 
 # name: mesh, its inside, the sign method, words of the reason; `points` only where the answer is beyond doubt
 SOLIDS = {
     "cube": (CUBE, in_box, "exact", "Closed; the inside is certain"),
-    "inverted": (turned(CUBE), in_box, "exact", "1 of 1 parts inside out"),
+    "inverted": (turned(CUBE), in_box, "exact", "1 of 1 part inside out"),
     "half inverted": (
         turned(APART, slice(12)),
         lambda p: in_box(np.abs(p), (1.2, -1, -1), (3, 1, 1)),
@@ -107,7 +107,7 @@ SOLIDS = {
     "double-sided": (joined(CUBE, turned(CUBE)), in_box, "exact", "both windings"),
     "given twice": (joined(CUBE, CUBE), in_box, "exact", "Closed"),
     "open": (kept(ball(), CAP), lambda p: in_ball(p, 0.99), "winding", "Open"),
-    "open, inverted": (turned(kept(ball(), CAP)), lambda p: in_ball(p, 0.99), "winding", "1 of 1 parts inside out"),
+    "open, inverted": (turned(kept(ball(), CAP)), lambda p: in_ball(p, 0.99), "winding", "1 of 1 part inside out"),
     "loose sides": (turned(LOOSE, RNG.random(12) < 0.5), in_box, "winding", "Open"),
     "hollow": (joined(ball(), turned(ball(0.5))), lambda p: in_ball(p) & ~in_ball(p, 0.5), "exact", "1 cavity"),
     "hollow, inverted": (

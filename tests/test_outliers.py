@@ -117,7 +117,7 @@ def test_files_are_read_without_far_points(tmp_path):
         np.testing.assert_array_equal(one.similarity.as_array(), wanted.similarity.as_array())
         np.testing.assert_array_equal(one.points, wanted.points)
     assert kept.similarity.scale < wanted.similarity.scale / 100
-    with pytest.warns(UserWarning, match=r"dusty.npy: 3 of 3003 points .* --outliers=remove"):
+    with pytest.warns(UserWarning, match=r"dusty.npy: 3 of 3,003 points .* --outliers=remove"):
         assert scans.read(dusty, outliers="warn").similarity.scale == kept.similarity.scale
 
 
@@ -152,7 +152,7 @@ def test_scans_lose_far_points(monkeypatch):
         model.complete(scan, normals=normals, free_space=free_space, outliers="remove", names=["scan.ply"])
     np.testing.assert_array_equal(seen[0].points[0], cloud())
     assert len(seen[0].normals[0]) == 3000 and len(seen[0].free_space[0]) == 2
-    with pytest.warns(UserWarning, match="scan.ply: 1 of 3001 points"), pytest.raises(Seen):
+    with pytest.warns(UserWarning, match="scan.ply: 1 of 3,001 points"), pytest.raises(Seen):
         model.complete(scan, names=["scan.ply"])
     assert len(seen[1].points[0]) == 3001
     with warnings.catch_warnings(action="error"), pytest.raises(Seen):
