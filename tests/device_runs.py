@@ -119,7 +119,7 @@ def collectives():
     x = np.linspace(-1, 2, 8).astype(np.float32)
     same, index = mapped(parallel.replicate(np.array([2.0, 3.0], np.float32)), parallel.split(x))
     chosen = parallel.from_main({"place": "here" if parallel.is_main() else "elsewhere"})  # of all processes
-    taken = parallel.split_by((parallel.count(),), lambda device: np.array([chosen == {"place": "here"}]))
+    taken = parallel.split_by((parallel.count(),), bool, lambda device: np.array([chosen == {"place": "here"}]))
     seen = {"index": parallel.host(index), "agreed": agreed(2.5), "taken": parallel.host(taken)}
     return parallel.host(same) | seen
 

@@ -19,6 +19,7 @@ ORDER = [
     "jonet.config",
     "jonet.settings",
     "jonet.parser",
+    "jonet.chips",
     "jonet.parallel",
     "jonet.device_memory",
     "jonet.geometry",

@@ -18,7 +18,7 @@ import trimesh
 from balls import Balls, write_clouds
 from PIL import Image
 
-from jonet import bulk
+from jonet import bulk, parallel
 from jonet.bulk import shapes
 from jonet.bulk.manifest import Manifest, Row
 from jonet.bulk.pipeline import Pipeline, Stages
@@ -349,11 +349,10 @@ def test_encoders_of_pictures_and_voxels(kind, tmp_path):
         np.testing.assert_allclose(codes["box"].similarities[0]([50, 50, 50]), 0, atol=1e-9)
 
 
-def test_batches_by_the_devices_memory(monkeypatch):
+def test_batches_by_the_devices_memory():
     assert shapes.batch_size(1) == shapes.ON_CPU
-    monkeypatch.setattr(shapes.jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(shapes.parallel, "memory", lambda: 80 * 10**9)
-    assert [shapes.batch_size(each) for each in (10**6, 10**9, 2 * 10**9, 10**11)] == [256, 16, 16, 4]
+    with parallel.assuming(parallel.Platform("gpu", 80 * 10**9)):
+        assert [shapes.batch_size(each) for each in (10**6, 10**9, 2 * 10**9, 10**11)] == [256, 16, 16, 4]
 
 
 def test_options_that_cannot_be_read(tmp_path, capfd):

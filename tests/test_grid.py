@@ -9,6 +9,7 @@ from analytic import ball, batch, field, waves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jonet import parallel
 from jonet.errors import InputError
 from jonet.inference.surfaces import grid
 from jonet.networks import field as fields_module
@@ -116,9 +117,10 @@ def test_a_single_field_is_refused_where_a_batch_is_needed():
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_block_evaluation_is_lowered_for_other_platforms(platform, gradient):
+@pytest.mark.parametrize("kind, platform", [("tpu", "tpu"), ("gpu", "cuda")])
+def test_block_evaluation_is_lowered_for_other_platforms(kind, platform, gradient):
     fields = batch(*(field(waves, frequency=f) for f in (3.0, 5.0)))
     arguments = (fields, np.zeros((1, 4), np.int32), np.zeros((1, 4, fields_module.TILE, 3), np.float32), np.int32(3))
-    exported = jax.export.export(fields_module._evaluate[gradient].jitted(), platforms=[platform])(*arguments)
+    program = fields_module.evaluation(parallel.Platform(kind, 16 << 30), gradient)
+    exported = jax.export.export(program.jitted(), platforms=[platform])(*arguments)
     assert exported.platforms == (platform,) and "sine" in exported.mlir_module()

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_deepsdf import CASES, FOLDER, below
 
+from jonet import parallel
 from jonet.config import from_dict, to_dict
 from jonet.errors import ConfigError, InputError
 from jonet.inference.fitting import first_order, gauss_newton, latents, methods, observations, sharded_batch
@@ -288,12 +289,10 @@ def test_a_second_call_compiles_nothing(chairs, fitted, compilations):
     assert not seen, seen
 
 
-def test_codes_found_one_by_one_are_those_found_together(chairs, fitted, monkeypatch):
+def test_codes_found_one_by_one_are_those_found_together(chairs, fitted):
     """As accelerators do it, where shapes that have converged wait for the others of their group."""
-    monkeypatch.setitem(sharded_batch.TOGETHER, "cpu", 4)
-    sharded_batch.program.cache_clear()
-    together = fit(chairs, chairs.samples)
-    sharded_batch.program.cache_clear()
+    with parallel.assuming(parallel.Platform("gpu", 16 << 30)):
+        together = fit(chairs, chairs.samples)
     tolerance = QUICK.gauss_newton.tolerance  # a shape leaves at this gain, and rounding may take it to either side
     np.testing.assert_allclose(together.residual, fitted.residual, rtol=tolerance)
     same = np.isclose(
@@ -329,14 +328,15 @@ def test_codes_are_the_same_on_one_two_and_four_devices(tmp_path):
         np.testing.assert_allclose(four[name], one[name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_the_program_is_lowered_for_accelerators(chairs, platform):
+@pytest.mark.parametrize("kind, platform", [("tpu", "tpu"), ("gpu", "cuda")])
+def test_the_program_is_lowered_for_accelerators(chairs, kind, platform):
     rows = [observations.pack(observations.of_samples(chairs.samples[0]), 0.1, None, 0, 0)]
     job = methods.sharded(rows)
     state = job.scatter(gauss_newton.start(chairs.codes[:1], 1, 16, 0.1))
     order, count = np.zeros(job.capacity, np.int32), np.ones(1, np.int32)
     arguments = methods.penalty(chairs.prior, 1e-4), np.int32(1), np.float32(0.01), np.int32(2)
-    compiled = sharded_batch.program(methods._newton, None, len(arguments)).jitted()
+    accelerator = parallel.Platform(kind, 16 << 30)
+    compiled = sharded_batch.program(methods._newton, None, len(arguments), accelerator).jitted()
     lowered = compiled.trace(chairs.network, state, job.data, order, count, *arguments)
     assert "while" in lowered.lower(lowering_platforms=(platform,)).as_text()
 
