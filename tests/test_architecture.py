@@ -4,10 +4,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import jonet
 
-ROOT = Path(__file__).parents[1]
 ORDER = [
     "jonet.version",
     "jonet.errors",

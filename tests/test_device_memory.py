@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-from test_field import cloud, distance, sphere
-from test_latents import Ellipsoids, of_samples
+from chairs import Ellipsoids, of_samples
+from spheres import cloud, distance, sphere
 
 from jonet import device_memory, interrupt, parallel
 from jonet.device_memory import Pieces
