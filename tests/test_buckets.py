@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from test_latents import QUICK, load_chairs
+from chairs import QUICK, load_chairs
 
 import jonet
 from jonet.codes import Codes
@@ -39,7 +39,7 @@ NAMES = tuple("abcdefgh")
 
 def conditional() -> Model:
     """A model with an encoder, not trained."""
-    module = OccupancyNetwork(Specs(encoder="pointnet", c_dim=8, hidden_size=16, n_blocks=1, encoder_width=8))
+    module = OccupancyNetwork(Specs(encoder="pointnet_simple", c_dim=8, hidden_size=16, n_blocks=1, encoder_width=8))
     network = BoundNetwork(module, *jax.tree.map(np.asarray, module.start(jax.random.key(0))))
     return Model("occupancy", network, "cube", inputs=Inputs("points", 50), surfaces=COARSE)
 
