@@ -93,7 +93,9 @@ class Field:
         length = len(self)
         if isinstance(index, int | np.integer) and not -length <= index < length:
             raise IndexError(f"field {index} of a batch of {length}")
-        return dataclasses.replace(self, per_shape=jax.tree.map(lambda x: x[index], self.per_shape))
+        device = isinstance(index, jax.Array)  # a traced index, too, which cannot select on the host
+        rows = jax.tree.map(lambda leaf: (jnp.asarray(leaf) if device else leaf)[index], self.per_shape)
+        return dataclasses.replace(self, per_shape=rows)
 
     @staticmethod
     def stack(fields: Sequence[Field]) -> Field:
