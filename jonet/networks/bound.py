@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from jonet import parallel
-from jonet.networks.field import Field
+from jonet.networks.field import Field, padded_rows
 from jonet.wording import counted
 
 
@@ -64,10 +64,14 @@ class BoundNetwork:
     def fields(self, codes) -> Field:
         """The fields of codes [B, L], as one batch; matrix products have full float32."""
         with jax.default_matmul_precision("highest"):
-            return _fields(self, codes)
+            padded = _fold_all(self, padded_rows(codes))
+        per_shape = jax.tree.map(lambda leaf: leaf[: len(codes)], parallel.host(padded.per_shape))
+        return dataclasses.replace(padded, per_shape=per_shape)
+
+    def fold_all(self, codes) -> Field:
+        """`fields` as a pure function, for use inside jit: the fields of codes [B, L], as one batch."""
+        per_shape = jax.vmap(lambda code: self.fold(code).per_shape)(codes)
+        return dataclasses.replace(self.fold(codes[0]), per_shape=per_shape)
 
 
-@jax.jit
-def _fields(network: BoundNetwork, codes) -> Field:
-    per_shape = jax.vmap(lambda code: network.fold(code).per_shape)(codes)
-    return dataclasses.replace(network.fold(codes[0]), per_shape=per_shape)
+_fold_all = jax.jit(BoundNetwork.fold_all)

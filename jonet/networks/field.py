@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from scipy.special import expit
 
 from jonet import device_memory, parallel
 from jonet.checks import check_array, whole
@@ -42,7 +43,8 @@ class Field:
 
     shared: arrays common to all shapes of the network.
     per_shape: arrays of one shape, among them `level` [] (the value on the surface) and `box` [2, 3] (corners of the
-    cube that holds the surface); in a batch every leaf has a leading axis B.
+    cube that holds the surface); in a batch every leaf has a leading axis B.  Batches keep them on the host, where
+    selecting shapes compiles nothing.
     architecture(shared, per_shape, points [N, 3]) → values [N] evaluates one shape; it is static and hashable.
     inside: -1 if values are lower inside (signed distances), +1 if they are higher (occupancy logits).
     code_dependent: keys of the per-shape arrays that depend on the code, for its Jacobian; None for any of them.
@@ -70,6 +72,12 @@ class Field:
         """The `in_axes` of `jax.vmap` that map over the shapes of a batch."""
         return dataclasses.replace(self, shared=None, per_shape=0)
 
+    @functools.cached_property
+    def padded(self) -> Field:
+        """This batch on the devices, with fields of zeros after it: what compiled programs take (`padded_rows`)."""
+        per_shape = jax.tree.map(lambda leaf: jnp.asarray(padded_rows(leaf)), self.per_shape)
+        return dataclasses.replace(self, per_shape=per_shape)
+
     @property
     def box(self) -> np.ndarray:
         """Corners [2, 3] of the cube that holds the surface; in a batch, those of the first shape."""
@@ -86,12 +94,14 @@ class Field:
         length = len(self)
         if isinstance(index, int | np.integer) and not -length <= index < length:
             raise IndexError(f"field {index} of a batch of {length}")
-        return dataclasses.replace(self, per_shape=jax.tree.map(lambda x: x[index], self.per_shape))
+        device = isinstance(index, jax.Array)  # a traced index, too, which cannot select on the host
+        rows = jax.tree.map(lambda leaf: (jnp.asarray(leaf) if device else leaf)[index], self.per_shape)
+        return dataclasses.replace(self, per_shape=rows)
 
     @staticmethod
     def stack(fields: Sequence[Field]) -> Field:
         """A batch from single fields of one network."""
-        per_shape = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(field.per_shape for field in fields))
+        per_shape = jax.tree.map(lambda *leaves: np.stack(leaves), *(field.per_shape for field in fields))
         return dataclasses.replace(fields[0], per_shape=per_shape)
 
     def at(self, points) -> jax.Array:
@@ -109,15 +119,14 @@ class Field:
 
     def occupancy(self, points) -> jax.Array:
         """Occupancy in [0, 1]: the sigmoid of logits; for distances, 1 inside and 0 outside."""
-        values = self(points)
-        if self.inside > 0:
-            return jax.nn.sigmoid(values)
-        return (values < self._level(values)).astype(values.dtype)
+        values = np.asarray(self(points))
+        occupancies = expit(values) if self.inside > 0 else (values < self._level(values)).astype(values.dtype)
+        return jnp.asarray(occupancies)
 
     def contains(self, points) -> jax.Array:
         """Whether points are inside the surface: bool, [N] or [B, N]."""
-        values = self(points)
-        return (values - self._level(values)) * self.inside > 0
+        values = np.asarray(self(points))
+        return jnp.asarray((values - self._level(values)) * self.inside > 0)
 
     def grid(self, resolution: int, box=None) -> Grid:
         """Values on a regular grid of `resolution` cells a side, ends included.
@@ -133,7 +142,8 @@ class Field:
         return found if self.batched else Grid(found.values[0], found.axes[0])
 
     def _level(self, values):
-        return self.per_shape["level"][:, None] if values.ndim == 2 else self.per_shape["level"]
+        level = np.asarray(self.per_shape["level"])
+        return level[:, None] if values.ndim == 2 else level
 
     @device_memory.reporting("evaluating fields", "evaluate fewer shapes at once, or free memory of the device")
     def _evaluate(self, points, gradient) -> tuple[Any, Any]:
@@ -178,8 +188,9 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
     """Values (and gradients) of fields at K tiles of points; all bulk evaluation goes through this function.
 
     fields: a batch.  shape [K]: the field of each tile.  points [K, 128, 3] → values [K, 128], and gradients
-    [K, 128, 3] or None.  Tiles are split evenly over all devices, any K runs without a new compilation, and the bits
-    of a tile's result depend on nothing but the tile.  Precision is that of `jax.default_matmul_precision`.
+    [K, 128, 3] or None.  Tiles are split evenly over all devices, any K and (within a `bucket`) any number of fields
+    run without a new compilation, and the bits of a tile's result depend on nothing but the tile.  Precision is that
+    of `jax.default_matmul_precision`.
     """
     points = check_array(points, "points", (None, TILE, 3), finite=False)
     shape = check_array(shape, "shape", (len(points),), np.int32)
@@ -203,7 +214,7 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
             size = min(each, piece.stop - first)
             tiles[device, :size] = points[first : first + size]
             owner[device, :size] = shape[first : first + size]
-        return program(fields, owner, tiles, np.int32(each))
+        return program(fields.padded, owner, tiles, np.int32(each))
 
     def collect(piece: slice, out) -> None:
         for result, target in zip(parallel.host(out), targets, strict=True):
@@ -223,6 +234,14 @@ def bucket(size: int, least: int = 4) -> int:
     while capacity < size:
         capacity *= 4
     return capacity
+
+
+def padded_rows(rows) -> np.ndarray:
+    """Rows [B, …] of B shapes with zeros after them, as many rows as their `bucket` holds."""
+    rows = parallel.host(rows)
+    padded = np.zeros((bucket(len(rows)), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded
 
 
 @functools.cache

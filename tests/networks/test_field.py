@@ -91,9 +91,7 @@ def test_a_tile_knows_nothing_of_the_others(network, compilations):
         np.testing.assert_array_equal(evaluate_tiles(fields, owner[order], blocks[order])[0], values[order])
         np.testing.assert_array_equal(evaluate_tiles(fields, owner[:17], blocks[:17])[0], values[:17])
     assert not seen
-    direct = jax.vmap(
-        lambda i, p: fields.architecture(fields.shared, jax.tree.map(lambda x: x[i], fields.per_shape), p)
-    )
+    direct = jax.vmap(lambda i, p: fields[i].at(p))
     np.testing.assert_allclose(direct(owner, blocks), values, atol=2e-6)
 
 

@@ -49,7 +49,7 @@ def nearest(
 def _nearest(network, settings, _, data, starts, clamp):
     probe, count = settings
     rows = data["rows"][0, :probe]
-    fields = network.fields(starts)
+    fields = network.fold_all(starts)
 
     def error(per_shape):
         values = fields.architecture(fields.shared, per_shape, rows[:, :3])

@@ -122,7 +122,9 @@ def refine(
     fixed = table(shape.astype(np.int32)), table(faces.astype(np.int32), faces[0]), table(weights), np.int32(each)
     for step in range(steps):
         drawn = dirichlet(seed, step, counts) if draws is None else np.asarray(draws[step], np.float32)
-        moved, opt_state = descend(fields, moved, opt_state, table(drawn, drawn[0]), *fixed, np.float32(weight), rate)
+        moved, opt_state = descend(
+            fields.padded, moved, opt_state, table(drawn, drawn[0]), *fixed, np.float32(weight), rate
+        )
     after = np.where(free, np.asarray(moved)[: len(before)], before)
     return [
         dataclasses.replace(mesh, vertices=after[start:stop], normals=None)
