@@ -49,8 +49,9 @@ class Trained:
     def model(self) -> model.Model:
         if self.run:
             return jonet.load(self.run)
+        store = self.store  # before the folder is locked again
         with state.opened(self.folder, deepsdf.TASK, self.config) as run:
-            return train.train_network(run, self.store)
+            return train.train_network(run, store)
 
     @property
     def description(self) -> str:

@@ -13,9 +13,8 @@ import pytest
 from paths import ROOT
 
 from experiments.bench import __main__ as bench
-from experiments.bench import decoders, machine, peers, quality, training
+from experiments.bench import decoders, machine, peers, quality, trained, training
 from experiments.bench.rows import TARGETS, Unit
-from experiments.bench.trained import save_weights
 from jonet.errors import ConfigError
 from jonet.networks import deepsdf
 
@@ -109,7 +108,7 @@ def test_networks_go_to_the_peer_and_come_back(tmp_path):
     specs = deepsdf.Specs(latent_size=8, dims=(32,) * 4, latent_in=(2,), norm_layers=(0, 1, 2, 3), dropout=())
     shared = deepsdf.DeepSDFDecoder(specs).init(jax.random.key(0), np.zeros((1, 8)), np.zeros((1, 1, 3)))
     network = networks.DeepSDF(specs.latent_size, specs.dims, (), 0.0, specs.norm_layers, specs.latent_in)
-    with np.load(save_weights(tmp_path / "there.npz", shared["params"])) as arrays:
+    with np.load(trained.save_weights(tmp_path / "there.npz", shared["params"])) as arrays:
         networks.take(network, arrays)
     np.savez(tmp_path / "back.npz", codes=np.zeros((2, 8)), **networks.give(network))
     back, codes = quality.read(tmp_path / "back.npz", shared)
@@ -162,3 +161,10 @@ def test_scattered_parameters_stay_what_they_are():
     moved = decoders.scattered(trees)
     assert 0.04 < moved[0]["a"].std() < 0.06 and abs(moved[1]["b"].mean() - 1) < 0.01
     np.testing.assert_array_equal(moved[0]["a"], decoders.scattered(trees)[0]["a"])
+
+
+def test_a_network_is_trained_whatever_is_asked_for_first(tmp_path, monkeypatch):
+    """Both the store and the training lock the run folder: one after the other, not one within the other."""
+    monkeypatch.setattr(trained.train, "prepare", lambda run: "store")
+    monkeypatch.setattr(trained.train, "train_network", lambda run, store: ("trained on", store))
+    assert trained.Trained(tmp_path / "run", quick=True).model == ("trained on", "store")
