@@ -12,13 +12,15 @@ them by the number of devices.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
-import platform
+import platform as machine
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jonet import resources
+from jonet.chips import Kind
 from jonet.errors import ConfigError
 
 AXIS = "devices"
@@ -35,7 +38,26 @@ REPLICATED = P()
 SPLIT = P(AXIS)  # the leading axis is split over devices
 PRECISION = "jax_default_matmul_precision"  # an option of JAX that its stubs do not declare
 
+
+@dataclasses.dataclass(frozen=True)
+class Platform:
+    """What programs are written for: a static argument of those that differ between platforms.
+
+    kind: of the devices.  memory: bytes that JAX may use on each.
+    """
+
+    kind: Kind
+    memory: int
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the devices are processor cores, which work best in pieces that stay in their caches."""
+        return self.kind == "cpu"
+
+
 _working: Sequence[Any] | None = None  # the devices in use; None: all
+_assumed: Platform | None = None  # instead of the platform of these devices
+_absent = False  # whether they are not there
 
 
 def use(count: int):
@@ -49,6 +71,33 @@ def local_only():
     """Within this context each process uses its local devices only, on its own part of the work, without collectives
     across processes."""
     return _only(jax.local_devices())
+
+
+@contextlib.contextmanager
+def assuming(platform: Platform) -> Iterator[None]:
+    """Within this context programs are those of another platform, on whatever devices they run."""
+    global _assumed
+    before, _assumed = _assumed, platform
+    try:
+        yield
+    finally:
+        _assumed = before
+
+
+@contextlib.contextmanager
+def absent(devices: Sequence[Any], platform: Platform) -> Iterator[None]:
+    """Within this context programs are lowered and compiled for devices that are not there.
+
+    devices: of a topology (`jax.experimental.topologies`).  What would be copied to them stays a shape
+    (`jax.ShapeDtypeStruct` with its sharding), so mapped functions can be lowered but not called.
+    """
+    global _absent
+    before, _absent = _absent, True
+    try:
+        with _only(devices), assuming(platform):
+            yield
+    finally:
+        _absent = before
 
 
 @contextlib.contextmanager
@@ -81,21 +130,34 @@ def is_multiprocess() -> bool:
     return len({device.process_index for device in working()}) > 1
 
 
-def memory() -> int:
-    """Bytes that JAX may use on each device of this process (the smallest); CPU devices share the host's memory."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+def platform() -> Platform:
+    """The platform of the devices of this process, or the one that is assumed."""
+    return _assumed or _platform()
+
+
+@functools.cache
+def _platform() -> Platform:
+    devices = jax.local_devices()
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
     known = [limit for limit in limits if limit]
-    return min(known) if len(known) == len(limits) else resources.memory() // len(limits)
+    memory = min(known) if len(known) == len(limits) else resources.memory() // len(limits)  # CPUs share the host's
+    kinds: dict[str, Kind] = {"cpu": "cpu", "tpu": "tpu"}
+    return Platform(kinds.get(devices[0].platform, "gpu"), memory)  # a GPU is "cuda" or "rocm" to some calls
+
+
+def memory() -> int:
+    """Bytes that JAX may use on each device (the smallest of this process)."""
+    return platform().memory
 
 
 def describe() -> str:
     """Devices, matrix precision and versions in one line, with a warning if there is a GPU that jax cannot see."""
     devices = jax.devices()
-    cpu = f"{platform.machine()}, {resources.cores()} cores"
+    cpu = f"{machine.machine()}, {resources.cores()} cores"
     kind = cpu if devices[0].platform == "cpu" else devices[0].device_kind
     precision = getattr(jax.config, PRECISION) or "default"
     line = f"{len(devices)} {devices[0].platform} ({kind}) · {precision} precision · jax {jax.__version__}"
-    line += f" · python {platform.python_version()}"
+    line += f" · python {machine.python_version()}"
     if devices[0].platform == "cpu" and (shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version")):
         line += " · warning: there is a GPU that jax cannot see; install jax[cuda]"
     return line
@@ -196,23 +258,28 @@ def split(tree):
     return _place(tree, SPLIT)
 
 
-def split_by(shape: tuple[int, ...], part: Callable[[int], np.ndarray]) -> jax.Array:
+def split_by(shape: tuple[int, ...], dtype, part: Callable[[int], np.ndarray]) -> jax.Array:
     """An array [N, …] split over the devices along its leading axis.
 
-    shape: of the whole array.  part(index of a device) gives that device's rows [N / devices, …].
+    shape, dtype: of the whole array.  part(index of a device) gives that device's rows [N / devices, …].
     """
-    each = shape[0] // count()
+    each, sharding = shape[0] // count(), NamedSharding(mesh(), SPLIT)
+    if _absent:
+        return cast(jax.Array, jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
 
     def rows(where: Any) -> np.ndarray:
         return part((where[0].start or 0) // each)
 
-    return jax.make_array_from_callback(shape, NamedSharding(mesh(), SPLIT), rows)
+    return jax.make_array_from_callback(shape, sharding, rows)
 
 
 def _place(tree, spec):
     sharding = NamedSharding(mesh(), spec)
 
     def put(x):
+        if _absent:
+            x = x if hasattr(x, "dtype") else np.asarray(x)
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):  # typed keys are no numpy arrays
             return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         x = np.asarray(x)

@@ -9,17 +9,16 @@ import sys
 import warnings
 from pathlib import Path
 
-os.environ.setdefault("NPROC", "16")  # several fake devices on few cores hang without (see tests/device_runs.py)
+os.environ.setdefault("NPROC", "16")  # several fake devices on few cores hang without (see device_runs.py)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from paths import ROOT, SUPPORT  # noqa: E402
 
 # The same examples at every run: a failure is of the change at hand.  `--hypothesis-profile=default` draws others.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
-
-TESTS = Path(__file__).parent
 
 
 def pytest_unconfigure():
@@ -80,11 +79,11 @@ def device_runs(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "NPROC": "16", "JAX_PLATFORMS": "cpu"}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # the programs run for a moment only
     arguments = [[], [address, "0"], [address, "1"]]
-    command = [sys.executable, TESTS / "device_runs.py", folder]
+    command = [sys.executable, SUPPORT / "device_runs.py", folder]
     processes = [
         subprocess.Popen([*command, *more], env=environment, stderr=subprocess.PIPE, text=True) for more in arguments
     ]

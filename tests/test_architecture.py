@@ -4,10 +4,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import jonet
 
-ROOT = Path(__file__).parents[1]
 ORDER = [
     "jonet.version",
     "jonet.errors",
@@ -19,6 +19,7 @@ ORDER = [
     "jonet.config",
     "jonet.settings",
     "jonet.parser",
+    "jonet.chips",
     "jonet.parallel",
     "jonet.device_memory",
     "jonet.geometry",

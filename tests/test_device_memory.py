@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-from test_field import cloud, distance, sphere
-from test_latents import Ellipsoids, of_samples
+from chairs import Ellipsoids, of_samples
+from spheres import cloud, distance, sphere
 
-from jonet import device_memory, interrupt
+from jonet import device_memory, interrupt, parallel
 from jonet.device_memory import Pieces
 from jonet.errors import DeviceMemoryError, JonetError, out_of_device_memory
 from jonet.inference import encode
@@ -127,7 +127,8 @@ def test_the_pieces_are_of_smaller_programs():
 def test_fields_are_evaluated_in_smaller_dispatches(monkeypatch):
     monkeypatch.setattr(field, "DISPATCH", Pieces("tiles", 8, 2))
     fields, points, owner = Field.stack([sphere(0.3), sphere(0.6)]), cloud(11, TILE), np.arange(11) % 2
-    monkeypatch.setitem(field._evaluate, False, failing(field._evaluate[False], 1))
+    program = failing(field.evaluation(parallel.platform(), False), 1)
+    monkeypatch.setattr(field, "evaluation", lambda platform, gradient: program)
     with pytest.warns(UserWarning, match="8 tiles at once; continuing with 2"):
         values, _ = evaluate_tiles(fields, owner, points)
     wanted = [distance(tile, (0.3, 0.6)[i]) for i, tile in zip(owner, points, strict=True)]
@@ -135,7 +136,7 @@ def test_fields_are_evaluated_in_smaller_dispatches(monkeypatch):
 
 
 def test_calls_say_what_to_lower(monkeypatch):
-    monkeypatch.setitem(field._evaluate, False, failing(None, 99))
+    monkeypatch.setattr(field, "evaluation", lambda platform, gradient: failing(None, 99))
     with pytest.raises(DeviceMemoryError, match="^evaluating fields .*fewer shapes"):
         sphere(0.5)(cloud(5))
     with pytest.raises(DeviceMemoryError, match="^extracting surfaces .*lower the resolution"):

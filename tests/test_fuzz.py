@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from gltf_scenes import glb, scene
 from PIL import Image
-from test_gltf import glb, scene
 
 from jonet import config, model_folder
 from jonet.bulk.manifest import Manifest, Row

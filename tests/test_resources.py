@@ -3,9 +3,9 @@
 import os
 import re
 import types
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from jonet import resources
 
@@ -95,7 +95,6 @@ def test_this_machine_has_memory_and_cores(monkeypatch):
 
 
 def test_only_this_module_asks_the_system_for_cores_and_memory():
-    root = Path(__file__).parents[1]
     asking = re.compile(r"SC_PHYS_PAGES|SC_PAGE_SIZE|cpu_count|sched_getaffinity")
-    files = [path for folder in ("jonet", "experiments") for path in (root / folder).rglob("*.py")]
+    files = [path for folder in ("jonet", "experiments") for path in (ROOT / folder).rglob("*.py")]
     assert [path.name for path in files if asking.search(path.read_text())] == ["resources.py"]

@@ -3,10 +3,10 @@
 import ast
 import codecs
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from jonet.bulk.manifest import OK, Manifest, Row
@@ -17,7 +17,6 @@ from jonet.geometry import depth, mesh_files, point_cloud_files
 from jonet.geometry.mesh import Mesh
 from jonet.storage import archives
 
-ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("jonet/**/*.py"), *ROOT.glob("experiments/**/*.py")])
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32")
 

@@ -319,7 +319,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def batch_size(each: int) -> int:
     """Shapes per batch if each takes so many bytes: at most half of the memory is used."""
-    if jax.default_backend() == "cpu":
+    if parallel.platform().is_cpu:
         return ON_CPU * parallel.count()
     return next((n for n in BATCHES if n * each <= parallel.memory() // 2), BATCHES[-1]) * parallel.count()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jonet.errors import InputError
 TILE = 128  # points of one shape that are evaluated together; few, since the last tile of a shape is partly padding
 PLANES = 2**20  # points of a grid that are evaluated at once
 UNITS = 4096  # tiles at once × units of a layer: this many keep their activations in a CPU's cache (2 MB)
+FILLING = 512  # tiles at once on an accelerator
 LEAST = 128  # least capacity of a dispatch in tiles; with DISPATCH it leaves four programs: 128, 512, 2048, 8192
 # Most tiles per device and dispatch: 2²⁰ points; once memory ran out as many as an accelerator halves (`_group`).
 DISPATCH = device_memory.Pieces("tiles", 8192, 512)
@@ -182,7 +184,7 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
     shape = check_array(shape, "shape", (len(points),), np.int32)
     if not fields.batched:
         raise InputError("evaluate_tiles takes a batch of fields; stack single ones with Field.stack")
-    devices = parallel.count()
+    devices, program = parallel.count(), evaluation(parallel.platform(), gradient)
     values = np.empty(points.shape[:2], np.float32)
     gradients = np.empty(points.shape, np.float32) if gradient else None
     targets = [values] if gradients is None else [values, gradients]
@@ -200,7 +202,7 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
             size = min(each, piece.stop - first)
             tiles[device, :size] = points[first : first + size]
             owner[device, :size] = shape[first : first + size]
-        return _evaluate[gradient](fields, owner, tiles, np.int32(each))
+        return program(fields, owner, tiles, np.int32(each))
 
     def collect(piece: slice, out) -> None:
         for result, target in zip(parallel.host(out), targets, strict=True):
@@ -222,13 +224,19 @@ def bucket(size: int, least: int = 4) -> int:
     return capacity
 
 
-def _evaluate_on_devices(gradient: bool):
+@functools.cache
+def evaluation(platform: parallel.Platform, gradient: bool) -> Callable:
+    """The program of `evaluate_tiles`: (fields, owner, tiles, count) → [values], or [values, gradients].
+
+    owner [devices, K] int32, tiles [devices, K, 128, 3], count []: each device evaluates its first `count` tiles.
+    """
+
     def evaluate(fields: Field, shape, points, count):
         """One device's tiles: shape [1, K], points [1, K, 128, 3], of which the first `count` are evaluated."""
         shape, points = shape[0], points[0]
         # At most half of the tiles: with a single group the loop's body is invariant, and XLA would hoist it out of
         # the loop and run it even if count is 0.
-        group = min(len(points) // 2, _group(fields.shared))
+        group = min(len(points) // 2, _group(platform, fields.shared))
 
         def tile(owner, tile_points):
             per_shape = jax.tree.map(lambda leaf: leaf[owner], fields.per_shape)
@@ -249,7 +257,7 @@ def _evaluate_on_devices(gradient: bool):
 
         out = [jnp.zeros(points.shape[:2])] + ([jnp.zeros(points.shape)] if gradient else [])
         # A CPU pays for padding, so the rest that does not fill a group runs tile by tile; an accelerator does not.
-        singly = jax.default_backend() == "cpu"
+        singly = platform.is_cpu
         groups = count // group if singly else -(-count // group)
         out = jax.lax.fori_loop(0, groups, lambda step, out: evaluate_group(step * group, group, out), out)
         if singly and group > 1:
@@ -260,12 +268,9 @@ def _evaluate_on_devices(gradient: bool):
     return parallel.pmap(evaluate, specs, parallel.SPLIT)
 
 
-def _group(shared) -> int:
+def _group(platform: parallel.Platform, shared) -> int:
     """Tiles at once, a power of two: as many as keep activations in a CPU's cache, or enough to fill an accelerator."""
-    if jax.default_backend() != "cpu":
-        return 512
+    if not platform.is_cpu:
+        return FILLING
     widths = [leaf.shape[-1] for leaf in jax.tree.leaves(shared) if leaf.ndim > 1]
     return 1 << max(1, UNITS // max(widths)).bit_length() - 1 if widths else 1  # a classifier shares nothing
-
-
-_evaluate = {gradient: _evaluate_on_devices(gradient) for gradient in (False, True)}

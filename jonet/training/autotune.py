@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jonet import parallel
 from jonet.networks.deepsdf import DeepSDFDecoder
 from jonet.training.autodecoder import AutoDecoder, loss
 from jonet.training.microbatches import cut
@@ -23,7 +24,7 @@ def micro_batch(decoder: DeepSDFDecoder, shared, shapes: int, points: int, setti
     On a CPU it is measured on TRIAL points for each candidate.  It is 0 (the whole batch) for small batches, and on an
     accelerator, where large products are faster.
     """
-    if jax.default_backend() != "cpu" or shapes * points <= TRIAL:
+    if not parallel.platform().is_cpu or shapes * points <= TRIAL:
         return 0
     sizes = {cut(shapes, points, size) for size in (1024, 2048, 4096)}
     rng = np.random.default_rng(0)

@@ -349,9 +349,11 @@ class Streamed:
         gathered = functools.cache(lambda device: self._gather_shard(first, device))
         rows, width = {}, len(self.lanes.dealt)
         for name, draw in self.plan.draws().items():
-            shape = (width, self.chunk, draw.count, *self._arrays[draw.array].values.shape[1:])
-            rows[name] = parallel.split_by(shape, lambda device, name=name: gathered(device)[0][name])
-        inside = parallel.split_by((width, self.chunk, self.plan.points.count), lambda device: gathered(device)[1])
+            values = self._arrays[draw.array].values
+            shape = (width, self.chunk, draw.count, *values.shape[1:])
+            rows[name] = parallel.split_by(shape, values.dtype, lambda device, name=name: gathered(device)[0][name])
+        shape = (width, self.chunk, self.plan.points.count)
+        inside = parallel.split_by(shape, bool, lambda device: gathered(device)[1])
         return {"first": np.int32(first), "rows": rows, "inside": inside}
 
     def _gather_shard(self, first: int, device: int):
@@ -458,8 +460,8 @@ def _on_devices(packed: RaggedArray, lanes: Lanes) -> DeviceRows:
         return np.concatenate([[0], ends[:-1]]).astype(np.int32)
 
     return DeviceRows(
-        parallel.split_by((lanes.devices * longest, *packed.values.shape[1:]), values),
-        parallel.split_by((lanes.positions.size,), offsets),
+        parallel.split_by((lanes.devices * longest, *packed.values.shape[1:]), packed.values.dtype, values),
+        parallel.split_by((lanes.positions.size,), np.int32, offsets),
         _counts_on_devices(packed, lanes),
     )
 
@@ -470,4 +472,4 @@ def _counts_on_devices(packed: RaggedArray, lanes: Lanes):
     def counts(device: int):
         return _counts(packed, lanes.deal_of(device).index).astype(np.int32)
 
-    return parallel.split_by((lanes.positions.size, packed.counts.shape[1]), counts)
+    return parallel.split_by((lanes.positions.size, packed.counts.shape[1]), np.int32, counts)

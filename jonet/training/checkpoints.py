@@ -58,6 +58,7 @@ class Checkpoints:
         Raises CheckpointError if there are checkpoints and none is intact, or if they are of another training run.
         """
         manager = self._best if best else self._latest
+        self.wait()  # for what is being saved, and for what Orbax removes meanwhile
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         damaged = []
         for step in sorted(manager.all_steps(), reverse=True):

@@ -18,8 +18,7 @@ from jonet import parallel
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import bucket
 
-TOGETHER = {"cpu": 1}  # problems solved at once, by kind of device; one keeps activations in a CPU's cache
-MANY = 64  # on other devices; a power of four, so that it divides larger capacities
+MANY = 64  # problems solved at once on an accelerator; a power of four, so that it divides larger capacities
 
 
 class ShardedBatch:
@@ -69,26 +68,31 @@ class ShardedBatch:
             order[device, : len(chosen)] = chosen
             count[device] = len(chosen)
         order, count = parallel.split((order.reshape(-1), count))
-        compiled = program(work, settings, len(arguments))
+        compiled = program(work, settings, len(arguments), parallel.platform())
         return compiled(network, problems, self.data, order, count, *arguments)
 
 
 @functools.lru_cache(maxsize=64)
-def program(work: Callable, settings, arguments: int) -> Callable:
+def program(work: Callable, settings, arguments: int, platform: parallel.Platform) -> Callable:
     """The program of `ShardedBatch.map`: (network, problems, data, order, count, *arguments) → problems."""
+    together = 1 if platform.is_cpu else MANY  # one problem at a time keeps its activations in a CPU's cache
 
     def on_device(network, problems, data, order, count, *rest):
         return map_active(
-            lambda problem, data: work(network, settings, problem, data, *rest), problems, data, order, count[0]
+            lambda problem, data: work(network, settings, problem, data, *rest),
+            *(problems, data, order, count[0], together),
         )
 
     specs = (parallel.REPLICATED, *[parallel.SPLIT] * 4, *[parallel.REPLICATED] * arguments)
     return parallel.pmap(on_device, specs, parallel.SPLIT)
 
 
-def map_active(fn: Callable, problems, data, order, count):
-    """Applies fn(problem, data) → problem to one device's problems whose numbers are the first `count` of `order`."""
-    group = min(TOGETHER.get(jax.default_backend(), MANY), len(order))
+def map_active(fn: Callable, problems, data, order, count, together: int):
+    """Applies fn(problem, data) → problem to one device's problems whose numbers are the first `count` of `order`.
+
+    together: most problems at a time.
+    """
+    group = min(together, len(order))
 
     def solve_group(step, problems):
         at = jax.lax.dynamic_slice_in_dim(order, step * group, group)

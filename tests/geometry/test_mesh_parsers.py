@@ -1,0 +1,213 @@
+"""Mesh files of other programs: dialects of PLY, OBJ, OFF and STL, polygons, and what is refused by name."""
+
+import logging
+import re
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from gltf_scenes import glb, scene
+from solids import CUBE
+
+from jonet.errors import MeshError
+from jonet.geometry.diagnosis import orient
+from jonet.geometry.mesh_files import find, read, write
+from jonet.geometry.polygons import strips
+
+PLY = """ply
+format {format} 1.0
+comment made by hand
+element vertex 5
+property float x
+property float y
+property float z
+element face {faces}
+property uchar flags
+property list uchar int vertex_indices
+property float quality
+element edge 1
+property list uchar short both
+end_header
+"""
+PYRAMID = np.array([[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0], [1, 1, 2]], float)
+POLYGONS = [[0, 3, 2, 1], [0, 1, 4], [1, 2, 4], [2, 3, 4], [3, 0, 4]]
+BODY_OFF = "\n".join(" ".join(map(str, row)) for row in PYRAMID.astype(int).tolist())
+
+
+def pyramid_ply(order):
+    if order == "ascii":
+        rows = [f"7 {len(p)} {' '.join(map(str, p))} 0.5" for p in POLYGONS]
+        return (PLY.format(format="ascii", faces=5) + "\n".join([BODY_OFF, *rows, "2 0 1", ""])).encode()
+    sign = "<" if order == "little" else ">"
+    rows = b"".join(struct.pack(f"{sign}BB{len(p)}if", 7, len(p), *p, 0.5) for p in POLYGONS)
+    head = PLY.format(format=f"binary_{order}_endian", faces=5).encode()
+    return head + PYRAMID.astype(sign + "f4").tobytes() + rows + struct.pack(sign + "Bhh", 2, 0, 1)
+
+
+FACES_OFF = "\n".join(f"{len(p)} {' '.join(map(str, p))} 255 0 0" for p in POLYGONS)
+FACES_OBJ = "\n".join("f " + " ".join(f"{i + 1}/1/1" for i in p) for p in POLYGONS)
+BODY_OBJ = "\n".join("v " + line + " 0.5 0.5 0.5" for line in BODY_OFF.splitlines())
+PYRAMIDS = {
+    "ascii.ply": pyramid_ply("ascii"),
+    "little.ply": pyramid_ply("little"),
+    "big.ply": pyramid_ply("big"),
+    "crlf.ply": pyramid_ply("ascii").replace(b"\n", b"\r\n"),
+    "plain.off": f"OFF\n5 5 0\n{BODY_OFF}\n{FACES_OFF}".encode(),
+    "glued.off": f"OFF5 5 0\n{BODY_OFF}\n{FACES_OFF}".encode(),
+    "one_line.off": f"OFF 5 5 0\n{BODY_OFF}\n{FACES_OFF}".encode(),
+    "commented.off": f"# a\nOFF # b\n\n5 5 0\n\n{BODY_OFF}\n# c\n{FACES_OFF}\n".replace("\n", "\r\n").encode(),
+    "colored.off": f"COFF\n5 5 8\n{BODY_OFF}\n{FACES_OFF}".replace(" 0\n", " 0 9 9 9 9\n").encode(),
+    "plain.obj": f"# mesh\nmtllib none.mtl\no a\n{BODY_OBJ}\nvt 0 0\nvn 0 0 1\ng b\nusemtl c\n{FACES_OBJ}".encode(),
+    "crlf.obj": f"{BODY_OBJ}\n{FACES_OBJ} # end\n".replace("\n", "\r\n").encode(),
+    "relative.obj": f"{BODY_OBJ}\nf -5 -2 -3 \\\n-4\nf 1//1 2//1 5//1\nf 2 3 5\nf -3 -2 -1\nf 4 1 5".encode(),
+}
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_dialects_with_polygons(name, tmp_path):
+    (tmp_path / name).write_bytes(PYRAMIDS[name])
+    mesh = read(tmp_path / name)
+    assert mesh.watertight and mesh.volume == pytest.approx(8 / 3) and len(mesh.faces) == 6
+    np.testing.assert_array_equal(mesh.vertices, PYRAMID)
+
+
+LEFT = {  # what follows the end of a file, or is no face, is not lost without a word
+    "long.ply": (PYRAMIDS["little.ply"] + bytes(1), "1 bytes after the elements that its header announces"),
+    "long_ascii.ply": (PYRAMIDS["ascii.ply"] + b"7 7\n", "2 numbers after the elements"),
+    "long.off": (PYRAMIDS["plain.off"] + b"\n3 0 1 2\n", "1 lines after the vertices and faces"),
+    "edges.obj": (
+        PYRAMIDS["plain.obj"].replace(b"\nf ", b"\nf 1 2\nf ", 1),
+        "1 of its faces have fewer than 3 corners",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_is_left_out_is_said(name, tmp_path):
+    data, words = LEFT[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.warns(UserWarning, match=re.escape(f"{tmp_path / name}: ") + words):
+        mesh = read(tmp_path / name)
+    assert mesh.watertight and mesh.volume == pytest.approx(8 / 3)
+
+
+def test_stl_files_are_read_by_their_length(tmp_path):
+    data = write(CUBE, tmp_path / "cube.stl").read_bytes()
+    (tmp_path / "long.stl").write_bytes(data + bytes(2))
+    with pytest.warns(UserWarning, match="2 bytes after its 12 facets"):
+        assert read(tmp_path / "long.stl").volume == pytest.approx(8)
+    (tmp_path / "streamed.stl").write_bytes(data[:80] + bytes(4) + data[84:])  # the count was not known when it began
+    assert read(tmp_path / "streamed.stl").volume == pytest.approx(8)
+
+
+def test_strips_of_a_ply_are_triangles(tmp_path):
+    """The octahedron as two strips in one list, which turn the same way round."""
+    corners = [0, 2, 1, 3, 5, -1, 1, 5, 4, 3, 0, -1, 0, 4, 2, 5, -1, 4, 0, 1]
+    points = "1 0 0\n0 1 0\n0 0 1\n-1 0 0\n0 -1 0\n0 0 -1\n"
+    head = "ply\nformat ascii 1.0\nelement vertex 6\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    head += "element tristrips 1\nproperty list int int vertex_indices\nend_header\n"
+    text = head + points + f"{len(corners)} {' '.join(map(str, corners))}\n"
+    (tmp_path / "strips.ply").write_text(text)
+    mesh = read(tmp_path / "strips.ply")
+    np.testing.assert_array_equal(mesh.faces, strips(corners))
+    (tmp_path / "strips.ply").write_text(text.replace(" 5 -1", " 9 -1"))
+    with pytest.raises(MeshError, match="uses vertex 9"):
+        read(tmp_path / "strips.ply")
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_vertices_with_lists_of_different_lengths_are_read(order, tmp_path):
+    sign = "<" if order == "little" else ">"
+    head = f"ply\nformat binary_{order}_endian 1.0\nelement vertex 5\nproperty float x\nproperty float y\n"
+    head += "property list uchar ushort views\nproperty float z\nelement face 5\nproperty list uchar int vertex_index\n"
+    rows = [struct.pack(f"{sign}ffB{i}Hf", x, y, i, *range(i), z) for i, (x, y, z) in enumerate(PYRAMID)]
+    rows += [struct.pack(f"{sign}B{len(p)}i", len(p), *p) for p in POLYGONS]
+    (tmp_path / "views.ply").write_bytes(f"{head}end_header\n".encode() + b"".join(rows))
+    mesh = read(tmp_path / "views.ply")
+    np.testing.assert_array_equal(mesh.vertices, PYRAMID)
+    assert mesh.volume == pytest.approx(8 / 3)
+
+
+def star(corners: int) -> bytes:
+    """An OBJ file of one polygon that crosses itself."""
+    angle = np.arange(corners) * 2 * np.pi * (corners // 2 - 1) / corners
+    lines = [f"v {x:.9f} {y:.9f} 0" for x, y in zip(np.cos(angle), np.sin(angle), strict=True)]
+    return "\n".join([*lines, "f " + " ".join(map(str, range(1, corners + 1)))]).encode()
+
+
+def test_polygons_of_very_many_corners_are_refused_if_they_are_not_convex(tmp_path):
+    (tmp_path / "star.obj").write_bytes(star(20_001))
+    with pytest.raises(MeshError, match="face 0 has 20001 corners and is not convex"):
+        read(tmp_path / "star.obj")
+
+
+def test_polygons_that_are_not_convex_are_cut_inside_themselves(tmp_path):
+    arrow = "v 0 0 0\nv 2 -2 1\nv 0 4 1\nv -2 -2 1\n"  # seen along z: a dart whose notch is the first vertex
+    (tmp_path / "arrow.obj").write_text(arrow.replace(" 1\n", " 0\n") + "f 2 3 4 1\nf 3 4 1 2\n")
+    mesh = read(tmp_path / "arrow.obj")
+    assert len(mesh.faces) == 4 and mesh.area == pytest.approx(2 * 8)  # a fan from the third corner would cover 24
+    assert (np.cross(*np.moveaxis(np.diff(mesh.corners, axis=1), 1, 0))[:, 2] > 0).all()
+
+
+BAD = {
+    "empty.ply": (b"", "empty"),
+    "other.ply": (b"PK\3\4" + bytes(99), "no PLY file"),
+    "header.ply": (PYRAMIDS["ascii.ply"][:150], "cut off in its header"),
+    "cut.ply": (PYRAMIDS["little.ply"][:-9], "cut off in face element 4 of 5"),
+    "cut_ascii.ply": (PYRAMIDS["ascii.ply"][:-30], "cut off"),
+    "huge.ply": (PYRAMIDS["big.ply"].replace(b"face 5", b"face 900000000000"), "more than the file holds"),
+    "negative.ply": (PYRAMIDS["big.ply"].replace(b"face 5", b"face -5"), "more than the file holds"),
+    "words.ply": (PYRAMIDS["ascii.ply"].replace(b"2 2 0", b"2 x 0"), "damaged"),
+    "type.ply": (PYRAMIDS["big.ply"].replace(b"property float x", b"property quad x"), "damaged"),
+    "points.ply": (PYRAMIDS["ascii.ply"].split(b"element face")[0] + b"end_header\n" + b"0 0 0\n" * 5, "no faces"),
+    "range.ply": (PYRAMIDS["ascii.ply"].replace(b"3 3 0 4", b"3 3 0 9"), "face 4 uses vertex 9"),
+    "zero.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 0 1 2\n", "counts from 1"),
+    "range.obj": (PYRAMIDS["plain.obj"] + b"\nf 1 2 99999", "face 5 uses vertex 99998"),
+    "cut.obj": (PYRAMIDS["plain.obj"] + b"\nf 1", "has 1 corners"),
+    "cut_vertices.obj": (PYRAMIDS["plain.obj"][:60], "no faces"),
+    "nan.obj": (PYRAMIDS["plain.obj"].replace(b"v 2 0 0", b"v nan 0 0"), "not all finite"),
+    "long.obj": (PYRAMIDS["plain.obj"].replace(b"v 2 0 0", b"v " + b"2" * 99 + b" 0 0"), "word of 99 characters"),
+    "flat.obj": (b"v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n", "no area"),
+    "counts.off": (b"OFF\n4 -1 0\n", "announces"),
+    "huge.off": (b"OFF\n4 99999999999999 0\n0 0 0\n", "announces"),
+    "cut.off": (PYRAMIDS["plain.off"][:-20], "cut off"),
+    "other.off": (b"solid", "does not begin with 'OFF'"),
+    "short.stl": (bytes(80) + struct.pack("<I", 3) + bytes(100), "announces 3 facets, 234 bytes, but holds 184"),
+    "huge.stl": (bytes(80) + b"\xff\xff\xff\xff" + bytes(100), "announces 4294967295 facets"),
+    "cut.stl": (b"solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0", "cut off after 0 facets"),
+    "tiny.stl": (b"abc", "announces"),
+    "empty_ascii.ply": (b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", "no vertices and no faces"),
+    "flat.ply": (PYRAMIDS["ascii.ply"].replace(b"property float z\n", b""), "vertices without x, y and z"),
+    "long_names.ply": (PYRAMIDS["ascii.ply"].replace(b"float z", b"float " + b"z" * 9999), "without x, y and z.{,99}$"),
+    "no_list.ply": (PYRAMIDS["little.ply"].replace(b"vertex_indices", b"corners"), "without a list vertex_indices"),
+    "two.obj": (PYRAMIDS["plain.obj"] + b"\nf 1 2", "face 5 has 2 corners"),
+    "cut.glb": (b"glTF\2\0\0\0\x20\1\0\0", "cut off"),
+    "other.glb": (b"not a mesh", "damaged"),
+    "no.gltf": (b"{}", "no vertices and no faces"),
+    "half.gltf": (b'{"asset": {"ver', "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_broken_files_are_named_with_their_cause(name, tmp_path):
+    data, words = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(MeshError, match=words) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_reading_makes_no_noise(tmp_path, capfd, caplog):
+    for name, data in PYRAMIDS.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "scene.glb").write_bytes(glb(scene([{"mesh": 0}])))
+    (tmp_path / "broken.glb").write_bytes(glb(scene([{"mesh": 7}])))
+    with warnings.catch_warnings(action="error"), caplog.at_level(logging.WARNING):
+        for path in find(tmp_path):
+            try:
+                orient(read(path))
+            except MeshError:
+                assert path.name == "broken.glb"
+    assert not caplog.records and capfd.readouterr() == ("", "")
