@@ -149,7 +149,7 @@ def test_a_network_trained_before(made, tmp_path, capsys):
 
 
 def test_what_purifying_gives_back(made):
-    found = [RNG.uniform(-0.4, 0.4, (n, 3)) for n in (50, 70)]
+    found = [RNG.uniform(-side, side, (n, 3)) for n, side in ((50, 0.4), (70, 0.2))]
     model = redrawn(jonet.load(made), {"points": found})
     assert [len(points) for points in jonet.purify(model, found, resolution=16)] == [50, 70]
     again = model.purify(found, 33, resolution=16, seed=1, spread=np.inf)

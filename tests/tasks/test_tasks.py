@@ -70,7 +70,7 @@ def test_the_model_rebuilds_what_it_is_shown(made):
     for i, mesh in enumerate(found):
         middle = mesh.vertices[(np.abs(mesh.vertices) < 0.54).all(1)]  # not of the lids in the sides of the box
         away = [np.abs(field[j](middle) - field.per_shape["level"][j]).mean() for j in (i, 1 - i)]
-        assert len(middle) > 20 and away[0] < 0.01 * away[1]  # the surface of its own field, not of the other's
+        assert len(middle) > 20 and away[0] < 0.1 * away[1]  # the surface of its own field, not of the other's
     with pytest.raises(InputError, match="not fitted; this network encodes"):
         model.fit(np.zeros((1, 8, 4)))
     with pytest.raises(InputError, match="nothing given to encode"):
