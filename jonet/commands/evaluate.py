@@ -18,7 +18,6 @@ from jonet.data import scans
 from jonet.errors import ConfigError
 from jonet.evaluation import metrics
 from jonet.geometry import mesh_files, mesh_parsers
-from jonet.run import metrics_file
 from jonet.settings.metrics import MetricsConfig
 from jonet.storage import atomic
 from jonet.storage.names import unique
@@ -52,10 +51,9 @@ def evaluate(options, given: set[str]) -> None:
         raise ConfigError(f"none of {len(pairs)} shapes could be scored; {name}: {cause}")
     summary = metrics.summary(list(scores.values()))
     if options.json:
-        values = {"version": metrics_file.VERSION, "summary": summary}
-        values["shapes"] = [{"name": name, **row} for name, row in scores.items()]
-        values |= {"missing": missing, "failed": failed, "without_ground_truth": unmatched}
-        atomic.write_json(options.json, values)
+        shapes = [{"name": name, **row} for name, row in scores.items()]
+        left_out = {"missing": missing, "failed": failed, "without_ground_truth": unmatched}
+        atomic.write_json(options.json, {"summary": summary, "shapes": shapes, **left_out})
     print(metrics.table(summary, len(scores)))
     for names, what in (
         (missing, f"of {len(ground_truths)} ground-truth shapes have no mesh and are not in the means"),
