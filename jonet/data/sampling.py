@@ -96,7 +96,7 @@ class Solid:
         `views`: DeepSDF's program: the visible shell is the surface, and a point is inside if it is behind the tangent
             planes of all its `VOTERS` nearest shell points; the mesh must be in a normalized frame.
     boundary_surface: it (`geometry/boundary.py`), to which distances and surface points refer.
-    Raises MeshError if an open mesh is used with `exact`, or if nothing is enclosed.
+    Raises MeshError if an open mesh is used with `exact`, if nothing is enclosed, or if `views` see nothing.
     """
 
     def __init__(self, mesh: Mesh, method: str = "exact"):
@@ -106,6 +106,11 @@ class Solid:
         if method == "views":
             self.boundary_surface = mesh
             self._shell = shell(mesh)
+            if (seen := len(self._shell.points)) < VOTERS:
+                raise MeshError(
+                    f"{mesh.name or 'mesh'}: views from all sides see {seen} points of it, since it is thinner or "
+                    "smaller than their pixels, so there is no inside; thicken it, or remove what is far from it"
+                )
             self._tree = KDTree(self._shell.points, balanced_tree=False, compact_nodes=False)  # faster to build
             self._check_votes()
             return
@@ -165,7 +170,7 @@ class Solid:
         if agreed < AGREED:
             raise MeshError(
                 f"{self.mesh.name or 'mesh'}: its surface is seen from both sides (of the votes for inside only "
-                f"{agreed:.0%} agree), so it encloses nothing; close it"
+                f"{agreed:.0%} agree), so it encloses nothing; close it, and remove sheets such as a ground plane"
             )
 
     def _votes(self, points):

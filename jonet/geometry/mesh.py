@@ -181,8 +181,8 @@ def check(mesh: Mesh) -> Mesh:
         raise MeshError(f"{name}: is {extent:.3g} long, of which areas cannot be computed; scale it")
     if not mesh.area > NO_AREA * extent**2:
         raise MeshError(
-            f"{name}: its {counted(len(mesh.faces), 'face has', 'faces have')} no area: all corners are in one point "
-            "or on one line"
+            f"{name}: its {counted(len(mesh.faces), 'face has', 'faces have')} no area compared with its length of "
+            f"{extent:.3g}: all corners are nearly in one point or on one line; remove what is far from the rest"
         )
     return mesh
 

@@ -263,6 +263,21 @@ def test_a_surface_without_area_has_no_points():
         sampling.surface(line, 10, np.random.default_rng(0))
 
 
+def test_what_no_view_sees_is_named():
+    """Thinner than a pixel: a needle of length 1."""
+    needle = Mesh(np.eye(4, 3) * [1, 1e-9, 1e-9], [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], name="needle")
+    with pytest.raises(MeshError, match="needle: views from all sides see 0 points"):
+        sampling.Solid(needle, "views")
+
+
+def test_the_error_of_a_ball_on_a_far_larger_plane_names_the_plane():
+    corners = 1e6 * np.array([[-1, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]]) - [0, 1, 0]
+    plane = trimesh.Trimesh(corners, [[0, 2, 1], [0, 3, 2]])
+    whole = trimesh.util.concatenate([trimesh.creation.icosphere(2), plane])
+    with pytest.raises(MeshError, match="encloses nothing; close it, and remove sheets such as a ground plane"):
+        Solid(normalize(mesh(whole))[0], "views")
+
+
 def test_points_are_validated():
     with pytest.raises(InputError, match="points must have shape"):
         sampling.inside(CROSS, [[0.0, 0.0]])

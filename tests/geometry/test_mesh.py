@@ -85,6 +85,7 @@ def test_arrays_of_the_wrong_shape_are_refused():
         (Mesh(np.ones((3, 3)), [[0, 1, 2]]), "no area"),
         (Mesh(np.eye(3) * 1e200, [[0, 1, 2]]), r"1e\+200 long"),
         (Mesh(np.eye(3) * 1e-200, [[0, 1, 2]]), "1e-200 long"),
+        (Mesh([[0, 0, 0], [1, 0, 0], [0, 1e9, 0]], [[0, 1, 2]]), r"length of 1e\+09.*remove what is far"),
         (Mesh(np.outer(np.arange(3), [1, 2, 3]) / 7, [[0, 1, 2]]), "no area"),
     ],
 )
