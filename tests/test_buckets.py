@@ -70,7 +70,7 @@ CALLS = {  # what users call, of a number of shapes
     "stack": lambda n: Field.stack([DEEPSDF.field(code) for code in CODES[:n]])(POINTS[:n]),
     "extract": lambda n: DEEPSDF.extract(CODES[:n]),
     "dense": lambda n: DEEPSDF.extract(CODES[:n], surfaces={"method": "dense"}),
-    "mise": lambda n: DEEPSDF.extract(CODES[:n], surfaces={"method": "mise", "coarse": 4}),
+    "mise": lambda n: extraction.extract(DEEPSDF.field(CODES[:n]), 16, method="mise", coarse=4),
     "refine": lambda n: DEEPSDF.extract(CODES[:n], 8, surfaces={"rmsprop_steps": 2}),
     "fit": lambda n: DEEPSDF.fit(SAMPLES[:n]),
     "adam": lambda n: DEEPSDF.fit(SAMPLES[:n], config=dataclasses.replace(SETTINGS, method="adam")),

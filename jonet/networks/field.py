@@ -75,7 +75,7 @@ class Field:
     @functools.cached_property
     def padded(self) -> Field:
         """This batch on the devices, with fields of zeros after it: what compiled programs take (`padded_rows`)."""
-        per_shape = jax.tree.map(lambda leaf: jnp.asarray(padded_rows(leaf)), self.per_shape)
+        per_shape = jax.tree.map(lambda leaf: jax.device_put(padded_rows(leaf)), self.per_shape)
         return dataclasses.replace(self, per_shape=per_shape)
 
     @property
@@ -121,12 +121,12 @@ class Field:
         """Occupancy in [0, 1]: the sigmoid of logits; for distances, 1 inside and 0 outside."""
         values = np.asarray(self(points))
         occupancies = expit(values) if self.inside > 0 else (values < self._level(values)).astype(values.dtype)
-        return jnp.asarray(occupancies)
+        return jax.device_put(occupancies)
 
     def contains(self, points) -> jax.Array:
         """Whether points are inside the surface: bool, [N] or [B, N]."""
         values = np.asarray(self(points))
-        return jnp.asarray((values - self._level(values)) * self.inside > 0)
+        return jax.device_put((values - self._level(values)) * self.inside > 0)
 
     def grid(self, resolution: int, box=None) -> Grid:
         """Values on a regular grid of `resolution` cells a side, ends included.
@@ -156,7 +156,7 @@ class Field:
         padded[:, : rows.shape[1]] = rows
         owner = np.repeat(np.arange(len(fields), dtype=np.int32), each)
         values, gradients = evaluate_tiles(fields, owner, padded.reshape(-1, TILE, 3), gradient=gradient)
-        values = jnp.asarray(values.reshape(len(fields), -1)[:, : rows.shape[1]].reshape(points.shape[:-1]))
+        values = jax.device_put(values.reshape(len(fields), -1)[:, : rows.shape[1]].reshape(points.shape[:-1]))
         if gradients is not None:
             gradients = gradients.reshape(len(fields), -1, 3)[:, : rows.shape[1]].reshape(points.shape)
         return values, gradients
