@@ -19,6 +19,7 @@ from jonet.errors import ConfigError
 from jonet.evaluation import metrics
 from jonet.geometry import mesh_files, mesh_parsers
 from jonet.progress import tracked
+from jonet.run import metrics_file
 from jonet.settings.metrics import MetricsConfig
 from jonet.storage import atomic
 from jonet.storage.names import unique
@@ -54,9 +55,10 @@ def evaluate(options, given: set[str]) -> None:
         raise ConfigError(f"none of {counted(len(pairs), 'shape')} could be scored; {name}: {cause}")
     summary = metrics.summary(list(scores.values()))
     if options.json:
-        shapes = [{"name": name, **row} for name, row in scores.items()]
-        left_out = {"missing": missing, "failed": failed, "without_ground_truth": unmatched}
-        atomic.write_json(options.json, {"summary": summary, "shapes": shapes, **left_out})
+        values = {"version": metrics_file.VERSION, "summary": summary}
+        values["shapes"] = [{"name": name, **row} for name, row in scores.items()]
+        values |= {"missing": missing, "failed": failed, "without_ground_truth": unmatched}
+        atomic.write_json(options.json, values)
     print(metrics.table(summary, len(scores)))
     for names, what in (
         (missing, f"of {counted(len(ground_truths), 'ground-truth shape')} without a mesh, not in the means"),

@@ -35,6 +35,7 @@ from jonet.networks.field import Field
 from jonet.storage import atomic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+VERSION = 2  # of `about` and the names of the arrays
 
 
 def write_field(path: str | Path, field: Field, *, similarity: Similarity | None = None, gradients: bool = False):
@@ -101,6 +102,7 @@ def _write(path, function: Callable, arguments, about, arrays, gradients: bool) 
         except ImportError as error:
             raise ConfigError("writing this file needs the package flatbuffers: pip install flatbuffers") from error
     about |= {
+        "version": VERSION,
         "platforms": PLATFORMS,
         "gradients": gradients,
         "written_by": f"jax {jax.__version__}",

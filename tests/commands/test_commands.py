@@ -27,6 +27,7 @@ from jonet.model import Model
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.published import folders
+from jonet.run import metrics_file
 from jonet.training import autodecoder
 
 pytestmark = pytest.mark.unoptimized
@@ -256,6 +257,7 @@ def test_every_shape_is_scored_or_counted(trees, capsys):
         assert "2 shapes" in said and "1 of 4 ground-truth shapes without a mesh" in said and "table/002/model" in said
         assert "1 of 4 meshes without a ground truth" in said and "chair/002/model: failed" in said
         found = json.loads(out.read_text())
+        assert found["version"] == metrics_file.VERSION
         assert [shape["name"] for shape in found["shapes"]] == ["chair/001/model", "table/001/model"]
         assert found["missing"] == ["table/002/model"] and found["without_ground_truth"] == ["chair/003/model"]
         assert list(found["failed"]) == ["chair/002/model"]

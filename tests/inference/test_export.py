@@ -102,7 +102,7 @@ def test_the_file_says_what_it_is(model, tmp_path):
         about, content = json.loads(str(file["about"])), file["function"]
     read = jax_export.deserialize(bytearray(content))
     assert set(read.platforms) == {"cpu", "cuda", "tpu"} == set(about["platforms"])
-    assert about["written_by"] == f"jax {jax.__version__}"
+    assert about["version"] == export.VERSION and about["written_by"] == f"jax {jax.__version__}"
     assert about["inside"] == "values below level" and about["level"] == 0
     assert about["to_frame"]["scale"] == 2 and about["to_frame"]["translation"] == [1, 0, 0]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["shape.npz"]

@@ -1,4 +1,12 @@
-"""Options of runs of Occupancy Networks' tasks in miniature."""
+"""Runs of Occupancy Networks' tasks in miniature: their options, and a network that learned more than they do."""
+
+import dataclasses
+
+import numpy as np
+from onet_recorded import drawn
+
+from jonet.inference import encode
+from jonet.networks.bound import BoundNetwork
 
 SCORES = [
     "--surfaces.resolution=16",
@@ -39,3 +47,15 @@ TASKS = {
         *["--batch-points=400", "--network.dims=16 16"],
     ],
 }
+
+
+def redrawn(model, seen):
+    """The model with parameters at random, so that shapes differ, and such a bias that half of the box is inside."""
+    shared, batch_stats = drawn((model.network.shared, model.network.batch_stats))
+    network = BoundNetwork(model.network.module, shared, batch_stats)
+    field = dataclasses.replace(model, network=network, codes=None).field(
+        encode.encode(network, model.inputs.check(*seen.values()), model.inputs.kind)
+    )
+    values = field(np.random.default_rng(0).uniform(-0.5, 0.5, (len(field), 500, 3)))
+    shared["params"]["decoder"]["fc_out"]["bias"] += field.per_shape["level"][0] - np.median(values)
+    return dataclasses.replace(model, network=network, codes=None)

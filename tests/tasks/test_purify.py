@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import program
 import pytest
-from tiny_tasks import CONDITIONAL, SCORES, TASKS
+from tiny_tasks import CONDITIONAL, SCORES, TASKS, redrawn
 
 import jonet
 from jonet import __main__ as shell
 from jonet.data.families import make
 from jonet.errors import ConfigError, InputError
+from jonet.evaluation import metrics
 from jonet.geometry import mesh_files, outliers, point_cloud_files
 from jonet.tasks import attacks, purify
 from jonet.tasks.attacks import Attacks, Classifier
@@ -148,27 +149,33 @@ def test_a_network_trained_before(made, tmp_path, capsys):
 
 
 def test_what_purifying_gives_back(made):
-    model = jonet.load(made)
-    found = [RNG.uniform(-0.4, 0.4, (n, 3)) for n in (50, 70)]
-    whole = jonet.purify(model, found, resolution=16)
-    assert [len(points) in (0, len(cloud)) for points, cloud in zip(whole, found, strict=True)] == [True, True]
-    again = model.purify(found, 33, resolution=16, seed=1)
-    assert all(len(points) in (0, 33) for points in again)
+    found = [RNG.uniform(-side, side, (n, 3)) for n, side in ((50, 0.4), (70, 0.2))]
+    model = redrawn(jonet.load(made), {"points": found})
+    assert [len(points) for points in jonet.purify(model, found, resolution=16)] == [50, 70]
+    again = model.purify(found, 33, resolution=16, seed=1, spread=np.inf)
+    meshes = model.reconstruct(points=found, resolution=16)
+    for i, points in enumerate(again):
+        assert points.shape == (33, 3)
+        away = [metrics.to_surface(points, meshes[j]).mean() for j in (i, 1 - i)]
+        assert away[0] < 1e-6 and away[1] > 1e-3  # on the surface of its own shape
     far = model.purify([1024 + 4 * cloud for cloud in found], 33, resolution=16, seed=1, frame="input")
     for near, own in zip(model.purify(found, 33, resolution=16, seed=1, frame="input"), far, strict=True):
+        assert len(near) == 33
         np.testing.assert_allclose(own, 1024 + 4 * near, atol=1e-3)
     with pytest.raises(InputError, match=r"points\[1\]"):
         model.purify([found[0], np.full((5, 3), np.nan)])
 
 
 def test_the_verb(made, tmp_path, capsys):
+    clouds = RNG.uniform(-0.4, 0.4, (2, 60, 3))
+    redrawn(jonet.load(made), {"points": clouds}).save(tmp_path / "model")
     for i in range(2):
-        np.save(tmp_path / f"scan_{i}.npy", 100 + 3 * RNG.uniform(-0.4, 0.4, (60, 3)))
+        np.save(tmp_path / f"scan_{i}.npy", 100 + 3 * clouds[i])
     out = tmp_path / "out"
     files = [str(tmp_path / f"scan_{i}.npy") for i in range(2)]
-    assert shell.main(["purify", str(made), *files, f"--out={out}", "--count=40", "--resolution=16"]) == 0
+    assert shell.main(["purify", str(tmp_path / "model"), *files, f"--out={out}", "--count=40", "--resolution=16"]) == 0
     said = capsys.readouterr()
-    assert len(said.out.splitlines()) + len([s for s in said.err.splitlines() if "no surface" in s]) == 2
+    assert len(said.out.splitlines()) == len(list(out.glob("*.ply"))) == 2 and "no surface" not in said.err
     for path in out.glob("*.ply"):
         points = point_cloud_files.read(path)
         assert points.shape == (40, 3) and np.abs(points - 100).max() < 3

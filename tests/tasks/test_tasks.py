@@ -8,13 +8,13 @@ import numpy as np
 import program
 import pytest
 from onet_recorded import PUBLISHED, drawn
-from tiny_tasks import CONDITIONAL, SCORES, TASKS
+from tiny_tasks import CONDITIONAL, SCORES, TASKS, redrawn
 
 import jonet
 from jonet.data import store as stores
 from jonet.data.store import RaggedArray
 from jonet.errors import ConfigError, InputError
-from jonet.geometry.mesh import Mesh, Similarity
+from jonet.geometry.mesh import Similarity
 from jonet.inference import encode
 from jonet.inference.encode import Inputs
 from jonet.networks.bound import BoundNetwork
@@ -63,9 +63,14 @@ def test_the_model_rebuilds_what_it_is_shown(made):
     again = jonet.model.Codes.load(folder / "codes.npz")
     np.testing.assert_allclose(codes.values, again.values, rtol=1e-5, atol=1e-6)
     kind = model.inputs.kind
-    seen = [config.inputs.of(store, i, config.seed) for i in rows]
-    found = model.reconstruct(**{kind: seen}, resolution=8)
-    assert [type(mesh) for mesh in found] == [Mesh] * 2
+    seen = {kind: [config.inputs.of(store, i, config.seed) for i in rows]}
+    other = redrawn(model, seen)
+    field, found = other.field(other.encode(**seen)), other.reconstruct(**seen, resolution=8)
+    assert len(found) == 2
+    for i, mesh in enumerate(found):
+        middle = mesh.vertices[(np.abs(mesh.vertices) < 0.54).all(1)]  # not of the lids in the sides of the box
+        away = [np.abs(field[j](middle) - field.per_shape["level"][j]).mean() for j in (i, 1 - i)]
+        assert len(middle) > 20 and away[0] < 0.1 * away[1]  # the surface of its own field, not of the other's
     with pytest.raises(InputError, match="not fitted; this network encodes"):
         model.fit(np.zeros((1, 8, 4)))
     with pytest.raises(InputError, match="nothing given to encode"):
