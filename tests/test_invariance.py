@@ -1,11 +1,14 @@
 """Moved, turned, scaled, reordered, divided or thinned, shapes give the same samples, meshes, codes and scores."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 import pytest
 import trimesh
 from analytic import balls, batch, field
+from chairs import fit, load_chairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
@@ -202,6 +205,48 @@ def test_meshes_move_grow_and_turn_with_their_field(method):
 
 
 # Codes
+
+
+@functools.cache
+def chairs():
+    return load_chairs()
+
+
+def fitted(order) -> np.ndarray:
+    """Codes [4, L] of the chairs, fitted to these of the 3,000 rows of their samples."""
+    with jax.default_matmul_precision("highest"):
+        return fit(chairs(), chairs().samples[:, order]).values
+
+
+def errors(codes) -> np.ndarray:
+    """Mean errors [4] of clamped distances at places that no fit has seen."""
+    found = np.asarray(chairs().network.fields(codes)(chairs().held_out[..., :3]))
+    return np.abs(np.clip(found, -0.1, 0.1) - np.clip(chairs().held_out[..., 3], -0.1, 0.1)).mean(1)
+
+
+@given(orders)
+@settings(max_examples=3, **CHEAP)
+def test_codes_do_not_know_the_order_of_rows(rng):
+    np.testing.assert_array_equal(fitted(rng.permutation(3000)), fitted(np.arange(3000)))
+
+
+@given(orders)
+@settings(max_examples=3, **CHEAP)
+def test_clouds_do_not_know_the_order_of_points(rng):
+    order = rng.permutation(chairs().points.shape[1])
+    with jax.default_matmul_precision("highest"):
+        found, again = (
+            fit(chairs(), points=chairs().points[:, each], normals=chairs().normals[:, each])
+            for each in (order, np.sort(order))
+        )
+    np.testing.assert_array_equal(found.values, again.values)
+
+
+@given(orders)
+@settings(max_examples=3, **CHEAP)
+def test_half_of_the_rows_say_as_much_about_the_rest(rng):
+    """Codes of this small network are hardly determined, and those of half of the rows are others; shapes are not."""
+    assert (errors(fitted(rng.permutation(3000)[:1500])) < 1.15 * errors(fitted(np.arange(3000)))).all()
 
 
 def test_codes_divided_and_joined_are_the_same():

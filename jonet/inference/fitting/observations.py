@@ -24,6 +24,7 @@ from jonet.wording import counted
 BOX = ((-1, -1, -1), (1, 1, 1))  # contains every normalized shape
 REACH = 10  # coordinates beyond which points cannot be in the normalized frame
 SCARCE = 1 / 8  # fraction of a shape's rows below which a group is kept in preference to the other one
+CELLS = 256  # a side of the unit: to whole ones values are rounded before a shuffle
 LOW, HIGH, WEIGHT, MEASURED, GROUP = range(3, 8)  # columns of an observation, after x, y, z
 COLUMNS = 8
 
@@ -207,12 +208,14 @@ def _beyond_hull(points, around) -> np.ndarray:
 
 
 def pack(rows: Observations, clamp: float, limit: int | None, seed: int, index: int) -> np.ndarray:
-    """One shape's observations as rows [n, COLUMNS] float32, shuffled; the order depends on seed and index only.
+    """One shape's observations as rows [n, COLUMNS] float32, shuffled.
 
+    Their order depends on seed, index and the observations' values, not on the order in which these are given.
     limit: largest number of rows, sampled from all.  A scarce group is kept as far as possible, up to half of the
     limit, so that it keeps enough rows.  The weights of each group sum to half of the rows.
     """
-    order = _kept(rows.group, limit, np.random.default_rng([seed, zlib.crc32(b"rows"), index]))
+    rng = np.random.default_rng([seed, zlib.crc32(b"rows"), index])
+    order = _kept(rows.group, limit, _shuffled(rows, rng), rng)
     points, low, high, group, measured = (column[order] for column in rows)
     # Networks are trained on clamped distances.  An interval end beyond the clamp says only that the value is beyond:
     # the end moves to the clamp, and the opposite one to infinity.
@@ -223,9 +226,29 @@ def pack(rows: Observations, clamp: float, limit: int | None, seed: int, index: 
     return np.column_stack([points, low, high, weight, measured, group]).astype(np.float32)
 
 
-def _kept(group: np.ndarray, limit: int | None, rng: np.random.Generator) -> np.ndarray:
-    """The indices of the rows that `pack` keeps, shuffled."""
-    order, sizes = rng.permutation(len(group)), np.bincount(group, minlength=2)
+def _shuffled(rows: Observations, rng: np.random.Generator) -> np.ndarray:
+    """The indices of all rows [n], in the order of random numbers that each row's values give.
+
+    Numbers by position would give another order to the same rows in another order, and so another subset where not all
+    are used.  Values are rounded, so that rounding errors (of the same scan elsewhere, say) change the order of few.
+    """
+    values = np.column_stack([rows.points, rows.low, rows.high, rows.group]).astype(np.float32)
+    start = rng.integers(2**64, dtype=np.uint64)
+    return np.lexsort((_mixed(values, start), _mixed(np.round(values * CELLS), start)))
+
+
+def _mixed(values: np.ndarray, start: np.uint64) -> np.ndarray:
+    """A pseudorandom uint64 [n] of each row of values [n, k] float32."""
+    mixed, odd = np.full(len(values), start), np.uint64(0xBF58476D1CE4E5B9)
+    for bits in (values + np.float32(0)).view(np.uint32).T:  # with -0 as 0
+        mixed = (mixed ^ bits) * odd  # two steps of SplitMix64 (Steele et al. 2014) for each value
+        mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def _kept(group: np.ndarray, limit: int | None, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The indices of the rows that `pack` keeps, shuffled.  order [n]: all of them, shuffled."""
+    sizes = np.bincount(group, minlength=2)
     if limit is None or len(order) <= limit or not 0 < sizes.min() < SCARCE * len(order):
         return order[:limit]
     is_scarce = group[order] == bool(sizes.argmin())

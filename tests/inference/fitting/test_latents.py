@@ -71,7 +71,7 @@ def test_the_published_fit_is_replayed(name):
     drawn = jnp.asarray(np.concatenate([windows, negatives + more], axis=1))
     samples = observations.of_samples(np.concatenate([record["pos"], record["neg"]]))
     rows = observations.pack(samples, 0.1, None, 0, 0)
-    order = np.random.default_rng([0, observations.zlib.crc32(b"rows"), 0]).permutation(len(rows))
+    order = observations._shuffled(samples, np.random.default_rng([0, observations.zlib.crc32(b"rows"), 0]))
     rows = jnp.asarray(rows[np.argsort(order)])  # as recorded, not shuffled
 
     decay = 0.0 if name == "odd_no_l2" else 1e-4
@@ -244,11 +244,12 @@ def test_codes_found_one_by_one_are_those_found_together(chairs, fitted):
         together = fit(chairs, chairs.samples)
     tolerance = QUICK.gauss_newton.tolerance  # a shape leaves at this gain, and rounding may take it to either side
     np.testing.assert_allclose(together.residual, fitted.residual, rtol=tolerance)
-    same = np.isclose(
-        together.residual, fitted.residual, rtol=1e-3
-    )  # one that left a phase later moved on in flat valleys
+    # one that left a phase later moved on in flat valleys, where codes differ and shapes do not
+    same = np.isclose(together.residual, fitted.residual, rtol=1e-3)
     assert same.sum() >= len(same) - 1
-    np.testing.assert_allclose(together.values[same], fitted.values[same], atol=5e-3)
+    np.testing.assert_allclose(together.values[same], fitted.values[same], atol=2e-2)
+    errors = [held_out(chairs, found.values)[same] for found in (together, fitted)]
+    np.testing.assert_allclose(*errors, rtol=5e-3)
 
 
 SCRIPT = """
@@ -308,7 +309,9 @@ def test_surfaces_are_fitted_without_distances(chairs, fitted, normals):
     found = fit(chairs, points=chairs.points, normals=chairs.normals if normals else None)
     known = held_out(chairs, fitted.values)
     assert held_out(chairs, found.values).mean() < 1.3 * known.mean()  # far from f = 0 everywhere
-    assert agreement(chairs, found.values).mean() > agreement(chairs, fitted.values).mean() - 0.02
+    assert (
+        agreement(chairs, found.values).mean() > agreement(chairs, fitted.values).mean() - 0.04
+    )  # over draws -0.016 ± 0.008
 
 
 def test_half_a_surface_takes_free_space_from_the_user(chairs):

@@ -43,14 +43,15 @@ def test_much_free_space_leaves_all_of_the_surface(count, free_space, oriented):
 def test_no_group_drowns(first, second, limit, seed):
     """Whichever is the scarce one; what is not scarce is thinned by chance, as if there were no groups."""
     sides = np.repeat([False, True], [first, second])
-    kept = observations._kept(sides, limit, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(first + second)
+    kept = observations._kept(sides, limit, order, rng)
     assert len(kept) == len(set(kept.tolist())) == min(limit, first + second)
     sizes, left = np.array([first, second]), np.bincount(sides[kept], minlength=2)
     if sizes.min() < sizes.sum() / 8:
         assert left[sizes.argmin()] >= min(sizes.min(), limit // 2, len(kept))
     else:
-        chance = np.random.default_rng(seed).permutation(first + second)[:limit]
-        np.testing.assert_array_equal(kept, chance)
+        np.testing.assert_array_equal(kept, order[:limit])
 
 
 def test_a_few_points_amid_much_free_space_are_fitted_and_judged(chairs):
