@@ -18,7 +18,7 @@ from jonet.inference.fitting.jacobian import along_code
 from jonet.inference.fitting.observations import COLUMNS, MEASURED, WEIGHT, blocks, grouped, outside, whole_blocks
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.fitting.sharded_batch import ShardedBatch
-from jonet.networks.bound import BoundNetwork
+from jonet.networks.bound import BoundNetwork, folded
 from jonet.networks.layers import BLOCK
 
 INLIER = 0.01  # error below which an observation is an inlier, in the normalized frame
@@ -49,7 +49,7 @@ def nearest(
 def _nearest(network, settings, _, data, starts, clamp):
     probe, count = settings
     rows = data["rows"][0, :probe]
-    fields = network.fields(starts)
+    fields = folded(network, starts)
 
     def error(per_shape):
         values = fields.architecture(fields.shared, per_shape, rows[:, :3])
