@@ -10,9 +10,9 @@ import jax
 from jonet import parallel
 from jonet.chips import Precision
 
-DEFAULT: Precision = "high"  # surfaces and codes as with full float32 at about half of its time on a TPU
+DEFAULT: Precision = "high"  # surfaces and codes as with full float32, in half of a TPU's passes
 # "high" of JAX is three products of bfloat16 on TPUs only; on GPUs it is one of TF32 or full float32, as XLA chooses.
-THREE = {"tpu": "high", "gpu": "BF16_BF16_F32_X3"}
+THREE = "BF16_BF16_F32_X3"
 OLD = re.compile(r"[1-7]\.\d")  # compute capabilities of GPUs without bfloat16, on which XLA refuses it
 
 
@@ -24,8 +24,9 @@ def precise(precision: Precision, convolutions: bool = False) -> AbstractContext
     there are no such products, all are full float32.
     convolutions: whether there are some; GPUs have them in TF32 or full float32 only, and "high" is the latter.
     """
-    kind = parallel.platform().kind
-    whole = convolutions or OLD.fullmatch(getattr(parallel.working()[0], "compute_capability", ""))
+    kind, device = parallel.platform().kind, parallel.working()[0]
+    whole = convolutions or OLD.fullmatch(getattr(device, "compute_capability", ""))
     if kind == "cpu" or (kind == "gpu" and precision == "high" and whole):
         precision = "highest"
-    return jax.default_matmul_precision(THREE[kind] if precision == "high" else precision)
+    three = kind == "gpu" and device.platform != "cpu"  # which refuses algorithms where it stands in for a GPU
+    return jax.default_matmul_precision(THREE if precision == "high" and three else precision)
