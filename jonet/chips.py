@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 Kind = Literal["cpu", "gpu", "tpu"]
+Precision = Literal["highest", "high", "default"]  # of matrix products, see `products.precise`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Chip:
     def rate(self, precision: str) -> float:
         """Operations a second of matrix products by what their products are computed in.
 
-        precision: `bfloat16`; for float32 operands `highest`, `high` or `default`, as `jax.default_matmul_precision`.
+        precision: `bfloat16`; for float32 operands `highest`, `high` or `default`, see `products.precise`.
         A TPU multiplies bfloat16: float32 needs six passes for `highest`, three for `high`, one for `default`.  A GPU
-        multiplies float32 outside of its matrix units for `highest`, and as TF32 for the others.
+        multiplies float32 outside of its matrix units for `highest`, and as TF32 for `default`.
         """
         if precision == "bfloat16":
             return self.rates["bfloat16"]
-        if self.kind == "tpu":
+        if self.kind == "tpu" or precision == "high":
             return self.rates["bfloat16"] / {"highest": 6, "high": 3, "default": 1}[precision]
         return self.rates["float32" if precision == "highest" else "tf32"]
 

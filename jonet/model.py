@@ -6,13 +6,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, overload
 
 import numpy as np
 
 import jonet.config
 from jonet import arguments, model_folder
 from jonet.checks import check_array, listed, whole
+from jonet.chips import Precision
 from jonet.codes import Codes
 from jonet.data import scans
 from jonet.errors import InputError, shown
@@ -77,6 +78,23 @@ class Model:
         return f"Model({', '.join(parts)})"
 
     @property
+    def precision(self) -> Precision:
+        """The precision of matrix products in evaluation, extraction, encoding and fits."""
+        return self.network.precision
+
+    def with_precision(self, precision: Precision | None) -> Model:
+        """This model with another precision of matrix products; None keeps its own.
+
+        "highest": full float32.  "high", the default: three products of bfloat16.  "default": one product of the
+        platform's fastest kind, which shows in vertices and codes.  On a CPU all are full float32.  All calls that
+        compute take it as an argument, too.  Raises InputError for another one.
+        """
+        if precision is None or precision == self.precision:
+            return self
+        arguments.choice(precision, "precision", get_args(Precision))
+        return dataclasses.replace(self, network=dataclasses.replace(self.network, precision=precision))
+
+    @property
     def params(self) -> dict[str, Any]:
         """Parameters and running statistics as plain pytrees: {"shared", "batch_stats"}."""
         return {"shared": self.network.shared, "batch_stats": self.network.batch_stats}
@@ -92,19 +110,30 @@ class Model:
         return self.network.specs
 
     @overload
-    def field(self, codes: Codes | np.ndarray, *, frame: Literal["normalized"] = "normalized") -> Field: ...
+    def field(
+        self,
+        codes: Codes | np.ndarray,
+        *,
+        frame: Literal["normalized"] = "normalized",
+        precision: Precision | None = None,
+    ) -> Field: ...
     @overload
-    def field(self, codes: Codes | np.ndarray, *, frame: str) -> Field | InputField: ...
-    def field(self, codes: Codes | np.ndarray, *, frame: str = "normalized") -> Field | InputField:
+    def field(
+        self, codes: Codes | np.ndarray, *, frame: str, precision: Precision | None = None
+    ) -> Field | InputField: ...
+    def field(
+        self, codes: Codes | np.ndarray, *, frame: str = "normalized", precision: Precision | None = None
+    ) -> Field | InputField:
         """Shapes as functions of space: Codes or an array [B, L] → a batch of B fields; one code [L] → one field.
 
         frame: "normalized" gives a `Field` of points in the normalized frame, also for codes of shapes in input units;
         "input" an `InputField` of points and distances in input units, for Codes that have similarities.
+        precision: of matrix products, here and where the field is evaluated; the model's if None (`with_precision`).
         Raises InputError for codes of another network or length.
         """
         arguments.choice(frame, "frame", ("normalized", "input"))
         values = self._values(codes)
-        batch = self.network.fields(np.atleast_2d(values))
+        batch = self.with_precision(precision).network.fields(np.atleast_2d(values))
         if frame == "input":
             if not isinstance(codes, Codes) or codes.similarities is None:
                 raise InputError("frame is 'input', but these codes have no similarities to input units")
@@ -124,6 +153,7 @@ class Model:
         outliers: str = "warn",
         names: Sequence[str] | None = None,
         config: FitConfig | None = None,
+        precision: Precision | None = None,
     ) -> Codes:
         """Codes of unseen shapes, found by optimization with the network's parameters fixed (DeepSDF, section 4.2).
 
@@ -134,13 +164,13 @@ class Model:
         frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
         shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
         units; meshes are always normalized so.  outliers: what is done about few points that stand alone and enlarge a
-        cloud's bounding box: "warn" (with frame="input"), "remove" or "keep".  names: of the shapes.  config: replaces
-        the model's settings.
+        cloud's bounding box: "warn" (with frame="input"), "remove" or "keep".  names: of the shapes.  config,
+        precision: replace the model's settings.
         Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network whose codes come from
         an encoder or from training only; MeshError for a mesh without an inside.
         """
         self._check_fitted()
-        config = arguments.settings(config, FitConfig, self.fitting)
+        config, network = arguments.settings(config, FitConfig, self.fitting), self.with_precision(precision).network
         if meshes is not None:
             arguments.alone("meshes", samples=samples, points=points, normals=normals, free_space=free_space)
             sampled, names = self._sampled(meshes, frame, names)
@@ -151,7 +181,7 @@ class Model:
             names = arguments.names(names, len(given.rows))
             given = arguments.without_outliers(given, outliers, frame, names)
             given, similarities = self._normalized(given, frame)
-        found = latents.fit(self.network, observe(given, config), config=config, **self._known())
+        found = latents.fit(network, observe(given, config), config=config, **self._known())
         return Codes(names=names, similarities=similarities, network=self.digest, **found._asdict())
 
     def fit_pose(
@@ -162,18 +192,20 @@ class Model:
         free_space: Sequence[Any] | np.ndarray | None = None,
         names: Sequence[str] | None = None,
         config: PoseConfig | None = None,
+        precision: Precision | None = None,
     ) -> Codes:
         """Codes of scans in any units with unknown position, rotation and scale; the codes keep the similarities found.
 
         points: [B, N, 3] or a list of [Nᵢ, 3], in input units.  normals, free_space: in the same form, as for `fit`.
-        names: of the shapes.  config: which rotations are tried.  Raises InputError as `fit` does.
+        names: of the shapes.  config: which rotations are tried.  precision: as for `fit`.  Raises InputError as `fit`
+        does.
         """
         self._check_fitted()
-        config = arguments.settings(config, PoseConfig, PoseConfig())
+        config, network = arguments.settings(config, PoseConfig, PoseConfig()), self.with_precision(precision).network
         given = ObservedArrays.checked(points=points, normals=normals, free_space=free_space)
         names = arguments.names(names, len(given.rows))
         arguments.check_sizes("points", given.rows)
-        found = pose.fit_pose(self.network, given, config=config, **self._known())
+        found = pose.fit_pose(network, given, config=config, **self._known())
         return Codes(names=names, similarities=found.similarities, network=self.digest, **found.codes._asdict())
 
     def complete(
@@ -189,6 +221,7 @@ class Model:
         outliers: str = "warn",
         names: Sequence[str] | None = None,
         config: PoseConfig | FitConfig | None = None,
+        precision: Precision | None = None,
     ) -> Codes:
         """Codes of partial scans, which `extract` turns into whole shapes in the pose and units of the scans.
 
@@ -199,12 +232,13 @@ class Model:
         the scans cover whole surfaces, so that space beyond their hull is outside.  up: axis of the scans that points
         up, "y", "-y", "z", "-z", "x" or "-x"; rotations about it are searched.
         similarities: from input units to the normalized frame, one per scan, if the poses are known: then only codes
-        are fitted.  outliers: as for `fit`.  names: of the shapes.  config: a PoseConfig, or with similarities a
-        FitConfig.
+        are fitted.  outliers, precision: as for `fit`.  names: of the shapes.  config: a PoseConfig, or with
+        similarities a FitConfig.
         Raises InputError as `fit` does.
         """
         self._check_fitted()
         arguments.choice(up, "up", tuple(completion.UP))
+        network = self.with_precision(precision).network
         given = ObservedArrays.checked(points=points, normals=normals, free_space=free_space)
         names = arguments.names(names, len(given.rows))
         frame = "input" if similarities is None else "normalized"  # a known pose does not depend on the box
@@ -214,13 +248,13 @@ class Model:
             default = dataclasses.replace(self.fitting, prior=completion.PRIOR)
             fitting = arguments.settings(config, FitConfig, default)
             given, found = self._normalized(given, similarities)
-            fitted = latents.fit(self.network, observe(given, fitting), config=fitting, **self._known())
+            fitted = latents.fit(network, observe(given, fitting), config=fitting, **self._known())
             return Codes(names=names, similarities=found, network=self.digest, **fitted._asdict())
         posing = arguments.settings(config, PoseConfig, completion.POSE["yaw"])
         arguments.check_sizes("points", given.rows)
         upright = completion.upright(up)
         turned = given.transformed([upright] * len(names))
-        found = pose.fit_pose(self.network, turned, config=posing, **self._known())
+        found = pose.fit_pose(network, turned, config=posing, **self._known())
         transforms = tuple(transform @ upright for transform in found.similarities)
         return Codes(names=names, similarities=transforms, network=self.digest, **found.codes._asdict())
 
@@ -235,6 +269,7 @@ class Model:
         frame: str | Sequence[Similarity] = "normalized",
         outliers: str = "warn",
         names: Sequence[str] | None = None,
+        precision: Precision | None = None,
     ) -> Codes:
         """Codes of unseen shapes, by one pass of the network's encoder (Occupancy Networks).
 
@@ -242,12 +277,12 @@ class Model:
         subsampled to the number used in training.  voxels: [B, R, R, R] of 0 and 1, axes x, y, z.  images:
         [B, H, W, 3] in [0, 1].  samples: [B, N, 4] points with occupancies 0 and 1 (for a latent encoder; the code is
         the posterior's mean).  Or meshes: as for `fit`, from which points are sampled or voxels computed.
-        frame, outliers: as for `fit`, of points and samples.  names: of the shapes.
+        frame, outliers: as for `fit`, of points and samples.  names: of the shapes.  precision: replaces the model's.
         Raises InputError for another kind of input than the network takes, and for arrays as `fit` does.
         """
         given = {"samples": samples, "points": points, "voxels": voxels, "images": images, "meshes": meshes}
         kinds = [name for name, arrays in given.items() if arrays is not None]
-        inputs = self.inputs
+        inputs, network = self.inputs, self.with_precision(precision).network
         takes = None if inputs is None else inputs.kind
         allowed = (takes, "meshes") if takes in ("points", "voxels") else (takes,)
         if inputs is None or len(kinds) != 1 or kinds[0] not in allowed:
@@ -267,7 +302,7 @@ class Model:
                 arrays = observed.rows
             elif arguments.transforms(frame, kind, arrays, self.frame) is not None:
                 raise InputError(f"frame is {shown(frame)}, but {kind} are always in the normalized frame")
-        values = encoding.encode(self.network, inputs.check(arrays), inputs.kind)
+        values = encoding.encode(network, inputs.check(arrays), inputs.kind)
         return Codes(values, names, similarities, network=self.digest)
 
     def _known(self) -> dict[str, Any]:
@@ -324,17 +359,18 @@ class Model:
         *,
         frame: str = "input",
         surfaces: Surfaces | Mapping[str, Any] | None = None,
+        precision: Precision | None = None,
     ) -> list[Mesh]:
         """The surfaces of codes (Codes or [B, L]) as closed meshes, all shapes in one batch, coarse to fine.
 
         resolution: grid cells per side of the box.  frame: "input" transforms each mesh back to input units if the
         codes have similarities, "normalized" leaves it in the network's frame.  surfaces: settings that replace the
-        model's, as an instance or as a dict of some of its fields, `{"faces": 2000}`.
+        model's, as an instance or as a dict of some of its fields, `{"faces": 2000}`.  precision: replaces the model's.
         Raises InputError for codes of another network, ConfigError for impossible settings.
         """
         arguments.choice(frame, "frame", ("normalized", "input"))
         config = self._surfaces(resolution, surfaces)
-        fields = self.network.fields(np.atleast_2d(self._values(codes)))
+        fields = self.with_precision(precision).network.fields(np.atleast_2d(self._values(codes)))
         meshes = cast(list[Mesh], extraction.extract(fields, **dataclasses.asdict(config)))  # of a batch
         names = codes.names if isinstance(codes, Codes) else tuple(mesh.name for mesh in meshes)
         meshes = [dataclasses.replace(mesh, name=name) for mesh, name in zip(meshes, names, strict=True)]
@@ -365,19 +401,20 @@ class Model:
         outliers: str = "warn",
         names: Sequence[str] | None = None,
         resolution: int | None = None,
+        precision: Precision | None = None,
     ) -> list[Mesh]:
         """Meshes of unseen shapes: their codes are encoded or fitted, then their surfaces extracted.
 
         Observations, frame, outliers and names as for `encode` if the network has an encoder, else as for `fit`;
-        resolution as for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space: [B, M, 3], or
-        lists of one array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
+        resolution and precision as for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space:
+        [B, M, 3], or lists of one array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
         Raises InputError as these do, and for observations that the network does not take.
         """
-        self._surfaces(resolution)  # a wrong resolution is refused before the work
+        self._surfaces(resolution)  # a wrong resolution or precision is refused before the work
+        model = self.with_precision(precision)
         given = {"samples": samples, "points": points, "normals": normals, "free_space": free_space}
         given |= {"voxels": voxels, "images": images, "meshes": meshes}
-        codes = self._codes(given, frame, outliers, names)
-        return self.extract(codes, resolution)
+        return model.extract(model._codes(given, frame, outliers, names), resolution)
 
     def _codes(self, observed: dict[str, Any], frame, outliers: str, names=None) -> Codes:
         """Codes of observations, by `encode` if the network has an encoder, else by `fit`."""
@@ -398,27 +435,32 @@ class Model:
         spread: float = 1.1,
         resolution: int | None = None,
         seed: int = 0,
+        precision: Precision | None = None,
     ) -> list[np.ndarray]:
         """Point clouds cleaned by rebuilding their shapes: points sampled uniformly on the reconstructed surface.
 
         points: [B, N, 3] or a list of [Nᵢ, 3] → list of [count, 3].  count: points per cleaned cloud (default: as many
         as in the input).  normals, frame: as for `fit` or `encode`; with frame="input", input and output are in input
         units.  spread: outliers are removed first, see `geometry.outliers.inlier_mask`; inf keeps all.  seed: of the
-        sampling.  A cloud without a reconstructed surface gives [0, 3].  (Wu et al.: IF-Defense, 2020.)
+        sampling.  precision: replaces the model's.  A cloud without a reconstructed surface gives [0, 3].  (Wu et al.:
+        IF-Defense, 2020.)
         """
         count = None if count is None else whole(count, "count", 1)
         seed, spread = whole(seed, "seed", 0), arguments.positive(spread, "spread")
         self._surfaces(resolution)
+        model = self.with_precision(precision)
         given = ObservedArrays.checked(points=points, normals=normals)
         kept = purification.without_outliers(given, spread)
-        codes = self._codes({"points": kept.points, "normals": kept.normals}, frame, "keep")
-        meshes = self.extract(codes, resolution, frame="normalized")
+        codes = model._codes({"points": kept.points, "normals": kept.normals}, frame, "keep")
+        meshes = model.extract(codes, resolution, frame="normalized")
         clouds = purification.resampled(meshes, [count or len(rows) for rows in given.rows], seed)
         transforms = codes.similarities or [Similarity()] * len(codes)
         return [transform.inverse()(cloud) for transform, cloud in zip(transforms, clouds, strict=True)]
 
-    def sample(self, count: int, seed: int = 0, resolution: int | None = None) -> list[Mesh]:
-        """Meshes of `count` codes drawn from the prior.
+    def sample(
+        self, count: int, seed: int = 0, resolution: int | None = None, *, precision: Precision | None = None
+    ) -> list[Mesh]:
+        """Meshes of `count` codes drawn from the prior; resolution and precision as for `extract`.
 
         For DeepSDF the prior is fitted to the training codes (N(0, I) would give no plausible shapes); for a
         variational network it is N(0, I).  Raises InputError for a network without a prior.
@@ -427,14 +469,20 @@ class Model:
         self._surfaces(resolution)
         if self.prior is None:
             raise InputError("this network has no prior to sample from: it only encodes observations")
-        return self.extract(self.prior.sample(count, seed), resolution)
+        return self.extract(self.prior.sample(count, seed), resolution, precision=precision)
 
     def interpolate(
-        self, a: Codes | np.ndarray, b: Codes | np.ndarray, count: int, resolution: int | None = None
+        self,
+        a: Codes | np.ndarray,
+        b: Codes | np.ndarray,
+        count: int,
+        resolution: int | None = None,
+        *,
+        precision: Precision | None = None,
     ) -> list[Mesh]:
         """Meshes of `count` codes, 2 or more, linearly spaced from code a to code b, both included.
 
-        a, b: [L], or Codes of one shape.
+        a, b: [L], or Codes of one shape.  resolution, precision: as for `extract`.
         """
         count = whole(count, "count", 2)
         self._surfaces(resolution)
@@ -444,7 +492,8 @@ class Model:
             if len(values) != 1:
                 raise InputError(f"{name} contains {len(values)} codes, but must be one")
             ends.append(values[0])
-        return self.extract(np.linspace(ends[0], ends[1], count, dtype=np.float32), resolution)
+        codes = np.linspace(ends[0], ends[1], count, dtype=np.float32)
+        return self.extract(codes, resolution, precision=precision)
 
     def _values(self, codes, name: str = "codes") -> np.ndarray:
         length = self.network.latent_size
@@ -472,6 +521,7 @@ class Model:
             network=jonet.config.to_dict(self.network.specs),
             fitting=jonet.config.to_dict(self.fitting),
             surfaces=jonet.config.to_dict(self.surfaces),
+            precision=self.precision,
             inputs=None if self.inputs is None else jonet.config.to_dict(self.inputs),
             history=self.history,
             shared=self.network.shared,
@@ -492,7 +542,7 @@ def load(folder: str | Path) -> Model:
     network = module(jonet.config.from_dict(specs, content.network, "network."))
     return Model(
         kind=content.kind,
-        network=BoundNetwork(network, content.shared, content.batch_stats),
+        network=BoundNetwork(network, content.shared, content.batch_stats, content.precision),
         frame=content.frame,
         codes=content.codes,
         prior=Prior(**content.prior) if content.prior else None,

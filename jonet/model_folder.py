@@ -12,12 +12,14 @@ import re
 import secrets
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 
 import jonet.config
+from jonet import products
+from jonet.chips import Precision
 from jonet.codes import Codes, read_npz, write_npz
 from jonet.data.sampling import FRAMES
 from jonet.errors import CheckpointError, InputError, shown
@@ -27,7 +29,8 @@ from jonet.storage import atomic, identity, locks
 VERSION = 2  # of the model folder's format
 LOCK = ".lock"
 EXPECTED = "a model folder (with model.json in it) or a run folder (with model/model.json in it)"
-NAMES = {"version", "kind", "network", "frame", "fitting", "surfaces", "inputs", "history", "files", "checksums"}
+NAMES = {"version", "kind", "network", "frame", "fitting", "surfaces", "precision", "inputs", "history"}
+NAMES |= {"files", "checksums"}  # all names in model.json but its own checksum
 _MODEL_FILE = re.compile(r"model\.json|\.lock|(arrays|codes)(-[0-9a-f]{8})?\.npz")
 
 
@@ -35,9 +38,9 @@ class Content(NamedTuple):
     """What a model folder contains.
 
     kind: the network's kind.  frame: "sphere" or "cube".  network, fitting, surfaces, inputs: configs as plain JSON
-    values (inputs: None for a network without an encoder).  history: where the model came from, plain JSON values.
-    shared, batch_stats: nested dicts of arrays.  prior: arrays of the prior by name, or None.  codes: of the training
-    shapes, or None.
+    values (inputs: None for a network without an encoder).  precision: of matrix products.  history: where the model
+    came from, plain JSON values.  shared, batch_stats: nested dicts of arrays.  prior: arrays of the prior by name, or
+    None.  codes: of the training shapes, or None.
     """
 
     kind: str
@@ -45,6 +48,7 @@ class Content(NamedTuple):
     network: dict[str, Any]
     fitting: dict[str, Any]
     surfaces: dict[str, Any]
+    precision: Precision
     inputs: dict[str, Any] | None
     history: dict[str, Any]
     shared: dict[str, Any]
@@ -117,6 +121,7 @@ def _write_files(folder: Path, content: Content) -> Collection[str]:
         "frame": content.frame,
         "fitting": content.fitting,
         "surfaces": content.surfaces,
+        "precision": content.precision,
         "inputs": content.inputs,
         "history": content.history,
         "files": files,
@@ -159,6 +164,7 @@ def read(folder: str | Path, kinds: Iterable[str]) -> Content:
         network=about["network"],
         fitting=about["fitting"],
         surfaces=about["surfaces"],
+        precision=about.get("precision", products.DEFAULT),
         inputs=about.get("inputs"),
         history=about["history"],
         shared=shared,
@@ -210,6 +216,8 @@ def _read_json(folder: Path, kinds: list[str]) -> dict[str, Any]:
         wrong.append("files")
     if about.get("frame") not in list(FRAMES):
         wrong.append("frame")
+    if about.get("precision", products.DEFAULT) not in get_args(Precision):
+        wrong.append("precision")
     wrong += sorted(about.keys() - NAMES)
     if wrong:
         raise CheckpointError(f"{path} is damaged: its entry {shown(wrong[0])} is not one that jonet writes")

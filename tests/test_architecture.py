@@ -22,6 +22,7 @@ ORDER = [
     "jonet.parser",
     "jonet.chips",
     "jonet.parallel",
+    "jonet.products",
     "jonet.device_memory",
     "jonet.geometry",
     "jonet.rendering",

@@ -212,7 +212,9 @@ def model(folder: Path) -> Path:
     named = dict(network={"dims": [3]}, fitting={}, surfaces={"resolution": 8}, inputs=None, history={"data": "a"})
     model_folder.write(
         folder / "model",
-        model_folder.Content("deepsdf", "sphere", **named, shared=shared, batch_stats={}, prior=None, codes=codes),
+        model_folder.Content(
+            "deepsdf", "sphere", precision="high", **named, shared=shared, batch_stats={}, prior=None, codes=codes
+        ),
     )
     return folder / "model" / "model.json"
 

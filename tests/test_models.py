@@ -144,7 +144,14 @@ def test_models_of_another_format_are_refused(models, tmp_path):
     models[0].save(tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     del about["checksum"]
-    for changes, words in (({"version": 1}, "of version 1"), ({"statistics": {}}, "entry 'statistics' is not one")):
+    for changes, words in (
+        ({"version": 1}, "of version 1"),
+        ({"statistics": {}}, "entry 'statistics' is not one"),
+        (
+            {"precision": "half"},
+            "entry 'precision' is not one",
+        ),
+    ):
         values = {**about, **changes}
         atomic.write_json(tmp_path / "model.json", values | {"checksum": config.digest(values)})
         with pytest.raises(CheckpointError, match=words):
@@ -155,6 +162,21 @@ def test_models_of_another_format_are_refused(models, tmp_path):
     atomic.write_json(tmp_path / "model.json", about | {"checksum": config.digest(about)})
     with pytest.raises(CheckpointError, match="array 'statistics/mean', which no model has"):
         jonet.load(tmp_path)
+
+
+def test_the_precision_is_kept_with_the_model(models, tmp_path):
+    model = models[0].with_precision("default")
+    model.save(tmp_path)
+    found = jonet.load(tmp_path)
+    assert models[0].precision == "high" and model.precision == found.precision == "default"
+    assert found.digest == models[0].digest  # of the same network
+    assert model.with_precision(None) is model and model.with_precision("default") is model
+    about = json.loads((tmp_path / "model.json").read_text())
+    del about["checksum"], about["precision"]
+    atomic.write_json(tmp_path / "model.json", about | {"checksum": config.digest(about)})
+    assert jonet.load(tmp_path).precision == "high"
+    with pytest.raises(InputError, match="precision is 'half', but must be 'highest' or 'high' or 'default'"):
+        model.with_precision("half")
 
 
 def test_a_changed_setting_of_a_model_is_damage(models, tmp_path):

@@ -338,6 +338,7 @@ def _of(model: Model, network: str) -> dict[str, Any]:
         "network": network,
         "fitting": configs.to_dict(model.fitting),
         "surfaces": configs.to_dict(model.surfaces),
+        "precision": model.precision,
     }
 
 

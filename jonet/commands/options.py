@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jonet.chips import Precision
 from jonet.errors import ConfigError
 from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.settings.metrics import MetricsConfig
@@ -42,7 +43,15 @@ class Verb:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bulk(Verb):
+class Computing(Verb):
+    """Options of verbs that evaluate a network."""
+
+    # of matrix products off the CPU: highest (full float32), high (three bfloat16), default (one); default: the model's
+    precision: Precision | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bulk(Computing):
     """Options of verbs that process many inputs."""
 
     limit: Int = None  # trial with so many inputs, evenly from the list; estimates time and space of the rest
@@ -91,7 +100,7 @@ class Reconstruct(Bulk):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample(Verb):
+class Sample(Computing):
     """Draws new shapes from the prior of the training codes."""
 
     model: ModelFolder
@@ -106,7 +115,7 @@ class Sample(Verb):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Interpolate(Verb):
+class Interpolate(Computing):
     """Interpolates between the codes of two training shapes and extracts the meshes."""
 
     model: ModelFolder
@@ -122,7 +131,7 @@ class Interpolate(Verb):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Complete(Verb):
+class Complete(Computing):
     """Completes a shape from a partial scan; the mesh has the pose and units of the scan."""
 
     model: str  # a run folder or model folder of DeepSDF
@@ -148,7 +157,7 @@ class Complete(Verb):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Purify(Verb):
+class Purify(Computing):
     """Cleans point clouds: reconstructs their shapes and samples new points of the surfaces."""
 
     model: ModelFolder

@@ -11,8 +11,8 @@ from jonet.model import Model
 
 
 def load(options, given: set[str]) -> Model:
-    """Loads `options.model`; given settings of fitting and surfaces replace the model's, others are kept."""
-    trained = models.load(options.model)
+    """Loads `options.model`; given settings of fitting, surfaces and precision replace the model's, others are kept."""
+    trained = models.load(options.model).with_precision(options.precision)
     changes = {}
     for group in ("fitting", "surfaces"):
         if hasattr(options, group) and (values := parser.changes(options, given, group)):

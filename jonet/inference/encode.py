@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jonet import device_memory, parallel
+from jonet import device_memory, parallel, products
 from jonet.checks import check_array
 from jonet.errors import ConfigError, InputError
 from jonet.networks.bound import BoundNetwork
@@ -18,6 +18,7 @@ from jonet.networks.encoders import InputKind
 from jonet.networks.field import bucket
 
 TOGETHER = device_memory.Pieces("shapes", 64, 16)  # per device in one dispatch
+CONVOLVED = ("voxels", "images")  # kinds of input whose encoders have convolutions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +83,8 @@ def thinned(rows: np.ndarray, count: int) -> np.ndarray:
 def encode(network: BoundNetwork, inputs: np.ndarray, kind: str) -> np.ndarray:
     """Codes [B, Z + C] of B shapes from their inputs [B, …]: c of the encoder, and z the mean of its distribution.
 
-    Matrix products and convolutions have the precision of `jax.default_matmul_precision`, as in training.
-
     For samples [B, N, 4], z is inferred by the VAE's latent encoder; for other inputs it is the mean of the prior, 0.
+    Matrix products and convolutions have the precision of the network.
     """
     devices = parallel.count()
 
@@ -92,7 +92,8 @@ def encode(network: BoundNetwork, inputs: np.ndarray, kind: str) -> np.ndarray:
         piece = inputs[some]
         size = devices * bucket(-(-len(piece) // devices))
         padded = np.concatenate([piece, np.repeat(piece[:1], size - len(piece), 0)])  # to few different sizes
-        return _program(kind)(network, parallel.split(padded))
+        with products.precise(network.precision, convolutions=kind in CONVOLVED):
+            return _program(kind)(network, parallel.split(padded))
 
     def collect(some: slice, found) -> np.ndarray:
         return parallel.host(found)[: some.stop - some.start]

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from flax import struct
 
-from jonet import parallel
+from jonet import parallel, products
+from jonet.chips import Precision
 from jonet.networks.field import Field, padded_rows
 from jonet.wording import counted
 
@@ -20,11 +21,13 @@ class BoundNetwork:
 
     module: the network, whose `fold(shared, batch_stats, code) → Field` gives one shape; static and hashable.
     shared: parameters common to all shapes.  batch_stats: running statistics of batch norms, {} without.
+    precision: of matrix products in fits, encoding and the fields of codes (`products.precise`).
     """
 
     module: Any = struct.field(pytree_node=False)
     shared: Any
     batch_stats: Any = struct.field(default_factory=dict)
+    precision: Precision = struct.field(pytree_node=False, default=products.DEFAULT)
 
     def __repr__(self) -> str:
         # leaves may be placeholders of JAX's transformations, so this does not read them
@@ -59,17 +62,17 @@ class BoundNetwork:
 
     def fold(self, code) -> Field:
         """The field of one code [L]."""
-        return self.module.fold(self.shared, self.batch_stats, code)
+        return dataclasses.replace(self.module.fold(self.shared, self.batch_stats, code), precision=self.precision)
 
     def fields(self, codes) -> Field:
-        """The fields of codes [B, L], as one batch; matrix products have full float32."""
-        with jax.default_matmul_precision("highest"):
+        """The fields of codes [B, L], as one batch."""
+        with products.precise(self.precision):
             padded = _fold_all(self, padded_rows(codes))
         per_shape = jax.tree.map(lambda leaf: leaf[: len(codes)], parallel.host(padded.per_shape))
         return dataclasses.replace(padded, per_shape=per_shape)
 
     def fold_all(self, codes) -> Field:
-        """`fields` as a pure function, for use inside jit: the fields of codes [B, L], as one batch."""
+        """`fields` as a pure function, for use inside jit, in the precision of the caller: codes [B, L] → one batch."""
         per_shape = jax.vmap(lambda code: self.fold(code).per_shape)(codes)
         return dataclasses.replace(self.fold(codes[0]), per_shape=per_shape)
 

@@ -13,8 +13,9 @@ import numpy as np
 from flax import struct
 from scipy.special import expit
 
-from jonet import device_memory, parallel
+from jonet import device_memory, parallel, products
 from jonet.checks import check_array, whole
+from jonet.chips import Precision
 from jonet.errors import InputError
 from jonet.wording import counted
 
@@ -48,6 +49,7 @@ class Field:
     architecture(shared, per_shape, points [N, 3]) → values [N] evaluates one shape; it is static and hashable.
     inside: -1 if values are lower inside (signed distances), +1 if they are higher (occupancy logits).
     code_dependent: keys of the per-shape arrays that depend on the code, for its Jacobian; None for any of them.
+    precision: of matrix products where many points are evaluated (`evaluate_tiles`); `at` has the caller's.
     """
 
     shared: Any
@@ -55,6 +57,7 @@ class Field:
     architecture: Callable = struct.field(pytree_node=False)
     inside: int = struct.field(pytree_node=False)
     code_dependent: tuple[str, ...] | None = struct.field(pytree_node=False, default=None)
+    precision: Precision = struct.field(pytree_node=False, default=products.DEFAULT)
 
     def __repr__(self) -> str:
         level = self.per_shape.get("level") if isinstance(self.per_shape, dict) else None
@@ -189,8 +192,8 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
 
     fields: a batch.  shape [K]: the field of each tile.  points [K, 128, 3] → values [K, 128], and gradients
     [K, 128, 3] or None.  Tiles are split evenly over all devices, any K and (within a `bucket`) any number of fields
-    run without a new compilation, and the bits of a tile's result depend on nothing but the tile.  Precision is that
-    of `jax.default_matmul_precision`.
+    run without a new compilation, and the bits of a tile's result depend on nothing but the tile.  Matrix products have
+    the precision of the fields.
     """
     points = check_array(points, "points", (None, TILE, 3), finite=False)
     shape = check_array(shape, "shape", (len(points),), np.int32)
@@ -214,7 +217,8 @@ def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tupl
             size = min(each, piece.stop - first)
             tiles[device, :size] = points[first : first + size]
             owner[device, :size] = shape[first : first + size]
-        return program(fields.padded, owner, tiles, np.int32(each))
+        with products.precise(fields.precision):
+            return program(fields.padded, owner, tiles, np.int32(each))
 
     def collect(piece: slice, out) -> None:
         for result, target in zip(parallel.host(out), targets, strict=True):

@@ -228,12 +228,12 @@ def train_network(run: RunState, store: Store) -> Model:
 
 
 def adjusted(run: RunState) -> Model:
-    """The run's trained model with the config's present settings of fitting and extraction, which are saved in it."""
+    """The run's trained model with the config's present settings of fitting, extraction and precision, saved in it."""
     folder = run.folder / "model"
     if parallel.is_main():
         before = models.load(folder)
-        now = run.task.adjusted(run.config, before)
-        if (now.fitting, now.surfaces) != (before.fitting, before.surfaces):  # for `jonet extract RUN`
+        now = run.task.adjusted(run.config, before).with_precision(run.config.precision)
+        if any(getattr(now, name) != getattr(before, name) for name in ("fitting", "surfaces", "precision")):
             now.save(folder)
             run.renew("train", _model_files(run))
     parallel.from_main(None)  # a barrier: the others wait until the model is written

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 
+from jonet.chips import Precision
 from jonet.codes import Codes
 from jonet.data.sampling import Recipe
 from jonet.data.store import Store
@@ -56,6 +57,11 @@ class TaskConfig(abc.ABC):
     @abc.abstractmethod
     def surfaces(self) -> Surfaces:
         """How meshes are extracted."""
+
+    @property
+    @abc.abstractmethod
+    def precision(self) -> Precision:
+        """The precision of matrix products after training (`Model.with_precision`)."""
 
     @property
     @abc.abstractmethod

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
+from jonet.chips import Precision
 from jonet.codes import Codes, fits
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
@@ -70,6 +71,8 @@ class Config(TimedConfig):
     minutes: float = 0.0
     fitting: FitConfig = FitConfig()  # how the codes of unseen shapes are fitted
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
+    # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
+    precision: Precision = "high"
     scores: MetricsConfig = MetricsConfig()  # how many points the metrics use
     rebuilt_train: int = 8  # training shapes that are rebuilt from their trained codes for comparison, 0 or more
     generated: int = 6  # number of samples from the codes' prior, and of meshes between two unseen shapes; 0 or more
@@ -158,7 +161,7 @@ class DeepSDF(Task[Config]):
             *("seed", "network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points"),
             *("draw", "place", "steps", "minutes"),
         ),
-        "reconstruct": ("fitting", "surfaces", "rebuilt_train", "generated"),
+        "reconstruct": ("fitting", "surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
         "report": (),
     }

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from jonet import parallel
+from jonet.chips import Precision
 from jonet.codes import Codes
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import RaggedArray, Store
@@ -84,6 +85,8 @@ class Config(TaskConfig):
     validate_every: int = 1  # epochs between validations, 1 or more
     patience: int = 0  # validations without improvement after which training stops; 0: never
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
+    # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
+    precision: Precision = "high"
     scores: MetricsConfig = MetricsConfig()  # how many points the metrics use
     rebuilt_train: int = 24  # number of shapes that are rebuilt and evaluated, 0 or more
     generated: Literal[0] = 0  # always 0: the parameters of two classifiers cannot be interpolated
@@ -150,7 +153,7 @@ class OccNet(Task[Config]):
     parts = {  # the options that each stage reads
         "prepare": ("data", "seed", "shapes", "samples"),
         "train": ("seed", "network", "optimizer", "held_out", "batch_points", "epochs", "validate_every", "patience"),
-        "reconstruct": ("surfaces", "rebuilt_train", "generated"),
+        "reconstruct": ("surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
         "report": (),
     }

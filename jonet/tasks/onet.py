@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
+from jonet.chips import Precision
 from jonet.codes import Codes
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
@@ -90,6 +91,8 @@ class Config(TimedConfig):
     validate_every: int = 500
     patience: int = 0  # validations without improvement after which training stops; 0: never
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
+    # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
+    precision: Precision = "high"
     scores: MetricsConfig = MetricsConfig()  # how many points the metrics use
     rebuilt_train: int = 8  # number of training shapes that are also rebuilt, for comparison; 0 or more
     # number of meshes between two unseen shapes, and, of a generative network, of samples from its prior; 0 or more
@@ -162,7 +165,7 @@ class Onet(Task[AnyConfig]):
             *("seed", "inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes"),
             *("batch_points", "draw", "place", "steps", "minutes", "validate_every", "patience"),
         ),
-        "reconstruct": ("surfaces", "rebuilt_train", "generated"),
+        "reconstruct": ("surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
         "report": (),
     }

@@ -13,7 +13,6 @@ z ~ N(0, I).
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jonet import parallel
+from jonet import parallel, products
 from jonet.codes import Codes
 from jonet.data.store import Store
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.tasks import onet
 from jonet.tasks.inputs import Labeled
@@ -49,30 +49,29 @@ def network(width: int, z_dim: int) -> Specs:
     return Specs(decoder="simple", encoder="null", c_dim=0, z_dim=z_dim, hidden_size=width, threshold=0.4)
 
 
-def bounds(config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> dict[str, np.ndarray]:
+def bounds(config: Config, store: Store, shapes, network: BoundNetwork) -> dict[str, np.ndarray]:
     """Reconstruction error, KL divergence and their sum −ELBO of shapes of the store, each [S].
 
     shapes: their indices in the store.  The error is the cross-entropy summed over the input's points, with one z
     drawn from the posterior, as in the published evaluation.
     """
-    shared, batch_stats = parallel.host((shared, batch_stats))
-    network, found = OccupancyNetwork(config.network), []
+    found = []
     for first in range(0, len(shapes), TOGETHER):
         some = shapes[first : first + TOGETHER]
         samples = np.stack([config.inputs.of(store, i, config.seed) for i in some])
-        found.append(jax.tree.map(np.asarray, _bounds(network, shared, batch_stats, samples, np.int32(some))))
+        with products.precise(network.precision):
+            found.append(jax.tree.map(np.asarray, _bounds(network, samples, np.int32(some))))
     error, divergence = map(np.concatenate, zip(*found, strict=True))
     return {"reconstruction_error": error, "kl": divergence, "minus_elbo": error + divergence}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _bounds(network: OccupancyNetwork, shared, batch_stats, samples, index):
+@jax.jit
+def _bounds(network: BoundNetwork, samples, index):
     """samples [S, N, 4] → cross-entropy and KL divergence, each [S]."""
     key = jax.random.key(0)
     noise = jax.vmap(lambda i: jax.random.normal(parallel.fold_in(key, "latent", i), (network.specs.z_dim,)))(index)
     points, occupancies, none = samples[..., :3], samples[..., 3], jnp.zeros((len(samples), 0))
-    variables = {**shared, "batch_stats": batch_stats}
-    logits, divergence = network.apply(variables, points, occupancies, none, noise)
+    logits, divergence = network.module.apply(network.variables, points, occupancies, none, noise)
     return conditional.cross_entropy(logits, occupancies).sum(-1), divergence
 
 
@@ -99,7 +98,13 @@ class OnetUnconditional(Onet[Config]):
         shapes = store.select("val")
         if not len(shapes):
             return None
-        return lambda *learned: -float(bounds(config, store, shapes, *learned)["minus_elbo"].mean())
+        module = OccupancyNetwork(config.network)
+
+        def validate(shared, per_shape, batch_stats) -> float:
+            network = BoundNetwork(module, *parallel.host((shared, batch_stats)))
+            return -float(bounds(config, store, shapes, network)["minus_elbo"].mean())
+
+        return validate
 
     def model(self, config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
         """The trained model, with N(0, I) as the prior of its codes."""
@@ -109,7 +114,7 @@ class OnetUnconditional(Onet[Config]):
     def scored(self, config: Config, trained: Model, store: Store, codes: Codes) -> list[dict[str, Any]]:
         """Per shape: the terms of the ELBO, which are reported with the metrics of its mesh."""
         shapes = [store.names.index(name) for name in codes.names]
-        found = bounds(config, store, shapes, trained.network.shared, None, trained.network.batch_stats)
+        found = bounds(config, store, shapes, trained.network)
         return [{name: float(values[i]) for name, values in found.items()} for i in range(len(shapes))]
 
     def summary(self, unseen: int, trained: int | None) -> str:

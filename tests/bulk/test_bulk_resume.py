@@ -158,6 +158,12 @@ def test_codes_of_another_network_are_refused_before_any_work(inputs, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def test_results_of_another_precision_are_others(inputs, tmp_path):
+    bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
+    with pytest.raises(ConfigError, match="results of other settings .*precision"):
+        bulk.reconstruct(Balls(precision="default"), inputs, tmp_path / "made", BATCH)
+
+
 def test_a_folder_of_another_format_is_refused(inputs, tmp_path):
     bulk.reconstruct(Balls(), inputs, tmp_path / "made", BATCH)
     path = tmp_path / "made" / "job.json"

@@ -17,8 +17,11 @@ from paths import ROOT
 
 from jonet import __main__ as shell
 from jonet import model as models
+from jonet import parser
 from jonet.bulk import inputs
 from jonet.codes import Codes
+from jonet.commands import options as verb_options
+from jonet.commands import trained
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
@@ -70,6 +73,7 @@ def stub(monkeypatch):
         interpolate=lambda a, b, count: shapes(count),
         purify=lambda points, **more: [cloud[: 0 if i in made.hollow else None] for i, cloud in enumerate(points)],
     )
+    made.with_precision = lambda precision: made
     monkeypatch.setattr(models, "load", lambda folder: made)
     return made
 
@@ -183,6 +187,20 @@ def test_numbers_are_looked_at_first(verb, wrong, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(models, "load", lambda folder: pytest.fail("the work was begun"))
     assert program.refused([verb, *given, f"--out={tmp_path / 'out'}", f"--{wrong}"])
     assert wrong.split("=")[0] in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_every_verb_that_computes_has_a_precision(small, tmp_path):
+    """Its option is that of the model that the verb works with; without it the model keeps its own."""
+    small.with_precision("highest").save(tmp_path / "model")
+    kinds = {verb: getattr(verb_options, entry.options or "Verb") for verb, entry in shell.VERBS.items()}
+    verbs = [verb for verb, kind in kinds.items() if issubclass(kind, verb_options.Computing)]
+    assert verbs == ["fit", "extract", "reconstruct", "sample", "interpolate", "complete", "purify"]
+    words = {"sample": "MODEL", "interpolate": "MODEL a b", "complete": "scan.ply --model=MODEL"}
+    for verb in verbs:
+        line = f"{words.get(verb, 'MODEL inputs')} --out=made".replace("MODEL", str(tmp_path / "model"))
+        for more, expected in (([], "highest"), (["--precision=default"], "default")):
+            read, given = parser.parse(kinds[verb], [*line.split(), *more], verb)
+            assert trained.load(read, given).precision == expected
 
 
 def test_an_export_replaces_exports_alone(small, tmp_path, capsys):

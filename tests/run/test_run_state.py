@@ -310,6 +310,14 @@ def test_a_stage_that_began_with_other_options_is_not_done(folder, data, capfd, 
     assert stages_done(capfd) == {"prepare", "train"} and tiny_run.results(folder) == wanted
 
 
+def test_another_precision_repeats_what_follows_training(folder, data, capfd):
+    wanted = tiny_run.results(folder)
+    assert tiny_run.start(folder, data, precision="default") == 0
+    assert stages_done(capfd) == {"prepare", "train"} and tiny_run.results(folder) == wanted  # on a CPU
+    assert jonet.load(folder).precision == "default"
+    assert json.loads((folder / "config.json").read_text())["config"]["precision"] == "default"
+
+
 @pytest.mark.parametrize(
     "harm, again",
     [

@@ -33,6 +33,7 @@ class Balls:
 
     limit: int = 1000
     scale: float = 1.0
+    precision: str = "high"
     kind = "occupancy"
     frame = "sphere"
     inputs = Inputs("points", 200)

@@ -4,7 +4,7 @@
 
 with mean μ and covariance Σ of the training codes.  Gauss-Newton starts at the best of the training codes and needs
 tens of steps; Adam is the published loop, with its own penalty; L-BFGS is between the two.  All shapes of a call are
-solved in parallel, split over the devices, in full float32.
+solved in parallel, split over the devices, with products of the network's precision.
 """
 
 from __future__ import annotations
@@ -62,26 +62,25 @@ def fit(
     limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
     limit = limits.get(config.method)
     tries = min(config.starts, len(starts)) if config.method == "gauss_newton" else 1
-    with jax.default_matmul_precision("highest"):
-        network, penalty = network.replicated(), methods.penalty(prior, config.prior)
+    network, penalty = network.replicated(), methods.penalty(prior, config.prior)
 
-        def solve(some: slice):
-            each = zip(shapes[some], index[some].tolist(), strict=True)
-            packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in each]
-            observed = methods.sharded(packed)
-            best = methods.nearest(network, observed, starts, tries, config.probe, config.clamp)
-            match config.method:
-                case "gauss_newton":
-                    codes, converged = methods.newton(network, observed, packed, best, penalty, config.gauss_newton)
-                case "adam":
-                    codes, converged = methods.adam(
-                        network, packed, best[:, 0], index[some], config.seed, config.clamp, config.adam
-                    )
-                case "lbfgs":
-                    codes, converged = methods.lbfgs(network, observed, best[:, 0], penalty, config.lbfgs)
-            return codes, *methods.fit_quality(network, observed, codes, config.clamp), converged
+    def solve(some: slice):
+        each = zip(shapes[some], index[some].tolist(), strict=True)
+        packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in each]
+        observed = methods.sharded(packed)
+        best = methods.nearest(network, observed, starts, tries, config.probe, config.clamp)
+        match config.method:
+            case "gauss_newton":
+                codes, converged = methods.newton(network, observed, packed, best, penalty, config.gauss_newton)
+            case "adam":
+                codes, converged = methods.adam(
+                    network, packed, best[:, 0], index[some], config.seed, config.clamp, config.adam
+                )
+            case "lbfgs":
+                codes, converged = methods.lbfgs(network, observed, best[:, 0], penalty, config.lbfgs)
+        return codes, *methods.fit_quality(network, observed, codes, config.clamp), converged
 
-        results = TOGETHER.map(solve, len(shapes), most=_together(shapes, limit, tries))
+    results = TOGETHER.map(solve, len(shapes), most=_together(shapes, limit, tries))
     return joined(results, prior)
 
 
@@ -130,13 +129,12 @@ def errors(network: BoundNetwork, codes, samples, config: FitConfig = FitConfig(
     """Fit quality of codes [B, L] for samples ([B, N, 4] or a list): mean clamped error [B], inlier fraction [B]."""
     shapes = observe(ObservedArrays.checked(samples))
     codes = check_array(codes, "codes", (len(shapes), network.latent_size))
-    with jax.default_matmul_precision("highest"):
-        network = network.replicated()
+    network = network.replicated()
 
-        def quality(some: slice):
-            packed = [pack(rows, config.clamp, None, config.seed, 0) for rows in shapes[some]]
-            return methods.fit_quality(network, methods.sharded(packed), codes[some], config.clamp)
+    def quality(some: slice):
+        packed = [pack(rows, config.clamp, None, config.seed, 0) for rows in shapes[some]]
+        return methods.fit_quality(network, methods.sharded(packed), codes[some], config.clamp)
 
-        results = TOGETHER.map(quality, len(shapes), most=_together(shapes, None))
+    results = TOGETHER.map(quality, len(shapes), most=_together(shapes, None))
     residual, inlier_fraction = (np.concatenate(column) for column in zip(*results, strict=True))
     return residual, inlier_fraction

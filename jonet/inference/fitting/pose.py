@@ -82,11 +82,10 @@ def fit_pose(
     limit = whole_blocks(max(fitting.gauss_newton.points))
     rows = observe(given.transformed(balls), fitting, index)
     packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
-    with jax.default_matmul_precision("highest"):
-        network = network.replicated()
-        results = TOGETHER.map(
-            lambda some: _solve(network, packed[some], prior, starts, config), len(packed), most=TRIES // config.tries
-        )
+    network = network.replicated()
+    results = TOGETHER.map(
+        lambda some: _solve(network, packed[some], prior, starts, config), len(packed), most=TRIES // config.tries
+    )
     found = [transform for *_, transforms in results for transform in transforms]
     transforms = [transform @ ball for transform, ball in zip(found, balls, strict=True)]
     return PoseFit(joined([result for *result, _ in results], prior), tuple(transforms))

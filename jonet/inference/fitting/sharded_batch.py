@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jonet import parallel
+from jonet import parallel, products
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import bucket
 
@@ -55,6 +55,7 @@ class ShardedBatch:
     def map(self, work: Callable, network: BoundNetwork, settings, problems, *arguments, active=None):
         """work(network, settings, problem, data, *arguments) → problem, mapped over problems where active [B] is set.
 
+        Matrix products have the precision of the network.
         work: a pure function of one problem, defined at the top level of a module (it is a key of the compilation
         cache).  settings: static and hashable.  arguments: the same for all problems.
         problems: split over the devices; those that are not active are returned unchanged.  active: None for all.
@@ -69,7 +70,8 @@ class ShardedBatch:
             count[device] = len(chosen)
         order, count = parallel.split((order.reshape(-1), count))
         compiled = program(work, settings, len(arguments), parallel.platform())
-        return compiled(network, problems, self.data, order, count, *arguments)
+        with products.precise(network.precision):
+            return compiled(network, problems, self.data, order, count, *arguments)
 
 
 @functools.lru_cache(maxsize=64)

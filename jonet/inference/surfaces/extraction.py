@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
-import jax
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -57,8 +56,9 @@ def extract(
     component with the largest volume.  faces: simplified to about so many triangles at most (`refinement.simplify`),
     0 for all.  rmsprop_steps: of the published refinement after that (`refinement.refine`), 0 for none.
 
-    Every mesh is a closed manifold and oriented outwards.  A field without surface gives a mesh without faces and a
-    warning with its range of values; a field that is not finite raises InputError.  Matrix products have full float32.
+    Matrix products have the precision of the fields.  Every mesh is a closed manifold and oriented outwards.  A field
+    without surface gives a mesh without faces and a warning with its range of values; a field that is not finite raises
+    InputError.
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}; there are {', '.join(METHODS)}")
@@ -78,12 +78,9 @@ def extract(
     def some(first):
         here = slice(first, first + each)
         evaluator = FieldEvaluator(fields[here], Lattice(grid.boxes[here], grid.resolution), levels[here], first)
-        with jax.default_matmul_precision("highest"):  # here, since the setting is of one thread
-            samples, corners, seen = locate(evaluator, method, coarse, lipschitz)
-            welded = refinement.project(
-                evaluator, samples, polygonize(evaluator.lattice, samples, corners), refine_steps
-            )
-            return split(evaluator, samples, welded, normals), seen
+        samples, corners, seen = locate(evaluator, method, coarse, lipschitz)
+        welded = refinement.project(evaluator, samples, polygonize(evaluator.lattice, samples, corners), refine_steps)
+        return split(evaluator, samples, welded, normals), seen
 
     starts = range(0, len(fields), each)
     # Several processes must dispatch their programs in the same order, which threads do not guarantee.
@@ -106,11 +103,10 @@ def extract(
     if faces:
         meshes = [refinement.simplify(mesh, faces) for mesh in meshes]
     fields = dataclasses.replace(fields, per_shape={**fields.per_shape, "level": levels})
-    with jax.default_matmul_precision("highest"):
-        if rmsprop_steps:
-            meshes = refinement.refine(fields, meshes, steps=rmsprop_steps, box=box)
-        if normals:  # those that the last two steps have dropped
-            meshes = [with_normals(fields, i, mesh) for i, mesh in enumerate(meshes)]
+    if rmsprop_steps:
+        meshes = refinement.refine(fields, meshes, steps=rmsprop_steps, box=box)
+    if normals:  # those that the last two steps have dropped
+        meshes = [with_normals(fields, i, mesh) for i, mesh in enumerate(meshes)]
     return meshes[0] if single else meshes
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jonet import parallel
+from jonet import parallel, products
 from jonet.errors import InputError, MeshError
 from jonet.geometry.mesh import Mesh
 from jonet.inference.surfaces.grid import FieldEvaluator, deal, lattice
@@ -120,11 +120,11 @@ def refine(
     moved[: len(before)] = before
     moved, opt_state = parallel.replicate((moved, optimizer(rate).init(moved)))
     fixed = table(shape.astype(np.int32)), table(faces.astype(np.int32), faces[0]), table(weights), np.int32(each)
-    for step in range(steps):
-        drawn = dirichlet(seed, step, counts) if draws is None else np.asarray(draws[step], np.float32)
-        moved, opt_state = descend(
-            fields.padded, moved, opt_state, table(drawn, drawn[0]), *fixed, np.float32(weight), rate
-        )
+    with products.precise(fields.precision):
+        for step in range(steps):
+            drawn = dirichlet(seed, step, counts) if draws is None else np.asarray(draws[step], np.float32)
+            drawn = table(drawn, drawn[0])
+            moved, opt_state = descend(fields.padded, moved, opt_state, drawn, *fixed, np.float32(weight), rate)
     after = np.where(free, np.asarray(moved)[: len(before)], before)
     return [
         dataclasses.replace(mesh, vertices=after[start:stop], normals=None)
