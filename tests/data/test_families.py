@@ -1,6 +1,7 @@
 """Procedural families: valid solids, the same everywhere, no two alike; and the helpers they are built with."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifold3d import Error, Manifold, Mesh64
+from paths import PYTHONPATH, ROOT
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -152,8 +154,10 @@ def digests(order) -> list[str]:
 
 
 def test_another_process_makes_the_same_in_another_order():
-    code = "from tests.test_families import *; print('\\n'.join(digests(sorted(FAMILIES)[::-1])))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "from test_families import *; print('\\n'.join(digests(sorted(FAMILIES)[::-1])))"
+    path = os.pathsep.join([str(ROOT / "tests" / "data"), PYTHONPATH])
+    environment = {**os.environ, "PYTHONPATH": path}
+    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert other.stdout.split("\n")[:-1] == digests(sorted(FAMILIES))
 
 

@@ -44,7 +44,7 @@ def outputs(decoder):
     """(shared, codes, points) → distances by the network, by its fold, and the fold's gradients by the point."""
 
     def values(shared, codes, points):
-        field = BoundNetwork(decoder, shared).fields(codes)
+        field = BoundNetwork(decoder, shared).fold_all(codes)
         slopes = jax.vmap(lambda one, points: jax.grad(lambda p: one.at(p).sum())(points), (field.axes, 0))
         folded = jax.vmap(lambda one, points: one.at(points), (field.axes, 0))
         return decoder.apply(shared, codes, points), folded(field, points), slopes(field, points)

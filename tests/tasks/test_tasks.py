@@ -189,7 +189,7 @@ def test_the_bound_of_a_sure_posterior_is_that_of_its_mean():
         def occupancy(self, shape):
             return points[shape], points[shape, :, 0] > 0.1
 
-    found = onet_unconditional.bounds(config, Shapes(), [0, 1], shared, None, batch_stats)
+    found = onet_unconditional.bounds(config, Shapes(), [0, 1], BoundNetwork(network, shared, batch_stats))
     seen = [config.inputs.of(Shapes(), i, config.seed) for i in range(2)]
     model = jonet.model.Model(
         "occupancy", BoundNetwork(network, shared, batch_stats), "cube", inputs=config.inputs.form
