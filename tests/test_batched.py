@@ -122,11 +122,12 @@ def test_shapes_are_scored_one_per_core_at_a_time(monkeypatch):
     monkeypatch.setattr(resources, "cores", lambda: 2)
     now, most = [], []
 
-    def score(i: int) -> dict:
+    def score(name: str, i: int) -> dict:
         now.append(i)
         most.append(len(now))
         time.sleep(0.01)
         now.remove(i)
         return {"i": i}
 
-    assert stages.in_threads(score, range(20)) == [{"i": i} for i in range(20)] and max(most) <= 2
+    found = stages.in_threads(score, "scores", [f"shape {i}" for i in range(20)], range(20))
+    assert found == [{"i": i} for i in range(20)] and max(most) <= 2

@@ -143,7 +143,7 @@ def test_calls_say_what_to_lower(monkeypatch):
         extraction.extract(sphere(0.5), 8)
     monkeypatch.setattr(encode, "_program", failing(None, 99))
     with pytest.raises(DeviceMemoryError, match="^encoding inputs .*--batch"):
-        encode.encode(None, np.zeros((1, 3)), "points")
+        encode.encode(BoundNetwork(None, None), np.zeros((1, 3)), "points")
 
 
 def test_shapes_are_fitted_in_smaller_batches(monkeypatch):
