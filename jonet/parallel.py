@@ -62,10 +62,11 @@ _absent = False  # whether they are not there
 
 
 def use(count: int):
-    """Within this context only the first `count` devices are used (tests, and runs on a part of a machine)."""
-    if not 1 <= count <= len(jax.devices()):
-        raise ValueError(f"{count} devices requested, but this process sees {len(jax.devices())}")
-    return _only(jax.devices()[:count])
+    """Within this context only the first `count` of the devices in use are used (tests, trials, parts of a machine)."""
+    devices = working()
+    if not 1 <= count <= len(devices):
+        raise ValueError(f"{count} devices requested, but this process sees {len(devices)}")
+    return _only(devices[:count])
 
 
 def local_only():
@@ -99,6 +100,11 @@ def absent(devices: Sequence[Any], platform: Platform) -> Iterator[None]:
             yield
     finally:
         _absent = before
+
+
+def are_absent() -> bool:
+    """Whether the devices in use are not there: programs can be compiled for them, but not run (`absent`)."""
+    return _absent
 
 
 @contextlib.contextmanager

@@ -221,10 +221,8 @@ def test_codes_fitted_with_three_products_have_the_loss_of_full_float32(tpu, cha
     codes = Codes(chairs.codes, tuple(map(str, range(len(chairs.codes)))))
     model = Model("deepsdf", chairs.network, "sphere", codes, chairs.prior, QUICK)
     loss = {}
-    for precision in ("highest", "high", "default"):
+    for precision in ("highest", "high"):
         values = model.fit(chairs.samples, precision=precision).values
         judge = model.with_precision("highest").network
         loss[precision] = latents.errors(judge, values, chairs.held_out)[0].mean()
-    print(loss)
     assert loss["high"] == pytest.approx(loss["highest"], rel=2e-3)
-    assert loss["default"] > 1.002 * loss["highest"]

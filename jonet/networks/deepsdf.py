@@ -66,6 +66,13 @@ class Specs:
         ]
         return (*(width - less for width, less in zip(self.dims, joined, strict=True)), 1)
 
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The names by which `DeepSDFDecoder` asks for dropout masks."""
+        layers = self.dropout if self.dropout_prob > 0 else ()
+        hidden = tuple(f"lin{k}" for k in layers if k < len(self.dims))
+        return ("latent",) * self.latent_dropout + hidden
+
     def joined(self, layer: int) -> str:
         """What is concatenated with a layer's input: "input" (code and point), "point" or ""."""
         if layer == 0 or layer in self.latent_in:
@@ -85,10 +92,16 @@ class DeepSDFDecoder(nn.Module):
     The code's part of a matrix product is computed once per shape and not once per point: the same function with a
     seventh fewer operations at the published size.
     dtype: of the hidden matrix products (float32, or bfloat16 on tensor cores); parameters are float32.
+    axis: of the units in the activations, 0 (first: [units, B, N], faster on a CPU, see `layers.times_columns`) or -1
+    (last: [B, N, units], faster on an accelerator, which would transpose the others).
+    matrix_unit: with the units last, for the last layer's only unit, see `layers.times_one`.
+    All layouts are the same function to rounding.
     """
 
     specs: Specs
     dtype: jnp.dtype = jnp.float32
+    axis: int = 0
+    matrix_unit: bool = False
 
     @nn.compact
     def __call__(
@@ -96,33 +109,44 @@ class DeepSDFDecoder(nn.Module):
     ):
         """codes [B, L], points [B, N, 3] in the normalized frame → distances [B, N], negative inside.
 
-        dropout: None in evaluation; in training `dropout(layer's name, rate, [width, B, N])` returns a mask of the
-        units that are kept, and the factor they are multiplied by (one over the fraction that is kept).
+        dropout: None in evaluation; in training `dropout(layer's name, rate, shape of the activations)` returns a mask
+        of the units that are kept, and the factor they are multiplied by (one over the fraction that is kept).
         """
         chex.assert_rank([codes, points], [2, 3])
         chex.assert_shape(codes, (points.shape[0], self.specs.latent_size))
         chex.assert_axis_dimension(points, 2, 3)
         specs, last = self.specs, len(self.specs.dims)
-        z, points = codes.T[:, :, None], jnp.moveaxis(points, -1, 0)  # units first, see `layers.times_columns`
+        shape, z = (*points.shape[:2], specs.latent_size), codes[:, None]  # [B, 1, L] beside points [B, N, 3]
+        if self.axis == 0:
+            shape, z, points = (shape[-1], *shape[:2]), codes.T[:, :, None], jnp.moveaxis(points, -1, 0)
         first_z = z  # latent dropout applies to the first layer only
-        if dropout is not None and specs.latent_dropout:
-            mask, factor = dropout("latent", LATENT_DROPOUT, (specs.latent_size, *points.shape[1:]))
+        if dropout is not None and "latent" in specs.dropped:
+            mask, factor = dropout("latent", LATENT_DROPOUT, shape)
             first_z = jnp.where(mask, z * factor, 0)
         hidden: list[Any] = []  # the activations, once there are some
         for k, width in enumerate(specs.widths):
             parts = {"input": (first_z if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
             dtype = self.dtype if k < last else jnp.float32
-            linear = Linear(width, weight_norm=specs.norm(k) == "weight", dtype=dtype, axis=0, name=f"lin{k}")
+            norm, one = specs.norm(k) == "weight", self.matrix_unit and k == last
+            linear = Linear(width, weight_norm=norm, dtype=dtype, axis=self.axis, matrix_unit=one, name=f"lin{k}")
             x = linear(*hidden, *parts)
             if k < last:
                 if specs.norm(k) == "layer":
-                    x = nn.LayerNorm(epsilon=1e-5, reduction_axes=0, feature_axes=0, name=f"bn{k}")(x)
-                if dropout is not None and k in specs.dropout and specs.dropout_prob > 0:
+                    x = nn.LayerNorm(epsilon=1e-5, reduction_axes=self.axis, feature_axes=self.axis, name=f"bn{k}")(x)
+                if dropout is not None and f"lin{k}" in specs.dropped:
                     x = dropped_relu(x, *dropout(f"lin{k}", specs.dropout_prob, x.shape))
                 else:
                     x = nn.relu(x)
             hidden = [x]
-        return squash(specs, hidden[0][0])
+        return squash(specs, hidden[0][0] if self.axis == 0 else hidden[0][..., 0])
+
+    def without_weight_norm(self, shared) -> tuple[DeepSDFDecoder, dict]:
+        """The same function with weight norm multiplied out: its decoder and variables.  shared: this one's."""
+        if not self.specs.weight_norm:
+            return self, shared
+        layers = {name: resolve_weight_norm(layer) for name, layer in shared["params"].items()}
+        plain = {name: {"kernel": kernel, "bias": bias} for name, (kernel, bias) in layers.items()}
+        return self.clone(specs=dataclasses.replace(self.specs, norm_layers=())), {"params": plain}
 
     def fold(self, shared, batch_stats, code) -> Field:
         """The field of one shape: weight norm is multiplied out, and the code's products become biases.

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jonet import parallel
 
 BLOCK = 1024  # points per block: the unit of evaluation, and what one dropout key covers
+GOLDEN = 0x9E3779B9  # 2³² / the golden ratio, odd: spreads the counter of dropout masks
 EPSILON = 1e-5  # added to the variance of a norm
 MOMENTUM = 0.1  # weight of a batch's statistics in the running ones (PyTorch's convention, 1 - flax's)
 
@@ -32,6 +33,7 @@ class Linear(nn.Module):
     [B, 1, L] beside points [B, N, 3] is multiplied once per shape, not once per point.
 
     features: output units.  axis: the axis of the units, -1 (last) or 0 (first); see `times_columns`.
+    matrix_unit: whether a single output unit is computed by an accelerator's matrix unit, see `times_one`.
     weight_norm: K = g · v / ‖v‖ with the norm over inputs, per unit (Salimans & Kingma 2016, eq. 2, no ε); v is
     initialized as PyTorch's kernel and g as ‖v‖, so that the initial layer is the plain one.
     dtype: of the products; if None, as inputs and parameters promote.
@@ -45,6 +47,7 @@ class Linear(nn.Module):
     kernel_init: Callable = torch_uniform
     bias_init: Callable | None = torch_uniform
     axis: int = -1
+    matrix_unit: bool = False
 
     @nn.compact
     def __call__(self, *parts: jax.Array) -> jax.Array:
@@ -60,7 +63,7 @@ class Linear(nn.Module):
         kernels = jnp.split(kernel, list(itertools.accumulate(sizes))[:-1])  # one per part
         if self.axis == 0:
             bias = bias.reshape(-1, *(1,) * (parts[0].ndim - 1))
-        product = times if self.axis else times_columns
+        product = times_columns if self.axis == 0 else times_one if self.matrix_unit else times
         # a part of size 0 (no code) has no product
         products = (product(part, k) for part, k, size in zip(parts, kernels, sizes, strict=True) if size)
         return sum(products, start=bias)
@@ -72,6 +75,16 @@ def times(x: jax.Array, kernel: jax.Array) -> jax.Array:
     A CPU then computes the gradients without transposing a copy, which a batched product would need.
     """
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def times_one(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`times` for a kernel of one column [in, 1] → [..., 1], as a product with eight columns, of which seven are zero.
+
+    XLA writes a product with one column, and those of its gradients, as multiplications and sums of whole activations.
+    On a TPU these took a twelfth of the published training step longer than products of its matrix unit.
+    """
+    wide = times(x, jnp.pad(kernel, ((0, 0), (0, 7))))
+    return jax.lax.optimization_barrier(wide)[..., :1]  # without it XLA would leave the seven out
 
 
 def times_columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -107,21 +120,37 @@ def resolve_weight_norm(parameters: dict) -> tuple[jax.Array, jax.Array]:
     return (normalized(kernel, parameters["scale"]) if "scale" in parameters else kernel), parameters["bias"]
 
 
-def dropout_mask(key: jax.Array, rate: float, shape: tuple[int, ...], first_block: int | jax.Array = 0) -> jax.Array:
-    """Which units [width, N] of one shape's points are kept; every block of 1,024 points has its own key.
+def dropout_words(keys: jax.Array, points: int) -> jax.Array:
+    """The random words that `dropout_mask` takes: keys [B] of shapes with N points → uint32 [B, blocks, 2].
 
-    A unit is kept if its random byte is below a limit; see `dropout_factor`.  first_block: number of the first point's
-    block, so that a batch that is evaluated in pieces of whole blocks gets the masks of the whole batch.
+    Every block of 1,024 points of a shape has its own key.
     """
-    width, points = shape
+    blocks = jnp.arange(-(-points // BLOCK))
+
+    def words(key, block):
+        return jax.random.bits(parallel.fold_in(key, block), (2,), jnp.uint32)
+
+    return jax.vmap(lambda key: jax.vmap(lambda block: words(key, block))(blocks))(keys)
+
+
+def dropout_mask(words: jax.Array, rate: float, shape: tuple[int, ...], axis: int = -1) -> jax.Array:
+    """Which units of the points of B shapes are kept: those whose random byte is below a limit, see `dropout_factor`.
+
+    words: of the shapes' blocks of points, see `dropout_words`.  shape: of the mask, [B, N, units], or [units, B, N]
+    with axis 0 for the units.  A bit depends on the words of its point, on the unit, and on the point's place in the
+    block, not on the layout; and a batch that is evaluated in pieces of whole blocks has the masks of the whole batch.
+    """
+    points, units = shape[2 if axis == 0 else 1], shape[axis]
     size = min(points, BLOCK)
-    blocks = -(-points // size)
-
-    def block(number):
-        return random_bytes(parallel.fold_in(key, number), width * size).reshape(width, size) < _kept(rate)
-
-    kept = jax.vmap(block, out_axes=1)(first_block + jnp.arange(blocks))
-    return kept.reshape(width, blocks * size)[:, :points]
+    # the counter of units and places times GOLDEN, in terms of which few vary at a time
+    unit = jnp.arange(units, dtype=jnp.uint32) * jnp.uint32(size * GOLDEN % 2**32)
+    place = jnp.arange(size, dtype=jnp.uint32) * jnp.uint32(GOLDEN)
+    first, second = jnp.moveaxis(words, -1, 0)[..., None, None]
+    start = unit[:, None] + (place + first) if axis == 0 else unit + (place[:, None] + first)
+    kept = random_bytes(start, second) < _kept(rate)  # [B, blocks, units, size], or the last two exchanged
+    if axis == 0:
+        return jnp.moveaxis(kept, 2, 0).reshape(*shape[:2], -1)[..., :points]
+    return kept.reshape(shape[0], -1, units)[:, :points]
 
 
 def dropout_factor(rate: float) -> float:
@@ -158,17 +187,16 @@ dropped_relu.defvjp(
 )
 
 
-def random_bytes(key: jax.Array, count: int) -> jax.Array:
-    """Random bytes [count], as uint32, for dropout masks.
+def random_bytes(start: jax.Array, word: jax.Array) -> jax.Array:
+    """A random byte for each of several numbers, as uint32, for dropout masks.
 
-    A counter is mixed with 64 bits of the key by the finalizer of MurmurHash3.  Each byte is the highest one of its
-    own 32-bit word: mixing more words in vector registers costs less than splitting words into bytes.
+    start: uint32, a counter times GOLDEN plus a random word.  word: another one.  They are mixed by the finalizer of
+    MurmurHash3.  Each byte is the highest one of its own 32-bit word: mixing more words in vector registers costs less
+    than splitting words into bytes.
     """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    x = jax.lax.iota(jnp.uint32, count) * jnp.uint32(0x9E3779B9) + first
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B) ^ second
+    x = (start ^ (start >> 16)) * jnp.uint32(0x85EBCA6B) ^ word
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return (x ^ (x >> 16)) >> 24
+    return x >> 24  # the last step of the finalizer, x ^ (x >> 16), leaves the highest byte as it is
 
 
 def constant(value: float):

@@ -172,7 +172,7 @@ class DeepSDF(Task[Config]):
 
     def training_setup(self, config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
         """What the training loop needs: decoder, one code per training shape, batches of samples."""
-        network = DeepSDFDecoder(config.network, jnp.dtype(config.compute_dtype))
+        network = decoder(config, parallel.platform())
         learning = config.learning
         shared, codes = autodecoder.initial(network, len(shapes), key, std=learning.code_std, start=learning.start)
         lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
@@ -183,7 +183,7 @@ class DeepSDF(Task[Config]):
             return "resident" if fits or config.place == "resident" else "streamed"
 
         def micro_batch() -> int:
-            each = min(config.batch_shapes, len(shapes))
+            each = len(lanes.dealt) // lanes.devices
             return measured_micro_batch(network, shared, each, config.batch_points, learning)
 
         source = batches.load(store.arrays, lanes, spec, key, autotune(autotuned, "place", place) == "resident")
@@ -243,6 +243,12 @@ class DeepSDF(Task[Config]):
             f"{counted(unseen, 'unseen shape')}, each reconstructed from a code fitted to its signed distances; the "
             f"network was trained on {counted(trained, 'other shape')}."
         )
+
+
+def decoder(config: Config, platform: parallel.Platform) -> DeepSDFDecoder:
+    """The decoder as it is trained on a platform."""
+    axis = 0 if platform.is_cpu else -1  # of the units
+    return DeepSDFDecoder(config.network, jnp.dtype(config.compute_dtype), axis, matrix_unit=platform.kind == "tpu")
 
 
 def training_errors(network: BoundNetwork, store: Store, shapes, codes, fitting: FitConfig):

@@ -14,7 +14,7 @@ import optax
 from jonet import parallel
 from jonet.errors import ConfigError
 from jonet.networks.deepsdf import DeepSDFDecoder
-from jonet.networks.layers import dropout_factor, dropout_mask
+from jonet.networks.layers import BLOCK, dropout_factor, dropout_mask, dropout_words
 from jonet.training.microbatches import accumulate, cut
 
 
@@ -48,12 +48,11 @@ class AutoDecoder:
 
 
 class _Piece(NamedTuple):
-    """A micro-batch: g shapes with m points each, which start at a whole block of points."""
+    """A micro-batch: g shapes with m points each, in whole blocks of points."""
 
     rows: jax.Array  # [g] indices of the shapes in the batch
-    keys: jax.Array  # [g] the shapes' dropout keys in this step
     weight: jax.Array  # [g] 1 / (points of the whole batch), 0 for padding
-    block: jax.Array  # [] number of the first block of points
+    words: dict[str, jax.Array]  # [g, blocks, 2] for the dropout of each layer
     points: jax.Array  # [g, m, 3]
     values: jax.Array  # [g, m]
 
@@ -69,12 +68,14 @@ def loss(shared, per_shape, batch_stats, batch, key, *, decoder: DeepSDFDecoder,
     shapes, count, _ = batch.points.shape
     chex.assert_shape(per_shape, (shapes, decoder.specs.latent_size))
     chex.assert_shape([batch.values, batch.mask, batch.index], [(shapes, count), (shapes,), (shapes,)])
+    if decoder.axis != 0:  # once a step and not once a piece; a CPU keeps its rounding
+        decoder, shared = decoder.without_weight_norm(shared)
     group, size = cut(shapes, count, settings.micro_batch)
     each = count // size  # pieces per shape
 
     def error(learned, piece: _Piece):
         shared, codes = learned
-        kept = dropout(piece.keys, piece.block)
+        kept = dropout(piece.words, decoder.axis)
         predicted = cast(jax.Array, decoder.apply(shared, codes[piece.rows], piece.points, kept))
         gap = jnp.abs(clamped(predicted, settings.clamp) - clamped(piece.values, settings.clamp))
         beyond = jnp.sum(jnp.abs(predicted) > settings.clamp, axis=-1)
@@ -84,12 +85,14 @@ def loss(shared, per_shape, batch_stats, batch, key, *, decoder: DeepSDFDecoder,
         return jnp.repeat(leaf, each, axis=0).reshape(-1, group)
 
     # a shape's key depends on its index, not on its place: the same masks on any number of devices
-    keys = jax.vmap(lambda index: parallel.fold_in(key, index))(batch.index)
+    def words(layer: str):
+        keys = jax.vmap(lambda index: parallel.fold_in(key, index, layer))(batch.index)
+        return dropout_words(keys, count).reshape(-1, group, -(-size // BLOCK), 2)
+
     pieces = _Piece(
         rows=of_shapes(jnp.arange(shapes)),
-        keys=of_shapes(keys),
         weight=of_shapes(batch.mask / count),
-        block=jnp.tile(jnp.arange(each) * (size // 1024), shapes // group),
+        words={layer: words(layer) for layer in decoder.specs.dropped},
         points=batch.points.reshape(-1, group, size, 3),
         values=batch.values.reshape(-1, group, size),
     )
@@ -127,15 +130,11 @@ def lookup(codes, *, bound: float):
     return jnp.where(length > bound, codes * (bound / (length + 1e-7)), codes)
 
 
-def dropout(keys, block):
-    """Dropout masks of `DeepSDFDecoder`: keys [B] of the shapes in this step, first block of points number `block`."""
+def dropout(words: dict[str, jax.Array], axis: int):
+    """Dropout masks of `DeepSDFDecoder`, from the words of each layer (`dropout_words`) and the decoder's axis."""
 
     def kept(layer: str, rate: float, shape: tuple[int, ...]):
-        width, _, points = shape
-        masks = jax.vmap(
-            lambda key: dropout_mask(parallel.fold_in(key, layer), rate, (width, points), block), out_axes=1
-        )
-        return masks(keys), dropout_factor(rate)
+        return dropout_mask(words[layer], rate, shape, axis), dropout_factor(rate)
 
     return kept
 

@@ -48,9 +48,8 @@ class Lanes:
     def deal(cls, indices: Sequence[int] | np.ndarray, batch: int, seed: int, devices: int) -> Lanes:
         """Deals shapes at random (by the seed) into `batch` lanes, or into one lane each if there are no more shapes.
 
-        Empty lanes are added, up to a multiple of the devices, only if every lane has one shape.  If shapes alternate
-        in a lane, W must not depend on the devices, since other lanes would give other batches.
-        Raises ConfigError if the number of devices does not divide the batch, or there is no shape.
+        Empty lanes are added, up to a multiple of the devices, so that every device has as many lanes and the shapes
+        of a batch do not depend on the devices.  Raises ConfigError if there is no shape, lane or device.
         """
         shapes, lanes = len(indices), min(batch, len(indices))
         if lanes < 1 or devices < 1:
@@ -59,12 +58,6 @@ class Lanes:
                 "each is needed"
             )
         width = -(-lanes // devices) * devices  # lanes, rounded up to a multiple of the devices
-        if lanes < shapes and lanes < width:
-            fitting = [size for size in (batch // devices * devices, width) if size]
-            raise ConfigError(
-                f"a batch of {counted(batch, 'shape')} does not divide over {counted(devices, 'device')}; a batch of "
-                f"{' or '.join(map(str, fitting))} does"
-            )
         # round-robin in random order: lanes differ by at most one shape, and each has at least shapes // lanes
         order = np.random.default_rng([seed, zlib.crc32(b"lanes")]).permutation(shapes)
         positions = np.full((width, -(-shapes // lanes)), -1, np.int32)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from jonet import parallel
 from jonet.errors import CheckpointError
@@ -200,14 +201,16 @@ class Loop:
 
         def body(i, carry):
             state, metrics, index = carry
-            state, *now = step(state)
-            metrics = jax.tree.map(lambda kept, new: kept.at[i].set(new), metrics, now[0])
-            return state, metrics, index.at[:, i].set(now[1])
+            state, now, shapes = step(state)
+            return state, metrics.at[i].set(ravel_pytree(now)[0]), index.at[:, i].set(shapes)
 
         _, metrics, index = jax.eval_shape(step, state)
-        metrics = jax.tree.map(lambda leaf: jnp.zeros(CAPACITY, leaf.dtype), metrics)
+        # one row per step: an accelerator writes it at once
+        flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics))
+        metrics = jnp.zeros((CAPACITY, *flat.shape), flat.dtype)
         index = jnp.zeros((*index.shape, CAPACITY), index.dtype)
-        return jax.lax.fori_loop(0, steps, body, (state, metrics, index))
+        state, metrics, index = jax.lax.fori_loop(0, steps, body, (state, metrics, index))
+        return state, jax.vmap(unravel)(metrics), index
 
     def _specs(self, learned) -> State:
         """How each part of the state is distributed over the devices.

@@ -1,8 +1,8 @@
 """Micro-batches: sums whose gradients are accumulated piece by piece.
 
 Only the activations of one piece are in memory at a time.  On a CPU they then stay in cache, which makes a step of the
-published DeepSDF network a third faster; on any device it bounds memory.  It applies to losses that are sums over
-points (batch norm needs the whole batch).
+published DeepSDF network a third faster, and on a TPU in its vector memory; on any device it bounds memory.  It applies
+to losses that are sums over points (batch norm needs the whole batch).
 """
 
 from __future__ import annotations

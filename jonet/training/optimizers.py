@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jonet import parallel
 from jonet.errors import ConfigError
 
 
@@ -77,11 +78,15 @@ class Optimizer:
             )
 
     def build(self) -> optax.GradientTransformationExtraArgs:
-        """A transformation of gradients {"shared": …, "per_shape": …}; `update(…, epoch=, progress=)` for schedules."""
+        """A transformation of gradients {"shared": …, "per_shape": …}; `update(…, epoch=, progress=)` for schedules.
+
+        Its state has the same structure on every platform.
+        """
+        stacked = not parallel.platform().is_cpu
         by_name = {
             "adam": lambda: optax.scale_by_adam(),
             "adamw": lambda: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.weight_decay)),
-            "muon": lambda: optax.partition({"matrix": muon(), "other": optax.scale_by_adam()}, _kinds),
+            "muon": lambda: optax.partition({"matrix": muon(stacked=stacked), "other": optax.scale_by_adam()}, _kinds),
         }
         clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
         transforms: dict[Hashable, optax.GradientTransformation] = {
@@ -98,12 +103,14 @@ class Momentum(NamedTuple):
     count: jax.Array
 
 
-def muon(decay: float = 0.95, rms: float = 0.2) -> optax.GradientTransformation:
+def muon(decay: float = 0.95, rms: float = 0.2, stacked: bool = False) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) for kernels: orthogonalized Nesterov momentum with bias correction.
 
     An update has the root mean square `rms`, which is that of Adam (Liu et al. 2025, section 2.2).  Kernels are
     matrices [inputs, outputs]; in convolutions all axes but the last are inputs.  Equal to `optax.contrib.muon` up to
     rounding.
+    stacked: many matrices are orthogonalized at once, equal to rounding (`orthogonal_stacks`).  An accelerator starts a
+    program for every product, which takes longer than a small product; two cores work faster on one matrix each.
     """
 
     def init(params):
@@ -119,11 +126,14 @@ def muon(decay: float = 0.95, rms: float = 0.2) -> optax.GradientTransformation:
             1,
         )
 
-        def orthogonalize(kernel):
-            matrix = kernel.reshape(-1, kernel.shape[-1])
-            return rms * max(matrix.shape) ** 0.5 * orthogonal(matrix).reshape(kernel.shape)
-
-        return jax.tree.map(orthogonalize, ahead), Momentum(mean, count)
+        kernels, structure = jax.tree.flatten(ahead)
+        matrices = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]
+        found = orthogonal_stacks(matrices) if stacked else map(orthogonal, matrices)
+        steps = [
+            rms * max(matrix.shape) ** 0.5 * matrix.reshape(kernel.shape)
+            for matrix, kernel in zip(found, kernels, strict=True)
+        ]
+        return jax.tree.unflatten(structure, steps), Momentum(mean, count)
 
     return optax.GradientTransformation(init, update)
 
@@ -142,6 +152,21 @@ def orthogonal(matrix: jax.Array) -> jax.Array:
         square = x @ x.T
         x = a * x + (b * square + c * (square.T @ square)).T @ x
     return x.T if len(matrix) > matrix.shape[1] else x
+
+
+def orthogonal_stacks(matrices: Sequence[jax.Array]) -> list[jax.Array]:
+    """`orthogonal` of each matrix; all whose longer sides are equal are one stack.
+
+    Their shorter sides are filled with zeros, which stay zeros and change nothing else.
+    """
+    wide = [matrix.T if len(matrix) > matrix.shape[1] else matrix for matrix in matrices]
+    for length in sorted({matrix.shape[1] for matrix in wide}):
+        members = [i for i, matrix in enumerate(wide) if matrix.shape[1] == length]
+        height = max(len(wide[i]) for i in members)
+        filled = jnp.stack([jnp.pad(wide[i], ((0, height - len(wide[i])), (0, 0))) for i in members])
+        for i, matrix in zip(members, jax.vmap(orthogonal)(filled), strict=True):
+            wide[i] = matrix[: len(wide[i])]
+    return [x.T if len(matrix) > matrix.shape[1] else x for matrix, x in zip(matrices, wide, strict=True)]
 
 
 def _kinds(parameters):

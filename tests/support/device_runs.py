@@ -1,6 +1,6 @@
-"""The same short trainings on one, two and four fake devices, and as two processes; `test_devices` compares them.
+"""The same short trainings on one to four fake devices, and as two processes; `test_devices` compares them.
 
-    python device_runs.py FOLDER                      one process with four devices, of which 1, 2 and 4 work
+    python device_runs.py FOLDER                      one process with four devices, of which 1 to 4 work
     python device_runs.py FOLDER ADDRESS PROCESS      one of two processes with a device each
 
 Fake devices need NPROC=16 in the environment before JAX is imported: with few threads, collectives wait for each other.
@@ -32,7 +32,7 @@ class Doubled:
     """A decoder in float64: a shape's fold computes in the precision of its arrays."""
 
     def __init__(self, decoder: DeepSDFDecoder):
-        self.decoder, self.specs = decoder, decoder.specs
+        self.decoder, self.specs, self.axis = decoder, decoder.specs, decoder.axis
 
     def apply(self, shared, codes, points, dropout=None):
         return jax.vmap(lambda code, cloud: self.decoder.fold(shared, {}, code).at(cloud))(codes, points)
@@ -78,14 +78,14 @@ def some_steps(loop: Loop, checkpoints: Checkpoints, until: int):
     loop.batches.segment = segment
 
 
-def moving_steps(few: dict[int, Loop], folder: Path):
-    """The same three shapes on one device, then on four, on two, and on one again."""
-    for until, devices in ((5, 1), (10, 4), (15, 2), (20, 1)):
+def moving_steps(loops: dict[int, Loop], folder: Path, moves):
+    """The same run on several numbers of devices, one after the other.  moves: (until which step, devices)."""
+    for until, devices in moves:
         with parallel.use(devices), Checkpoints(folder) as checkpoints:
-            some_steps(few[devices], checkpoints, until)
-            state, _ = few[devices].restore(checkpoints, miniature.fresh(few[devices]))
+            some_steps(loops[devices], checkpoints, until)
+            state, _ = loops[devices].restore(checkpoints, miniature.fresh(loops[devices]))
             assert int(state.step) == until, (int(state.step), until)
-            learned = result(few[devices], state)
+            learned = result(loops[devices], state)
     return learned
 
 
@@ -140,7 +140,15 @@ def main(folder: Path):
             np.savez(folder / f"float64_{devices}.npz", **five_hundred_steps())
             few[devices] = miniature.make(miniature.batches(shapes=3, batch=3 if devices == 2 else 4))
             np.savez(folder / f"few_{devices}.npz", **twenty_steps(few[devices]))
-    np.savez(folder / "moved.npz", **moving_steps(few, folder / "moved"))
+    moves = (5, 1), (10, 4), (15, 2), (20, 1)
+    np.savez(folder / "few_moved.npz", **moving_steps(few, folder / "few_moved", moves))
+    wide = {}
+    for devices in (1, 3, 4):  # three do not divide the batch
+        with parallel.use(devices):
+            wide[devices] = miniature.make(miniature.batches(shapes=20, batch=16, points=8))
+            np.savez(folder / f"wide_{devices}.npz", **twenty_steps(wide[devices]))
+    moves = (5, 4), (10, 3), (20, 1)
+    np.savez(folder / "wide_moved.npz", **moving_steps(wide, folder / "wide_moved", moves))
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ batch = Batch(
     rng.uniform(-1, 1, (8, 30, 3)), rng.uniform(size=(8, 30)) < 0.5, np.zeros(8, np.int32), np.arange(8), np.ones(8),
     np.ones(8, np.int32), rng.uniform(-1, 1, (8, 9, 3)),
 )
-batch.mask[7] = 0  # an empty lane
+batch.mask[6:] = 0  # empty lanes, of four devices all that the last has
 optimizer = optax.with_extra_args_support(optax.adam(1e-3))
 loss = functools.partial(conditional.loss, network=network)
 results = []

@@ -1,5 +1,6 @@
 """The loop, the auto-decoder's loss and the optimizers, in miniature."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from jonet import parallel
 from jonet.errors import CheckpointError, TrainingError
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
-from jonet.networks.layers import BLOCK, dropout_factor, dropout_mask, dropped_relu, random_bytes
+from jonet.networks.layers import BLOCK, GOLDEN, dropout_factor, dropout_mask, dropout_words, dropped_relu, random_bytes
 from jonet.training import autodecoder, autotune
 from jonet.training.autodecoder import AutoDecoder
 from jonet.training.checkpoints import Checkpoints
@@ -59,7 +60,8 @@ def metrics_of(seen, steps):
 def test_random_bytes_are_even_and_do_not_know_each_other():
     """Of one key, of neighbors, and of keys that differ in one number: χ² with 255 degrees of freedom."""
     keys = [parallel.fold_in(jax.random.key(0), "block", number) for number in range(6)]
-    drawn = np.stack([np.asarray(random_bytes(key, 2**19)) for key in keys])
+    counter, words = jnp.arange(2**19, dtype=jnp.uint32), [jax.random.bits(key, (2,), jnp.uint32) for key in keys]
+    drawn = np.stack([np.asarray(random_bytes(counter * jnp.uint32(GOLDEN) + one, two)) for one, two in words])
     pairs = [(drawn[:, 1:], drawn[:, :-1]), (drawn[:, 4:], drawn[:, :-4]), (drawn[:, BLOCK:], drawn[:, :-BLOCK])]
     pairs += [(drawn[1:], drawn[:-1]), (drawn, np.zeros_like(drawn))]
     for one, other in pairs:
@@ -71,11 +73,70 @@ def test_random_bytes_are_even_and_do_not_know_each_other():
 
 
 def test_dropout_keeps_the_fraction_that_its_factor_compensates():
-    kept = np.asarray(dropout_mask(jax.random.key(3), 0.2, (512, 4 * BLOCK)))
+    words = dropout_words(jax.random.key(3)[None], 4 * BLOCK)
+    kept = np.asarray(dropout_mask(words, 0.2, (1, 4 * BLOCK, 512)))[0]
     assert kept.dtype == bool and dropout_factor(0.2) == 256 / 205
     np.testing.assert_allclose(kept.mean() * dropout_factor(0.2), 1, atol=4 * 0.5 / kept.size**0.5)
     for axis in (0, 1):
         assert kept.mean(axis).std() * kept.shape[axis] ** 0.5 == pytest.approx(0.4, rel=0.1)
+
+
+def murmur(counter: np.ndarray, first: int, second: int) -> np.ndarray:
+    """The highest byte of MurmurHash3's finalizer, with words of a key mixed in."""
+    x = counter.astype(np.uint32) * np.uint32(0x9E3779B9) + np.uint32(first)
+    x = (x ^ x >> 16) * np.uint32(0x85EBCA6B) ^ np.uint32(second)
+    x = (x ^ x >> 13) * np.uint32(0xC2B2AE35)
+    return (x ^ x >> 16) >> 24
+
+
+@pytest.mark.parametrize("points", [37, BLOCK, 2 * BLOCK + 100])
+def test_dropped_units_depend_on_shape_unit_and_point_alone(points):
+    """Not on the layout, nor on the cut into pieces; and they are those of a second computation."""
+    keys, units, size = jax.random.split(jax.random.key(5), 3), 7, min(points, BLOCK)
+    expected = np.empty((3, points, units), bool)
+    counter = np.arange(units) * size + np.arange(size)[:, None]
+    for shape in range(3):
+        for first in range(0, points, BLOCK):
+            words = jax.random.bits(jax.random.fold_in(keys[shape], first // BLOCK), (2,), jnp.uint32).tolist()
+            expected[shape, first : first + BLOCK] = (murmur(counter, *words) < 205)[: points - first]
+    words = dropout_words(keys, points)
+    last, first = dropout_mask(words, 0.2, (3, points, units)), dropout_mask(words, 0.2, (units, 3, points), axis=0)
+    np.testing.assert_array_equal(last, expected)
+    np.testing.assert_array_equal(np.moveaxis(first, 0, -1), expected)
+    if points >= 2 * BLOCK:
+        later = dropout_mask(words[1:, 1:2], 0.2, (2, BLOCK, units))
+        np.testing.assert_array_equal(later, expected[1:, BLOCK : 2 * BLOCK])
+
+
+@pytest.mark.parametrize("axis, micro_batch", [(0, 0), (-1, 0), (-1, 1)])
+def test_each_layer_drops_by_step_shape_and_layer(axis, micro_batch):
+    """Of a shape that is the same in another batch, and at another place of it."""
+
+    class Recorder:
+        specs = dataclasses.replace(miniature.SPECS, latent_dropout=True)
+
+        def without_weight_norm(self, shared):
+            return self, shared
+
+        def apply(self, shared, codes, points, dropout):
+            for layer in ("latent", "lin0", "lin1"):
+                shape = (5, *points.shape[:2]) if axis == 0 else (*points.shape[:2], 5)
+                kept, factor = dropout(layer, 0.2, shape)
+                jax.debug.callback(lambda kept, layer=layer: seen[layer].append(kept), kept, ordered=True)
+            return points[..., 0] + 0 * codes.sum() * factor
+
+    Recorder.axis, points, index = axis, 3 * BLOCK, np.array([7, 3, 0, 9])
+    batch = Batch(np.ones((4, points, 3)), np.ones((4, points)), np.arange(4), index, np.ones(4), np.int32(2))
+    seen, key = {"latent": [], "lin0": [], "lin1": []}, jax.random.key(4)
+    settings = AutoDecoder(micro_batch=micro_batch)
+    autodecoder.loss({}, jnp.ones((4, 4)), {}, batch, key, decoder=Recorder(), settings=settings)
+    jax.effects_barrier()
+    for layer, kept in seen.items():
+        assert len(kept) == (12 if micro_batch else 1)
+        found = np.stack([np.moveaxis(piece, 0, -1) if axis == 0 else piece for piece in kept]).reshape(4, points, 5)
+        for masks, number in zip(found, index, strict=True):
+            words = dropout_words(parallel.fold_in(key, int(number), layer)[None], points)
+            np.testing.assert_array_equal(masks, dropout_mask(words, 0.2, (1, points, 5))[0])
 
 
 def test_the_reverse_of_dropped_units():
@@ -107,9 +168,10 @@ def test_pieces_divide_the_batch(shapes, points, size):
     assert not size or group * each <= max(size, points, BLOCK) and (group == 1 or group * each <= size)
 
 
+@pytest.mark.parametrize("axis", [0, -1])
 @pytest.mark.parametrize("points, sizes", [(96, (96, 200)), (3 * BLOCK, (1024,))])
-def test_micro_batches_equal_the_whole_batch(points, sizes):
-    """Value, metrics and gradients; and each unit is dropped exactly where the whole batch drops it."""
+def test_micro_batches_equal_the_whole_batch(points, sizes, axis):
+    """Value, metrics and gradients; and each unit is dropped exactly where the whole batch drops it, in any layout."""
     specs = Specs(latent_size=5, dims=(12, 12), dropout=(0, 1), norm_layers=(0,), latent_in=(1,), latent_dropout=True)
     decoder, rng = DeepSDFDecoder(specs), np.random.default_rng(0)
     shared, codes = miniature.start(decoder, 4)
@@ -117,18 +179,18 @@ def test_micro_batches_equal_the_whole_batch(points, sizes):
     mask = np.array([1, 1, 0, 1], np.float32)
     batch = Batch(cloud[..., :3], cloud[..., 3], np.arange(4), np.array([7, 3, 0, 9]), mask, np.int32(2))
 
-    def step(micro_batch):
-        settings = AutoDecoder(micro_batch=micro_batch)
-        loss = functools.partial(autodecoder.loss, decoder=decoder, settings=settings)
+    def step(micro_batch, axis):
+        settings, layout = AutoDecoder(micro_batch=micro_batch), decoder.clone(axis=axis)
+        loss = functools.partial(autodecoder.loss, decoder=layout, settings=settings)
 
         def value(shared, codes):
             return loss(shared, codes, {}, batch, jax.random.key(1))
 
         return miniature.once(jax.value_and_grad(value, argnums=(0, 1), has_aux=True), shared, codes)[1]
 
-    whole = step(0)
+    whole = step(0, axis=0)
     for micro_batch in sizes:
-        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(step(micro_batch)), strict=True):
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(step(micro_batch, axis)), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
