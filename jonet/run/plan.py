@@ -22,6 +22,7 @@ from jonet.training import batches, costs
 REACHED = 0.2
 LEAST = {"tpu": 0.25e-3, "gpu": 0.6e-3}
 RATES = {"float32": "default"}  # precision of products by the type of their operands, as in `Chip.rate`
+MICRO_BATCH = {"cpu": 2048, "gpu": 0, "tpu": 8192}  # the points that are the fastest for most networks, 0: all
 PROCESS = 0.5e9  # bytes of memory of a process that has imported jax
 # Seconds of a core by what is sampled, of procedural chairs on an AMD EPYC, see docs/performance.md.  shape: reading,
 # diagnosis and normalization; sdf, occupancy: a point; pixel: of a view.
@@ -32,7 +33,8 @@ SECONDS = {"shape": 0.1, "sdf": 6e-6, "occupancy": 1e-6, "voxels": 0.05, "pixel"
 class Training:
     """The training of a run; sizes in bytes, on the device or the host that needs the most.
 
-    autotuned: what is decided when training starts, as in config.json, without what is measured.  source: of batches.
+    autotuned: what is decided when training starts, as in config.json; of micro-batches the usual size.
+    source: of batches.
     samples: on a device.  step: memory of a step on it, parameters and optimizer included.  host: memory of a process.
     operations: of a step on a device, by type.  seconds: of a step; None if the chip is unknown.
     steps, minutes: the length, of which one follows from the other by `seconds`; None if that is unknown.
@@ -87,8 +89,9 @@ def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
 
 def training(task: Task, config: TaskConfig, outline: Store, limits: Chip | None) -> Training:
     """The training of a plan.  limits: of the chip; None if unknown."""
-    # nothing is measured, so on a CPU micro-batches have a size that is among the fastest for most networks
-    autotuned: dict[str, Any] = {"micro_batch": 2048} if parallel.platform().is_cpu else {}
+    pieces = getattr(getattr(config, "learning", None), "micro_batch", None)  # None: the task has none
+    # a plan measures nothing
+    autotuned = {} if pieces is None else {"micro_batch": pieces or MICRO_BATCH[parallel.platform().kind]}
     rows, key = outline.select("train"), jax.random.key(config.seed)
     setup = task.training_setup(config, outline, rows, key, autotuned)
     source: Any = setup.batches
@@ -101,7 +104,7 @@ def training(task: Task, config: TaskConfig, outline: Store, limits: Chip | None
         seconds = max(LEAST[limits.kind], busy / REACHED)
         steps, minutes = steps or int(60 * setup.minutes / seconds), minutes or setup.steps * seconds / 60
     return Training(
-        autotuned={name: value for name, value in autotuned.items() if name != "micro_batch" or limits},
+        autotuned=autotuned,
         source=source,
         samples=source.bytes,
         step=cost.memory,
@@ -138,7 +141,8 @@ def text(task: Task, preset: str, plan: Plan, chip: str | None) -> str:
         return _table(lines | {"training": "none, since a trained model is given"})
     now, source = found.autotuned, found.source
     size = f"{source.lanes.shapes} shapes × {source.plan.points.count:,} points"
-    pieces = f", micro-batches of {now['micro_batch']:,} points" if now.get("micro_batch") else ""
+    cut = 0 < now.get("micro_batch", 0) < source.points
+    pieces = f", micro-batches of {now['micro_batch']:,} points" if cut else ""
     kind = {"resident": "on the device", "half": "on the device as float16", "streamed": "read from disk"}
     drawn = "windows" if source.plan.points.how == "windows" else "single rows"
     lines["batch"] = size + (f" in {now['compute_dtype']}" if "compute_dtype" in now else "") + pieces

@@ -36,6 +36,8 @@ from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 from jonet.training.monitor import agreed
 
+VALIDATIONS = 100  # at most, where training lasts minutes: on an accelerator a minute may have 100,000 steps
+
 
 def train(
     data,
@@ -317,6 +319,9 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
         minutes = training_setup.minutes
         autotuned["steps"] = planned_steps(loop, start(), minutes) if minutes else training_setup.steps
     run.keep_autotuned(autotuned)
+    every = training_setup.validate_every
+    if training_setup.minutes:
+        every = max(every, autotuned["steps"] // VALIDATIONS)
     with Checkpoints(run.folder / "checkpoints", identity) as checkpoints:
         found = run_loop(
             loop,
@@ -325,7 +330,7 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             checkpoints=checkpoints,
             log=Log(run.folder / "log.jsonl"),
             validate=training_setup.validate,
-            validate_every=training_setup.validate_every,
+            validate_every=every,
             patience=training_setup.patience,
             names=store.names,
         )

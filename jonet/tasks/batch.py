@@ -107,41 +107,33 @@ def check_place(config: Config, outline: Store, spec: Callable[[int, How], Batch
         )
 
 
-def source(
+def place(
     config: Config,
     arrays: Mapping[str, RaggedArray],
     lanes: Lanes,
     spec: Callable[[How], BatchSpec],
-    key,
+    memory: Callable[[], int],
     autotuned: dict[str, Any],
-    memory: Callable[[batches.Batch], int],
-) -> batches.Resident | batches.Streamed:
-    """Where the batches of a run come from; the place is kept in `autotuned`.
-
-    spec: what a batch holds, by how rows are drawn: as single rows, unless samples are streamed or the option `draw`
-    says otherwise.  memory: bytes that training needs on a device besides samples, given one device's part of a batch.
-    """
-    usual = "rows" if config.draw == "auto" else config.draw
-
-    def place() -> Place:
-        if config.place != "auto":
-            return config.place
-        return fitting(arrays, lanes, spec(usual), memory)
-
-    where: Place = autotune(autotuned, "place", place)
-    streams = where == "streamed" and config.draw == "auto"
-    return batches.load(arrays, lanes, spec("windows" if streams else usual), key, where)
-
-
-def fitting(
-    arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, memory: Callable[[batches.Batch], int]
 ) -> Place:
-    """The first place of samples, in the order of `Place`, for which a device has the memory; arguments as `source`."""
-    platform = parallel.platform()
-    if platform.is_cpu:
-        fits = batches.resident_bytes(arrays, lanes, plan) <= ON_HOST * platform.memory
-        return "resident" if fits else "streamed"
-    left = ON_DEVICE * platform.memory - memory(batches.example(arrays, lanes, plan))
-    kinds: dict[Place, bool] = {"resident": False, "half": True}
-    fits = (place for place, half in kinds.items() if batches.resident_bytes(arrays, lanes, plan, half) <= left)
-    return next(fits, "streamed")
+    """Where the samples of this run are: what the option says, else the first place with enough memory; kept.
+
+    spec: what a batch holds, by how rows are drawn.  memory: the bytes that a step takes on a device besides samples.
+    On a CPU samples are resident or streamed; the devices' memory is that of the host, and only samples are counted.
+    """
+
+    def fitting() -> Place:
+        platform, plan = parallel.platform(), spec("rows")
+        room = ON_HOST * platform.memory if platform.is_cpu else ON_DEVICE * platform.memory - memory()
+        if batches.resident_bytes(arrays, lanes, plan) <= room:
+            return "resident"
+        rounded = not platform.is_cpu and batches.resident_bytes(arrays, lanes, plan, half=True) <= room
+        return "half" if rounded else "streamed"
+
+    return autotune(autotuned, "place", lambda: fitting() if config.place == "auto" else config.place)
+
+
+def how(config: Config, place: Place) -> How:
+    """How rows are drawn from samples in this place."""
+    if config.draw == "auto":
+        return "windows" if place == "streamed" else "rows"
+    return config.draw

@@ -189,18 +189,19 @@ class DeepSDF(Task[Config]):
             settings = dataclasses.replace(learning, micro_batch=autotune(autotuned, "micro_batch", micro_batch))
         loss = functools.partial(autodecoder.loss, decoder=network, settings=settings)
         lookup = functools.partial(autodecoder.lookup, bound=learning.code_bound)
-
         sampled = functools.partial(spec, each.points)
 
-        def memory(example: batches.Batch) -> int:
+        def memory() -> int:
+            example = batches.example(store.arrays, lanes, sampled("rows"))
             learned = {"shared": shared, "per_shape": codes}
             return costs.of_step(loss, lookup, optimizer, learned, None, example).memory
 
+        place = batch.place(config, store.arrays, lanes, sampled, memory, autotuned)
         return TrainingSetup(
             loss=loss,
             lookup=lookup,
             optimizer=config.optimizer,
-            batches=batch.source(config, store.arrays, lanes, sampled, key, autotuned, memory),
+            batches=batches.load(store.arrays, lanes, sampled(batch.how(config, place)), key, place),
             shared=shared,
             per_shape=codes,
             steps=config.steps,

@@ -198,14 +198,16 @@ class Onet(Task[AnyConfig]):
 
         sampled = functools.partial(spec, config, each.points)
 
-        def memory(example: batches.Batch) -> int:
+        def memory() -> int:
+            example = batches.example(store.arrays, lanes, sampled("rows"))
             learned = {"shared": shared, "per_shape": per_shape}
             return costs.of_step(loss, identity, optimizer, learned, batch_stats, example).memory
 
+        place = batch.place(config, store.arrays, lanes, sampled, memory, autotuned)
         return TrainingSetup(
             loss=loss,
             optimizer=config.optimizer,
-            batches=batch.source(config, store.arrays, lanes, sampled, key, autotuned, memory),
+            batches=batches.load(store.arrays, lanes, sampled(batch.how(config, place)), key, place),
             shared=shared,
             per_shape=per_shape,
             steps=config.steps,
