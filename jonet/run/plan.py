@@ -25,8 +25,8 @@ RATES = {"float32": "default"}  # precision of products by the type of their ope
 MICRO_BATCH = {"cpu": 2048, "gpu": 0, "tpu": 8192}  # the points that are the fastest for most networks, 0: all
 PROCESS = 0.5e9  # bytes of memory of a process that has imported jax
 # Seconds of a core by what is sampled, of procedural chairs on an AMD EPYC, see docs/performance.md.  shape: reading,
-# diagnosis and normalization; sdf, occupancy: a point; pixel: of a view.
-SECONDS = {"shape": 0.1, "sdf": 6e-6, "occupancy": 1e-6, "voxels": 0.05, "pixel": 1e-6}
+# diagnosis, normalization and points on the surface; sdf, occupancy: a point.
+SECONDS = {"shape": 0.16, "sdf": 5.7e-6, "occupancy": 7e-7, "voxels": 0.07, "view": 2.7e-3, "pixel": 1.1e-7}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ def sampling_seconds(recipe: Recipe) -> float:
         + SECONDS["sdf"] * (recipe.near + recipe.uniform)
         + SECONDS["occupancy"] * (recipe.occupancies + recipe.near_occupancies)
         + SECONDS["voxels"] * (recipe.voxels != "none")
-        + SECONDS["pixel"] * recipe.images * recipe.image_size**2
+        + recipe.images * (SECONDS["view"] + SECONDS["pixel"] * recipe.image_size**2)
     )
 
 

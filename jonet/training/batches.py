@@ -285,7 +285,6 @@ class Resident:
         self.specs = {"deal": parallel.SPLIT, "key": parallel.REPLICATED, "arrays": parallel.SPLIT}
         self.bytes = resident_bytes(arrays, lanes, plan, half)
         packed = {name: _on_devices(arrays[name], lanes, half) for name in plan.arrays()}
-        self._kinds = {name: arrays[name].values.dtype for name in packed}
         self._data = {"deal": parallel.split(lanes.deal_of()), "key": parallel.replicate(key), "arrays": packed}
 
     def segment(self, first: int, limit: int):
@@ -299,7 +298,9 @@ class Resident:
         places = sample_all(self.plan, {name: packed.counts for name, packed in arrays.items()}, now, data["key"])
         rows = {}
         for name, draw in self.plan.draws().items():
-            rows[name] = arrays[draw.array].rows(now.row, places[name]).astype(self._kinds[draw.array])
+            stored, found = self.arrays[draw.array].values, arrays[draw.array].rows(now.row, places[name])
+            found = found[..., : stored.shape[1]] if stored.ndim == 2 else found  # without a column of padding
+            rows[name] = found.astype(stored.dtype)
         counts = arrays[self.plan.points.array].counts[now.row]
         return assemble(self.plan, rows, places["points"] >= counts[:, :1], counts, now, data["key"])
 
@@ -400,9 +401,9 @@ def load(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key, 
 
 def resident_bytes(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, half: bool = False) -> int:
     """The bytes that `Resident` samples take on the device that has the most."""
+    rows = {name: _row(arrays[name], half) for name in plan.arrays()}
     return sum(
-        _longest(arrays[name], lanes) * int(np.prod(arrays[name].values.shape[1:])) * _kept(arrays[name], half).itemsize
-        for name in plan.arrays()
+        _longest(arrays[name], lanes) * int(np.prod(shape)) * kind.itemsize for name, (shape, kind) in rows.items()
     )
 
 
@@ -475,24 +476,28 @@ def _longest(packed: RaggedArray, lanes: Lanes) -> int:
     return max(1, *map(int, counts))
 
 
-def _kept(packed: RaggedArray, half: bool) -> np.dtype:
-    """The type of rows on the devices."""
-    kind = packed.values.dtype
-    return np.dtype(np.float16) if half and kind == np.float32 else kind
+def _row(packed: RaggedArray, half: bool) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a row on the devices.
+
+    A TPU keeps three columns as four, and would first copy the whole array to read rows of three.
+    """
+    shape, kind = packed.values.shape[1:], packed.values.dtype
+    padded = shape == (3,) and parallel.platform().kind == "tpu"
+    return (4,) if padded else shape, np.dtype(np.float16) if half and kind == np.float32 else kind
 
 
 def _on_devices(packed: RaggedArray, lanes: Lanes, half: bool) -> DeviceRows:
     """The rows of each device's shapes on that device, in the order of its lanes, with their places and counts."""
     longest = _longest(packed, lanes)  # all devices get arrays of one size
     blocks = -(-longest // BLOCK)
-    length, rest, kind = -(-longest // blocks), packed.values.shape[1:], _kept(packed, half)
+    length, (rest, kind) = -(-longest // blocks), _row(packed, half)
 
     def values(device: int):
         out = np.zeros((blocks * length, *rest), kind)
-        at = 0
+        at, rows = 0, out if packed.values.ndim != 2 else out[:, : packed.values.shape[1]]
         for i in lanes.deal_of(device).index.ravel():
             count = packed.counts[i].sum() if i >= 0 else 0
-            out[at : at + count] = packed.values[packed.offsets[i] : packed.offsets[i] + count]
+            rows[at : at + count] = packed.values[packed.offsets[i] : packed.offsets[i] + count]
             at += count
         return out.reshape(blocks, length, *rest)
 

@@ -11,6 +11,7 @@ from miniature import spheres
 
 from jonet import parallel
 from jonet.data.store import RaggedArray
+from jonet.parallel import Platform
 from jonet.training import autodecoder, batches
 from jonet.training.batches import BatchSpec, Resident, RowSampling
 
@@ -25,6 +26,18 @@ def test_rows_in_blocks_are_those_of_one_block(monkeypatch, name):
     (_, length, _), starts = (source.segment(0, 1)[0]["arrays"][plan.points.array][i].shape for i in (0, 1))
     assert length <= 64 and starts == (9, 2)
     for step, batch in run(source, range(4)).items():
+        jax.tree.map(np.testing.assert_array_equal, whole[step], batch)
+
+
+def test_a_tpu_keeps_rows_of_three_as_four():
+    """Which changes no batch."""
+    plan = PLANS["stretched"]
+    whole = run(Resident(arrays(), lanes(), plan, KEY), range(3))
+    with parallel.assuming(Platform("tpu", 1 << 30)):
+        source = Resident(arrays(), lanes(), plan, KEY)
+    values = source.segment(0, 1)[0]["arrays"]["surface_points"].values
+    assert values.shape[2] == 4 and values.nbytes < source.bytes
+    for step, batch in run(source, range(3)).items():
         jax.tree.map(np.testing.assert_array_equal, whole[step], batch)
 
 
