@@ -30,13 +30,14 @@ from jonet.run.state import RunState
 from jonet.storage import atomic, names
 from jonet.tasks import registry, unseen
 from jonet.tasks.base import Task, TaskConfig
+from jonet.tasks.setup import TrainingSetup
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 from jonet.training.monitor import agreed
 
-VALIDATIONS = 100  # at most, where training lasts minutes: on an accelerator a minute may have 100,000 steps
+VALIDATIONS = 100  # at most, where training lasts minutes
 
 
 def train(
@@ -319,9 +320,6 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
         minutes = training_setup.minutes
         autotuned["steps"] = planned_steps(loop, start(), minutes) if minutes else training_setup.steps
     run.keep_autotuned(autotuned)
-    every = training_setup.validate_every
-    if training_setup.minutes:
-        every = max(every, autotuned["steps"] // VALIDATIONS)
     with Checkpoints(run.folder / "checkpoints", identity) as checkpoints:
         found = run_loop(
             loop,
@@ -330,7 +328,7 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             checkpoints=checkpoints,
             log=Log(run.folder / "log.jsonl"),
             validate=training_setup.validate,
-            validate_every=every,
+            validate_every=validation_interval(training_setup, autotuned["steps"]),
             patience=training_setup.patience,
             names=store.names,
         )
@@ -340,6 +338,12 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
                 warnings.warn("no validation score was finite, so the latest state is kept as the best", stacklevel=4)
     shared, batch_stats = parallel.host((found.shared, found.batch_stats))
     return run.task.model(config, store, rows, shared, loop.per_shape(found), batch_stats)
+
+
+def validation_interval(setup: TrainingSetup, steps: int) -> int:
+    """Steps between validations: more than the option says if a chip does so many in the minutes of training that
+    validation would take most of the time."""
+    return max(setup.validate_every, steps // VALIDATIONS) if setup.minutes else setup.validate_every
 
 
 def planned_steps(loop: Loop, state, minutes: float) -> int:

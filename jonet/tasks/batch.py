@@ -92,13 +92,14 @@ def check_place(config: Config, outline: Store, spec: Callable[[int, How], Batch
 
     spec: what a batch holds, by the points of a shape and how rows are drawn.
     """
+    if config.place == "streamed" or (config.place == "auto" and config.draw != "rows"):
+        return  # windows are streamed
     each, platform = of(config, {}), parallel.platform()
     lanes = Lanes.deal(outline.select("train"), each.shapes, config.seed, parallel.count())
-    if config.place == "streamed" or (config.place == "auto" and config.draw != "rows"):
-        return
     half = config.place == "half" or (config.place == "auto" and not platform.is_cpu)
     size = batches.resident_bytes(outline.arrays, lanes, spec(each.points, "rows"), half)
-    if size > (ON_HOST if platform.is_cpu else ON_DEVICE) * platform.memory:
+    fraction = 1.0 if config.place != "auto" else ON_HOST if platform.is_cpu else ON_DEVICE
+    if size > fraction * platform.memory:
         kind = " as float16" if half else ""
         raise ConfigError(
             f"with place={config.place} and draw={config.draw}, the samples of {len(lanes.indices)} shapes take "

@@ -90,6 +90,13 @@ def test_half_of_the_memory_rounds_rows_to_float16():
     assert np.abs(moved).max() < 4.5e-4 and moved.std() < 1.3e-4 and abs(moved.mean()) < 5 * 1.3e-4 / moved.size**0.5
 
 
+def test_clouds_that_are_kept_as_float16_are_seen_as_float32():
+    plan = BatchSpec(RowSampling("occupancy", 6, sides="any"), "occupancies", RowSampling("surface_points", 5))
+    whole, rounded = (run(Resident(arrays(), lanes(), plan, KEY, half=half), [0])[0] for half in (False, True))
+    assert rounded.inputs.dtype == np.float32
+    np.testing.assert_array_equal(rounded.inputs, whole.inputs.astype(np.float16))
+
+
 def gradients(held, how: str, steps: int) -> np.ndarray:
     """The loss's gradient by the last layer's kernel in each of some steps [steps, units], network and codes fixed."""
     decoder, count = miniature.DECODER, len(held["sdf"].counts)
