@@ -66,7 +66,7 @@ def _memory(jaxpr) -> int:
     """
     root: dict[Any, Any] = {}  # of views: what they are a view of
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name in VIEWS:
+        if eqn.primitive.name in VIEWS and isinstance(eqn.invars[0], core.Var):
             root[eqn.outvars[0]] = root.get(eqn.invars[0], eqn.invars[0])
 
     def roots(variables) -> set:
@@ -76,7 +76,7 @@ def _memory(jaxpr) -> int:
     kept = roots((*jaxpr.invars, *jaxpr.constvars, *jaxpr.outvars))
     alive = most = sum(map(_bytes, roots((*jaxpr.invars, *jaxpr.constvars))))
     for i, eqn in enumerate(jaxpr.eqns):
-        out = sum(map(_bytes, roots(eqn.outvars) - root.keys())) if eqn.outvars[0] not in root else 0
+        out = sum(_bytes(var) for var in eqn.outvars if var not in root)
         inside = max((_memory(inner) - sum(map(_bytes, inner.invars)) for inner in _inner(eqn)), default=0)
         most = max(most, alive + max(out, inside))
         done = {var for var in roots((*eqn.invars, *eqn.outvars)) - kept if last[var] == i}

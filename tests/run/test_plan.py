@@ -39,7 +39,7 @@ def test_every_preset_starts_on_a_chip_of_16_gigabytes(name, preset):
     assert (training.source.plan.points.how == "windows") == (place == "streamed")
     assert found.shapes["train"] > 0 and found.sampling > 0 and found.disk > 0 and training.host > training.samples
     least = sum(training.operations.values()) / chip.rates["bfloat16"]
-    assert training.seconds >= 5 * least and training.steps >= 1
+    assert training.seconds > 4.99 * least and training.steps >= 1
     assert training.minutes == pytest.approx(getattr(config, "minutes", 0) or training.steps * training.seconds / 60)
     said = plan.text(task, preset, found, "v5e")
     assert said.startswith(f"{name}, {preset} ") and "on one v5e (17.2 GB)" in said and len(said.splitlines()) == 9

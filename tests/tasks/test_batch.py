@@ -78,7 +78,7 @@ def test_single_rows_are_not_read_from_the_disk():
         dataclasses.replace(deepsdf.TASK.presets["quick"], place="streamed", draw="rows")
 
 
-PLACES = {  # gigabytes of a device: the place of 61 MB of samples beside a step of 200 MB
+PLACES = {  # gigabytes of a device: where 61 MB of samples are, beside a step of 230 MB
     ("cpu", 0.2): ("resident", "rows"),
     ("cpu", 0.1): ("streamed", "windows"),
     ("gpu", 0.35): ("resident", "rows"),

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import miniature
 import numpy as np
 import pytest
@@ -49,16 +50,16 @@ def test_no_number_on_a_device_needs_more_than_32_bits():
         np.tile([60_000, 40_000], (38_000, 1)),
     )
     held, plan = {"occupancy": rows}, BatchSpec(RowSampling("occupancy", 12), "occupancies")
-    seen = {}
+    seen = []
 
     def kept(shape, dtype, part):
-        seen[shape] = dtype, part
+        seen.append((shape, part))
         return jax.ShapeDtypeStruct(shape, dtype)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "split_by", kept)
         Resident(held, lanes(38_000, 64), plan, KEY)
-    (blocks, length, width), starts = next(iter(seen)), seen[(64 * 594, 2)][1](0)
+    (blocks, length, width), starts = seen[0][0], seen[1][1](0)
     assert max(blocks, length) <= batches.BLOCK < 2**31 and width == 3 and blocks * length >= 3_800_000_000
     np.testing.assert_array_equal(starts[:, 0].astype(np.int64) * length + starts[:, 1], first_rows(rows, 38_000))
     assert starts.min() >= 0 and starts[:, 1].max() + 100_000 < 2**31
@@ -83,11 +84,12 @@ def test_half_of_the_memory_rounds_rows_to_float16():
         np.testing.assert_array_equal(batch.points, whole[step].points.astype(np.float16))
         np.testing.assert_array_equal(batch.values, whole[step].values.astype(np.float16))
         assert np.abs(batch.points - whole[step].points).max() <= 2**-12
-        radius = np.linspace(0.3, 0.7, 6)[batch.index][:, None]
-        moved.append(np.linalg.norm(batch.points, axis=-1) - radius - whole[step].values)
-    moved = np.concatenate(moved)
-    # errors of the distances: less than the published fits leave (0.0016), and without a bias
-    assert np.abs(moved).max() < 4.5e-4 and moved.std() < 1.3e-4 and abs(moved.mean()) < 5 * 1.3e-4 / moved.size**0.5
+        distances = np.linalg.norm(batch.points, axis=-1) - np.linspace(0.3, 0.7, 6)[batch.index][:, None]
+        moved.append((distances - batch.values)[np.abs(batch.values) < 0.1])  # the clamp of the loss
+    moved, deviation = np.concatenate(moved), 2**-11 / 12**0.5
+    # errors of the distances: a twelfth of what fitted codes leave (0.0016), and without a bias
+    assert np.abs(moved).max() < 4.5e-4 and moved.std() < deviation and moved.size > 100
+    assert abs(moved.mean()) < 5 * deviation / moved.size**0.5
 
 
 def test_clouds_that_are_kept_as_float16_are_seen_as_float32():
@@ -107,7 +109,13 @@ def gradients(held, how: str, steps: int) -> np.ndarray:
     def gradient(batch):
         def loss(shared):
             return autodecoder.loss(
-                shared, codes[batch.index], {}, batch, KEY, decoder=decoder, settings=autodecoder.AutoDecoder()
+                shared,
+                jnp.asarray(codes)[batch.index],
+                {},
+                batch,
+                KEY,
+                decoder=decoder,
+                settings=autodecoder.AutoDecoder(),
             )[0]
 
         return jax.grad(loss)(shared)["params"]["lin3"]["kernel"].ravel()
