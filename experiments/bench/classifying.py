@@ -38,7 +38,7 @@ def occupancy_of(bench: Bench):
     network = occupancy.OccupancyNetwork(occupancy.Specs(encoder="idx", c_dim=condition, hidden_size=width))
     key = parallel.fold_in(jax.random.key(0), "classifying")
     spec = batches.BatchSpec(batches.RowSampling("occupancy", points, sides="any"), "occupancies")
-    source = batches.load(arrays, Lanes.deal([0], 1, 0, parallel.count()), spec, key, resident=True)
+    source = batches.load(arrays, Lanes.deal([0], 1, 0, parallel.count()), spec, key, "resident")
     optimizer = Optimizer("adam", Schedule("cosine", 2e-3, 2e-5), Schedule("constant", 1e-3))
     loop = Loop(functools.partial(conditional.loss, network=network), optimizer.build(), source, key)
     state = loop.start(*conditional.initial(network, 1, key))

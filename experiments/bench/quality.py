@@ -69,9 +69,10 @@ def time_to_quality(bench: Bench) -> dict:
     if bench.peers and bench.whole:
         shared, codes = read(bench.folder / "theirs.npz", setup.shared)
         scores["theirs"] = quality(network, shared, codes, store, ground_truths, config.fitting)
+    batch = setup.autotuned
     workload = (
         f"{len(config.network.dims)}×{config.network.dims[0]}, code {config.network.latent_size}, {len(rows)} shapes, "
-        f"{steps} steps of {config.batch_shapes} × {config.batch_points} points, {config.optimizer.name}, cosine; "
+        f"{steps} steps of {batch['batch_shapes']} × {batch['batch_points']} points, {config.optimizer.name}, cosine; "
         f"median IoU of {len(ground_truths)} unseen shapes from {len(ground_truths[0][1])} points each"
     )
     return row(bench, workload, Unit("seconds of training"), taken, rates) | {
@@ -99,8 +100,8 @@ def peer_arguments(bench: Bench, config, store, rows, setup, steps: int) -> dict
         "prior": learning.prior_weight,
         "bound": learning.code_bound or None,
         "ramp": learning.prior_ramp,
-        "batch": config.batch_shapes,
-        "points": config.batch_points,
+        "batch": setup.autotuned["batch_shapes"],
+        "points": setup.autotuned["batch_points"],
         "steps": steps,
         "rates": {
             name: [getattr(optimizer, name).initial, getattr(optimizer, name).final] for name in ("shared", "per_shape")

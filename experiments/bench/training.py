@@ -66,7 +66,7 @@ def onet_points_train_step(bench: Bench) -> dict:
     draws = batches.RowSampling("occupancy", queries, sides="any"), batches.RowSampling("surface_points", inputs)
     spec = batches.BatchSpec(draws[0], "occupancies", draws[1], noise=0.005)
     lanes = Lanes.deal(np.arange(shapes), shapes, 0, parallel.count())
-    source = batches.load(arrays, lanes, spec, key, resident=True)
+    source = batches.load(arrays, lanes, spec, key, "resident")
     optimizer = Optimizer("adam", Schedule("constant", 1e-4), Schedule("constant", 1e-4))
     loop = Loop(functools.partial(conditional.loss, network=network), optimizer.build(), source, key)
     shared, per_shape, batch_stats = conditional.initial(network, shapes, key)

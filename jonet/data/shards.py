@@ -53,6 +53,7 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "faces": ("int32", (3,)),
 }
 TWO_SIDED = ("sdf", "occupancy", "occupancy_near")
+MESH = {"vertices": 5_000, "faces": 10_000}  # more than most procedural shapes have
 PATIENCE = 4.0  # seconds: less work than this is done in this process, since starting others takes as long
 SETTINGS, LOCK = "settings.json", ".lock"
 FILES = re.compile(r"settings\.json|parts/[0-9a-f]{24}-[0-9a-f]{16}\.npz")  # of an unfinished store
@@ -82,6 +83,21 @@ def columns(recipe: Recipe) -> dict[str, tuple[str, tuple[int, ...]]]:
     if recipe.images:
         found |= {"images": ("uint8", (side, side, channels)), "cameras": ("float32", (3, 4))}
     return found
+
+
+def counts(recipe: Recipe) -> dict[str, int]:
+    """How many rows of each array a mesh gives; of its vertices and faces those of a usual one, `MESH`."""
+    found = MESH | {
+        "sdf": recipe.near + recipe.uniform,
+        "occupancy": recipe.occupancies,
+        "occupancy_near": recipe.near_occupancies,
+        "surface_points": recipe.surface,
+        "surface_normals": recipe.surface,
+        "voxels": 1,
+        "images": recipe.images,
+        "cameras": recipe.images,
+    }
+    return {name: found[name] for name in columns(recipe)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -197,6 +197,30 @@ def open(folder) -> Store:
     return Store(folder, index, {name: _open_array(folder, index, name) for name in index["arrays"]})
 
 
+def outline(
+    sources: Iterable[Source], recipe: Recipe, *, seed: int = 0, frame: str = "sphere", sign: str = "auto"
+) -> Store:
+    """The store that `build` would make if all sources can be used, for plans: its rows are zeros that take no memory.
+
+    Nothing is sampled, read or written.  Of two sides each has half of the rows; a mesh has the size of `shards.MESH`.
+    """
+    sources, counts = list(sources), shards.counts(recipe)
+    rows = {name: [count // 2, count - count // 2] if name in TWO_SIDED else [count] for name, count in counts.items()}
+    shape = {"similarity": Similarity().as_array().tolist(), "diagnosis": None, "rows": rows}
+    index = {
+        "settings": {"recipe": config.to_dict(recipe), "seed": seed, "frame": frame, "sign": sign},
+        "sources": [{"name": s.name, "split": s.split, "category": s.category, "mark": {}} for s in sources],
+        "shapes": [{"name": s.name, "split": s.split, **shape} for s in sources],
+        "skipped": [],
+    }
+    arrays = {}
+    for name, (kind, row) in columns(recipe).items():
+        each = np.tile(rows[name], (len(sources), 1))
+        values = np.broadcast_to(np.zeros((), kind), (int(each.sum()), *row))
+        arrays[name] = RaggedArray(values, np.arange(len(sources)) * counts[name], each)
+    return Store(Path("not built"), index, arrays)
+
+
 def is_whole(folder) -> bool:
     """Whether a folder holds an undamaged store; reads all of it."""
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from jonet import parser
+from jonet.chips import CHIPS
 from jonet.errors import ConfigError
 from jonet.tasks import names
 from jonet.tasks.names import STAGES
@@ -34,6 +35,7 @@ the options that matter most:
   --network.latent-size L   length of a shape's code
   --batch-shapes S, --batch-points P   shapes per training step, and points of each
   --surfaces.resolution R   cells per side of the grid for marching cubes (short: --resolution)
+  --plan               only print memory, disk, steps and time that the run takes;  --chip C  on a chip (v5e, h100, …)
   --stages A,B         some of prepare, train, reconstruct, evaluate, report (default: all)
 
 {prog} --task=TASK --help lists every option of a task with its default.
@@ -58,6 +60,13 @@ class Options:
         tyro.conf.arg(
             metavar="ADDRESS:PORT,N,I", help="process I of N under jax.distributed; auto: detected from the cluster"
         ),
+    ] = None
+    plan: Annotated[
+        bool, tyro.conf.arg(help="only print what the run takes: memory, disk, steps, and time on a chip")
+    ] = False
+    chip: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="|".join(CHIPS), help="with --plan: one chip, instead of this machine's devices"),
     ] = None
     quiet: Annotated[bool, tyro.conf.arg(help="no progress on stderr")] = False
 
@@ -100,6 +109,8 @@ def parse(arguments: Sequence[str], prog: str = "jonet run") -> tuple[Task, Task
     options, given = parser.parse(kind, arguments, prog, kind(config=start, task=task.name, preset=preset))
     config = options.config.resolved(given)
     config.check_later()
+    if options.chip is not None and (not options.plan or options.chip not in CHIPS):
+        raise ConfigError(f"--chip is {options.chip}; with --plan, it is one of {', '.join(CHIPS)}")
     stages = tuple(name.strip() for name in options.stages.split(",") if name.strip())
     if unknown := [name for name in stages if name not in STAGES]:
         raise ConfigError(f"--stages names {unknown[0]!r}, but the stages are {', '.join(STAGES)}")

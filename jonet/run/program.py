@@ -19,9 +19,14 @@ def run(arguments: Sequence[str], prog: str = "jonet run") -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     task, config, options = run_options.parse(arguments, prog)
     progress.be_quiet(options.quiet)
-    parallel, stages = (importlib.import_module(name) for name in ("jonet.parallel", "jonet.run.stages"))
+    parallel, stages, plan = (
+        importlib.import_module(f"jonet.{name}") for name in ("parallel", "run.stages", "run.plan")
+    )
     if options.distributed is not None:
         parallel.join(options.distributed)
+    if options.plan:
+        print(plan.text(task, options.preset, plan.make(task, config, options.chip), options.chip))
+        return
     stages.run(task, config, options.workdir, options.stages)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 import time
 import warnings
@@ -18,9 +19,10 @@ from jonet import device_memory, parallel
 from jonet import model as models
 from jonet.data import store as stores
 from jonet.data.families import FAMILIES
-from jonet.data.sources import InMemory
+from jonet.data.sources import InMemory, Source
 from jonet.data.store import Store
 from jonet.errors import ConfigError, out_of_device_memory, shown
+from jonet.formats.sampled import Sampled
 from jonet.geometry.mesh import Mesh, as_meshes
 from jonet.model import Model
 from jonet.model_folder import check_replaceable
@@ -29,12 +31,15 @@ from jonet.run.state import RunState
 from jonet.storage import atomic, names
 from jonet.tasks import registry, unseen
 from jonet.tasks.base import Task, TaskConfig
+from jonet.tasks.setup import TrainingSetup
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import Loop
 from jonet.training.loop import train as run_loop
 from jonet.training.monitor import agreed
 from jonet.wording import counted
+
+VALIDATIONS = 100  # at most, where training lasts minutes
 
 
 def train(
@@ -151,10 +156,14 @@ def prepare(run: RunState) -> Store:
         warnings.warn(f"{config.data} does not exist any more; continuing with the store built from it", stacklevel=2)
         return stores.open(folder)
 
+    @functools.cache
+    def sources() -> list[Source]:
+        return config.shapes.sources(config.data, config.seed)
+
     def build() -> Store:
         return stores.build(
             folder,
-            config.shapes.sources(config.data, config.seed),
+            sources(),
             config.samples,
             seed=config.seed,
             frame=run.task.frame,
@@ -167,6 +176,9 @@ def prepare(run: RunState) -> Store:
         run.confirm("prepare")
         return store
 
+    if not (folder / "index.json").exists() and not any(isinstance(source, Sampled) for source in sources()):
+        run.task.check_outline(config, outline(run.task, config, sources()))
+
     def work():
         if parallel.is_main() and not atomic.is_free(folder) and not stores.is_whole(folder):
             _set_aside(folder)
@@ -175,6 +187,11 @@ def prepare(run: RunState) -> Store:
 
     run.do("prepare", work)
     return stores.open(folder)
+
+
+def outline(task: Task, config: TaskConfig, sources: Sequence[Source]) -> Store:
+    """The store of these sources as it will be, without samples (`data.store.outline`)."""
+    return stores.outline(sources, config.samples, seed=config.seed, frame=task.frame, sign=config.shapes.sign)
 
 
 def prepare_meshes(run: RunState, meshes: Sequence[Mesh]) -> Store:
@@ -262,17 +279,13 @@ def _halve(run: RunState) -> bool:
     """Halves the micro-batches that the program chose; False if the task has none, or an option gives their size."""
     if "micro_batch" not in run.autotuned:
         return False
-    before = run.autotuned["micro_batch"] or _batch_size(run.config) // parallel.count()
+    before = run.autotuned["micro_batch"]
+    before = before or run.autotuned["batch_shapes"] * run.autotuned["batch_points"] // parallel.count()
     run.keep_autotuned({"micro_batch": before // 2})
     warnings.warn(
         f"a device ran out of memory for micro-batches of {before} points; continuing with {before // 2}", stacklevel=5
     )
     return True
-
-
-def _batch_size(config) -> int:
-    """The points in a batch of a task that has micro-batches."""
-    return config.batch_shapes * config.batch_points
 
 
 def _remedy(config) -> str:
@@ -317,7 +330,7 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             checkpoints=checkpoints,
             log=Log(run.folder / "log.jsonl"),
             validate=training_setup.validate,
-            validate_every=training_setup.validate_every,
+            validate_every=validation_interval(training_setup, autotuned["steps"]),
             patience=training_setup.patience,
             names=store.names,
         )
@@ -334,6 +347,12 @@ def options_of(task: Task, config: TaskConfig) -> dict[str, Any]:
     """The options that a model was trained with, for its history; without those that it has in another form."""
     read = {*task.parts["prepare"], *task.parts["train"]} - {"data", "samples", "network"}
     return {name: value for name, value in configs.to_dict(config).items() if name in read}
+
+
+def validation_interval(setup: TrainingSetup, steps: int) -> int:
+    """Steps between validations: more than the option says if a chip does so many in the minutes of training that
+    validation would take most of the time."""
+    return max(setup.validate_every, steps // VALIDATIONS) if setup.minutes else setup.validate_every
 
 
 def planned_steps(loop: Loop, state, minutes: float) -> int:

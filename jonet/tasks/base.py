@@ -184,6 +184,12 @@ class Task(abc.ABC, Generic[AnyConfig]):
                 f"build one with frame={self.frame!r}, or choose another task"
             )
 
+    def check_outline(self, config: AnyConfig, outline: Store) -> None:
+        """ConfigError if training could not work with the store that will be built; before anything is sampled.
+
+        outline: `data.store.outline`, whose names, splits and numbers of rows are those of the store.
+        """
+
     def given_model(self, config: AnyConfig) -> Model | None:
         """The trained model that the option `model` names, instead of which none is trained; None without one.
 

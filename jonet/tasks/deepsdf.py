@@ -25,7 +25,6 @@ from jonet.chips import Precision
 from jonet.codes import Codes, fits
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
-from jonet.errors import ConfigError
 from jonet.inference.fitting import latents
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
@@ -34,12 +33,15 @@ from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.settings.fitting import FitConfig
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
+from jonet.tasks import batch
 from jonet.tasks.base import Task, TimedConfig
+from jonet.tasks.batch import Batch
 from jonet.tasks.setup import TrainingSetup, autotune, check_counts, history, training_codes
 from jonet.tasks.shapes import Shapes
-from jonet.training import autodecoder, batches
+from jonet.training import autodecoder, batches, costs
 from jonet.training.autodecoder import AutoDecoder
 from jonet.training.autotune import micro_batch as measured_micro_batch
+from jonet.training.batches import How
 from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
 from jonet.wording import counted
@@ -56,16 +58,21 @@ class Config(TimedConfig):
     shapes: Shapes = Shapes()  # which shapes are used, and how many
     samples: Recipe = RECIPES["default"]  # what is sampled from each shape
     network: Specs = Specs()  # structure of the decoder
-    # dtype of the matrix products of the hidden layers in training; parameters are always float32
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    # dtype of the matrix products of the hidden layers in training, auto: by platform; parameters are always float32
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     learning: AutoDecoder = AutoDecoder()  # loss, prior and start of the codes
     optimizer: Optimizer = Optimizer()  # optimizer and learning rates of network and codes
-    batch_shapes: int = 16  # shapes per training step, 1 or more (published: ScenesPerBatch, 64)
-    batch_points: int = 256  # points of each shape per training step, even (published: SamplesPerScene, 16384)
-    # how the points of a step are drawn: single rows with replacement, as published, or contiguous windows
-    draw: Literal["rows", "windows"] = "rows"
-    # where samples are during training: on the devices (resident) or read from disk; auto: resident if they fit
-    place: Literal["auto", "resident", "streamed"] = "auto"
+    batch_shapes: int = 0  # shapes per training step; 0: by platform (published: ScenesPerBatch, 64)
+    # points of each shape per training step, even; 0: by platform (published: SamplesPerScene, 16384)
+    batch_points: int = 0
+    cpu: Batch = Batch()  # what batch_shapes=0, batch_points=0 and compute_dtype=auto stand for on a CPU
+    accelerator: Batch = Batch(64, 1024, "bfloat16")  # and on a GPU or TPU
+    # how the points of a step are drawn: single rows with replacement, or contiguous windows, both as published; auto:
+    # rows, and windows of what is streamed
+    draw: Literal["auto", "rows", "windows"] = "auto"
+    # where samples are during training: on the devices (resident), there as float16 (half), or read from disk
+    # (streamed); auto: the first that fits
+    place: Literal["auto", "resident", "half", "streamed"] = "auto"
     steps: int = 10_000  # training steps, 1 or more; given without minutes, they replace the preset's minutes
     # training time in minutes, turned into steps by the speed measured at the start; 0: use `steps`; give one of both
     minutes: float = 0.0
@@ -78,16 +85,12 @@ class Config(TimedConfig):
     generated: int = 6  # number of samples from the codes' prior, and of meshes between two unseen shapes; 0 or more
 
     def __post_init__(self):
-        if self.batch_shapes < 1 or self.batch_points < 2 or self.batch_points % 2:
-            raise ConfigError(
-                f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}, but must be at least 1 "
-                "and an even number, as half of the points are outside and half inside"
-            )
+        batch.check_options(self)
         check_counts(self, {"steps": 1, "minutes": 0, "rebuilt_train": 0, "generated": 0})
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
-        return {"shapes.val_fraction": "DeepSDF has no validation"} | super().unread()
+        return {"shapes.val_fraction": "DeepSDF has no validation"} | batch.unread(self) | super().unread()
 
 
 def small(width: int, depth: int, latent_size: int) -> Specs:
@@ -121,8 +124,8 @@ class DeepSDF(Task[Config]):
             network=dataclasses.replace(small(256, 8, 0), xyz_in_all=True),
             learning=AutoDecoder(start="centered"),
             optimizer=MUON,
-            batch_shapes=1,
-            batch_points=1024,
+            cpu=Batch(1, 1024),
+            accelerator=Batch(1, 16_384),
             minutes=7.5,
             surfaces=Surfaces(resolution=256),
             rebuilt_train=1,
@@ -131,7 +134,7 @@ class DeepSDF(Task[Config]):
             network=small(128, 6, 64),
             learning=AutoDecoder(start="centered"),
             optimizer=MUON,
-            batch_points=64,  # many small steps beat few large ones, see docs/performance.md
+            cpu=Batch(16, 64),  # many small steps beat few large ones, see docs/performance.md
             minutes=2.5,
         ),
         "small": Config(
@@ -139,13 +142,14 @@ class DeepSDF(Task[Config]):
             network=small(256, 8, 128),
             learning=AutoDecoder(start="centered"),
             optimizer=MUON,
-            batch_shapes=32,
+            cpu=Batch(32, 256),
             minutes=50.0,
         ),
         "paper": Config(
             shapes=Shapes(train=3281, test=832),
             samples=RECIPES["deepsdf"],
             network=Specs(),
+            compute_dtype="float32",
             learning=AutoDecoder(prior="program", code_bound=1.0),
             optimizer=Optimizer(shared=Schedule("step", 5e-4), per_shape=Schedule("step", 1e-3)),
             batch_shapes=64,
@@ -159,7 +163,7 @@ class DeepSDF(Task[Config]):
         "prepare": ("data", "seed", "shapes", "samples"),
         "train": (
             *("seed", "network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points"),
-            *("draw", "place", "steps", "minutes"),
+            *("cpu", "accelerator", "draw", "place", "steps", "minutes"),
         ),
         "reconstruct": ("fitting", "surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
@@ -170,31 +174,39 @@ class DeepSDF(Task[Config]):
         """The default preset: "single" for one mesh file, else "quick"."""
         return "single" if Path(data).is_file() else "quick"
 
+    def check_outline(self, config: Config, outline: Store) -> None:
+        """As for all tasks; and the samples must fit where the options put them."""
+        batch.check_place(config, outline, spec)
+
     def training_setup(self, config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
         """What the training loop needs: decoder, one code per training shape, batches of samples."""
-        network = decoder(config, parallel.platform())
-        learning = config.learning
+        each, learning, optimizer = batch.of(config, autotuned), config.learning, config.optimizer.build()
+        network = decoder(config.network, each.compute_dtype, parallel.platform())
         shared, codes = autodecoder.initial(network, len(shapes), key, std=learning.code_std, start=learning.start)
-        lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
-        spec = batches.BatchSpec(batches.RowSampling("sdf", config.batch_points, config.draw))
-
-        def place() -> str:
-            fits = config.place == "auto" and batches.fits(store.arrays, lanes, spec)
-            return "resident" if fits or config.place == "resident" else "streamed"
+        lanes = Lanes.deal(shapes, each.shapes, config.seed, parallel.count())
 
         def micro_batch() -> int:
-            each = len(lanes.dealt) // lanes.devices
-            return measured_micro_batch(network, shared, each, config.batch_points, learning)
+            of_device = len(lanes.dealt) // lanes.devices
+            return measured_micro_batch(network, shared, of_device, each.points, learning)
 
-        source = batches.load(store.arrays, lanes, spec, key, autotune(autotuned, "place", place) == "resident")
         settings = learning
         if not learning.micro_batch:
             settings = dataclasses.replace(learning, micro_batch=autotune(autotuned, "micro_batch", micro_batch))
+        loss = functools.partial(autodecoder.loss, decoder=network, settings=settings)
+        lookup = functools.partial(autodecoder.lookup, bound=learning.code_bound)
+        sampled = functools.partial(spec, each.points)
+
+        def memory() -> int:
+            example = batches.example(store.arrays, lanes, sampled("rows"))
+            learned = {"shared": shared, "per_shape": codes}
+            return costs.of_step(loss, lookup, optimizer, learned, None, example).memory
+
+        place = batch.place(config, store.arrays, lanes, sampled, memory, autotuned)
         return TrainingSetup(
-            loss=functools.partial(autodecoder.loss, decoder=network, settings=settings),
-            lookup=functools.partial(autodecoder.lookup, bound=learning.code_bound),
+            loss=loss,
+            lookup=lookup,
             optimizer=config.optimizer,
-            batches=source,
+            batches=batches.load(store.arrays, lanes, sampled(batch.how(config, place)), key, place),
             shared=shared,
             per_shape=codes,
             steps=config.steps,
@@ -245,10 +257,15 @@ class DeepSDF(Task[Config]):
         )
 
 
-def decoder(config: Config, platform: parallel.Platform) -> DeepSDFDecoder:
+def decoder(specs: Specs, compute_dtype: str, platform: parallel.Platform) -> DeepSDFDecoder:
     """The decoder as it is trained on a platform."""
     axis = 0 if platform.is_cpu else -1  # of the units
-    return DeepSDFDecoder(config.network, jnp.dtype(config.compute_dtype), axis, matrix_unit=platform.kind == "tpu")
+    return DeepSDFDecoder(specs, jnp.dtype(compute_dtype), axis, matrix_unit=platform.kind == "tpu")
+
+
+def spec(points: int, how: How) -> batches.BatchSpec:
+    """What a batch holds of each shape.  points: of each; how: they are drawn."""
+    return batches.BatchSpec(batches.RowSampling("sdf", points, how))
 
 
 def training_errors(network: BoundNetwork, store: Store, shapes, codes, fitting: FitConfig):

@@ -174,7 +174,7 @@ class OccNet(Task[Config]):
         return TrainingSetup(
             loss=functools.partial(conditional.classifier_loss, network=network),
             optimizer=Optimizer(per_shape=config.optimizer.per_shape),
-            batches=batches.load({"train": train}, lanes, spec, key, resident=True),
+            batches=batches.load({"train": train}, lanes, spec, key, "resident"),
             shared=shared,
             per_shape=codes,
             batch_stats=batch_stats,

@@ -25,11 +25,14 @@ from jonet.networks.encoders import ENCODERS, EncoderName
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
+from jonet.tasks import batch
 from jonet.tasks.base import Task, TimedConfig
+from jonet.tasks.batch import Batch
 from jonet.tasks.inputs import Augmentation, EncoderInput
-from jonet.tasks.setup import TrainingSetup, autotune, check_counts, history, training_codes
+from jonet.tasks.setup import TrainingSetup, check_counts, history, identity, training_codes
 from jonet.tasks.shapes import Shapes
-from jonet.training import batches, conditional
+from jonet.training import batches, conditional, costs
+from jonet.training.batches import How
 from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer, Schedule
 
@@ -42,17 +45,19 @@ ADAM = Optimizer(
 MUON = Optimizer(
     "muon", shared=Schedule("cosine", initial=4e-3, final=4e-5), per_shape=Schedule("constant", initial=1e-3)
 )
+ACCELERATOR = Batch(64, 2048, "bfloat16")  # as published, in the type of matrix units
 SMALL = {"shapes": Shapes(train=2500, test=48, val_fraction=0.015), "minutes": 30.0}
 SMALL_SOLID = {  # for inputs that show the whole shape: twice the shapes, and half of the points inside
     "shapes": Shapes(train=5000, test=48, val_fraction=0.01),
     "points_sampling": "stratified",
-    "batch_points": 512,
+    "cpu": Batch(16, 512),
     "minutes": 30.0,
 }
 PAPER = {  # the published settings of all tasks
     "shapes": Shapes(train=30_000, test=8_000, val_fraction=0.1),
     "samples": RECIPES["onet"],
     "optimizer": ADAM,
+    "compute_dtype": "float32",
     "batch_shapes": 64,
     "batch_points": 2048,
     "steps": 300_000,
@@ -72,18 +77,23 @@ class Config(TimedConfig):
     shapes: Shapes = Shapes(train=600, val_fraction=0.04)  # which shapes are used, and how many
     samples: Recipe = SAMPLES  # what is sampled from each shape
     network: Specs = Specs()  # structure of encoder and decoder
-    # dtype of the matrix products in training; parameters are always float32
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    # dtype of the matrix products in training, auto: by platform; parameters are always float32
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     optimizer: Optimizer = MUON  # optimizer and learning rates
     # points to learn from: uniform in the box; equal: half of them inside; stratified: half inside, weighted so that
     # the loss has the same expectation as with uniform; surface: near the surface (needs samples.near_occupancies)
     points_sampling: Literal["uniform", "equal", "stratified", "surface"] = "uniform"
-    batch_shapes: int = 16  # shapes per training step, 1 or more (published: 64)
-    batch_points: int = 256  # points of each shape per training step, K, even (published: 2048; for voxels 1024)
-    # how the points of a step are drawn: single rows with replacement, or contiguous windows
-    draw: Literal["rows", "windows"] = "rows"
-    # where samples are during training: on the devices (resident) or read from disk; auto: resident if they fit
-    place: Literal["auto", "resident", "streamed"] = "auto"
+    batch_shapes: int = 0  # shapes per training step; 0: by platform (published: 64)
+    # points of each shape per training step, K, even; 0: by platform (published: 2048; for voxels 1024)
+    batch_points: int = 0
+    cpu: Batch = Batch()  # what batch_shapes=0, batch_points=0 and compute_dtype=auto stand for on a CPU
+    accelerator: Batch = ACCELERATOR  # and on a GPU or TPU
+    # how the points of a step are drawn: single rows with replacement, or contiguous windows; auto: rows, and windows
+    # of what is streamed
+    draw: Literal["auto", "rows", "windows"] = "auto"
+    # where samples are during training: on the devices (resident), there as float16 (half), or read from disk
+    # (streamed); auto: the first that fits
+    place: Literal["auto", "resident", "half", "streamed"] = "auto"
     steps: int = 10_000  # training steps, 1 or more; given without minutes, they replace the preset's minutes
     # training time in minutes, turned into steps by the speed measured at the start; 0: use `steps`; give one of both
     minutes: float = 0.0
@@ -104,11 +114,7 @@ class Config(TimedConfig):
         """What the encoder takes of each shape."""
 
     def __post_init__(self):
-        if self.batch_shapes < 1 or self.batch_points < 2 or self.batch_points % 2:
-            raise ConfigError(
-                f"batch_shapes is {self.batch_shapes} and batch_points {self.batch_points}, but must be at least 1 "
-                "and an even number"
-            )
+        batch.check_options(self)
         self._check_encoder()
         if self.points_sampling == "surface" and not self.samples.near_occupancies:
             raise ConfigError("points_sampling is surface, so samples.near_occupancies must be above 0")
@@ -118,7 +124,7 @@ class Config(TimedConfig):
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
-        unread = super().unread()
+        unread = super().unread() | batch.unread(self)
         if self.network.encoder == "idx":
             unread["inputs"] = "network.encoder is idx, which takes no input"
         return unread
@@ -163,12 +169,16 @@ class Onet(Task[AnyConfig]):
         "prepare": ("data", "seed", "shapes", "samples"),
         "train": (
             *("seed", "inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes"),
-            *("batch_points", "draw", "place", "steps", "minutes", "validate_every", "patience"),
+            *("batch_points", "cpu", "accelerator", "draw", "place", "steps", "minutes", "validate_every", "patience"),
         ),
         "reconstruct": ("surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
         "report": (),
     }
+
+    def check_outline(self, config: AnyConfig, outline: Store) -> None:
+        """As for all tasks; and the samples must fit where the options put them."""
+        batch.check_place(config, outline, functools.partial(spec, config))
 
     def training_setup(self, config: AnyConfig, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
         """What the training loop needs: network, batches of points and inputs, and the IoU on validation shapes."""
@@ -178,30 +188,29 @@ class Onet(Task[AnyConfig]):
                 f"patience is {config.patience}, but there are no validation shapes; set shapes.val_fraction, or "
                 "patience to 0"
             )
-        network = OccupancyNetwork(config.network, jnp.dtype(config.compute_dtype))
-        shared, per_shape, batch_stats = conditional.initial(network, len(shapes), key)
-        lanes = Lanes.deal(shapes, config.batch_shapes, config.seed, parallel.count())
-        array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
-        sides = "half" if config.points_sampling in ("equal", "stratified") else "any"
-        points = batches.RowSampling(array, config.batch_points, config.draw, sides)
         if embedded and len(store.select("test")):
             raise ConfigError(
                 "network.encoder is idx, which only represents its training shapes: set --shapes.test=0, for a folder "
                 "--shapes.test-fraction=0"
             )
-        inputs = None if embedded else config.inputs.draw(config.draw)
-        noise, scale_augmentation = Augmentation() if embedded else config.inputs.augmentation
-        importance_weighted = config.points_sampling == "stratified"
-        spec = batches.BatchSpec(points, "occupancies", inputs, noise, scale_augmentation, importance_weighted)
+        each, optimizer = batch.of(config, autotuned), config.optimizer.build()
+        network = OccupancyNetwork(config.network, jnp.dtype(each.compute_dtype))
+        shared, per_shape, batch_stats = conditional.initial(network, len(shapes), key)
+        lanes = Lanes.deal(shapes, each.shapes, config.seed, parallel.count())
+        loss = functools.partial(conditional.loss, network=network)
 
-        def place() -> str:
-            fits = config.place == "auto" and batches.fits(store.arrays, lanes, spec)
-            return "resident" if fits or config.place == "resident" else "streamed"
+        sampled = functools.partial(spec, config, each.points)
 
+        def memory() -> int:
+            example = batches.example(store.arrays, lanes, sampled("rows"))
+            learned = {"shared": shared, "per_shape": per_shape}
+            return costs.of_step(loss, identity, optimizer, learned, batch_stats, example).memory
+
+        place = batch.place(config, store.arrays, lanes, sampled, memory, autotuned)
         return TrainingSetup(
-            loss=functools.partial(conditional.loss, network=network),
+            loss=loss,
             optimizer=config.optimizer,
-            batches=batches.load(store.arrays, lanes, spec, key, autotune(autotuned, "place", place) == "resident"),
+            batches=batches.load(store.arrays, lanes, sampled(batch.how(config, place)), key, place),
             shared=shared,
             per_shape=per_shape,
             steps=config.steps,
@@ -256,6 +265,20 @@ class Onet(Task[AnyConfig]):
     def inputs(self, config: AnyConfig, store: Store, shape: int) -> list[Part]:
         """The network's input as shown in the report; none for the encoder `idx`."""
         return [] if config.network.encoder == "idx" else [config.inputs.picture(store, shape, config.seed)]
+
+
+def spec(config: Config, points: int, how: How) -> batches.BatchSpec:
+    """What a batch holds of each shape.  points: of each; how: they are drawn."""
+    embedded = config.network.encoder == "idx"
+    array = "occupancy_near" if config.points_sampling == "surface" else "occupancy"
+    sides = "half" if config.points_sampling in ("equal", "stratified") else "any"
+    return batches.BatchSpec(
+        batches.RowSampling(array, points, how, sides),
+        "occupancies",
+        None if embedded else config.inputs.draw(how),
+        *(Augmentation() if embedded else config.inputs.augmentation),
+        importance_weighted=config.points_sampling == "stratified",
+    )
 
 
 def encoded(config: Config, network: BoundNetwork, store: Store, shapes) -> np.ndarray:

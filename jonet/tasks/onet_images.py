@@ -26,6 +26,7 @@ from jonet.networks.encoders import EncoderName
 from jonet.networks.occupancy import Specs
 from jonet.networks.published.pretrained import imagenet
 from jonet.tasks import onet
+from jonet.tasks.batch import Batch
 from jonet.tasks.inputs import View
 from jonet.tasks.onet import Onet
 from jonet.tasks.setup import TrainingSetup
@@ -69,7 +70,7 @@ class OnetImages(Onet[Config]):
     title = "Occupancy Networks from one image"
     config = Config
     presets = {
-        "quick": Config(network=network(96, "resnet18", 16), batch_shapes=8, batch_points=512, minutes=3.0),
+        "quick": Config(network=network(96, "resnet18", 16), cpu=Batch(8, 512), minutes=3.0),
         "small": Config(
             **onet.SMALL,
             samples=dataclasses.replace(onet.SAMPLES, images=24, image_size=96),

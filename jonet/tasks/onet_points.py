@@ -16,6 +16,7 @@ import dataclasses
 
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
+from jonet.tasks.batch import Batch
 from jonet.tasks.inputs import Cloud
 from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
@@ -45,7 +46,7 @@ class OnetPoints(Onet[Config]):
             shapes=Shapes(train=800, val_fraction=0.03),
             network=network(96, 64),
             points_sampling="stratified",
-            batch_points=512,
+            cpu=Batch(16, 512),
             minutes=2.75,
         ),
         "small": Config(**onet.SMALL_SOLID, network=network(128, 64)),

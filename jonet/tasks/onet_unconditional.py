@@ -28,6 +28,7 @@ from jonet.model import Model
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 from jonet.tasks import onet
+from jonet.tasks.batch import Batch
 from jonet.tasks.inputs import Labeled
 from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
@@ -85,8 +86,8 @@ class OnetUnconditional(Onet[Config]):
     presets = {
         # K as published: the KL divergence is weighed against the sum over points, and the latent encoder's maximum
         # over points depends on their number, so training uses as many points as evaluation
-        "quick": Config(network=network(128, 64), batch_shapes=4, batch_points=2048, minutes=3.0),
-        "small": Config(**onet.SMALL, network=network(128, 128), batch_shapes=8, batch_points=2048),
+        "quick": Config(network=network(128, 64), cpu=Batch(4, 2048), minutes=3.0),
+        "small": Config(**onet.SMALL, network=network(128, 128), cpu=Batch(8, 2048)),
         "paper": dataclasses.replace(
             Config(**onet.PAPER, network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128)),
             shapes=Shapes(train=3_000, test=800, val_fraction=0.1),

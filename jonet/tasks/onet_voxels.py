@@ -19,6 +19,7 @@ from jonet.data.sampling import RECIPES, Recipe
 from jonet.errors import ConfigError
 from jonet.networks.occupancy import Specs
 from jonet.tasks import onet
+from jonet.tasks.batch import Batch
 from jonet.tasks.inputs import Voxels
 from jonet.tasks.onet import Onet
 from jonet.tasks.shapes import Shapes
@@ -57,8 +58,7 @@ class OnetVoxels(Onet[Config]):
             shapes=Shapes(train=800, val_fraction=0.02),
             network=network(96, 8),
             points_sampling="stratified",
-            batch_shapes=8,
-            batch_points=1024,
+            cpu=Batch(8, 1024),
             minutes=2.6,
         ),
         "small": Config(**onet.SMALL_SOLID, network=network(128, 8)),

@@ -28,6 +28,10 @@ from jonet.errors import ConfigError
 from jonet.training.lanes import Deal, Lanes
 
 CHUNK = 1 << 28  # bytes of a chunk of steps that is streamed ahead
+BLOCK = 1 << 30  # most rows of a block on a device, where numbers are int32
+# Where samples are in training: on the devices as they are stored, on the devices as float16, or read from disk.
+Place = Literal["resident", "half", "streamed"]
+How = Literal["rows", "windows"]  # how rows are drawn, see `RowSampling`
 
 
 class Batch(NamedTuple):
@@ -105,7 +109,7 @@ class RowSampling:
 
     array: str
     count: int
-    how: Literal["rows", "windows"] = "rows"
+    how: How = "rows"
     sides: Literal["half", "any"] = "half"
 
     def __post_init__(self):
@@ -270,15 +274,17 @@ class Resident:
     """Batches from samples that are in the devices' memory.
 
     arrays: ragged arrays by name (`Store.arrays`, and any others with one entry per shape of the store: images, voxel
-    grids).  key: of the whole run.  The public attributes implement `training.loop.Batches`.
+    grids).  key: of the whole run.  half: rows of float32 are rounded to float16, in half of the memory.
+    The public attributes implement `training.loop.Batches`; bytes: of samples, on the device that has the most.
     """
 
-    def __init__(self, arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key):
+    def __init__(self, arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key, *, half: bool = False):
         _check(arrays, lanes, plan)
-        self.lanes, self.plan, self.positions = lanes, plan, lanes.positions
+        self.arrays, self.lanes, self.plan, self.positions = arrays, lanes, plan, lanes.positions
         self.points = lanes.shapes * plan.points.count
         self.specs = {"deal": parallel.SPLIT, "key": parallel.REPLICATED, "arrays": parallel.SPLIT}
-        packed = {name: _on_devices(arrays[name], lanes) for name in plan.arrays()}
+        self.bytes = resident_bytes(arrays, lanes, plan, half)
+        packed = {name: _on_devices(arrays[name], lanes, half) for name in plan.arrays()}
         self._data = {"deal": parallel.split(lanes.deal_of()), "key": parallel.replicate(key), "arrays": packed}
 
     def segment(self, first: int, limit: int):
@@ -292,8 +298,9 @@ class Resident:
         places = sample_all(self.plan, {name: packed.counts for name, packed in arrays.items()}, now, data["key"])
         rows = {}
         for name, draw in self.plan.draws().items():
-            packed = arrays[draw.array]
-            rows[name] = packed.values[packed.offsets[now.row][:, None] + places[name]]
+            stored, found = self.arrays[draw.array].values, arrays[draw.array].rows(now.row, places[name])
+            found = found[..., : stored.shape[1]] if stored.ndim == 2 else found  # without a column of padding
+            rows[name] = found.astype(stored.dtype)
         counts = arrays[self.plan.points.array].counts[now.row]
         return assemble(self.plan, rows, places["points"] >= counts[:, :1], counts, now, data["key"])
 
@@ -302,7 +309,7 @@ class Streamed:
     """Batches from samples that stay in memory-mapped files: bit for bit those of `Resident`.
 
     Rows are chosen by the same functions on the host and gathered by a thread, one chunk of steps ahead of the devices.
-    waited: seconds that were spent waiting for a chunk.
+    waited: seconds that were spent waiting for a chunk.  bytes: of chunks, on each device.
     Raises ConfigError for sampling by `rows`, which would read single rows from the disk.
     """
 
@@ -312,15 +319,19 @@ class Streamed:
         _check(arrays, lanes, plan)
         for draw in plan.draws().values():
             if draw.how == "rows" and draw.count > 1:
-                raise ConfigError(f"{draw.array} is streamed, so draw 'windows' of it, not {draw.count} single 'rows'")
-        self.lanes, self.plan, self.positions = lanes, plan, lanes.positions
+                raise ConfigError(
+                    f"{draw.array} is streamed, so draw 'windows' of it, not {draw.count} single 'rows': set draw to "
+                    "windows or auto, or place to resident or half if a device has the memory"
+                )
+        self.arrays, self.lanes, self.plan, self.positions = arrays, lanes, plan, lanes.positions
         self.points = lanes.shapes * plan.points.count
         self.specs = {"deal": parallel.SPLIT, "key": parallel.REPLICATED, "first": parallel.REPLICATED}
         self.specs |= {name: parallel.SPLIT for name in ("counts", "rows", "inside")}
         size = sum(arrays[draw.array].values[:1].nbytes * draw.count for draw in plan.draws().values())
         self.chunk = chunk or int(np.clip(CHUNK // (size * len(lanes.dealt)), 1, 256))  # steps
+        self.bytes = 2 * self.chunk * size * len(lanes.dealt) // lanes.devices  # of this chunk and the next
         self.waited = 0.0
-        self._arrays, self._fixed = arrays, {"deal": parallel.split(lanes.deal_of()), "key": parallel.replicate(key)}
+        self._fixed = {"deal": parallel.split(lanes.deal_of()), "key": parallel.replicate(key)}
         self._fixed["counts"] = _counts_on_devices(arrays[plan.points.array], lanes)
         self._key = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
         self._thread, self._chunks = ThreadPoolExecutor(1, "stream"), {}
@@ -349,7 +360,7 @@ class Streamed:
         gathered = functools.cache(lambda device: self._gather_shard(first, device))
         rows, width = {}, len(self.lanes.dealt)
         for name, draw in self.plan.draws().items():
-            values = self._arrays[draw.array].values
+            values = self.arrays[draw.array].values
             shape = (width, self.chunk, draw.count, *values.shape[1:])
             rows[name] = parallel.split_by(shape, values.dtype, lambda device, name=name: gathered(device)[0][name])
         shape = (width, self.chunk, self.plan.points.count)
@@ -359,15 +370,15 @@ class Streamed:
     def _gather_shard(self, first: int, device: int):
         with jax.default_device(_host()):  # a small program, which must not wait for the training steps
             deal = Deal(*map(jnp.asarray, self.lanes.deal_of(device)))
-            counts = {name: _counts(self._arrays[name], deal.index).astype(np.int32) for name in self.plan.arrays()}
+            counts = {name: _counts(self.arrays[name], deal.index).astype(np.int32) for name in self.plan.arrays()}
             key = jax.random.wrap_key_data(jnp.asarray(self._key[0]), impl=self._key[1])
             found = _sample_chunk(self.plan, self.lanes.steps, self.chunk, deal, counts, np.int32(first), key)
         index, places = jax.tree.map(lambda leaf: np.swapaxes(np.asarray(leaf), 0, 1), found)  # [b, chunk, ...]
         rows = {}
         for name, draw in self.plan.draws().items():
-            packed = self._arrays[draw.array]
+            packed = self.arrays[draw.array]
             rows[name] = packed.values[packed.offsets[index][..., None] + places[name]]
-        return rows, places["points"] >= self._arrays[self.plan.points.array].counts[index, :1]
+        return rows, places["points"] >= self.arrays[self.plan.points.array].counts[index, :1]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -381,20 +392,34 @@ def _sample_chunk(plan: BatchSpec, steps: int, chunk: int, deal: Deal, counts, f
     return jax.lax.map(of_step, first + jnp.arange(chunk))
 
 
-def load(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key, resident: bool) -> Resident | Streamed:
+def load(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key, place: Place) -> Resident | Streamed:
     """Batches from samples in the devices' memory, or streamed to them."""
-    return (Resident if resident else Streamed)(arrays, lanes, plan, key)
+    if place == "streamed":
+        return Streamed(arrays, lanes, plan, key)
+    return Resident(arrays, lanes, plan, key, half=place == "half")
 
 
-def fits(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, fraction: float = 0.5) -> bool:
-    """Whether the samples of a device's lanes take at most this fraction of its memory (`parallel.memory`)."""
-    size = 0
-    for name in plan.arrays():
-        rows = _longest(arrays[name], lanes)
-        if rows >= 2**31:  # row numbers on the devices are int32
-            return False
-        size += rows * arrays[name].values[:1].nbytes
-    return size <= fraction * parallel.memory()
+def resident_bytes(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, half: bool = False) -> int:
+    """The bytes that `Resident` samples take on the device that has the most."""
+    rows = {name: _row(arrays[name], half) for name in plan.arrays()}
+    return sum(
+        _longest(arrays[name], lanes) * int(np.prod(shape)) * kind.itemsize for name, (shape, kind) in rows.items()
+    )
+
+
+def example(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec) -> Batch:
+    """The arrays of one device's part of a step as shapes and dtypes, without values."""
+    shapes = len(lanes.dealt) // lanes.devices
+    number, mask = (jax.ShapeDtypeStruct((shapes,), kind) for kind in ("int32", "float32"))
+    now = ShapeSelection(number, number, mask, jax.ShapeDtypeStruct((), "int32"))
+    rows = {
+        name: jax.ShapeDtypeStruct((shapes, draw.count, *values.shape[1:]), values.dtype)
+        for name, draw in plan.draws().items()
+        for values in [arrays[draw.array].values]
+    }
+    inside = jax.ShapeDtypeStruct((shapes, plan.points.count), bool)
+    counts = jax.ShapeDtypeStruct((shapes, arrays[plan.points.array].counts.shape[1]), "int32")
+    return jax.eval_shape(functools.partial(assemble, plan), rows, inside, counts, now, jax.random.key(0))
 
 
 def _check(arrays, lanes: Lanes, plan: BatchSpec):
@@ -427,41 +452,62 @@ def _counts(packed: RaggedArray, index) -> np.ndarray:
 
 
 class DeviceRows(NamedTuple):
-    """The fields of a `RaggedArray`, split over the devices."""
+    """A `RaggedArray` split over the devices.
+
+    values [blocks, rows, ...]: the rows of a device's shapes one after the other, in blocks, since a device may hold
+    more rows than an int32 counts.  starts [R, 2]: of each shape's first row, the block and the row in it.
+    counts [R, sides].
+    """
 
     values: jax.Array
-    offsets: jax.Array
+    starts: jax.Array
     counts: jax.Array
+
+    def rows(self, shape: jax.Array, places: jax.Array) -> jax.Array:
+        """Rows [S, N, ...] of some shapes.  shape [S]: rows of `starts`.  places [S, N]: among the shape's own rows."""
+        block, first = self.starts[shape].T[..., None]
+        row, length = first + places, self.values.shape[1]
+        return self.values[block + jax.lax.div(row, length), jax.lax.rem(row, length)]
 
 
 def _longest(packed: RaggedArray, lanes: Lanes) -> int:
     """The number of rows of the device that has the most."""
     counts = [_counts(packed, lanes.deal_of(device).index).sum() for device in range(lanes.devices)]
-    return max(1, *counts)
+    return max(1, *map(int, counts))
 
 
-def _on_devices(packed: RaggedArray, lanes: Lanes) -> DeviceRows:
-    """The rows of each device's shapes on that device, in the order of its lanes, with their offsets and counts."""
+def _row(packed: RaggedArray, half: bool) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a row on the devices.
+
+    A TPU keeps three columns as four, and would first copy the whole array to read rows of three.
+    """
+    shape, kind = packed.values.shape[1:], packed.values.dtype
+    padded = shape == (3,) and parallel.platform().kind == "tpu"
+    return (4,) if padded else shape, np.dtype(np.float16) if half and kind == np.float32 else kind
+
+
+def _on_devices(packed: RaggedArray, lanes: Lanes, half: bool) -> DeviceRows:
+    """The rows of each device's shapes on that device, in the order of its lanes, with their places and counts."""
     longest = _longest(packed, lanes)  # all devices get arrays of one size
-    if longest >= 2**31:
-        raise ConfigError(f"{longest} rows on one device exceed 32-bit indices; stream them")
+    blocks = -(-longest // BLOCK)
+    length, (rest, kind) = -(-longest // blocks), _row(packed, half)
 
     def values(device: int):
-        out = np.zeros((longest, *packed.values.shape[1:]), packed.values.dtype)
-        at = 0
+        out = np.zeros((blocks * length, *rest), kind)
+        at, rows = 0, out if packed.values.ndim != 2 else out[:, : packed.values.shape[1]]
         for i in lanes.deal_of(device).index.ravel():
             count = packed.counts[i].sum() if i >= 0 else 0
-            out[at : at + count] = packed.values[packed.offsets[i] : packed.offsets[i] + count]
+            rows[at : at + count] = packed.values[packed.offsets[i] : packed.offsets[i] + count]
             at += count
-        return out
+        return out.reshape(blocks, length, *rest)
 
-    def offsets(device: int):
-        ends = np.cumsum(_counts(packed, lanes.deal_of(device).index).sum(1))
-        return np.concatenate([[0], ends[:-1]]).astype(np.int32)
+    def starts(device: int):
+        counts = _counts(packed, lanes.deal_of(device).index).sum(1)
+        return np.stack(np.divmod(np.cumsum(counts) - counts, length), 1).astype(np.int32)
 
     return DeviceRows(
-        parallel.split_by((lanes.devices * longest, *packed.values.shape[1:]), packed.values.dtype, values),
-        parallel.split_by((lanes.positions.size,), np.int32, offsets),
+        parallel.split_by((lanes.devices * blocks, length, *rest), kind, values),
+        parallel.split_by((lanes.positions.size, 2), np.int32, starts),
         _counts_on_devices(packed, lanes),
     )
 

@@ -1,5 +1,6 @@
 """A whole run in miniature: every stage, the run folder, the model that it leaves, and single steps from the shell."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -22,6 +23,7 @@ from jonet.evaluation import metrics
 from jonet.geometry import mesh_files
 from jonet.progress import Progress
 from jonet.run import metrics_file, report_pages, stages, train
+from jonet.tasks.setup import TrainingSetup
 
 pytestmark = pytest.mark.unoptimized
 
@@ -220,6 +222,12 @@ def test_train_from_python(tmp_path):
     assert len(model.codes) == 6
     with pytest.raises(ConfigError, match="stepz"):
         jonet.train("mug", stepz=5)
+
+
+def test_timed_training_validates_at_most_a_hundred_times():
+    setup = TrainingSetup(*[None] * 5, steps=9, minutes=2.0, validate_every=500)
+    assert train.validation_interval(setup, 14_000) == 500 and train.validation_interval(setup, 300_000) == 3000
+    assert train.validation_interval(dataclasses.replace(setup, minutes=0.0), 300_000) == 500
 
 
 def test_without_a_folder_a_stop_promises_nothing(monkeypatch, tmp_path):

@@ -33,12 +33,10 @@ def spheres(count: int, rows: int = 200) -> dict[str, RaggedArray]:
     return {"sdf": RaggedArray(np.concatenate(values).astype(np.float32), offsets, np.array(counts))}
 
 
-def batches(shapes: int = 6, batch: int = 4, points: int = 32, *, arrays=None, resident: bool = True, how="windows"):
+def batches(shapes: int = 6, batch: int = 4, points: int = 32, *, arrays=None, place="resident", how="windows"):
     """Where batches of spheres come from."""
     lanes = Lanes.deal(range(shapes), batch, 0, parallel.count())
-    return load(
-        arrays or spheres(shapes), lanes, BatchSpec(RowSampling("sdf", points, how)), jax.random.key(0), resident
-    )
+    return load(arrays or spheres(shapes), lanes, BatchSpec(RowSampling("sdf", points, how)), jax.random.key(0), place)
 
 
 def make(source=None, *, decoder=DECODER, rate: float = 5e-3) -> Loop:

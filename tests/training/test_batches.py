@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import jax
 import numpy as np
@@ -330,10 +331,6 @@ def test_draws_that_make_no_sense():
         Streamed(arrays(), lanes(), SDF, KEY)
 
 
-def test_what_fits_stays_on_the_devices():
-    small, plan = arrays(), PLANS["distances"]
-    assert batches.fits(small, lanes(), plan) and not batches.fits(small, lanes(), plan, fraction=1e-12)
-    huge = {"sdf": small["sdf"]._replace(counts=small["sdf"].counts * 2**27)}
-    assert not batches.fits(huge, lanes(), plan, fraction=1e9)  # more rows than int32 counts
-    assert isinstance(batches.load(small, lanes(), plan, KEY, resident=True), Resident)
-    assert isinstance(batches.load(small, lanes(), plan, KEY, resident=False), Streamed)
+def test_sources_by_place():
+    found = [type(batches.load(arrays(), lanes(), PLANS["distances"], KEY, place)) for place in get_args(batches.Place)]
+    assert found == [Resident, Resident, Streamed]

@@ -122,7 +122,7 @@ def test_empty_lanes_are_not_named():
     arrays["sdf"].values[arrays["sdf"].offsets[4] :][:200] = np.nan
     lanes = Lanes(np.array([5, 4]), np.array([[0], [1], [-1], [-1]]), steps=1, devices=1)
     plan = batches.BatchSpec(batches.RowSampling("sdf", 8))
-    loop = miniature.make(batches.load(arrays, lanes, plan, jax.random.key(0), True))
+    loop = miniature.make(batches.load(arrays, lanes, plan, jax.random.key(0), "resident"))
     with pytest.raises(TrainingError, match="its batch holds sphere 4, sphere 5; look"):
         train(loop, miniature.fresh(loop), 3, names=[f"sphere {i}" for i in range(6)], bar=False)
 
@@ -148,7 +148,7 @@ def test_rows_come_and_go_by_position():
     shared, codes = miniature.start(miniature.DECODER, 5)
     for dealt in ([[3, 0], [4, 2], [1, -1], [-1, -1]], [[4], [0], [1], [2], [3]]):
         lanes = Lanes(np.array([1, 5, 0, 3, 2]), np.array(dealt), steps=1, devices=1)
-        loop = miniature.make(batches.load(arrays, lanes, plan, jax.random.key(0), True))
+        loop = miniature.make(batches.load(arrays, lanes, plan, jax.random.key(0), "resident"))
         state = loop.start(shared, codes)
         held = loop.held(state)
         np.testing.assert_array_equal(loop.per_shape(state), codes)

@@ -254,7 +254,7 @@ def test_dispatches_do_not_change_bits(loop, compilations):
 
 
 def test_streamed_samples_train_like_resident_ones(loop):
-    streamed = miniature.make(miniature.batches(resident=False))
+    streamed = miniature.make(miniature.batches(place="streamed"))
     ends = [train(which, miniature.fresh(which), 20, bar=False) for which in (loop, streamed)]
     assert miniature.bits(ends[0]) == miniature.bits(ends[1])
 
