@@ -26,7 +26,6 @@ from jonet.storage import atomic
 DOCUMENT = Path(__file__).parents[2] / "docs" / "accelerators.md"
 FIGURE = DOCUMENT.parent / "images" / "roofline.svg"
 HERE = "here"
-ROWS = 4096  # random samples of each shape where programs are measured
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -50,11 +49,11 @@ def run(options: argparse.Namespace) -> list[dict]:
     """Compiles or measures the chosen programs, prints a line for each, and returns all rows of the JSON file."""
     import jax
 
-    from experiments.accelerators import checks, programs, rows, table, targets
+    from experiments.accelerators import checks, programs, rows, table, targets, unsampled
 
     here = options.target == [HERE]
     known = json.loads(options.json.read_text("utf-8")) if options.json and options.json.exists() else []
-    offered = programs.programs(ROWS if here else None)
+    offered = programs.programs(unsampled.Few() if here else None)
     chosen = [name for name in offered if fnmatch.fnmatch(name, options.programs)]
     if not chosen:
         raise ConfigError(f"--programs is {options.programs!r}, but no program has such a name; --programs='*' is all")

@@ -121,8 +121,9 @@ class Module:
         if known:
             return int(known[1])
         condition = self.computations.get(_named("condition", loop), {}).values()
-        ends = [int(c.arguments) for c in condition if c.opcode == "constant" and re.fullmatch(r"\d+", c.arguments)]
-        compared = [c for c in condition if c.opcode == "compare"]
+        tested = [part for top in condition for part in [top, *(inner for inner, _ in self.inside(top))]]
+        ends = [int(each.arguments) for each in tested if each.opcode == "constant" and each.arguments.isdigit()]
+        compared = [each for each in tested if each.opcode == "compare"]
         rising = len(ends) == len(compared) == 1 and "direction=LT" in compared[0].attributes
         return ends[0] if rising else None  # loops of JAX count from 0
 

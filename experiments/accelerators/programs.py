@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.accelerators import unsampled
+from experiments.accelerators.unsampled import Few
 from jonet import parallel
 from jonet.inference import encode as encoding
 from jonet.inference.fitting import gauss_newton, methods, sharded_batch
@@ -58,14 +59,14 @@ class Call:
 # Training
 
 
-def train(task: str, preset: str, rows: int | None = None, **changes) -> Call:
-    """The training step of a preset.  rows: of random samples of each shape; None for shapes without data.
+def train(task: str, preset: str, few: Few | None = None, **changes) -> Call:
+    """The training step of a preset.  few: random samples of fewer shapes; None for all shapes without samples.
 
     changes: of the config's fields.
     """
     found = registry.find(task)
     config = dataclasses.replace(found.presets[preset], **changes)
-    store = unsampled.store(found, config, rows)
+    store = unsampled.store(found, config, few)
     given = found.training_setup(config, store, np.arange(len(store)), KEY(0), {})
     loop = Loop(given.loss, given.optimizer.build(), given.batches, KEY(0), lookup=given.lookup)
     state = loop.start(given.shared, given.per_shape, given.batch_stats)
@@ -238,13 +239,13 @@ PER_MESH = 130_000  # points that a surface of a chair at 128³ needs: cells, se
 PRESETS = ("quick", "small", "paper")
 
 
-def programs(rows: int | None = None) -> dict[str, Callable[[], Call]]:
-    """All programs by name.  rows: as for `train`."""
+def programs(few: Few | None = None) -> dict[str, Callable[[], Call]]:
+    """All programs by name.  few: as for `train`."""
     found: dict[str, Callable[[], Call]] = {}
     for task in names.BUILT_IN:
         for preset in PRESETS:
-            found[f"{task}/{preset}/train"] = functools.partial(train, task, preset, rows)
-    found |= steps(rows)
+            found[f"{task}/{preset}/train"] = functools.partial(train, task, preset, few)
+    found |= steps(few)
     for name, network in DECODERS.items():
         for precision in ("highest", "high", "default"):
             found[f"{name}/evaluate/{precision}"] = lambda n=network, p=precision: evaluate(n(), p)
@@ -261,7 +262,7 @@ def programs(rows: int | None = None) -> dict[str, Callable[[], Call]]:
     return found
 
 
-def steps(rows: int | None) -> dict[str, Callable[[], Call]]:
+def steps(few: Few | None) -> dict[str, Callable[[], Call]]:
     """The published step of DeepSDF by precision and micro-batch, on the samples of 64 shapes, which fit anywhere."""
     config = registry.find("deepsdf").presets["paper"]
     shapes = dataclasses.replace(config.shapes, train=64, test=0)
@@ -270,7 +271,7 @@ def steps(rows: int | None) -> dict[str, Callable[[], Call]]:
 
     def step(dtype: str, size: int) -> Call:
         changed = dataclasses.replace(learning, micro_batch=size)
-        return train(*("deepsdf", "paper", rows), shapes=shapes, samples=samples, learning=changed, compute_dtype=dtype)
+        return train(*("deepsdf", "paper", few), shapes=shapes, samples=samples, learning=changed, compute_dtype=dtype)
 
     whole = config.batch_shapes * config.batch_points
     return {

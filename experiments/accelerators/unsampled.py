@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,13 +25,21 @@ COUNTS = {  # rows of a shape by array, as the recipe's fields give them
 }
 
 
-def store(task: Task, config: TaskConfig, rows: int | None = None) -> Store:
+class Few(NamedTuple):
+    """The most shapes, and rows of each, of a store that is really in memory."""
+
+    shapes: int = 256
+    rows: int = 4096
+
+
+def store(task: Task, config: TaskConfig, few: Few | None = None) -> Store:
     """The store of a config's training shapes.
 
-    rows: None for arrays of the full size that take no memory (one zero, broadcast); else at most so many rows of
-    each shape, of random numbers from -1 to 1 (bytes from 0 to 255).
+    few: None for arrays of the full size that take no memory (one zero, broadcast); else fewer shapes and rows, of
+    random numbers from -1 to 1 (bytes from 0 to 255).
     """
     sources = [source for source in config.shapes.sources(config.data, config.seed) if source.split == "train"]
+    sources = sources if few is None else sources[: few.shapes]
     recipe, placed = config.samples, list(Similarity.identity().as_array())
     index = {
         "settings": {"recipe": configs.to_dict(recipe), "seed": config.seed, "frame": task.frame, "sign": "auto"},
@@ -41,11 +50,11 @@ def store(task: Task, config: TaskConfig, rows: int | None = None) -> Store:
     arrays = {}
     for name, (kind, row) in shards.columns(recipe).items():
         if name in COUNTS and (each := COUNTS[name](recipe)):
-            each = each if rows is None else min(each, rows)
+            each = each if few is None else min(each, few.rows)
             sides = (each - each // 2, each // 2) if name in shards.TWO_SIDED else (each,)
             counts = np.tile(np.array(sides, np.int64), (len(sources), 1))
             shape = (each * len(sources), *row)
-            values = np.broadcast_to(np.zeros((), kind), shape) if rows is None else drawn(kind, shape)
+            values = np.broadcast_to(np.zeros((), kind), shape) if few is None else drawn(kind, shape)
             arrays[name] = RaggedArray(values, each * np.arange(len(sources)), counts)
     return Store(Path("unsampled"), index, arrays)
 

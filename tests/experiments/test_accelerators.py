@@ -175,7 +175,7 @@ def tiny(measured: bool) -> dict:
     """A program of each kind that compiles in a moment."""
     shapes = registry.find("deepsdf").presets["quick"].shapes
     few = dataclasses.replace(shapes, train=3, test=0)
-    drawn = 64 if measured else None
+    drawn = unsampled.Few(rows=64) if measured else None
     return {
         "tiny/train": lambda: programs.train("deepsdf", "quick", drawn, shapes=few, **QUICK),
         "tiny/evaluate": lambda: programs.evaluate(programs.decoder(TINY), "highest", tiles=8),
@@ -220,11 +220,11 @@ def test_programs_are_not_begun_after_their_time(tmp_path, monkeypatch):
 def test_stores_without_data_have_the_sizes_of_the_preset():
     task = registry.find("onet_voxels")
     config = task.presets["paper"]
-    whole, few = unsampled.store(task, config), unsampled.store(task, config, rows=2)
-    assert len(whole) == len(few) == 27_000  # a tenth of 30,000 is for validation
+    whole, few = unsampled.store(task, config), unsampled.store(task, config, unsampled.Few(3, 2))
+    assert (len(whole), len(few)) == (27_000, 3)  # a tenth of 30,000 is for validation
     assert whole.arrays["occupancy"].values.shape == (27_000 * 100_000, 3)
     assert whole.arrays["occupancy"].values.strides == (0, 0)  # one number
-    assert few.arrays["occupancy"].values.shape == (27_000 * 2, 3) and few.arrays["occupancy"].values.std() > 0.5
+    assert few.arrays["occupancy"].values.shape == (6, 3) and few.arrays["occupancy"].values.std() > 0.5
     np.testing.assert_array_equal(few.arrays["occupancy"].counts[0], [1, 1])
     assert whole.arrays["voxels"].values.shape == (27_000, 32**3 // 8)
 
