@@ -227,7 +227,7 @@ def pmap(fn: Callable, in_specs, out_specs, donate: Sequence[int] = ()) -> Calla
         return compiled[here]
 
     def call(*arguments):
-        if _absent:
+        if _absent and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arguments)):
             return jax.tree.map(lambda spec, part: _place(part, spec), out_specs, jax.eval_shape(on_mesh(), *arguments))
         return on_mesh()(*arguments)
 
