@@ -16,7 +16,7 @@ FREE = {
     *("copy-done", "all-reduce-done", "all-gather-done", "collective-permute-done", "slice-done", "send-done"),
 }
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-MOVES = ("copy", "copy-start", "transpose")
+MOVES = ("copy", "transpose")  # not copy-start, by which a TPU reads ahead
 # cuDNN's convolutions: which of the arrays are input, kernel and output; -1 is the result
 CONVOLUTIONS = {
     "__cudnn$convForward": (0, 1, -1),

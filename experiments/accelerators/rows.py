@@ -18,6 +18,7 @@ from jonet.errors import JonetError, out_of_device_memory
 from jonet.storage import atomic
 
 WITHOUT_MEASURING = {"xla_gpu_autotune_level": 0}  # there is no GPU to try kernels on
+LARGE = 1 << 20  # bytes of a copy that is reported
 SECONDS, LEAST, MOST = 1.0, 3, 20  # of measuring a program, and how many calls
 
 
@@ -60,6 +61,7 @@ def counted(target: Target, call: Call, compiled) -> dict[str, Any]:
     passes, chip, repeats = call.passes, target.chip, call.repeats
     operations = sum(counting.matrix_operations(module, passes).values()) / repeats
     collectives = counting.collectives(module, passes)
+    moves = counting.largest_moves(module, passes, least=repeats * LARGE)
     found = {
         "mark": "C" if chip is not None and chip.kind == "tpu" else "B",
         "operations": operations,
@@ -68,7 +70,7 @@ def counted(target: Target, call: Call, compiled) -> dict[str, Any]:
         "temporaries": memory.temp_size_in_bytes,
         "collectives": {kind: count // repeats for kind, (count, _) in collectives.items()},
         "collective_bytes": sum(total for _, total in collectives.values()) / repeats,
-        "moves": [move | {"bytes": move["bytes"] // repeats} for move in counting.largest_moves(module, passes)],
+        "moves": [move | {"bytes": move["bytes"] // repeats} for move in moves],
     }
     if chip is not None and chip.kind == "tpu":
         seconds = tpu_cycles.seconds(module, chip, passes)

@@ -330,6 +330,18 @@ def test_evaluation_has_the_operations_of_its_layers(compiled_rows, target):
     assert gradient["operations"] == pytest.approx(2 * row["operations"], rel=0.1)
 
 
+KNOWN_COPIES = {  # by the operation that they come from, with the reason; others are a change for the worse
+    "points": "three coordinates are a bad last axis for a TPU, which copies points once a call to put them first",
+}
+
+
+@needs_compilers
+def test_large_copies_are_known(compiled_rows):
+    for (program, target), row in compiled_rows.items():
+        for move in row["moves"]:
+            assert move["source"] in KNOWN_COPIES, (program, target, move)
+
+
 @needs_compilers
 @pytest.mark.slow
 def test_all_programs_for_all_targets(tmp_path):
