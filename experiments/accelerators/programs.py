@@ -110,12 +110,8 @@ def evaluate(
     precision: Precision,
     gradient: bool = False,
     tiles: int = field.DISPATCH.most,
-    per_mesh: float | None = None,
 ) -> Call:
-    """The evaluation of fields at `tiles` tiles on each device.
-
-    per_mesh: how many points a mesh needs; None: the unit is points.
-    """
+    """The evaluation of fields at `tiles` tiles on each device: of grids and cells, and with gradients of normals."""
     fields = parallel.host(network.fields(random(SHAPES, network.latent_size)))
     devices = parallel.count()
     owner = np.tile(np.arange(tiles, dtype=np.int32) * SHAPES // tiles, (devices, 1))
@@ -127,8 +123,8 @@ def evaluate(
             *parallel.split((owner, random(devices, tiles, field.TILE, 3))),
             np.int32(tiles),
         ),
-        amount=devices * group * field.TILE / (per_mesh or 1),
-        unit="meshes" if per_mesh else "points",
+        amount=devices * group * field.TILE,
+        unit="points",
         precision=precision,
         repeats=tiles // group,
     )
@@ -235,7 +231,6 @@ DECODERS = {
     "occupancy/5x256": lambda: conditional(registry.find("onet_points").presets["paper"].network),
 }
 CODED = ("deepsdf/6x128", "deepsdf/8x512")
-PER_MESH = 130_000  # points that a surface of a chair at 128³ needs: cells, secants; measured on the processor
 PRESETS = ("quick", "small", "paper")
 
 
@@ -250,7 +245,6 @@ def programs(few: Few | None = None) -> dict[str, Callable[[], Call]]:
         for precision in ("highest", "high", "default"):
             found[f"{name}/evaluate/{precision}"] = lambda n=network, p=precision: evaluate(n(), p)
         found[f"{name}/evaluate_gradient/highest"] = lambda n=network: evaluate(n(), "highest", gradient=True)
-        found[f"{name}/extract/highest"] = lambda n=network: evaluate(n(), "highest", per_mesh=PER_MESH)
         found[f"{name}/refine"] = lambda n=network: refine(n())
     for name in CODED:
         for precision in ("highest", "high", "default"):

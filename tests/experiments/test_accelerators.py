@@ -179,7 +179,7 @@ def tiny(measured: bool) -> dict:
     return {
         "tiny/train": lambda: programs.train("deepsdf", "quick", drawn, shapes=few, **QUICK),
         "tiny/evaluate": lambda: programs.evaluate(programs.decoder(TINY), "highest", tiles=8),
-        "tiny/extract": lambda: programs.evaluate(programs.decoder(TINY), "default", True, tiles=8, per_mesh=100),
+        "tiny/evaluate_gradient": lambda: programs.evaluate(programs.decoder(TINY), "default", True, tiles=8),
         "tiny/refine": lambda: programs.refine(programs.decoder(TINY), blocks=1, shapes=1),
         "tiny/gauss_newton": lambda: programs.newton(programs.decoder(TINY), "highest", codes=1, blocks=1),
         "tiny/adam": lambda: programs.adam(programs.decoder(TINY), "highest", codes=1, blocks=1, steps=2, rows=64),
@@ -200,7 +200,7 @@ def test_the_same_command_measures_where_there_are_chips(tmp_path, monkeypatch, 
     for row in found.values():
         assert row["mark"] == "M" and row["target"] == "here" and row["milliseconds"] > 0 and row["rate"] > 0
         assert row["share"] is None and row["operations"] > 0 and row["bytes"] > 0 and "error" not in row
-    assert [row["unit"] for row in found.values()] == ["steps", "points", "meshes", "faces", "codes", "codes"]
+    assert [row["unit"] for row in found.values()] == ["steps", "points", "points", "faces", "codes", "codes"]
     said = capsys.readouterr().out
     assert "TOO MUCH" not in said and all(f"{name}: " in said for name in checks.TOLERANCES)
 
