@@ -91,7 +91,8 @@ def absent(devices: Sequence[Any], platform: Platform) -> Iterator[None]:
     """Within this context programs are lowered and compiled for devices that are not there.
 
     devices: of a topology (`jax.experimental.topologies`).  What would be copied to them stays a shape
-    (`jax.ShapeDtypeStruct` with its sharding), so mapped functions can be lowered but not called.
+    (`jax.ShapeDtypeStruct` with its sharding), and so do the results of mapped functions, which can be lowered but
+    compute nothing.
     """
     global _absent
     before, _absent = _absent, True
@@ -233,6 +234,8 @@ def pmap(fn: Callable, in_specs, out_specs, donate: Sequence[int] = ()) -> Calla
         return compiled[here]
 
     def call(*arguments):
+        if _absent and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arguments)):
+            return jax.tree.map(lambda spec, part: _place(part, spec), out_specs, jax.eval_shape(on_mesh(), *arguments))
         return on_mesh()(*arguments)
 
     call.jitted = on_mesh

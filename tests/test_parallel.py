@@ -58,3 +58,14 @@ def test_use_limits_the_devices():
 def test_a_single_process_takes_what_it_found():
     value = {"steps": 3}
     assert parallel.from_main(value) is value
+
+
+def test_for_absent_devices_only_shapes_are_computed(compilations):
+    mapped = parallel.pmap(
+        lambda x: {"y": (x.sum(), x)}, (parallel.SPLIT,), {"y": (parallel.REPLICATED, parallel.SPLIT)}
+    )
+    with parallel.absent(jax.devices()[:1], parallel.Platform("tpu", 1 << 30)), compilations() as seen:
+        total, same = mapped(parallel.split(np.ones((4, 2), np.float32)))["y"]
+    assert not seen and isinstance(total, jax.ShapeDtypeStruct)
+    assert (total.shape, same.shape, same.dtype) == ((), (4, 2), np.float32)
+    assert (total.sharding.spec, same.sharding.spec) == (parallel.REPLICATED, parallel.SPLIT)

@@ -16,7 +16,7 @@ import functools
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -410,8 +410,11 @@ def resident_bytes(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchS
 def example(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec) -> Batch:
     """The arrays of one device's part of a step as shapes and dtypes, without values."""
     shapes = len(lanes.dealt) // lanes.devices
-    number, mask = (jax.ShapeDtypeStruct((shapes,), kind) for kind in ("int32", "float32"))
-    now = ShapeSelection(number, number, mask, jax.ShapeDtypeStruct((), "int32"))
+    number, mask, epoch = (  # shapes in place of arrays
+        cast(jax.Array, jax.ShapeDtypeStruct(shape, kind))
+        for shape, kind in (((shapes,), "int32"), ((shapes,), "float32"), ((), "int32"))
+    )
+    now = ShapeSelection(number, number, mask, epoch)
     rows = {
         name: jax.ShapeDtypeStruct((shapes, draw.count, *values.shape[1:]), values.dtype)
         for name, draw in plan.draws().items()

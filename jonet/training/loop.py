@@ -184,12 +184,16 @@ class Loop:
         Returns at once; `state` is donated.  One program runs any number of steps, so that the bits of the result do
         not depend on how steps are cut into dispatches.
         """
+        return self.program(state)(state, data, self.key, np.int32(steps), np.int32(total))
+
+    def program(self, state: State) -> Callable:
+        """The mapped program of `advance`: (state, data, key, steps, total) → (state, metrics, index)."""
         if self.dispatch is None:
             specs = self._specs({"shared": state.shared, "per_shape": state.per_shape})
             arguments = (specs, self.batches.specs, *[parallel.REPLICATED] * 3)
             results = (specs, parallel.REPLICATED, parallel.SPLIT)
             self.dispatch = parallel.pmap(self._steps, arguments, results, donate=(0,))
-        return self.dispatch(state, data, self.key, np.int32(steps), np.int32(total))
+        return self.dispatch
 
     def _steps(self, state: State, data, key, steps, total):
         def step(state: State):

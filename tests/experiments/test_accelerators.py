@@ -1,0 +1,352 @@
+"""Programs on accelerators: what is counted in compiled texts and, with the compilers installed, what they compile."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from paths import ROOT
+
+from experiments.accelerators import __main__ as accelerators
+from experiments.accelerators import (
+    checks,
+    counting,
+    gpu_traffic,
+    packages,
+    programs,
+    rows,
+    table,
+    targets,
+    tpu_cycles,
+    unsampled,
+)
+from experiments.accelerators.hlo import Module
+from jonet import parallel
+from jonet.chips import CHIPS
+from jonet.errors import ConfigError
+from jonet.networks.deepsdf import Specs
+from jonet.tasks import registry
+
+SIDE = 16
+absent = packages.missing("tpu") or packages.missing("gpu")
+needs_compilers = pytest.mark.skipif(bool(absent), reason=absent)
+
+
+def compiled(function, *arguments) -> Module:
+    return Module.parse(jax.jit(function).lower(*arguments).compile().as_text())
+
+
+def chained(count):
+    """`count` products of a matrix with itself in a loop; count: a number, or an argument."""
+    return lambda x, *more: jax.lax.fori_loop(0, *(more or [count]), lambda i, y: jnp.tanh(y @ x), x)
+
+
+def square():
+    return jnp.ones((SIDE, SIDE))
+
+
+def test_products_in_a_loop_are_multiplied_out():
+    module = compiled(chained(7), square())
+    assert counting.matrix_operations(module) == {"f32": 7 * 2 * SIDE**3}
+
+
+def test_passes_of_a_loop_whose_number_is_data_are_given():
+    module = compiled(chained(0), square(), 5)
+    assert counting.matrix_operations(module) == {"f32": 2 * SIDE**3}
+    assert counting.matrix_operations(module, [5]) == {"f32": 5 * 2 * SIDE**3}
+
+
+def test_passes_are_given_from_the_outer_loop_inwards():
+    def nested(x, outer, inner):
+        return jax.lax.fori_loop(0, outer, lambda i, y: jax.lax.fori_loop(0, inner, lambda j, z: jnp.tanh(z @ x), y), x)
+
+    module = compiled(nested, square(), 3, 4)
+    assert counting.matrix_operations(module, [3, 4]) == {"f32": 12 * 2 * SIDE**3}
+
+
+def test_a_convolution_counts_the_places_inside():
+    """5 outputs with 3 taps each, of which the first and the last miss one: 13 places, 2 → 4 channels, 6 of a batch."""
+    module = compiled(
+        lambda x, w: jax.lax.conv_general_dilated(x, w, (1,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC")),
+        jnp.ones((6, 5, 2)),
+        jnp.ones((3, 2, 4)),
+    )
+    assert counting.matrix_operations(module) == {"f32": 2 * 6 * 4 * 2 * 13}
+
+
+BATCHED = """HloModule batched
+ENTRY %main (a: bf16[8,32,64], b: bf16[8,64,16]) -> bf16[8,32,16] {
+  %a = bf16[8,32,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[8,64,16]{2,1,0:T(8,128)(2,1)S(1)} parameter(1)
+  ROOT %c = bf16[8,32,16]{2,1,0} convolution(%a, %b), WINDOW, CYCLES
+}
+""".replace("WINDOW", "window={size=8 stride=7 lhs_dilate=8}, dim_labels=0bf_0io->0bf").replace(
+    "CYCLES", 'backend_config={"window_config":{"estimated_cycles":"100"}}'
+)
+
+
+def test_a_batched_product_of_a_tpu_is_written_as_a_convolution():
+    module = Module.parse(BATCHED)
+    assert counting.matrix_operations(module) == {"bf16": 2 * 8 * 32 * 64 * 16}
+    assert counting.bytes_of(module) == 2 * (8 * 32 * 64 + 8 * 32 * 16)  # without what is on the chip
+    assert tpu_cycles.cycles(module) == 100
+    assert tpu_cycles.seconds(module, CHIPS["v5e"]) == pytest.approx(100 / 1.5e9)
+
+
+GPU = """HloModule gpu
+%fused_transpose (p0: f32[1024,512], p1: s32[]) -> f32[512,256] {
+  %p0 = f32[1024,512]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %slice = f32[256,512]{1,0} dynamic-slice(%p0, %p1, %p1), dynamic_slice_sizes={256,512}
+  ROOT %transpose.1 = f32[512,256]{1,0} transpose(%slice), dimensions={1,0}, metadata={op_name="jit(step)/transpose"}
+}
+
+%body (t: (s32[], f32[1024,512])) -> (s32[], f32[1024,512]) {
+  %t = (s32[], f32[1024,512]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %x = f32[1024,512]{1,0} get-tuple-element(%t), index=1
+  %turned = f32[512,256]{1,0} fusion(%x, %i), kind=kInput, calls=%fused_transpose
+  %gemm = (f32[1024,256]{1,0}, s8[4194304]{0}) custom-call(%x, %turned), custom_call_target="__cublas$gemm", AXES
+  ROOT %tuple = (s32[], f32[1024,512]{1,0}) tuple(%i, %x)
+}
+
+%condition (t: (s32[], f32[1024,512])) -> pred[] {
+  %t = (s32[], f32[1024,512]{1,0}) parameter(0)
+  ROOT %less = pred[] custom-call(%t)
+}
+
+ENTRY %main (t: (s32[], f32[1024,512])) -> (s32[], f32[1024,512]) {
+  %t = (s32[], f32[1024,512]{1,0}) parameter(0)
+  ROOT %loop = (s32[], f32[1024,512]{1,0}) while(%t), condition=%condition, body=%body, TRIPS
+}
+""".replace("AXES", 'backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}').replace(
+    "TRIPS", 'backend_config={"known_trip_count":{"n":"3"}}'
+)
+
+
+def test_kernels_and_bytes_of_a_gpu():
+    """In each of 3 passes: a transpose that reads a quarter of its operand, and a product with a workspace."""
+    module = Module.parse(GPU)
+    turned, product = 4 * 2 * 256 * 512 + 4, 4 * (1024 * 512 + 512 * 256 + 1024 * 256)
+    assert counting.kernels(module) == 6
+    assert counting.bytes_of(module) == 3 * (turned + product)
+    assert counting.matrix_operations(module) == {"f32": 3 * 2 * 1024 * 256 * 512}
+    assert counting.largest_moves(module) == [
+        {"bytes": 3 * turned, "type": "f32[512,256]{1,0}", "source": "jit(step)/transpose"}
+    ]
+    chip = CHIPS["h100"]
+    computed = 2 * 1024 * 256 * 512 / chip.rate("highest")
+    assert computed > product / chip.bandwidth
+    floor = 3 * (turned / chip.bandwidth + computed)
+    assert gpu_traffic.seconds(module, chip, "highest") == pytest.approx(floor)
+
+
+REDUCED = """HloModule reduced
+ENTRY %main (a: f32[], b: f32[512,8]) -> (f32[], f32[512,8]) {
+  %a = f32[] parameter(0)
+  %b = f32[512,8]{1,0} parameter(1)
+  %first = f32[] all-reduce(%a), replica_groups={}, to_apply=%add
+  %start = (f32[512,8]{1,0}, f32[512]{0}) all-reduce-start(%b, %a), replica_groups={}, to_apply=%add
+  %done = (f32[512,8]{1,0}, f32[512]{0}) all-reduce-done(%start)
+  %whole = f32[1024,8]{1,0} all-gather(%b), dimensions={0}
+  ROOT %both = (f32[], f32[512,8]{1,0}) tuple(%first, %b)
+}
+"""
+
+
+def test_collectives_by_kind():
+    """One that starts and is done later counts once."""
+    found = counting.collectives(Module.parse(REDUCED))
+    assert found == {"all-reduce": (2, 4 + 4 * (512 * 8 + 512)), "all-gather": (1, 4 * 1024 * 8)}
+
+
+# Programs, of tiny sizes on the processor
+
+TINY = Specs(latent_size=4, dims=(16,) * 3, dropout=(), norm_layers=(0, 1, 2), latent_in=(2,))
+QUICK = {"batch_shapes": 2, "batch_points": 16, "network": TINY}
+
+
+def tiny(measured: bool) -> dict:
+    """A program of each kind that compiles in a moment."""
+    shapes = registry.find("deepsdf").presets["quick"].shapes
+    few = dataclasses.replace(shapes, train=3, test=0)
+    drawn = unsampled.Few(rows=64) if measured else None
+    return {
+        "tiny/train": lambda: programs.train("deepsdf", "quick", drawn, shapes=few, **QUICK),
+        "tiny/evaluate": lambda: programs.evaluate(programs.decoder(TINY), "highest", tiles=8),
+        "tiny/evaluate_gradient": lambda: programs.evaluate(programs.decoder(TINY), "default", True, tiles=8),
+        "tiny/refine": lambda: programs.refine(programs.decoder(TINY), blocks=1, shapes=1),
+        "tiny/gauss_newton": lambda: programs.newton(programs.decoder(TINY), "highest", codes=1, blocks=1),
+        "tiny/adam": lambda: programs.adam(programs.decoder(TINY), "highest", codes=1, blocks=1, steps=2, rows=64),
+        "tiny/refused": lambda: programs.train("deepsdf", "quick", drawn, place="streamed", **QUICK),
+    }
+
+
+def test_the_same_command_measures_where_there_are_chips(tmp_path, monkeypatch, capsys):
+    """The processor stands in for them; every kind of program runs, and its results agree with those recorded."""
+    monkeypatch.setattr(programs, "programs", lambda drawn: tiny(drawn is not None))
+    monkeypatch.setattr(rows, "SECONDS", 0.0)
+    file = tmp_path / "rows.json"
+    assert accelerators.main(["--target=here", f"--json={file}"]) == 0
+    found = {row["program"]: row for row in json.loads(file.read_text())}
+    assert list(found) == list(tiny(True))
+    refused = found.pop("tiny/refused")
+    assert "windows" in refused["error"] and "milliseconds" not in refused
+    for row in found.values():
+        assert row["mark"] == "M" and row["target"] == "here" and row["milliseconds"] > 0 and row["rate"] > 0
+        assert row["share"] is None and row["operations"] > 0 and row["bytes"] > 0 and "error" not in row
+    assert [row["unit"] for row in found.values()] == ["steps", "points", "points", "faces", "codes", "codes"]
+    said = capsys.readouterr().out
+    assert "TOO MUCH" not in said and all(f"{name}: " in said for name in checks.TOLERANCES)
+
+
+def test_a_difference_from_the_record_is_said():
+    assert "TOO MUCH" in checks.lines({"volumes": 0.1})[0] and "TOO MUCH" in checks.lines({"areas": float("nan")})[0]
+    assert "TOO MUCH" not in checks.lines({"volumes": 1e-4})[0]
+
+
+def test_programs_are_not_begun_after_their_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "programs", lambda drawn: tiny(True))
+    file = tmp_path / "rows.json"
+    assert accelerators.main(["--target=here", "--minutes=1e-9", f"--json={file}"]) == 0
+    assert {row["error"] for row in json.loads(file.read_text())} == {"not begun within 1e-09 minutes"}
+
+
+def test_stores_without_data_have_the_sizes_of_the_preset():
+    task = registry.find("onet_voxels")
+    config = task.presets["paper"]
+    whole, few = unsampled.store(task, config), unsampled.store(task, config, unsampled.Few(3, 2))
+    assert (len(whole), len(few)) == (27_000, 3)  # a tenth of 30,000 is for validation
+    assert whole.arrays["occupancy"].values.shape == (27_000 * 100_000, 3)
+    assert whole.arrays["occupancy"].values.strides == (0, 0)  # one number
+    assert few.arrays["occupancy"].values.shape == (6, 3) and few.arrays["occupancy"].values.std() > 0.5
+    np.testing.assert_array_equal(few.arrays["occupancy"].counts[0], [1, 1])
+    assert whole.arrays["voxels"].values.shape == (27_000, 32**3 // 8)
+
+
+def test_the_step_of_a_preset_is_lowered_without_its_data():
+    """Its work is that of the decoder: forward, and backward to weights and inputs, of 2 × 16 points."""
+    platform = parallel.Platform("tpu", 16 << 30)
+    with parallel.absent(jax.devices(), platform):
+        call = tiny(False)["tiny/train"]()
+        state = call.arguments[0]
+        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
+        module = Module.parse(call.mapped.lower(*call.arguments).compile().as_text())
+    found = sum(counting.matrix_operations(module, [1]).values())
+    layers = [7 * 16, 16 * 9, 16 * 16, 16]  # of which the first knows its code once a shape
+    assert 0.5 * 6 * 32 * sum(layers) < found < 3 * 6 * 32 * sum(layers)
+
+
+def test_targets_and_programs_that_do_not_exist(capsys):
+    with pytest.raises(ConfigError, match="there are v5e-1"):
+        targets.target("v9-1")
+    assert accelerators.main(["--target=here", "--programs=nothing"]) == 1
+    assert "--programs='*' is all" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="one of them"):
+        accelerators.parse(["--target=here", "--target=v5e-1"])
+
+
+def test_without_the_packages_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(packages.NEEDED, "tpu", ("no-such-compiler",))
+    with pytest.raises(ConfigError, match=r"needs no-such-compiler; install them: pip install -e '\.\[accelerators\]'"):
+        targets.target("v5e-1")
+
+
+ROW = {
+    **{"program": "deepsdf/paper/train", "target": "v5e-1", "mark": "C", "precision": "bfloat16", "share": 0.4},
+    **{"milliseconds": 125.0, "rate": 8.0, "unit": "steps", "operations": 9.9e12, "bytes": 5e10, "arguments": 4e9},
+    **{"temporaries": 2e7, "collectives": {}, "collective_bytes": 0, "moves": []},
+}
+
+
+def test_tables(tmp_path):
+    """Four chips: 32 ms of computing and 4 · 7.5 MB · ¾ · 2 in links of 200 GB/s."""
+    several = ROW | {"target": "v5e-4", "milliseconds": 32.0, "collectives": {"all-reduce": 2}, "collective_bytes": 4e9}
+    failed = {"program": "onet_points/paper/train", "target": "v5e-1", "mark": "C", "error": "it needs more"}
+    document = tmp_path / "page.md"
+    document.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    table.write(document, [ROW, several, failed])
+    text = document.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "125 ms, 40 %" in text and "`onet_points/paper/train` on v5e-1: it needs more" in text
+    apart = 1e3 * 2 * 0.75 * 4e9 / CHIPS["v5e"].link
+    assert table.communication(several, 4, CHIPS["v5e"].link) == apart == 30
+    assert f"| 30 | {125 / 4 / 62:.0%} | {125 / 155:.1%} |" in text
+    assert table.replaced([ROW, several], ROW | {"rate": 9.0}) == [several, ROW | {"rate": 9.0}]
+
+
+# With the compilers
+
+
+def command(folder, *options: str) -> dict[tuple[str, str], dict]:
+    """Rows of the command, run as its own process, by program and target."""
+    file = folder / "rows.json"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    arguments = [sys.executable, "-m", "experiments.accelerators", f"--json={file}", *options]
+    subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=1800)
+    return {(row["program"], row["target"]): row for row in json.loads(file.read_text())}
+
+
+@pytest.fixture(scope="module")
+def compiled_rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    command(folder, "--target=v5e-1", "--target=h100-1", "--programs=deepsdf/6x128/evaluate*/highest")
+    return command(folder, *(f"--target={name}" for name in CHECKED), "--programs=deepsdf/quick/train")
+
+
+CHECKED = ("v5e-1", "h100-1", "v5e-4", "h100-2")
+
+
+@needs_compilers
+@pytest.mark.parametrize("target", CHECKED)
+def test_quick_compiles_and_fits(compiled_rows, target):
+    row = compiled_rows["deepsdf/quick/train", target]
+    assert "error" not in row and row["arguments"] + row["temporaries"] < 2e9
+    assert row["mark"] == ("C" if target.startswith("v5e") else "B") and 0 < row["share"] < 0.2
+
+
+@needs_compilers
+@pytest.mark.parametrize("target", ["v5e-4", "h100-2"])
+def test_a_step_on_several_chips_has_two_sums(compiled_rows, target):
+    """One of the number of shapes, which the gradient needs, and one of everything else."""
+    row = compiled_rows["deepsdf/quick/train", target]
+    assert row["collectives"] == {"all-reduce": 2}
+    assert compiled_rows["deepsdf/quick/train", target.split("-")[0] + "-1"]["collectives"] == {}
+
+
+@needs_compilers
+@pytest.mark.parametrize("target", ["v5e-1", "h100-1"])
+def test_evaluation_has_the_operations_of_its_layers(compiled_rows, target):
+    """6 × 128 with a code of 64: 3 → 128 → 128 → 61, joined by 3 coordinates (the code is folded), → 128 → … → 1."""
+    layers = 3 * 128 + 128 * 128 + 128 * 61 + 64 * 128 + 128 * 128 + 128 * 128 + 128
+    row = compiled_rows["deepsdf/6x128/evaluate/highest", target]
+    assert row["operations"] == pytest.approx(2 * layers * 512 * 128, rel=0.02)
+    gradient = compiled_rows["deepsdf/6x128/evaluate_gradient/highest", target]
+    assert gradient["operations"] == pytest.approx(2 * row["operations"], rel=0.1)
+
+
+KNOWN_COPIES = {  # by the operation that they come from, with the reason; others are a change for the worse
+    "points": "three coordinates are a bad last axis for a TPU, which copies points once a call to put them first",
+}
+
+
+@needs_compilers
+def test_large_copies_are_known(compiled_rows):
+    for (program, target), row in compiled_rows.items():
+        for move in row["moves"]:
+            assert move["source"] in KNOWN_COPIES, (program, target, move)
+
+
+@needs_compilers
+@pytest.mark.slow
+def test_all_programs_for_all_targets(tmp_path):
+    found = command(tmp_path, *(f"--target={name}" for name in targets.NAMES if name != targets.HERE))
+    assert len(found) == len(programs.programs()) * (len(targets.NAMES) - 1)
+    for (program, target), row in found.items():
+        if "/train" not in program:
+            assert "error" not in row, (program, target, row["error"])
