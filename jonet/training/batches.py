@@ -469,7 +469,7 @@ class DeviceRows(NamedTuple):
     def rows(self, shape: jax.Array, places: jax.Array) -> jax.Array:
         """Rows [S, N, ...] of some shapes.  shape [S]: rows of `starts`.  places [S, N]: among the shape's own rows."""
         block, first = self.starts[shape].T[..., None]
-        row, length = first + places, self.values.shape[1]
+        row, length = first + places, np.int32(self.values.shape[1])
         return self.values[block + jax.lax.div(row, length), jax.lax.rem(row, length)]
 
 

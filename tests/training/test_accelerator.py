@@ -32,6 +32,7 @@ def prepared(specs: Specs, points: int = 32) -> tuple[Loop, object]:
         optimizer=Optimizer("adam", rate, rate, clip=1.0),
         batch_shapes=4,
         batch_points=points,
+        compute_dtype="float32",
     )
     store, key = SimpleNamespace(arrays=miniature.spheres(6)), jax.random.key(2)
     setup = deepsdf.TASK.training_setup(config, store, np.arange(6), key, {})
