@@ -48,7 +48,7 @@ def trained(steps: int):
     counts = np.array([[(rows[:, 3] > 0).sum(), (rows[:, 3] <= 0).sum()] for rows in balls])
     arrays = {"sdf": RaggedArray(np.concatenate(balls), 2048 * np.arange(SHAPES), counts)}
     lanes = Lanes.deal(range(SHAPES), SHAPES, 0, parallel.count())
-    batches = load(arrays, lanes, BatchSpec(RowSampling("sdf", POINTS)), jax.random.key(0), True)
+    batches = load(arrays, lanes, BatchSpec(RowSampling("sdf", POINTS)), jax.random.key(0), "resident")
     optimizer = Optimizer(shared=Schedule("constant", 3e-3), per_shape=Schedule("constant", 3e-3))
     loss = functools.partial(autodecoder.loss, decoder=NETWORK, settings=AutoDecoder())
     loop = Loop(loss, optimizer.build(), batches, jax.random.key(0))
