@@ -333,6 +333,7 @@ def test_evaluation_has_the_operations_of_its_layers(compiled_rows, target):
 
 KNOWN_COPIES = {  # by the operation that they come from, with the reason; others are a change for the worse
     "points": "three coordinates are a bad last axis for a TPU, which copies points once a call to put them first",
+    "jit(_steps)/while/body/concatenate": "the rows that a step draws, gathered with their four numbers first (1 MB)",
 }
 
 
