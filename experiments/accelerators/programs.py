@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ import numpy as np
 
 from experiments.accelerators import unsampled
 from experiments.accelerators.unsampled import Few
-from jonet import parallel
+from jonet import parallel, products
+from jonet.chips import Precision
 from jonet.inference import encode as encoding
 from jonet.inference.fitting import gauss_newton, methods, sharded_batch
 from jonet.inference.fitting.observations import COLUMNS, WEIGHT
@@ -26,7 +29,6 @@ from jonet.settings.fitting import Adam, GaussNewton
 from jonet.tasks import names, registry
 from jonet.training.loop import Loop
 
-Precision = Literal["default", "high", "highest"]
 SHAPES = 8  # fields that are evaluated together
 STEPS = 20  # of training in one call that is measured
 KEY = jax.random.key
@@ -38,6 +40,7 @@ class Call:
 
     amount: how many of `unit` the call computes with each of its `repeats`: passes of its outermost loop, whose
     number is an argument.  inner: passes of the loops within whose number is data, from outside (`hlo.Module`).
+    context: in which it is dispatched, for the precision of its products.
     again(arguments, results): the arguments of the next call, since a call may use up its own.
     """
 
@@ -48,6 +51,7 @@ class Call:
     precision: str
     repeats: int = 1
     inner: tuple[int, ...] = ()
+    context: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
     again: Callable[[tuple, Any], tuple] = lambda arguments, results: arguments
 
     @property
@@ -76,7 +80,7 @@ def train(task: str, preset: str, few: Few | None = None, **changes) -> Call:
         (state, data, loop.key, np.int32(steps), np.int32(1000)),
         amount=1,
         unit="steps",
-        precision="bfloat16" if getattr(config, "compute_dtype", "") == "bfloat16" else "default",
+        precision="bfloat16" if given.autotuned.get("compute_dtype") == "bfloat16" else "default",
         repeats=steps,
         again=lambda arguments, results: (results[0], *arguments[1:]),
     )
@@ -126,6 +130,7 @@ def evaluate(
         amount=devices * group * field.TILE,
         unit="points",
         precision=precision,
+        context=lambda: products.precise(precision),
         repeats=tiles // group,
     )
 
@@ -148,6 +153,7 @@ def refine(network: BoundNetwork, blocks: int = 64, shapes: int = SHAPES) -> Cal
         amount=devices * blocks * BLOCK,
         unit="faces",
         precision="highest",
+        context=lambda: products.precise("highest"),
         inner=(blocks,),
     )
 
@@ -205,6 +211,7 @@ def fit(
         amount=devices * codes,
         unit="codes",
         precision=precision,
+        context=lambda: products.precise(precision),
     )
 
 
@@ -219,7 +226,8 @@ def encode(network: BoundNetwork, inputs: encoding.Inputs, shapes: int = encodin
         (parallel.replicate(network), parallel.split(seen)),
         amount=len(seen),
         unit="shapes",
-        precision="default",
+        precision=products.DEFAULT,
+        context=lambda: products.precise(products.DEFAULT, inputs.kind in encoding.CONVOLVED),
     )
 
 

@@ -30,7 +30,7 @@ def row(name: str, target: Target, call: Callable[[], Call], texts: Path | None 
     found: dict[str, Any] = {"program": name, "target": target.name}
     try:
         given = call()
-        with jax.default_matmul_precision(given.precision if given.precision in ("high", "highest") else None):
+        with given.context():
             lowered = given.mapped.lower(*given.arguments)
         compiled = compile_for(target, lowered)
     except Exception as error:  # of jonet's checks or of any compiler: the row says which
