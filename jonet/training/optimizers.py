@@ -155,7 +155,7 @@ def orthogonal(matrix: jax.Array) -> jax.Array:
 
 
 def orthogonal_stacks(matrices: Sequence[jax.Array]) -> list[jax.Array]:
-    """`orthogonal` of each matrix; all whose longer sides are equal are one stack.
+    """`orthogonal` of each matrix [n, m]; all whose longer sides are equal are one stack.
 
     Their shorter sides are filled with zeros, which stay zeros and change nothing else.
     """
