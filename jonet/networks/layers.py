@@ -190,9 +190,9 @@ dropped_relu.defvjp(
 def random_bytes(start: jax.Array, word: jax.Array) -> jax.Array:
     """A random byte for each of several numbers, as uint32 [...], for dropout masks.
 
-    start [...]: uint32, a counter times GOLDEN plus a random word.  word: another one.  They are mixed by the finalizer of
-    MurmurHash3.  Each byte is the highest one of its own 32-bit word: mixing more words in vector registers costs less
-    than splitting words into bytes.
+    start [...]: uint32, a counter times GOLDEN plus a random word.  word: another one.  They are mixed by the finalizer
+    of MurmurHash3.  Each byte is the highest one of its own 32-bit word: mixing more words in vector registers costs
+    less than splitting words into bytes.
     """
     x = (start ^ (start >> 16)) * jnp.uint32(0x85EBCA6B) ^ word
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)

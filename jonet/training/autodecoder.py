@@ -131,7 +131,10 @@ def lookup(codes, *, bound: float):
 
 
 def dropout(words: dict[str, jax.Array], axis: int):
-    """Dropout masks of `DeepSDFDecoder`, from each layer's words [B, blocks, 2] (`dropout_words`) and the units' axis."""
+    """Dropout masks of `DeepSDFDecoder`, from each layer's words [B, blocks, 2] (`dropout_words`).
+
+    axis: of the units.
+    """
 
     def kept(layer: str, rate: float, shape: tuple[int, ...]):
         return dropout_mask(words[layer], rate, shape, axis), dropout_factor(rate)
