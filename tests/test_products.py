@@ -181,7 +181,7 @@ def as_on_tpu(a, b, *, precision, **dimensions):
 
 
 @pytest.fixture
-def tpu(monkeypatch):
+def tpu():
     """This machine in the place of a TPU: with its programs, and with its products where less than all is asked."""
 
     def lowered(context, *operands, precision, **more):
@@ -192,9 +192,12 @@ def tpu(monkeypatch):
     before, plain = rules[lax.dot_general_p], rules[lax.dot_general_p].rule
     simulated = mlir.lower_fun(as_on_tpu, multiple_results=False)
     mlir.register_lowering(lax.dot_general_p, lowered, platform="cpu")
-    with parallel.assuming(parallel.Platform("tpu", 1234)):  # of a memory that no other test has compiled for
-        yield
-    monkeypatch.setitem(rules, lax.dot_general_p, before)
+    try:
+        with parallel.assuming(parallel.Platform("tpu", 1234)):  # of a memory that no other test has compiled for
+            yield
+    finally:
+        rules[lax.dot_general_p] = before
+        jax.clear_caches()  # of what was compiled with these products
 
 
 @pytest.fixture(scope="module")
