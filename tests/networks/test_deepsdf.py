@@ -3,7 +3,6 @@
 import functools
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +18,12 @@ from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.training import autodecoder
 from jonet.training.autodecoder import AutoDecoder
+from jonet.training.batches import Batch
 from jonet.training.loop import State, train_step
 from jonet.training.optimizers import Optimizer, Schedule
 
 SMALL = [name for name in CASES if name.startswith("small_")]
 DROPOUT = [name for name in CASES if name.startswith("dropout_")]
-
-
-class Batch(NamedTuple):
-    points: Any
-    values: Any
-    row: Any
-    index: Any
-    mask: Any
-    epoch: Any
 
 
 def known(tree: dict, like: dict) -> dict:

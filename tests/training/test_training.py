@@ -24,20 +24,12 @@ from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.layers import BLOCK, GOLDEN, dropout_factor, dropout_mask, dropout_words, dropped_relu, random_bytes
 from jonet.training import autodecoder, autotune
 from jonet.training.autodecoder import AutoDecoder
+from jonet.training.batches import Batch
 from jonet.training.checkpoints import Checkpoints
 from jonet.training.log import Log
 from jonet.training.loop import State, train, train_step
 from jonet.training.microbatches import cut
 from jonet.training.optimizers import Optimizer, Schedule, muon, orthogonal
-
-
-class Batch(NamedTuple):
-    points: Any
-    values: Any
-    row: Any
-    index: Any
-    mask: Any
-    epoch: Any
 
 
 @pytest.fixture
