@@ -24,6 +24,8 @@ _MODULES = {
     "purify": "jonet.model",
     "sample": "jonet.model",
     "interpolate": "jonet.model",
+    "represent": "jonet.representation",
+    "Fields": "jonet.fields",
     "evaluate": "jonet.evaluation.metrics",
     "make_grid": "jonet.inference.surfaces.grid",
     "Field": "jonet.networks.field",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which import 
     from jonet.data.store import Store as Store
     from jonet.errors import JonetError as JonetError
     from jonet.evaluation.metrics import evaluate as evaluate
+    from jonet.fields import Fields as Fields
     from jonet.geometry.mesh import Mesh as Mesh
     from jonet.geometry.mesh import Similarity as Similarity
     from jonet.geometry.mesh_files import read as read
@@ -64,6 +67,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which import 
     from jonet.model import sample as sample
     from jonet.networks.field import Field as Field
     from jonet.networks.input_field import InputField as InputField
+    from jonet.representation import represent as represent
     from jonet.run.train import train as train
     from jonet.tasks.base import Task as Task
 else:

@@ -34,6 +34,8 @@ ORDER = [
     "jonet.evaluation",
     "jonet.codes",
     "jonet.arguments",
+    "jonet.fields",
+    "jonet.representation",
     "jonet.model_folder",
     "jonet.model",
     "jonet.bulk",

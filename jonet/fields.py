@@ -1,0 +1,209 @@
+"""Fields of single shapes that need no trained network, and the .npz file that stores one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast, overload
+
+import numpy as np
+
+from jonet.config import changed
+from jonet.errors import CheckpointError, FormatError, InputError, MeshError
+from jonet.geometry.mesh import Mesh, Similarity
+from jonet.inference.surfaces import extraction
+from jonet.networks import spline
+from jonet.networks.field import Field
+from jonet.networks.input_field import InputField
+from jonet.networks.spline import Level
+from jonet.settings.surfaces import Surfaces
+from jonet.storage import archives, atomic
+from jonet.storage.names import unique
+from jonet.wording import counted
+
+VERSION = 1  # of the file's format
+STEPS = {False: 5e-5, True: 1e-4}  # to which coefficients are rounded: of the dense grid, and of finer ones
+VALID = 2.0  # distances hold in all of the cube, see `Spline.error`
+SUFFIX = ".npz"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spline:
+    """One shape: signed distances as a sum of splines on nested grids (`networks.spline`).
+
+    name: of the shape.  similarity: input units → normalized frame.  levels: coefficients, coarse to fine.  box [2, 3]:
+    cube in the normalized frame that holds the surface.  error: mean of |f - d| / (|d| + 0.01) over samples that were
+    not fitted, in the normalized frame.  closed: of a point cloud, the fraction of the surface that is far from all
+    points, where holes were closed; None for shapes with distances.
+    """
+
+    name: str
+    similarity: Similarity
+    levels: tuple[Level, ...]
+    box: np.ndarray
+    error: float
+    closed: float | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        """Count of the coefficients."""
+        return sum(len(level.values) for level in self.levels)
+
+    @property
+    def resolution(self) -> int:
+        """Cells a side of the finest grid."""
+        return self.levels[-1].resolution
+
+    def field(self) -> Field:
+        """The shape as a function in the normalized frame."""
+        return spline.field(self.levels, self.box)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one .npz that `load` reads."""
+        arrays: dict[str, Any] = {"version": VERSION, "name": self.name, "similarity": self.similarity.as_array()}
+        arrays |= {"box": np.asarray(self.box, np.float32), "error": np.float64(self.error)}
+        if self.closed is not None:
+            arrays["closed"] = np.float64(self.closed)
+        for level in self.levels:
+            is_fine = level is not self.levels[0]
+            steps = np.round(level.values / np.float32(STEPS[is_fine])).astype(np.int16)
+            arrays[f"values_{level.resolution}"] = steps
+            if is_fine:  # cells as differences of their numbers, most of which are small
+                numbers = spline.keys(level.cells, level.resolution)
+                arrays[f"cells_{level.resolution}"] = np.diff(numbers, prepend=0).astype(np.uint32)
+        with atomic.open_file(path) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> Spline:
+        """The shape of a file that `save` wrote; CheckpointError if it is damaged or has other contents."""
+        path = Path(path)
+        try:
+            arrays = archives.arrays(path, ("version",), None, archives.NUMBERS + archives.WORDS)
+        except FormatError as error:
+            raise CheckpointError(str(error)) from error
+        if arrays["version"].size != 1 or arrays["version"] != VERSION:
+            raise CheckpointError(
+                f"{path} has another format of fields than {VERSION}, which this version of jonet reads"
+            )
+        if missing := [name for name in ("name", "similarity", "box", "error") if name not in arrays]:
+            raise CheckpointError(f"{path} lacks {', '.join(missing)}, which a field has")
+        try:
+            levels = _levels(arrays)
+            similarity = Similarity.from_array(arrays["similarity"].reshape(13))
+            box = arrays["box"].astype(np.float32).reshape(2, 3)
+            if not (np.isfinite(box).all() and (box[0] < box[1]).all()):
+                raise ValueError("the box is empty or not finite")
+            error, closed = (float(arrays[key].reshape(())) if key in arrays else None for key in ("error", "closed"))
+            return Spline(str(arrays["name"]), similarity, levels, box, cast(float, error), closed)
+        except (ValueError, KeyError, MeshError) as error:
+            raise CheckpointError(f"{path}: its field is damaged ({archives.brief(error)})") from error
+
+
+def _levels(arrays: dict[str, np.ndarray]) -> tuple[Level, ...]:
+    """The levels in the arrays of a file; ValueError for those that `Spline.save` does not write."""
+    resolutions = sorted(int(name.removeprefix("values_")) for name in arrays if name.startswith("values_"))
+    if not resolutions or any(r != resolutions[0] << i for i, r in enumerate(resolutions)):
+        raise ValueError(f"its grids have {resolutions} cells a side, but each has twice those of the one before")
+    if not (resolutions[0] % spline.BLOCK == 0 and 0 < resolutions[0] and resolutions[-1] <= MOST):
+        raise ValueError(f"its grids have {resolutions} cells a side")
+    levels = []
+    for resolution in resolutions:
+        values = arrays[f"values_{resolution}"]
+        if resolution == resolutions[0]:
+            cells = spline.every_cell(resolution)
+        else:
+            steps = arrays[f"cells_{resolution}"]
+            if steps.ndim != 1 or steps.dtype != np.uint32 or (steps[1:] == 0).any():
+                raise ValueError(f"the cells of {resolution} are {steps.dtype} {list(steps.shape)}, or occur twice")
+            numbers = np.cumsum(steps.astype(np.int64))
+            if len(numbers) and numbers[-1] >= (resolution + 2) ** 3:
+                raise ValueError(f"a cell of {resolution} is outside of the grid")
+            cells = spline.from_keys(numbers, resolution)
+            if ((cells < 0) | (cells >= resolution)).any():
+                raise ValueError(f"a cell of {resolution} is outside of the grid")
+        step = np.float32(STEPS[resolution != resolutions[0]])
+        level = Level(resolution, cells, values.astype(np.float32) * step)
+        if values.dtype != np.int16 or values.shape != (len(level.nodes),):
+            raise ValueError(f"there are {len(level.nodes)} nodes of {resolution}, but {list(values.shape)} values")
+        levels.append(level)
+    return tuple(levels)
+
+
+MOST = 1024  # cells a side of the finest grid that a file may have
+
+
+class Fields(Sequence[InputField]):
+    """Shapes as functions of points in input units, each of its own size; what `jonet.represent` returns.
+
+    fields[i] is one shape (by number or name), an `InputField`; fields[2:5] are some of them.
+    """
+
+    def __init__(self, splines: Sequence[Spline]):
+        self.splines = tuple(splines)
+
+    def __repr__(self) -> str:
+        count = sum(each.num_parameters for each in self.splines)
+        return f"Fields({counted(len(self), 'shape')}, signed distances in input units, {count:,} coefficients)"
+
+    def __len__(self) -> int:
+        return len(self.splines)
+
+    @overload
+    def __getitem__(self, index: int | str) -> InputField: ...
+    @overload
+    def __getitem__(self, index: slice) -> Fields: ...
+    def __getitem__(self, index):
+        """One shape by its number or name, or several by a slice."""
+        if isinstance(index, slice):
+            return Fields(self.splines[index])
+        if isinstance(index, str):
+            if index not in self.names:
+                some = ", ".join(self.names[:5]) + (", …" if len(self) > 5 else "")
+                raise InputError(f"no field is named {index!r}; the names are {some}")
+            index = self.names.index(index)
+        one = self.splines[index]
+        return InputField(one.field(), one.similarity, VALID)
+
+    def __iter__(self) -> Iterator[InputField]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the shapes."""
+        return tuple(each.name for each in self.splines)
+
+    @property
+    def errors(self) -> np.ndarray:
+        """[B] mean of |f - d| / (|d| + 0.01) over samples that were not fitted, in the normalized frame."""
+        return np.array([each.error for each in self.splines])
+
+    def extract(self, resolution: int = 256, **settings) -> list[Mesh]:
+        """The surfaces as closed meshes in input units.
+
+        resolution: grid cells a side of the cube that holds each.  settings: others of `settings.surfaces.Surfaces`,
+        such as faces=2000.  Raises ConfigError for impossible ones.
+        """
+        config = dataclasses.asdict(changed(Surfaces(), {"resolution": resolution, **settings}))
+        meshes = (cast(Mesh, extraction.extract(each.field(), **config)) for each in self.splines)
+        pairs = zip(self.splines, meshes, strict=True)
+        return [dataclasses.replace(each.similarity.inverse().apply(mesh), name=each.name) for each, mesh in pairs]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a file NAME.npz for each shape into a folder; files of the same names are replaced."""
+        folder = Path(folder)
+        for each, name in zip(self.splines, unique(self.names), strict=True):
+            each.save(folder / f"{name}{SUFFIX}")
+
+    @staticmethod
+    def load(path: str | Path) -> Fields:
+        """The fields of a folder, sorted by name, or of one file.
+
+        Raises CheckpointError if a file is damaged, or if there is none.
+        """
+        path = Path(path)
+        files = sorted(path.rglob(f"*{SUFFIX}")) if path.is_dir() else [path]
+        if not files:
+            raise CheckpointError(f"{path} contains no fields, which are files *{SUFFIX}")
+        return Fields([Spline.load(file) for file in files])
