@@ -20,11 +20,12 @@ from jonet.networks.spline import Level
 from jonet.settings.surfaces import Surfaces
 from jonet.storage import archives, atomic
 from jonet.storage.names import unique
+from jonet.training import splines
 from jonet.wording import counted
 
 VERSION = 1  # of the file's format
-STEPS = {False: 5e-5, True: 1e-4}  # to which coefficients are rounded: of the dense grid, and of finer ones
-VALID = 2.0  # distances hold in all of the cube, see `Spline.error`
+STEPS = {False: splines.COARSE_STEP, True: splines.STEP}  # of the dense grid, and of finer ones
+VALID = 0.1  # distance from the surface up to which distances hold everywhere; far from the cube they are lower bounds
 SUFFIX = ".npz"
 
 

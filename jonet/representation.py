@@ -16,8 +16,8 @@ from jonet.data.cloud_distances import Cloud
 from jonet.data.sampling import Recipe, surface
 from jonet.errors import InputError, shown
 from jonet.fields import Fields, Spline
-from jonet.geometry.mesh import Mesh, Similarity, as_meshes, frame_of
-from jonet.geometry.outliers import inlier_mask
+from jonet.geometry.mesh import SPHERE_RADIUS, Mesh, Similarity, as_meshes, frame_of
+from jonet.geometry.outliers import neighbor_distance
 from jonet.inference.surfaces import extraction
 from jonet.networks import spline
 from jonet.networks.field import Field
@@ -26,11 +26,12 @@ from jonet.training import splines
 from jonet.training.splines import Samples
 
 VARIANCES = (0.01**2, 0.002**2)  # of the samples of a mesh near its surface, in the sphere frame
+RADIUS = 0.9  # of the sphere around a shape: so the cube reaches beyond every surface by a tenth
 NEAR = 0.02  # samples closer than this, in radii, tell where the surface is
 MARGIN = 0.02  # of the box around the surface
 FINEST = 0.5  # cells smaller than this, in spacings of a cloud, would follow its noise
 ROUGH = 0.05  # error that is left to a cloud's noise, in its spacings
-OUTLIERS = 3.0  # standard deviations above the mean distance to two neighbors beyond which a point stands alone
+OUTLIERS = 5.0  # points of a cloud stand alone if their neighbors are so many times as far as those of most
 HOLES = 64  # cells a side of the mesh on which closed holes are looked for
 
 
@@ -95,8 +96,10 @@ def of_mesh(name: str, mesh: Mesh, options: Representation) -> Observed:
     recipe = Recipe(near=options.near, uniform=options.uniform, variances=VARIANCES, surface=0)
     source = sources.InMemory(name, mesh=dataclasses.replace(mesh, name=name))
     found = scans.sampled(source, "samples", "sphere", recipe, options.seed)
-    rows = np.random.default_rng(options.seed).permutation(found.array("samples"))
-    return Observed(name, found.similarity, Samples(rows[:, :3], rows[:, 3]))
+    smaller = Similarity(RADIUS / SPHERE_RADIUS)
+    rows = np.random.default_rng(options.seed).permutation(found.array("samples")) * np.float32(smaller.scale)
+    rows = rows[(np.abs(rows[:, :3]) <= 1).all(1)]
+    return Observed(name, smaller @ found.similarity, Samples(rows[:, :3], rows[:, 3]))
 
 
 def of_samples(name: str, samples: np.ndarray, options: Representation) -> Observed:
@@ -111,7 +114,7 @@ def of_samples(name: str, samples: np.ndarray, options: Representation) -> Obser
     inside = points[distances <= 0]
     size = np.ptp(inside, axis=0).max()
     shape = points[distances < NEAR * size]
-    similarity = frame_of(shape if np.ptp(shape, axis=0).max() > 0 else points, "sphere")
+    similarity = _frame(shape if np.ptp(shape, axis=0).max() > 0 else points)
     rows = np.column_stack([similarity(points), similarity.scale * distances]).astype(np.float32)
     rows = np.random.default_rng(options.seed).permutation(rows[(np.abs(rows[:, :3]) <= 1).all(1)])
     return Observed(name, similarity, Samples(rows[:, :3], rows[:, 3]))
@@ -121,12 +124,18 @@ def of_cloud(name: str, cloud: tuple[np.ndarray, np.ndarray | None], options: Re
     """Samples around a point cloud in input units, see `data.cloud_distances`; points that stand alone are left out."""
     points = check_array(cloud[0], f"points of {name}", (None, 3), np.float64)
     normals = None if cloud[1] is None else check_array(cloud[1], f"normals of {name}", (None, 3), np.float64)
-    kept = inlier_mask(points, OUTLIERS)
-    similarity = frame_of(points[kept], "sphere")
+    apart = neighbor_distance(points)
+    kept = apart <= OUTLIERS * np.median(apart)
+    similarity = _frame(points[kept])
     turned = None if normals is None else normals[kept] @ similarity.rotation.T
     oriented = Cloud.of(similarity(points[kept]), turned)
     drawn = oriented.samples(options.cloud, np.random.default_rng(options.seed))
     return Observed(name, similarity, Samples(*drawn), oriented)
+
+
+def _frame(points: np.ndarray) -> Similarity:
+    """Input units → a sphere of radius RADIUS around points [N, 3]."""
+    return Similarity(RADIUS / SPHERE_RADIUS) @ frame_of(points, "sphere")
 
 
 def fitted(shapes: Sequence[Observed], options: Representation) -> list[Spline]:

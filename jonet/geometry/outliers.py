@@ -26,11 +26,11 @@ def inlier_mask(points, spread: float = 1.1) -> np.ndarray:
     points = check_array(points, "points", (None, 3), np.float64)
     if len(points) <= NEIGHBORS + 1 or np.isinf(spread):
         return np.ones(len(points), bool)
-    distance = _neighbor_distance(points)
+    distance = neighbor_distance(points)
     return distance <= distance.mean() + spread * distance.std()
 
 
-def _neighbor_distance(points: np.ndarray) -> np.ndarray:
+def neighbor_distance(points: np.ndarray) -> np.ndarray:
     """The mean distance [N] of each point to its two nearest neighbors."""
     column = np.sort(points[:, 0])
     if len(points) <= SAME or (column[SAME:] > column[:-SAME]).all():

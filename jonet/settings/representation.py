@@ -10,7 +10,7 @@ from jonet.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Representation:
-    """How one shape becomes a spline; lengths are in the normalized frame, the sphere of radius 1/1.03."""
+    """How one shape becomes a spline; lengths are in a frame in which the shape has radius 0.9."""
 
     resolution: int = 512  # cells a side of the finest grid, at most: 32, 64, 128, … 1024
     tolerance: float = 2e-4  # largest error of a sample near the surface at which its cell is not refined; above 0

@@ -28,8 +28,8 @@ SAMPLES = {8: 256, 16: 64, 32: 16}  # of a cell, at most; 8 on finer grids
 AT_SURFACE = 0.7  # samples closer than this many cells are near enough to tell that a cell is at the surface
 RIDGE = 100.0  # weight of the squared coefficients of finer levels, which few or no samples may determine
 CHUNK = 4096  # nodes that are computed at once
-COARSE_RIDGE, COARSE_SMOOTHING = 1e-3, 1.0  # of the dense grids, whose cells may have no samples
-STEP, COARSE_STEP = 1e-4, 5e-5  # to which coefficients are rounded
+COARSE_RIDGE, COARSE_SMOOTHING = 1e-6, 1.0  # of the dense grids, whose cells may have no samples
+STEP, COARSE_STEP = 1e-4, 6e-5  # to which coefficients are rounded
 WORTH = 0.98  # a level that leaves more than this part of the error is dropped
 BYTES = 1.2  # a node takes in a file, about
 
@@ -46,13 +46,15 @@ class System(NamedTuple):
 
     around [C, 27] int32: nodes at each node's cell and its neighbors, C for none.  place [C, K, 3]: samples in each
     node's cell, -0.5 to 0.5.  rest, weight [C, K]: what they should be, and how much each counts; 0 for none.
-    start [C]: coefficients.
+    within [C]: 1 for nodes whose cell is in the cube, 0 for those beyond, where nothing is to be smooth.  start [C]:
+    coefficients.
     """
 
     around: np.ndarray
     place: np.ndarray
     rest: np.ndarray
     weight: np.ndarray
+    within: np.ndarray
     start: np.ndarray
 
 
@@ -117,7 +119,8 @@ def error(samples: Samples, rest: np.ndarray) -> float:
 
 def rounded(values: np.ndarray, step: float) -> np.ndarray:
     """Coefficients [N] as multiples of a step, float32."""
-    return np.round(values / step).astype(np.int16).astype(np.float32) * np.float32(step)
+    most = np.iinfo(np.int16).max
+    return np.clip(np.round(values / step), -most, most).astype(np.float32) * np.float32(step)
 
 
 def evaluate(levels: Sequence[Level], points: np.ndarray) -> np.ndarray:
@@ -174,9 +177,9 @@ def system(samples: Samples, rest, resolution: int, nodes: np.ndarray, start: np
     numbers = spline.find(known, spline.keys(beside, resolution))
     absent = ((beside < -1) | (beside > resolution)).any(-1) | (numbers == count)
     around[:count] = np.where(absent, capacity, numbers)
-    first = np.zeros(capacity, np.float32)
-    first[:count] = start
-    return System(around, place, values, weights, first)
+    first, within = np.zeros((2, capacity), np.float32)
+    first[:count], within[:count] = start, ((nodes >= 0) & (nodes < resolution)).all(1)
+    return System(around, place, values, weights, within, first)
 
 
 def solve(systems: Sequence[System], count: int, iterations: int, ridge: float, bend: float) -> list[np.ndarray]:
@@ -253,10 +256,11 @@ def _conjugate_gradients(given: System, chunks, iterations, ridge, bend) -> jax.
     def of_coefficients(chunk, seen):
         at = basis(chunk)
         errors = cut(given.weight, chunk) * jnp.einsum("cks,cs->ck", at, seen)
-        return jnp.einsum("ck,cks->cs", errors, at) + bend * (seen @ bending)
+        return jnp.einsum("ck,cks->cs", errors, at) + bend * cut(given.within, chunk)[:, None] * (seen @ bending)
 
     def of_diagonal(chunk):
-        return jnp.einsum("ck,cks->cs", cut(given.weight, chunk), basis(chunk) ** 2) + bend * jnp.diag(bending)
+        bent = bend * cut(given.within, chunk)[:, None] * jnp.diag(bending)
+        return jnp.einsum("ck,cks->cs", cut(given.weight, chunk), basis(chunk) ** 2) + bent
 
     def product(x):
         return per_cell(of_coefficients, x) + ridge * x

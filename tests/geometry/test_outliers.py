@@ -64,7 +64,7 @@ def test_equal_points_are_neighbors_of_each_other(seed, monkeypatch):
     points = 0.37 * rng.integers(0, rng.integers(2, 9), (rng.integers(4, 300), 3))
     points[rng.random(len(points)) < rng.choice([0, 0.7])] = 0
     expected = cKDTree(points).query(points, 3)[0][:, 1:].mean(1)
-    np.testing.assert_array_equal(outliers._neighbor_distance(points), expected)
+    np.testing.assert_array_equal(outliers.neighbor_distance(points), expected)
 
 
 def test_observations_lose_far_points_and_their_normals():

@@ -1,0 +1,67 @@
+"""Signed distances from point clouds: of balls and slabs, with noise, holes and uneven density."""
+
+import numpy as np
+import pytest
+
+from jonet.data.cloud_distances import Cloud
+
+
+def sphere(count, radius=0.7, seed=0):
+    directions = np.random.default_rng(seed).normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return radius * directions, directions
+
+
+def test_distances_of_a_ball():
+    cloud = Cloud.of(*sphere(5000))
+    points, distances = cloud.samples(20_000, np.random.default_rng(0))
+    exact = np.linalg.norm(points, axis=1) - 0.7
+    assert points.dtype == distances.dtype == np.float32 and np.abs(points).max() <= 1
+    near = np.abs(exact) < cloud.spacing
+    assert np.abs(distances - exact)[near].mean() < 0.05 * cloud.spacing
+    assert np.abs(distances - exact).max() < cloud.spacing
+    apart = np.abs(exact) > 0.5 * cloud.spacing
+    np.testing.assert_array_equal(distances[apart] < 0, exact[apart] < 0)
+
+
+def test_samples_are_in_random_order_near_and_everywhere():
+    cloud = Cloud.of(*sphere(2000))
+    points, distances = cloud.samples(8000, np.random.default_rng(0))
+    assert len(points) == 9000
+    first, last = np.split(np.abs(distances), 2)
+    assert np.median(first) == pytest.approx(np.median(last), rel=0.1)
+
+
+def test_density_that_varies_tenfold():
+    points, directions = sphere(20_000)
+    kept = (points[:, 0] > 0) | (np.arange(len(points)) % 10 == 0)
+    cloud = Cloud.of(points[kept], directions[kept])
+    asked = np.random.default_rng(1).uniform(-1, 1, (5000, 3))
+    exact = np.linalg.norm(asked, axis=1) - 0.7
+    clear = np.abs(exact) > 0.06
+    np.testing.assert_array_equal(cloud.inside(asked[clear]), exact[clear] < 0)
+
+
+def test_a_hole_is_closed_and_said():
+    points, directions = sphere(8000)
+    kept = points[:, 2] < 0.45
+    cloud = Cloud.of(points[kept], directions[kept])
+    asked = np.array([[0, 0, 0.3], [0, 0, 0.9], [0, 0, 0], [0.9, 0, 0]])
+    np.testing.assert_array_equal(cloud.inside(asked), [True, False, True, False])
+    cap = points[~kept][points[~kept][:, 2] > 0.6]
+    assert cloud.closed(points[kept]) == 0 and cloud.closed(cap) > 0.8
+
+
+def test_normals_are_estimated_where_there_are_none():
+    points, _ = sphere(3000)
+    asked = np.random.default_rng(1).uniform(-1, 1, (2000, 3))
+    clear = np.abs(np.linalg.norm(asked, axis=1) - 0.7) > 0.04
+    inside = Cloud.of(points).inside(asked[clear])
+    np.testing.assert_array_equal(inside, np.linalg.norm(asked[clear], axis=1) < 0.7)
+
+
+def test_normals_of_any_length_count_as_unit_ones():
+    points, directions = sphere(1000)
+    asked = np.random.default_rng(1).uniform(-1, 1, (500, 3))
+    one, other = Cloud.of(points, directions), Cloud.of(points, 7 * directions)
+    np.testing.assert_allclose(one.distances(asked), other.distances(asked), atol=1e-6)
