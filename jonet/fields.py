@@ -107,7 +107,7 @@ def _levels(arrays: dict[str, np.ndarray]) -> tuple[Level, ...]:
     resolutions = sorted(int(name.removeprefix("values_")) for name in arrays if name.startswith("values_"))
     if not resolutions or any(r != resolutions[0] << i for i, r in enumerate(resolutions)):
         raise ValueError(f"its grids have {resolutions} cells a side, but each has twice those of the one before")
-    if not (resolutions[0] % spline.BLOCK == 0 and 0 < resolutions[0] and resolutions[-1] <= MOST):
+    if not (resolutions[0] % spline.BLOCK == 0 and 0 < resolutions[0] and resolutions[-1] <= spline.MOST):
         raise ValueError(f"its grids have {resolutions} cells a side")
     levels = []
     for resolution in resolutions:
@@ -130,9 +130,6 @@ def _levels(arrays: dict[str, np.ndarray]) -> tuple[Level, ...]:
             raise ValueError(f"there are {len(level.nodes)} nodes of {resolution}, but {list(values.shape)} values")
         levels.append(level)
     return tuple(levels)
-
-
-MOST = 1024  # cells a side of the finest grid that a file may have
 
 
 class Fields(Sequence[InputField]):

@@ -19,8 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jonet.errors import ConfigError
 from jonet.networks.field import Field
 
+BEYOND = 0.03  # distances hold so far from a surface that fills the sphere frame; farther they are lower bounds
+MOST = 1024  # cells a side of the finest grid
 BLOCK = 4  # cells a side of a block, which holds the coefficients of BLOCK + 2 nodes a side
 NODES = BLOCK + 2
 CUBE = ((-1.0,) * 3, (1.0,) * 3)
@@ -101,6 +104,36 @@ def field(levels: Sequence[Level], box=CUBE) -> Field:
     shared["owner"] = owner.reshape(-1)
     per_shape = {"level": np.float32(0), "box": np.asarray(box, np.float32)}
     return Field(shared, per_shape, Architecture(len(owner)), inside=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplineSpecs:
+    """What is fixed of the splines of a shape: `side`, blocks a side of the finest grid."""
+
+    side: int = 8
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in a code: a spline is one shape, and has none."""
+        return 0
+
+    def __post_init__(self):
+        if not 1 <= self.side <= MOST // BLOCK:
+            raise ConfigError(f"side is {self.side}, but there are 1 to {MOST // BLOCK} blocks a side")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplineNetwork:
+    """Splines as the network of a `BoundNetwork`; its `shared` arrays are those of `field`, and `box`."""
+
+    specs: SplineSpecs
+
+    def fold(self, shared, batch_stats, code) -> Field:
+        """The field of the shape; code [0]."""
+        del batch_stats, code
+        arrays = {name: array for name, array in shared.items() if name != "box"}
+        per_shape = {"level": jnp.zeros(()), "box": jnp.asarray(shared["box"])}
+        return Field(arrays, per_shape, Architecture(self.specs.side), inside=-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,14 +56,14 @@ class Plan:
     """The needs of a run.
 
     shapes: by split.  sampling: seconds of a core.  disk: bytes of the store; twice as many while it is built.
-    training: None if the config names a trained model.
+    training: why there is none, as a sentence, or what it takes.
     """
 
     platform: Platform
     shapes: Counter[str]
     sampling: float
     disk: int
-    training: Training | None
+    training: Training | str
 
 
 def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
@@ -77,13 +77,13 @@ def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
     platform = Platform(limits.kind, int(limits.memory)) if limits else parallel.platform()
     with parallel.absent(devices[:1] if limits else devices, platform):
         task.check_outline(config, outline)
-        trains = task.given_model(config) is None
+        reason = task.untrained(config)
         return Plan(
             platform=platform,
             shapes=Counter(outline.splits.tolist()),
             sampling=len(outline) * sampling_seconds(config.samples),
             disk=sum(array.values.nbytes for array in outline.arrays.values()),
-            training=training(task, config, outline, limits) if trains else None,
+            training=reason or training(task, config, outline, limits),
         )
 
 
@@ -137,8 +137,8 @@ def text(task: Task, preset: str, plan: Plan, chip: str | None) -> str:
         "shapes": f"{counts}; sampling takes about {_time(plan.sampling)} of a core",
         "disk": f"{_gigabytes(plan.disk)} of samples, twice that while they are sampled",
     }
-    if found is None:
-        return _table(lines | {"training": "none, since a trained model is given"})
+    if isinstance(found, str):
+        return _table(lines | {"training": f"none, since {found}"})
     now, source = found.autotuned, found.source
     size = f"{source.lanes.shapes} shapes × {source.plan.points.count:,} points"
     cut = 0 < now.get("micro_batch", 0) < source.points

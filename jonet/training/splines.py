@@ -20,7 +20,7 @@ from jonet import parallel
 from jonet.networks import spline
 from jonet.networks.field import bucket
 from jonet.networks.spline import OFFSETS, Level
-from jonet.settings.representation import Representation
+from jonet.settings.representation import SplineConfig
 
 NEAR_WEIGHT = 0.01  # distance at which a sample's error counts half as much as at the surface
 COARSE = (8, 16, 32)  # resolutions of the dense grids: each starts from the one before, and the last is kept
@@ -58,7 +58,7 @@ class System(NamedTuple):
     start: np.ndarray
 
 
-def fit(shapes: Sequence[Samples], options: Sequence[Representation]) -> list[tuple[list[Level], float]]:
+def fit(shapes: Sequence[Samples], options: Sequence[SplineConfig]) -> list[tuple[list[Level], float]]:
     """The levels of each shape, of which the first is dense, and the error of samples that are held out.
 
     Shapes are solved side by side on all devices.  A shape grows by a level as long as cells are to be refined, as

@@ -18,7 +18,7 @@ from jonet.tasks.shapes import Shapes
 TPU, CPU = Platform("tpu", 16 << 30), Platform("cpu", 8 << 30)
 # as they were before there were batches by platform: shapes and points on a CPU
 ON_CPU = {
-    "deepsdf": {"quick": (16, 64), "small": (32, 256), "single": (1, 1024), "paper": (64, 16384)},
+    "deepsdf": {"quick": (16, 64), "small": (32, 256), "single_mlp": (1, 1024), "paper": (64, 16384)},
     "deepsdf_completion": {"quick": (16, 64), "small": (32, 256), "paper": (64, 16384)},
     "onet_points": {"quick": (16, 512), "small": (16, 512), "paper": (64, 2048)},
     "onet_voxels": {"quick": (8, 1024), "small": (16, 512), "paper": (64, 1024)},
