@@ -60,8 +60,8 @@ class Spline:
         """The shape as a function in the normalized frame."""
         return spline.field(self.levels, self.box)
 
-    def save(self, path: str | Path) -> None:
-        """Writes one .npz that `load` reads."""
+    def save(self, path: str | Path, *, sync: bool = True) -> None:
+        """Writes one .npz that `load` reads.  sync: flush to disk, as for `atomic.open_file`."""
         arrays: dict[str, Any] = {"version": VERSION, "name": self.name, "similarity": self.similarity.as_array()}
         arrays |= {"box": np.asarray(self.box, np.float32), "error": np.float64(self.error)}
         if self.closed is not None:
@@ -73,7 +73,7 @@ class Spline:
             if is_fine:  # cells as differences of their numbers, most of which are small
                 numbers = spline.keys(level.cells, level.resolution)
                 arrays[f"cells_{level.resolution}"] = np.diff(numbers, prepend=0).astype(np.uint32)
-        with atomic.open_file(path) as file:
+        with atomic.open_file(path, sync=sync) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     @staticmethod
