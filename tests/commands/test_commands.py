@@ -371,5 +371,6 @@ def test_shapes_become_fields_and_a_field_is_described(tmp_path, capsys, monkeyp
     (tmp_path / "out" / "holes.npz").write_bytes(b"broken")
     assert shell.main(["info", str(tmp_path / "out" / "holes.npz")]) == 1
     assert "holes.npz: cannot be read as .npz" in capsys.readouterr().err
-    assert shell.main(["evaluate", str(tmp_path / "out"), str(tmp_path / "out")]) == 0  # meshes beside fields
-    assert "2 shapes" in capsys.readouterr().out
+    ball(tmp_path / "truth" / "a.npy.ply")
+    assert shell.main(["evaluate", str(tmp_path / "out"), str(tmp_path / "truth")]) == 0  # meshes beside fields
+    assert "1 of 2 meshes without a ground truth: holes" in capsys.readouterr().out
