@@ -26,6 +26,7 @@ BEYOND = 0.03  # distances hold so far from a surface that fills the sphere fram
 MOST = 1024  # cells a side of the finest grid
 BLOCK = 4  # cells a side of a block, which holds the coefficients of BLOCK + 2 nodes a side
 NODES = BLOCK + 2
+PIECE = 1 << 24  # nodes that are looked at together
 CUBE = ((-1.0,) * 3, (1.0,) * 3)
 OFFSETS = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), -1).reshape(
     27, 3
@@ -51,13 +52,23 @@ class Level:
 
 
 def around(cells: np.ndarray, resolution: int) -> np.ndarray:
-    """The nodes [N, 3] of cells [M, 3] and of their neighbors, in lexicographic order."""
+    """The nodes [N, 3] of cells [M, 3] and of their neighbors, both in lexicographic order."""
     if len(cells) == resolution**3:
         return from_keys(np.arange((resolution + 2) ** 3), resolution)
-    steps = keys(OFFSETS, resolution) - keys(np.zeros(3, int), resolution)
-    mask = np.zeros((resolution + 2) ** 3, bool)
-    mask[keys(cells, resolution)[:, None] + steps] = True
-    return from_keys(np.flatnonzero(mask), resolution)
+    side, found = resolution + 2, []
+    numbers, steps = keys(cells, resolution), keys(OFFSETS, resolution) - keys(np.zeros(3, int), resolution)
+    planes = max(1, PIECE // side**2)
+    for first in range(0, side, planes):  # by pieces, since all of a fine grid's nodes would take a gigabyte
+        start, stop = first * side**2, min(first + planes, side) * side**2
+        some = numbers[slice(*np.searchsorted(numbers, [start - 2 * side**2, stop + 2 * side**2]))]
+        if not len(some):
+            continue
+        mask = np.zeros(stop - start, bool)
+        for step in steps:
+            there = some + (step - start)
+            mask[there[(there >= 0) & (there < stop - start)]] = True
+        found.append(start + np.flatnonzero(mask))
+    return from_keys(np.concatenate([np.zeros(0, int), *found]), resolution)
 
 
 def every_cell(resolution: int) -> np.ndarray:

@@ -47,8 +47,19 @@ def test_it_is_saved_and_loaded(model, tmp_path):
 def test_a_run_scores_it(mesh, tmp_path):
     mesh.export(tmp_path / "ball.ply")
     options = ["--samples.near=20000", "--samples.uniform=4000", "--spline.resolution=64", "--surfaces.resolution=48"]
-    options += ["--scores.volume-points=2000", "--scores.surface-points=2000", "--scores.chamfer-points=1000", "--quiet"]
-    command = ["--task=deepsdf", f"--data={tmp_path / 'ball.ply'}", f"--workdir={tmp_path / 'run'}", *options]
+    options += [
+        "--scores.volume-points=2000",
+        "--scores.surface-points=2000",
+        "--scores.chamfer-points=1000",
+        "--quiet",
+    ]
+    command = [
+        "--task=deepsdf",
+        f"--data={tmp_path / 'ball.ply'}",
+        f"--workdir={tmp_path / 'run'}",
+        "--quiet",
+        *options,
+    ]
     program.run(command)
     (shape,) = json.loads((tmp_path / "run" / "metrics.json").read_text())["shapes"]
     assert shape["iou"] > 0.97 and (tmp_path / "run" / "report.html").is_file()
