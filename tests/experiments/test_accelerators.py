@@ -30,6 +30,7 @@ from jonet import parallel
 from jonet.chips import CHIPS
 from jonet.errors import ConfigError
 from jonet.networks.deepsdf import Specs
+from jonet.run import plan
 from jonet.tasks import registry
 from jonet.training.optimizers import Optimizer
 
@@ -312,6 +313,12 @@ def test_quick_compiles_and_fits(compiled_rows, target):
 
 
 @needs_compilers
+def test_quick_starts_few_kernels(compiled_rows):
+    """Each takes 2 to 3 µs to start, which is what limits a small step on a GPU."""
+    assert compiled_rows["deepsdf/quick/train", "h100-1"]["kernels"] <= 140
+
+
+@needs_compilers
 @pytest.mark.parametrize("target", ["v5e-4", "h100-2"])
 def test_a_step_on_several_chips_has_two_sums(compiled_rows, target):
     """One of the number of shapes, which the gradient needs, and one of everything else."""
@@ -329,6 +336,40 @@ def test_evaluation_has_the_operations_of_its_layers(compiled_rows, target):
     assert row["operations"] == pytest.approx(2 * layers * 512 * 128, rel=0.02)
     gradient = compiled_rows["deepsdf/6x128/evaluate_gradient/highest", target]
     assert gradient["operations"] == pytest.approx(2 * row["operations"], rel=0.1)
+
+
+PLANNED = 3.0  # factor within which a plan has the memory of the compiled step
+
+
+def check_plan(row: dict) -> None:
+    """The memory of a compiled training step is that of its preset's plan, within `PLANNED`."""
+    (task, preset, _), chip = row["program"].split("/"), row["target"].partition("-")[0]
+    training = plan.make(registry.find(task), registry.find(task).presets[preset], chip).training
+    assert training
+    ratio = (training.samples + training.step) / (row["arguments"] + row["temporaries"])
+    assert 1 / PLANNED < ratio < PLANNED, (row["program"], row["target"], ratio)
+
+
+@needs_compilers
+@pytest.mark.parametrize("target", ["v5e-1", "h100-1"])
+def test_plans_have_the_memory_of_compiled_programs(compiled_rows, target):
+    """And evaluation takes less than 1 GB, weights and tiles included."""
+    check_plan(compiled_rows["deepsdf/quick/train", target])
+    evaluations = [row for (name, at), row in compiled_rows.items() if "/evaluate" in name and at == target]
+    assert len(evaluations) == 2 and all(row["arguments"] + row["temporaries"] < 1e9 for row in evaluations)
+
+
+@needs_compilers
+@pytest.mark.slow
+def test_paper_presets_fit_a_chip_of_16_gigabytes(tmp_path):
+    """With their plan of data, in 14 GB; and evaluation and extraction take 1 GB, weights and tiles included."""
+    found = command(tmp_path, "--target=v5e-1", "--target=h100-1", "--programs=*/paper/train")
+    for (_, target), row in found.items():
+        assert "error" not in row, row
+        assert target != "v5e-1" or row["arguments"] + row["temporaries"] < 14e9, row
+        check_plan(row)
+    evaluations = command(tmp_path / "fields", "--target=v5e-1", "--target=h100-1", "--programs=*/evaluate*")
+    assert all(row["arguments"] + row["temporaries"] < 1e9 for row in evaluations.values())
 
 
 KNOWN_COPIES = {  # by the operation that they come from, with the reason; others are a change for the worse
