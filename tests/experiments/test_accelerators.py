@@ -32,6 +32,7 @@ from jonet.errors import ConfigError
 from jonet.networks.deepsdf import Specs
 from jonet.run import plan
 from jonet.tasks import registry
+from jonet.training import costs
 from jonet.training.optimizers import Optimizer
 
 SIDE = 16
@@ -242,6 +243,15 @@ def test_the_step_of_a_preset_is_lowered_without_its_data():
     found = sum(counting.matrix_operations(module, [1]).values())
     layers = [7 * 16, 16 * 9, 16 * 16, 16]  # of which the first knows its code once a shape
     assert 0.5 * 6 * 32 * sum(layers) < found < 3 * 6 * 32 * sum(layers)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_evaluation_of_the_published_decoder_takes_less_than_a_gigabyte(gradient):
+    """Counted in the traced program; compilers need up to 1.6 times of that."""
+    with parallel.absent(jax.devices(), parallel.Platform("tpu", 16 << 30)):
+        call = programs.evaluate(programs.decoder(Specs()), "highest", gradient)
+        traced = call.mapped.jitted().trace(*call.arguments)
+    assert 1e8 < costs._memory(traced.jaxpr.jaxpr) < 1e9 / 1.6
 
 
 def test_targets_and_programs_that_do_not_exist(capsys):
