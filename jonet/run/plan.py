@@ -18,7 +18,7 @@ from jonet.tasks.base import Task, TaskConfig
 from jonet.training import autotune, batches, costs
 
 # Fraction of a chip's rate of matrix products that training reaches, and seconds that a small step takes at least: of
-# programs compiled for a v5e and an H100, whose steps reach 17 to 43 % (estimated cycles, bytes over bandwidth).
+# programs compiled for a v5e and an H100, whose `paper` steps reach 9 to 49 % (estimated cycles, bytes over bandwidth).
 REACHED = 0.2
 LEAST = {"tpu": 0.25e-3, "gpu": 0.6e-3}
 RATES = {"float32": "default"}  # precision of products by the type of their operands, as in `Chip.rate`

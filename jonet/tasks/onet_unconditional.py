@@ -36,6 +36,7 @@ from jonet.tasks.shapes import Shapes
 from jonet.training import conditional
 from jonet.wording import counted
 
+GPU = Batch(16, 2048, "bfloat16")  # 64 shapes take three times as long as starting the kernels
 TOGETHER = 64  # shapes whose bounds are computed at once
 
 
@@ -88,8 +89,12 @@ class OnetUnconditional(Onet[Config]):
     presets = {
         # K as published: the KL divergence is weighed against the sum over points, and the latent encoder's maximum
         # over points depends on their number, so training uses as many points as evaluation
-        "quick": Config(network=network(128, 64), cpu=Batch(4, 2048), tpu=Batch(4, 2048, "bfloat16"), minutes=3.0),
-        "small": Config(**onet.SMALL, network=network(128, 128), cpu=Batch(8, 2048), tpu=Batch(8, 2048, "bfloat16")),
+        "quick": Config(
+            network=network(128, 64), cpu=Batch(4, 2048), gpu=GPU, tpu=Batch(4, 2048, "bfloat16"), minutes=3.0
+        ),
+        "small": Config(
+            **onet.SMALL, network=network(128, 128), cpu=Batch(8, 2048), gpu=GPU, tpu=Batch(8, 2048, "bfloat16")
+        ),
         "paper": dataclasses.replace(
             Config(**onet.PAPER, network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128)),
             shapes=Shapes(train=3_000, test=800, val_fraction=0.1),

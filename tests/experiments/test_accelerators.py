@@ -348,16 +348,16 @@ def test_evaluation_has_the_operations_of_its_layers(compiled_rows, target):
     assert gradient["operations"] == pytest.approx(2 * row["operations"], rel=0.1)
 
 
-PLANNED = 3.0  # factor within which a plan has the memory of the compiled step
+PLANNED = (0.95, 2.5)  # a plan's memory over that of the compiled step; 1.0 to 2.3 were seen
 
 
 def check_plan(row: dict) -> None:
-    """The memory of a compiled training step is that of its preset's plan, within `PLANNED`."""
+    """A plan has the memory that the compiled training step of its preset needs, within `PLANNED`."""
     (task, preset, _), chip = row["program"].split("/"), row["target"].partition("-")[0]
     training = plan.make(registry.find(task), registry.find(task).presets[preset], chip).training
     assert training
     ratio = (training.samples + training.step) / (row["arguments"] + row["temporaries"])
-    assert 1 / PLANNED < ratio < PLANNED, (row["program"], row["target"], ratio)
+    assert PLANNED[0] < ratio < PLANNED[1], (row["program"], row["target"], ratio)
 
 
 @needs_compilers
@@ -367,6 +367,16 @@ def test_plans_have_the_memory_of_compiled_programs(compiled_rows, target):
     check_plan(compiled_rows["deepsdf/quick/train", target])
     evaluations = [row for (name, at), row in compiled_rows.items() if "/evaluate" in name and at == target]
     assert len(evaluations) == 2 and all(row["arguments"] + row["temporaries"] < 1e9 for row in evaluations)
+
+
+@needs_compilers
+@pytest.mark.slow
+def test_collectives_of_batch_norms(tmp_path):
+    """The 11 norms of a decoder have two each; a TPU makes sums of all of them, and may join two."""
+    found = command(tmp_path, "--target=v5e-4", "--target=h100-2", "--programs=onet_points/quick/train")
+    counts = {target: row["collectives"] for (_, target), row in found.items()}
+    assert counts["h100-2"] == {"all-reduce": 2, "all-gather": 11, "reduce-scatter": 11}
+    assert counts["v5e-4"].keys() == {"all-reduce"} and counts["v5e-4"]["all-reduce"] <= 2 + 2 * 11
 
 
 @needs_compilers
