@@ -154,7 +154,7 @@ ENTRY %main (a: f32[], b: f32[512,8]) -> (f32[], f32[512,8]) {
   %a = f32[] parameter(0)
   %b = f32[512,8]{1,0} parameter(1)
   %first = f32[] all-reduce(%a), replica_groups={}, to_apply=%add
-  %start = (f32[512,8]{1,0}, f32[512]{0}) all-reduce-start(%b, %a), replica_groups={}, to_apply=%add
+  %start = (f32[512,8]{1,0:T(8,128)S(1)}, f32[512]{0}) all-reduce-start(%b, %a), replica_groups={}, to_apply=%add
   %done = (f32[512,8]{1,0}, f32[512]{0}) all-reduce-done(%start)
   %whole = f32[1024,8]{1,0} all-gather(%b), dimensions={0}
   ROOT %both = (f32[], f32[512,8]{1,0}) tuple(%first, %b)
@@ -163,7 +163,7 @@ ENTRY %main (a: f32[], b: f32[512,8]) -> (f32[], f32[512,8]) {
 
 
 def test_collectives_by_kind():
-    """One that starts and is done later counts once."""
+    """One that starts and is done later counts once, and so do arrays on the chip."""
     found = counting.collectives(Module.parse(REDUCED))
     assert found == {"all-reduce": (2, 4 + 4 * (512 * 8 + 512)), "all-gather": (1, 4 * 1024 * 8)}
 
@@ -280,11 +280,13 @@ def test_tables(tmp_path):
     """Four chips: 32 ms of computing and 4 · 7.5 MB · ¾ · 2 in links of 200 GB/s."""
     several = ROW | {"target": "v5e-4", "milliseconds": 32.0, "collectives": {"all-reduce": 2}, "collective_bytes": 4e9}
     failed = {"program": "onet_points/paper/train", "target": "v5e-1", "mark": "C", "error": "it needs more"}
+    elsewhere = several | {"program": "purify/paper/train"}
     document = tmp_path / "page.md"
     document.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    table.write(document, [ROW, several, failed])
+    table.write(document, [ROW, several, failed, elsewhere])
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "purify" not in text  # of one chip there is nothing to show
     assert "125 ms, 40 %" in text and "`onet_points/paper/train` on v5e-1: it needs more" in text
     apart = 1e3 * 2 * 0.75 * 4e9 / CHIPS["v5e"].link
     assert table.communication(several, 4, CHIPS["v5e"].link) == apart == 30
