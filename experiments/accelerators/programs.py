@@ -119,7 +119,7 @@ def evaluate(
     fields = parallel.host(network.fields(random(SHAPES, network.latent_size)))
     devices = parallel.count()
     owner = np.tile(np.arange(tiles, dtype=np.int32) * SHAPES // tiles, (devices, 1))
-    group = min(tiles // 2, field.FILLING)  # of one pass on an accelerator
+    group = min(tiles // 2, field.FILLING) // (2 if gradient else 1)  # of one pass on an accelerator
     return Call(
         field.evaluation(parallel.platform(), gradient),
         (

@@ -15,14 +15,13 @@ from jonet.data.store import Store
 from jonet.parallel import Platform
 from jonet.run import train
 from jonet.tasks.base import Task, TaskConfig
-from jonet.training import batches, costs
+from jonet.training import autotune, batches, costs
 
 # Fraction of a chip's rate of matrix products that training reaches, and seconds that a small step takes at least: of
-# programs compiled for a v5e and an H100, whose steps reach 17 to 43 % (estimated cycles, bytes over bandwidth).
+# programs compiled for a v5e and an H100, whose `paper` steps reach 9 to 49 % (estimated cycles, bytes over bandwidth).
 REACHED = 0.2
 LEAST = {"tpu": 0.25e-3, "gpu": 0.6e-3}
 RATES = {"float32": "default"}  # precision of products by the type of their operands, as in `Chip.rate`
-MICRO_BATCH = {"cpu": 2048, "gpu": 0, "tpu": 8192}  # the points that are the fastest for most networks, 0: all
 PROCESS = 0.5e9  # bytes of memory of a process that has imported jax
 # Seconds of a core by what is sampled, of procedural chairs on an AMD EPYC, see docs/performance.md.  shape: reading,
 # diagnosis, normalization and points on the surface; sdf, occupancy: a point.
@@ -91,7 +90,7 @@ def training(task: Task, config: TaskConfig, outline: Store, limits: Chip | None
     """The training of a plan.  limits: of the chip; None if unknown."""
     pieces = getattr(getattr(config, "learning", None), "micro_batch", None)  # None: the task has none
     # a plan measures nothing
-    autotuned = {} if pieces is None else {"micro_batch": pieces or MICRO_BATCH[parallel.platform().kind]}
+    autotuned = {} if pieces is None else {"micro_batch": pieces or autotune.SIZES[parallel.platform().kind][0]}
     rows, key = outline.select("train"), jax.random.key(config.seed)
     setup = task.training_setup(config, outline, rows, key, autotuned)
     source: Any = setup.batches

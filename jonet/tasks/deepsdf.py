@@ -73,7 +73,8 @@ class Config(TimedConfig):
     # points of each shape per training step, even; 0: by platform (published: SamplesPerScene, 16384)
     batch_points: int = 0
     cpu: Batch = Batch()  # what batch_shapes=0, batch_points=0 and compute_dtype=auto stand for on a CPU
-    accelerator: Batch = Batch(64, 1024, "bfloat16")  # and on a GPU or TPU
+    gpu: Batch = Batch(64, 1024, "bfloat16")  # and on a GPU, where it takes hardly longer, see docs/accelerators.md
+    tpu: Batch = Batch(64, 128, "bfloat16")  # and on a TPU, likewise
     # how the points of a step are drawn: single rows with replacement, or contiguous windows, both as published; auto:
     # rows, and windows of what is streamed
     draw: Literal["auto", "rows", "windows"] = "auto"
@@ -143,7 +144,8 @@ class DeepSDF(Task[Config]):
             learning=AutoDecoder(start="centered"),
             optimizer=MUON,
             cpu=Batch(1, 1024),
-            accelerator=Batch(1, 16_384),
+            gpu=Batch(1, 16_384),
+            tpu=Batch(1, 4096),
             minutes=7.5,
             surfaces=Surfaces(resolution=256),
             rebuilt_train=1,
@@ -161,6 +163,8 @@ class DeepSDF(Task[Config]):
             learning=AutoDecoder(start="centered"),
             optimizer=MUON,
             cpu=Batch(32, 256),
+            gpu=Batch(64, 512, "bfloat16"),
+            tpu=Batch(32, 256, "bfloat16"),
             minutes=50.0,
         ),
         "paper": Config(
@@ -181,7 +185,7 @@ class DeepSDF(Task[Config]):
         "prepare": ("data", "seed", "shapes", "samples"),
         "train": (
             *("seed", "representation", "spline", "network", "compute_dtype", "learning", "optimizer"),
-            *("batch_shapes", "batch_points", "cpu", "accelerator", "draw", "place", "steps", "minutes"),
+            *("batch_shapes", "batch_points", "cpu", "gpu", "tpu", "draw", "place", "steps", "minutes"),
         ),
         "reconstruct": ("fitting", "surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
@@ -317,8 +321,8 @@ def _check_one(count: int) -> None:
 
 def decoder(specs: Specs, compute_dtype: str, platform: parallel.Platform) -> DeepSDFDecoder:
     """The decoder as it is trained on a platform."""
-    axis = 0 if platform.is_cpu else -1  # of the units
-    return DeepSDFDecoder(specs, jnp.dtype(compute_dtype), axis, matrix_unit=platform.kind == "tpu")
+    axis, kind = 0 if platform.is_cpu else -1, platform.kind  # the axis of the units
+    return DeepSDFDecoder(specs, jnp.dtype(compute_dtype), axis, matrix_unit=kind == "tpu", joined=kind == "gpu")
 
 
 def spec(points: int, how: How) -> batches.BatchSpec:
