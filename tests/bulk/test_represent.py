@@ -275,7 +275,7 @@ def test_outliers_that_stand_together(tmp_path):
             sizes[name, outliers] = 1 / found.similarity.scale
     assert sizes["alone", "keep"] == sizes["alone", "remove"] == sizes["together", "remove"]
     assert sizes["together", "keep"] > 5 * sizes["together", "remove"]
-    with pytest.warns(UserWarning, match="together.npy: 3 of 2,988 points stand alone"):
+    with pytest.warns(UserWarning, match="together.npy: 3 of 3,003 points stand alone"):
         _read(options, "warn", File(folder / "together.npy", "together"))
 
 

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 import numpy as np
 import trimesh
 
-from jonet import bulk, parallel
+from jonet import bulk, parallel, representation
 from jonet.codes import Codes
 from jonet.errors import InputError
 from jonet.fields import Spline
@@ -81,7 +81,7 @@ def fields(shapes, options) -> list[Spline]:
     """In place of `representation.fitted`: a ball for each shape, in no time."""
     cells = spline.every_cell(8)
     centers = (spline.around(cells, 8) + 0.5) / 4 - 1
-    values = (np.linalg.norm(centers, axis=1) - 1 / 1.03).astype(np.float32)
+    values = (np.linalg.norm(centers, axis=1) - representation.RADIUS).astype(np.float32)
     box = np.array([[-1.0] * 3, [1.0] * 3], np.float32)
     levels = (spline.Level(8, cells, values),)
     closed = [None if shape.cloud is None else 0.2 * ("holes" in shape.name) for shape in shapes]
