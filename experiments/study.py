@@ -23,8 +23,11 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return found
 
 
-def measured(options, name: str, wanted: dict, measure: Callable[..., dict], **facts) -> dict[str, dict]:
+def measured(
+    options, name: str, wanted: dict, measure: Callable[..., dict], again: bool = False, **facts
+) -> dict[str, dict]:
     """The rows by name, in the order of `wanted`; selected rows that are not stored yet are measure(wanted[row]).
+    again: those that are stored, too.
 
     After every row they are written to the file `name` in the folder, with the device and the given facts.  Stored rows
     that are not wanted any more stay in the file.  Raises ConfigError if its rows were measured with other facts.
@@ -37,7 +40,7 @@ def measured(options, name: str, wanted: dict, measure: Callable[..., dict], **f
         raise ConfigError(f"the rows of {file} were measured with {before}; use that again, or choose another folder")
     rows = stored["rows"]
     for row, settings in wanted.items():
-        if row not in rows and row.startswith(tuple(options.rows.split(";"))):
+        if (again or row not in rows) and row.startswith(tuple(options.rows.split(";"))):
             rows[row] = measure(settings)
             rows = {row: rows[row] for row in (*wanted, *rows) if row in rows}
             atomic.write_json(file, {"device": parallel.describe(), **facts, "rows": rows})

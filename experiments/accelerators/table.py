@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import document
 from jonet.chips import CHIPS
 from jonet.storage import atomic
 
@@ -163,8 +164,6 @@ def communication(row: Row, count: int, link: float) -> float:
     return 1e3 * 2 * (count - 1) / count * row["collective_bytes"] / link
 
 
-def write(document: Path, rows: Sequence[Row]) -> None:
+def write(path: Path, rows: Sequence[Row]) -> None:
     """Writes the tables between their two marks of a document."""
-    before, _, rest = document.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    atomic.write_text(document, f"{before}{BEGIN}\n\n{tables(rows)}\n\n{END}{after}")
+    document.write(path, BEGIN, END, tables(rows))

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.bench import decoders, fitting, machine, meshing, peers, quality, training
+from experiments.bench import decoders, fitting, machine, meshing, peers, quality, representing, training
 from experiments.bench.rows import TARGETS, Bench
 from experiments.bench.trained import Trained
 from jonet import parallel
@@ -37,6 +37,7 @@ ROWS = {
         meshing.mesh_occupancy_128,
         meshing.meshes_batch_64,
         quality.time_to_quality,
+        representing.represent_shape,
     )
 }
 

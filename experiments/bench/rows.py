@@ -25,6 +25,7 @@ TARGETS = {  # ratio to tuned PyTorch, fraction of the matrix rate
     "mesh_occupancy_128": (3.0, None),
     "meshes_batch_64": (1.5, None),
     "time_to_quality": (2.0, None),
+    "represent_shape": (2.0, None),
 }
 
 

@@ -155,6 +155,61 @@ def expected_by_mise(coarse, steps, function) -> int:
     return int(np.sum(counts))
 
 
+@needs_torch
+def test_features_of_the_peer_are_interpolated():
+    """Dense: a linear function of the corners is that function.  Sparse: the same in the chosen cells, else 0."""
+    import torch
+
+    from experiments.bench.peer.grids import Features
+
+    corners = torch.cartesian_prod(*[torch.linspace(-1, 1, 9)] * 3)
+    slopes = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, -2], [0, 0, 1, 3]])
+    cells = torch.tensor([[0, 0, 0], [7, 3, 5]])
+    dense, sparse = Features(8), Features(8, cells)
+    with torch.no_grad():
+        dense.values[1:] = corners @ slopes
+        sparse.values[1:] = (corners @ slopes)[sparse.rows > 0]
+    points = torch.cat([-1 + 0.25 * (c + torch.rand(20, 3)) for c in cells])
+    torch.testing.assert_close(dense(points), points @ slopes)
+    torch.testing.assert_close(sparse(points), points @ slopes)
+    far = torch.full((1, 3), 0.9)
+    assert sparse(far).abs().max() == 0 and dense(far).abs().max() > 0
+    assert len(sparse.values) == 1 + 16
+
+
+@needs_torch
+def test_the_peer_doubles_its_steps_until_it_is_as_good(tmp_path):
+    from experiments.bench.peer import grids
+
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (4000, 3)).astype(np.float32)
+    distances = np.linalg.norm(points, axis=1, keepdims=True) - 0.6
+    np.save(tmp_path / "rows.npy", np.hstack([points, distances]).astype(np.float32))
+    np.savez(tmp_path / "held.npz", points=points, inside=distances[:, 0] < 0)
+    program = grids.GridTraining(str(tmp_path / "rows.npy"), str(tmp_path / "held.npz"), 16)
+    asked, scores = [], iter([0.5, 0.6, 0.9, 0.7])
+    program.train = lambda whole, steps: asked.append((whole, steps))
+    program.iou = lambda field: next(scores)
+    answer = program(whole=4000, wanted=0.8)
+    assert asked == [(125, 125), (250, 250), (500, 500)] and answer["steps"] == 500 and answer["iou"] == 0.9
+    asked.clear()
+    scores = iter([0.5, 0.6, 0.7])
+    assert program(whole=400, wanted=0.8)["steps"] == 400 and asked == [(125, 125), (250, 250), (400, 400)]
+    asked.clear()
+    assert program(whole=400, steps=100)["part"] == 0.25 and asked == [(400, 100)]
+    del program.train, program.iou
+    assert program.iou(program.train(30, 30)) > 0.8
+
+
+def test_one_shape_is_represented_as_well_on_both_sides(capsys):
+    """Ours alone without PyTorch; with it both are scored on the same points."""
+    (row,) = bench.measure(bench.parse(["--rows=represent_shape", "--quick", "--repeats=1"]))
+    assert row["ours"] > 0 and row["shapes_per_second"] > 0 and row["iou"]["ours"] > 0.5
+    if peers.available():
+        assert row["theirs"] > 0 and 0 < row["iou"]["theirs"] <= 1
+        assert row["reached"] == (row["iou"]["theirs"] >= row["iou"]["ours"])
+
+
 def test_scattered_parameters_stay_what_they_are():
     """Only moved a little, and the same each time."""
     trees = {"a": np.zeros(1000)}, {"b": np.ones(1000)}

@@ -14,7 +14,7 @@ import time
 import torch
 
 from experiments.bench.machine import peak
-from experiments.bench.peer import evaluation, meshing, training
+from experiments.bench.peer import evaluation, grids, meshing, training
 from experiments.bench.peer.lifetime import end_with_parent
 
 PROGRAMS = {
@@ -26,6 +26,7 @@ PROGRAMS = {
     "fit": evaluation.Fit,
     "mesh_distances": meshing.Dense,
     "mesh_occupancies": meshing.Octree,
+    "grids": grids.GridTraining,
 }
 
 

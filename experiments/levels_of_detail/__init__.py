@@ -1,0 +1,1 @@
+"""Representations of single shapes compared: error against bytes and against seconds."""
