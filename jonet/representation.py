@@ -26,7 +26,7 @@ from jonet.settings.representation import RESOLUTIONS, Representation
 from jonet.training import splines
 from jonet.training.splines import Samples
 
-VARIANCES = (0.01**2, 0.002**2)  # of the samples of a mesh near its surface, in the sphere frame
+SPREAD = (2.5, 0.5)  # standard deviations of a mesh's samples near its surface, in cells of the finest grid
 RADIUS = 0.9  # of the sphere around a shape: so the cube reaches beyond every surface by a tenth
 NEAR = 0.02  # samples closer than this, in radii, tell where the surface is
 MARGIN = 0.02  # of the box around the surface
@@ -115,7 +115,8 @@ def of_file(name: str, path: Path, options: Representation, outliers: str = "kee
 
 
 def _recipe(options: Representation) -> Recipe:
-    return Recipe(near=options.near, uniform=options.uniform, variances=VARIANCES, surface=0)
+    wide, narrow = (spread * 2 / options.resolution for spread in SPREAD)
+    return Recipe(near=options.near, uniform=options.uniform, variances=(wide**2, narrow**2), surface=0)
 
 
 def _of_scan(name: str, found: scans.Observed, options: Representation) -> Observed:
