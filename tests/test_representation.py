@@ -53,7 +53,7 @@ def test_meshes_are_closed_and_where_the_shapes_are(fields, ball):
     assert rebuilt.watertight and rebuilt.name == "ball" and box.watertight
     assert np.abs(off(rebuilt.vertices)).max() < 0.15
     assert rebuilt.volume == pytest.approx(ball.volume, rel=0.01)
-    np.testing.assert_allclose(np.ptp(box.bounds, axis=0), [2, 4, 1], atol=0.03)
+    np.testing.assert_allclose(np.ptp(box.bounds, axis=0), [2, 4, 1], atol=0.06)  # a cell is 0.08
     assert (rebuilt.normals * (rebuilt.vertices - CENTER)).sum(1).min() > 0
 
 

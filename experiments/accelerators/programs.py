@@ -199,13 +199,14 @@ def solve_splines(resolution: int = 128) -> Call:
     samples = splines.Samples(points, (np.linalg.norm(points, axis=1) - 0.6).astype(np.float32))
     one = splines.system(samples, samples.distances, resolution, level.nodes, np.zeros(len(level.nodes), np.float32))
     several = splines.System(*(np.broadcast_to(leaf, (devices, splines.LANES, *leaf.shape)) for leaf in one))
-    chunks = -(-len(level.nodes) // splines.CHUNK)
+    chunks = -(-len(level.nodes) // splines.chunk_size(parallel.platform(), len(one.start)))
     return Call(
-        splines._program(),
+        splines._program(parallel.platform()),
         (*parallel.split((several,)), np.int32(chunks), np.int32(iterations), np.float32(1), np.float32(1e-2)),
         amount=devices * splines.LANES / iterations,
         unit="levels",
         precision="highest",
+        context=lambda: products.precise("highest"),
         repeats=iterations,
         inner=(chunks,),  # also of the sums before the first iteration, which count as `iterations` chunks
     )
