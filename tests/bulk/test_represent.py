@@ -122,6 +122,24 @@ def test_a_stopped_job_continues(clouds, quick, tmp_path, monkeypatch):
     assert len(named(out)) == len(named(out, ".ply")) == 4
 
 
+def test_what_a_killed_process_wrote_is_its_own(clouds, quick, tmp_path, monkeypatch):
+    """Killed after the mesh of an input was written and before its row; and while a file was being written."""
+    out, again = tmp_path / "fields", mesh_files.write
+
+    def write(mesh, path):
+        again(mesh, path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mesh_files, "write", write)
+        bulk.represent(clouds, out, Settings(batch=1), options=FEW, form="ply", surfaces=COARSE)
+    assert named(out, ".ply")
+    left = out / ".jonet-0123456789ab.tmp"
+    left.write_bytes(b"half")
+    assert bulk.represent(clouds, out, options=FEW, form="ply", surfaces=COARSE).complete
+    assert len(named(out)) == len(named(out, ".ply")) == 4 and not left.exists()
+
+
 def test_the_next_inputs_are_read_while_one_is_solved(clouds, tmp_path, monkeypatch):
     read, again = threading.Event(), representation.of_file
 
