@@ -199,9 +199,9 @@ def solve_splines(resolution: int = 128) -> Call:
     samples = splines.Samples(points, (np.linalg.norm(points, axis=1) - 0.6).astype(np.float32))
     one = splines.system(samples, samples.distances, resolution, level.nodes, np.zeros(len(level.nodes), np.float32))
     several = splines.System(*(np.broadcast_to(leaf, (devices, splines.LANES, *leaf.shape)) for leaf in one))
-    chunks = -(-len(level.nodes) // splines.chunk_size(parallel.platform(), len(one.start)))
+    chunks = -(-len(level.nodes) // splines.CHUNK)
     return Call(
-        splines._program(parallel.platform()),
+        splines._program(),
         (*parallel.split((several,)), np.int32(chunks), np.int32(iterations), np.float32(1), np.float32(1e-2)),
         amount=devices * splines.LANES / iterations,
         unit="levels",

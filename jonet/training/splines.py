@@ -20,7 +20,6 @@ from jonet import parallel, products
 from jonet.networks import spline
 from jonet.networks.field import bucket
 from jonet.networks.spline import OFFSETS, Level
-from jonet.parallel import Platform
 from jonet.settings.representation import SplineConfig
 
 NEAR_WEIGHT = 0.01  # distance at which a sample's error counts half as much as at the surface
@@ -28,8 +27,7 @@ COARSE = (8, 16, 32)  # resolutions of the dense grids: each starts from the one
 SAMPLES = {8: 256, 16: 64, 32: 16}  # of a cell, at most; 8 on finer grids
 AT_SURFACE = 0.7  # samples closer than this many cells are near enough to tell that a cell is at the surface
 RIDGE = 100.0  # weight of the squared coefficients of finer levels, which few or no samples may determine
-CHUNK = 4096  # nodes that a CPU computes at once, in its cache; least capacity of a system
-FILLING = 1 << 16  # the same on an accelerator, which starts programs for every chunk
+CHUNK = 4096  # nodes that are computed at once; larger pieces take longer on a CPU, a TPU and, by their bytes, a GPU
 COARSE_RIDGE, COARSE_SMOOTHING = 1e-6, 1.0  # of the dense grids, whose cells may have no samples
 STEP, COARSE_STEP = 1e-4, 6e-5  # to which coefficients are rounded
 WORTH = 0.98  # a level that leaves more than this part of the error is dropped
@@ -198,10 +196,9 @@ def solve(systems: Sequence[System], count: int, iterations: int, ridge: float, 
         stacked = System(
             *(np.stack(arrays).reshape(devices, each, *arrays[0].shape) for arrays in zip(*filled, strict=True))
         )
-        chunks = np.int32(-(-count // chunk_size(parallel.platform(), len(some[0].start))))
-        program = _program(parallel.platform())
+        chunks = np.int32(-(-count // CHUNK))
         with products.precise("highest"):  # residuals are small differences
-            out = program(stacked, chunks, np.int32(iterations), np.float32(ridge), np.float32(bend))
+            out = _program()(stacked, chunks, np.int32(iterations), np.float32(ridge), np.float32(bend))
         out = parallel.host(out)
         found += [*out.reshape(devices * each, -1)[: len(some)]]
     return found
@@ -210,18 +207,12 @@ def solve(systems: Sequence[System], count: int, iterations: int, ridge: float, 
 LANES = 8  # shapes at once on each accelerator
 
 
-def chunk_size(platform: Platform, capacity: int) -> int:
-    """Nodes that are computed at once, of a system of this capacity."""
-    return CHUNK if platform.is_cpu else min(capacity, FILLING)
-
-
 @functools.cache
-def _program(platform: Platform) -> Callable:
+def _program() -> Callable:
     specs = parallel.SPLIT, *[parallel.REPLICATED] * 4
 
     def work(systems: System, chunks, iterations, ridge, bend):
-        size = chunk_size(platform, systems.start.shape[-1])
-        given = {"size": size, "chunks": chunks, "iterations": iterations, "ridge": ridge, "bend": bend}
+        given = {"chunks": chunks, "iterations": iterations, "ridge": ridge, "bend": bend}
         one = functools.partial(_conjugate_gradients, **given)
         some = System(*(array[0] for array in systems))
         if some.start.shape[0] == 1:
@@ -231,12 +222,12 @@ def _program(platform: Platform) -> Callable:
     return parallel.pmap(work, specs, parallel.SPLIT)
 
 
-def _conjugate_gradients(given: System, size: int, chunks, iterations, ridge, bend) -> jax.Array:
-    """The coefficients [C] after so many iterations.  size: of chunks of nodes; chunks: that are used."""
+def _conjugate_gradients(given: System, chunks, iterations, ridge, bend) -> jax.Array:
+    """The coefficients [C] after so many iterations.  chunks: of nodes that are used."""
     capacity, bending = len(given.start), jnp.asarray(BENDING)
 
     def cut(array, chunk):
-        return jax.lax.dynamic_slice_in_dim(array, chunk * size, size)
+        return jax.lax.dynamic_slice_in_dim(array, chunk * CHUNK, CHUNK)
 
     def basis(chunk):
         x, y, z = jnp.moveaxis(spline.weights(cut(given.place, chunk)), 2, 0)  # [c, K, 3] each
@@ -249,7 +240,7 @@ def _conjugate_gradients(given: System, size: int, chunks, iterations, ridge, be
         def first(chunk, out):
             around = cut(given.around, chunk)
             rows = of_chunk(chunk, *(array[around] for array in ended))
-            return jax.lax.dynamic_update_slice_in_dim(out, rows, chunk * size, 0)
+            return jax.lax.dynamic_update_slice_in_dim(out, rows, chunk * CHUNK, 0)
 
         rows = jax.lax.fori_loop(0, chunks, first, jnp.zeros((capacity + 1, 27)))
 
@@ -257,7 +248,7 @@ def _conjugate_gradients(given: System, size: int, chunks, iterations, ridge, be
             # node n is neighbor 26 - k of its own neighbor k
             around = cut(given.around, chunk)
             total = jnp.sum(rows[around, jnp.arange(26, -1, -1)], -1)
-            return jax.lax.dynamic_update_slice_in_dim(out, total, chunk * size, 0)
+            return jax.lax.dynamic_update_slice_in_dim(out, total, chunk * CHUNK, 0)
 
         return jax.lax.fori_loop(0, chunks, second, jnp.zeros(capacity))
 

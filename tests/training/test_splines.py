@@ -152,7 +152,7 @@ def test_coefficients_are_what_a_file_holds():
 
 def test_another_number_of_samples_and_cells_compiles_nothing():
     splines.fit([ball(4000)], [SMALL])
-    program = splines._program(parallel.platform())
+    program = splines._program()
     before = program._cache_size() if hasattr(program, "_cache_size") else None
     splines.fit([ball(4100, seed=3)], [SMALL])
     assert before is None or program._cache_size() == before
