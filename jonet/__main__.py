@@ -37,6 +37,7 @@ VERBS = {
     "fit": Entry("jonet.commands.fit:fit", "Fit"),
     "extract": Entry("jonet.commands.fit:extract", "Extract"),
     "reconstruct": Entry("jonet.commands.fit:reconstruct", "Reconstruct"),
+    "represent": Entry("jonet.commands.fit:represent", "Represent"),
     "sample": Entry("jonet.commands.sample:sample", "Sample"),
     "interpolate": Entry("jonet.commands.sample:interpolate", "Interpolate"),
     "complete": Entry("jonet.commands.complete:complete", "Complete"),

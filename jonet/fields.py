@@ -25,6 +25,7 @@ from jonet.wording import counted
 
 VERSION = 1  # of the file's format
 STEPS = {False: splines.COARSE_STEP, True: splines.STEP}  # of the dense grid, and of finer ones
+DENSE = 64  # cells a side, at most, of a file's dense grid
 VALID = 0.1  # distance from the surface up to which distances hold everywhere; far from the cube they are lower bounds
 SUFFIX = ".npz"
 
@@ -60,8 +61,8 @@ class Spline:
         """The shape as a function in the normalized frame."""
         return spline.field(self.levels, self.box)
 
-    def save(self, path: str | Path) -> None:
-        """Writes one .npz that `load` reads."""
+    def save(self, path: str | Path, *, sync: bool = True) -> None:
+        """Writes one .npz that `load` reads.  sync: flush to disk, as for `atomic.open_file`."""
         arrays: dict[str, Any] = {"version": VERSION, "name": self.name, "similarity": self.similarity.as_array()}
         arrays |= {"box": np.asarray(self.box, np.float32), "error": np.float64(self.error)}
         if self.closed is not None:
@@ -73,7 +74,7 @@ class Spline:
             if is_fine:  # cells as differences of their numbers, most of which are small
                 numbers = spline.keys(level.cells, level.resolution)
                 arrays[f"cells_{level.resolution}"] = np.diff(numbers, prepend=0).astype(np.uint32)
-        with atomic.open_file(path) as file:
+        with atomic.open_file(path, sync=sync) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     @staticmethod
@@ -91,13 +92,18 @@ class Spline:
         if missing := [name for name in ("name", "similarity", "box", "error") if name not in arrays]:
             raise CheckpointError(f"{path} lacks {', '.join(missing)}, which a field has")
         try:
+            if words := [name for name, array in arrays.items() if (array.dtype.kind == "U") != (name == "name")]:
+                raise ValueError(f"{min(words)} is of type {arrays[min(words)].dtype}")
             levels = _levels(arrays)
             similarity = Similarity.from_array(arrays["similarity"].reshape(13))
             box = arrays["box"].astype(np.float32).reshape(2, 3)
             if not (np.isfinite(box).all() and (box[0] < box[1]).all()):
                 raise ValueError("the box is empty or not finite")
-            error, closed = (float(arrays[key].reshape(())) if key in arrays else None for key in ("error", "closed"))
-            return Spline(str(arrays["name"]), similarity, levels, box, cast(float, error), closed)
+            name, error = str(arrays["name"].reshape(())), float(arrays["error"].reshape(()))
+            closed = float(arrays["closed"].reshape(())) if "closed" in arrays else None
+            if not 0 <= error < np.inf or not 0 <= (closed or 0.0) <= 1:
+                raise ValueError(f"error is {error:g} and closed is {closed}")
+            return Spline(name, similarity, levels, box, error, closed)
         except (ValueError, KeyError, MeshError) as error:
             raise CheckpointError(f"{path}: its field is damaged ({archives.brief(error)})") from error
 
@@ -107,17 +113,21 @@ def _levels(arrays: dict[str, np.ndarray]) -> tuple[Level, ...]:
     resolutions = sorted(int(name.removeprefix("values_")) for name in arrays if name.startswith("values_"))
     if not resolutions or any(r != resolutions[0] << i for i, r in enumerate(resolutions)):
         raise ValueError(f"its grids have {resolutions} cells a side, but each has twice those of the one before")
-    if not (resolutions[0] % spline.BLOCK == 0 and 0 < resolutions[0] and resolutions[-1] <= MOST):
+    if not (resolutions[0] % spline.BLOCK == 0 and 0 < resolutions[0] <= DENSE and resolutions[-1] <= spline.MOST):
         raise ValueError(f"its grids have {resolutions} cells a side")
     levels = []
     for resolution in resolutions:
         values = arrays[f"values_{resolution}"]
+        if values.ndim != 1 or values.dtype != np.int16:
+            raise ValueError(f"the values of {resolution} are {values.dtype} {list(values.shape)}")
         if resolution == resolutions[0]:
             cells = spline.every_cell(resolution)
         else:
             steps = arrays[f"cells_{resolution}"]
             if steps.ndim != 1 or steps.dtype != np.uint32 or (steps[1:] == 0).any():
                 raise ValueError(f"the cells of {resolution} are {steps.dtype} {list(steps.shape)}, or occur twice")
+            if len(steps) > len(values):  # each is a node
+                raise ValueError(f"there are {len(steps)} cells of {resolution}, but {len(values)} values")
             numbers = np.cumsum(steps.astype(np.int64))
             if len(numbers) and numbers[-1] >= (resolution + 2) ** 3:
                 raise ValueError(f"a cell of {resolution} is outside of the grid")
@@ -126,13 +136,10 @@ def _levels(arrays: dict[str, np.ndarray]) -> tuple[Level, ...]:
                 raise ValueError(f"a cell of {resolution} is outside of the grid")
         step = np.float32(STEPS[resolution != resolutions[0]])
         level = Level(resolution, cells, values.astype(np.float32) * step)
-        if values.dtype != np.int16 or values.shape != (len(level.nodes),):
-            raise ValueError(f"there are {len(level.nodes)} nodes of {resolution}, but {list(values.shape)} values")
+        if len(values) != len(level.nodes):
+            raise ValueError(f"there are {len(level.nodes)} nodes of {resolution}, but {len(values)} values")
         levels.append(level)
     return tuple(levels)
-
-
-MOST = 1024  # cells a side of the finest grid that a file may have
 
 
 class Fields(Sequence[InputField]):

@@ -25,7 +25,7 @@ from jonet.inference.fitting import completion, latents, pose
 from jonet.inference.fitting.observations import ObservedArrays, observe
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.surfaces import extraction
-from jonet.networks import deepsdf, occupancy
+from jonet.networks import deepsdf, occupancy, spline
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import Field
 from jonet.networks.input_field import InputField
@@ -36,6 +36,7 @@ from jonet.wording import counted
 NETWORKS = {  # kind of network: its config class and its module class
     "deepsdf": (deepsdf.Specs, deepsdf.DeepSDFDecoder),
     "occupancy": (occupancy.Specs, occupancy.OccupancyNetwork),
+    "spline": (spline.SplineSpecs, spline.SplineNetwork),
     "classifier": (occupancy.ClassifierSpecs, occupancy.Classifier),
 }
 FITTED = ("samples", "points", "normals", "free_space", "meshes")  # arguments of `Model.fit` that are observations
@@ -137,7 +138,7 @@ class Model:
         if frame == "input":
             if not isinstance(codes, Codes) or codes.similarities is None:
                 raise InputError("frame is 'input', but these codes have no similarities to input units")
-            clamp = self.history.get("clamp", self.fitting.clamp) if self.kind == "deepsdf" else None
+            clamp = self.history.get("clamp", self.fitting.clamp) if self.kind in ("deepsdf", "spline") else None
             return InputField(batch, codes.similarities, clamp)
         return batch[0] if values.ndim == 1 else batch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from jonet.config import changed
 from jonet.data import scans, sources
 from jonet.data.cloud_distances import Cloud
 from jonet.data.sampling import Recipe, surface
-from jonet.errors import InputError, shown
+from jonet.errors import FormatError, InputError, MeshError, shown
 from jonet.fields import Fields, Spline
 from jonet.geometry.mesh import SPHERE_RADIUS, Mesh, Similarity, as_meshes, frame_of
 from jonet.geometry.outliers import neighbor_distance
@@ -25,7 +26,7 @@ from jonet.settings.representation import RESOLUTIONS, Representation
 from jonet.training import splines
 from jonet.training.splines import Samples
 
-VARIANCES = (0.01**2, 0.002**2)  # of the samples of a mesh near its surface, in the sphere frame
+SPREAD = (2.5, 0.5)  # standard deviations of a mesh's samples near its surface, in cells of the finest grid
 RADIUS = 0.9  # of the sphere around a shape: so the cube reaches beyond every surface by a tenth
 NEAR = 0.02  # samples closer than this, in radii, tell where the surface is
 MARGIN = 0.02  # of the box around the surface
@@ -66,7 +67,7 @@ def represent(
     its fields, `{"resolution": 128}`.
     Raises InputError for wrong arguments, ConfigError for impossible options, MeshError for a mesh without an inside.
     """
-    options = _options(options)
+    options = options_of(options)
     given = {"meshes": meshes, "samples": samples, "points": points}
     if sum(value is not None for value in given.values()) != 1:
         raise InputError("give one of meshes, samples and points")
@@ -93,9 +94,32 @@ def represent(
 
 def of_mesh(name: str, mesh: Mesh, options: Representation) -> Observed:
     """Samples of a mesh in input units: exact distances, most of them near the surface."""
-    recipe = Recipe(near=options.near, uniform=options.uniform, variances=VARIANCES, surface=0)
     source = sources.InMemory(name, mesh=dataclasses.replace(mesh, name=name))
-    found = scans.sampled(source, "samples", "sphere", recipe, options.seed)
+    return _of_scan(name, scans.sampled(source, "samples", "sphere", _recipe(options), options.seed), options)
+
+
+def of_file(name: str, path: Path, options: Representation, outliers: str = "keep") -> Observed:
+    """Samples of a file, a mesh or a point cloud, as `scans.read` accepts and refuses them.
+
+    outliers: what is done about those that enlarge the bounding box, and do not stand alone: as for `scans.read`.
+    """
+    if (rows := scans.cloud(path, seed=options.seed)) is None:
+        source = sources.MeshFile(name, "test", path=path)
+        return _of_scan(name, scans.sampled(source, "samples", "sphere", _recipe(options), options.seed), options)
+    rows = rows[_beside_others(rows[:, :3])]
+    rows = rows[~scans.far_outliers(rows[:, :3], outliers, path)]
+    try:
+        return of_inliers(name, (rows[:, :3], rows[:, 3:] if rows.shape[1] > 3 else None), options)
+    except MeshError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def _recipe(options: Representation) -> Recipe:
+    wide, narrow = (spread * 2 / options.resolution for spread in SPREAD)
+    return Recipe(near=options.near, uniform=options.uniform, variances=(wide**2, narrow**2), surface=0)
+
+
+def _of_scan(name: str, found: scans.Observed, options: Representation) -> Observed:
     smaller = Similarity(RADIUS / SPHERE_RADIUS)
     rows = np.random.default_rng(options.seed).permutation(found.array("samples")) * np.float32(smaller.scale)
     rows = rows[(np.abs(rows[:, :3]) <= 1).all(1)]
@@ -124,11 +148,23 @@ def of_cloud(name: str, cloud: tuple[np.ndarray, np.ndarray | None], options: Re
     """Samples around a point cloud in input units, see `data.cloud_distances`; points that stand alone are left out."""
     points = check_array(cloud[0], f"points of {name}", (None, 3), np.float64)
     normals = None if cloud[1] is None else check_array(cloud[1], f"normals of {name}", (None, 3), np.float64)
+    kept = _beside_others(points)
+    return of_inliers(name, (points[kept], None if normals is None else normals[kept]), options)
+
+
+def _beside_others(points: np.ndarray) -> np.ndarray:
+    """Which points [N, 3] do not stand alone, bool [N]."""
+    if len(points) <= 3:
+        return np.ones(len(points), bool)
     apart = neighbor_distance(points)
-    kept = apart <= OUTLIERS * np.median(apart)
-    similarity = _frame(points[kept])
-    turned = None if normals is None else normals[kept] @ similarity.rotation.T
-    oriented = Cloud.of(similarity(points[kept]), turned)
+    return apart <= OUTLIERS * np.median(apart)
+
+
+def of_inliers(name: str, cloud: tuple[np.ndarray, np.ndarray | None], options: Representation) -> Observed:
+    """Samples around the points of a cloud in input units, all of which count; `of_cloud` for any."""
+    points, normals = cloud
+    similarity = _frame(points)
+    oriented = Cloud.of(similarity(points), None if normals is None else normals @ similarity.rotation.T)
     drawn = oriented.samples(options.cloud, np.random.default_rng(options.seed))
     return Observed(name, similarity, Samples(*drawn), oriented)
 
@@ -181,7 +217,8 @@ def _with_normals(points: list[np.ndarray], normals) -> list[tuple[np.ndarray, n
     return list(zip(points, given, strict=True))
 
 
-def _options(options: Representation | Mapping[str, Any] | None) -> Representation:
+def options_of(options: Representation | Mapping[str, Any] | None) -> Representation:
+    """The options of a public call; InputError for a value of another kind, ConfigError for impossible ones."""
     if options is None or isinstance(options, Representation):
         return options or Representation()
     if isinstance(options, Mapping):

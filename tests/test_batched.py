@@ -74,13 +74,18 @@ def test_errors_of_training_codes_are_measured_in_batches(monkeypatch):
     assert np.shape(found) == (2, 2, 5)
 
 
-def test_bounds_of_shapes_are_computed_in_batches(monkeypatch):
+def test_bounds_of_shapes_are_computed_in_batches(monkeypatch, compilations):
+    """Which compile one program, with a last batch of any size."""
     config, store = onet_unconditional.TASK.presets["quick"], Shapes(5)
     module, found = OccupancyNetwork(config.network), []
     shared, _, batch_stats = conditional.initial(module, 5, jax.random.key(0))
+    network = BoundNetwork(module, shared, batch_stats)
     for together in (64, 2):
         monkeypatch.setattr(onet_unconditional, "TOGETHER", together)
-        found.append(onet_unconditional.bounds(config, store, np.arange(5), BoundNetwork(module, shared, batch_stats)))
+        found.append(onet_unconditional.bounds(config, store, np.arange(5), network))
+    with compilations() as seen:
+        onet_unconditional.bounds(config, store, np.arange(3), network)
+    assert not seen, seen
     for name in found[0]:
         np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
 

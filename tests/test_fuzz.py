@@ -30,9 +30,11 @@ from jonet.bulk.manifest import Manifest, Row
 from jonet.codes import Codes
 from jonet.data import scans, splits
 from jonet.errors import JonetError
+from jonet.fields import Spline
 from jonet.formats import deepsdf_samples, onet_samples
 from jonet.geometry import depth, mesh_files, point_cloud_files
 from jonet.geometry.mesh import Mesh, Similarity
+from jonet.networks import spline
 from jonet.networks.published import deepsdf_checkpoint, weights
 from jonet.run import metrics_file
 from jonet.run.state import RunState
@@ -219,6 +221,16 @@ def model(folder: Path) -> Path:
     return folder / "model" / "model.json"
 
 
+def field(folder: Path) -> Path:
+    """A dense grid and a finer one of some cells, with its cells as they are, so that mutations find them."""
+    cells = np.array([[0, 0, 0], [3, 4, 5], [3, 4, 7], [15, 15, 15]], np.int32)
+    dense = spline.Level(8, spline.every_cell(8), np.linspace(-1, 1, 10**3, dtype=np.float32))
+    fine = spline.Level(16, cells, np.zeros(len(spline.around(cells, 16)), np.float32))
+    box = np.array([[-0.5] * 3, [0.5] * 3], np.float32)
+    Spline("a", Similarity(2.0), (dense, fine), box, 0.01, 0.1).save(folder / "a.npz")
+    return folder / "a.npz"
+
+
 def checkpoint(zipped: bool):
     def make(folder: Path) -> Path:
         torch = pytest.importorskip("torch", minversion="2.6", reason="reading PyTorch's files needs torch")
@@ -316,6 +328,14 @@ READERS = {
     "codes": Reader(npz("a.npz", **CODES), Codes.load),
     "in codes": Reader(npz("a.npz", **CODES), Codes.load, member("similarities.npy")),
     "in names of codes": Reader(npz("a.npz", **CODES), Codes.load, member("names.npy")),
+    "field": Reader(field, Spline.load),
+    "in values of a field": Reader(field, Spline.load, member("values_8.npy")),
+    "in cells of a field": Reader(field, Spline.load, member("cells_16.npy")),
+    "in box of a field": Reader(field, Spline.load, member("box.npy")),
+    "in similarity of a field": Reader(field, Spline.load, member("similarity.npy")),
+    "in error of a field": Reader(field, Spline.load, member("error.npy")),
+    "in version of a field": Reader(field, Spline.load, member("version.npy")),
+    "in name of a field": Reader(field, Spline.load, member("name.npy")),
     "in points.npz": Reader(
         npz("a.npz", points=POINTS, occupancies=np.packbits(POINTS[:, 0] > 0), **SIMILARITY),
         onet_samples.read_points,
@@ -425,3 +445,62 @@ def test_damaged_files_give_a_result_or_one_error(name, tmp_path):
 @pytest.mark.parametrize("name", READERS)
 def test_many_damaged_files_give_a_result_or_one_error(name, tmp_path):
     fuzz(name, tmp_path, 2000)
+
+
+def claims(**changed):
+    """A field with other arrays; None for one that is left out."""
+
+    def make(folder: Path) -> Path:
+        with np.load(field(folder)) as file:
+            arrays = {name: array for name, array in {**file, **changed}.items() if array is not None}
+        np.savez_compressed(folder / "a.npz", **arrays)
+        return folder / "a.npz"
+
+    return make
+
+
+def scattered(count: int, resolution: int) -> np.ndarray:
+    """Cells that have no nodes in common, as a file has them."""
+    places = np.moveaxis(np.indices((64,) * 3), 0, -1).reshape(-1, 3)[:count] * max(1, resolution // 64)
+    return np.diff(spline.keys(places, resolution), prepend=0).astype(np.uint32)
+
+
+LESS = {"values_8": None, "values_16": None, "cells_16": None}
+NAMED = {f"values_{8 << i}": np.zeros(1, np.int16) for i in range(2, 8)}
+NAMED |= {f"cells_{8 << i}": np.zeros(0, np.uint32) for i in range(2, 8)}
+CLAIMS = {
+    "a dense grid": claims(**LESS, values_1024=np.zeros(1, np.int16)),
+    "a dense grid, as large as an archive may be": claims(**LESS, values_200=np.zeros(202**3, np.int16)),
+    "every cell": claims(cells_16=np.ones(4_000_000, np.uint32)),
+    "a finest grid": claims(**NAMED),
+    "a grid beyond all": claims(**LESS, **{f"values_{2**80}": np.zeros(1, np.int16)}),
+    "more cells than values": claims(cells_16=scattered(1000, 64)),
+    "a name of many": claims(name=np.zeros(1_000_000, "U4")),
+    "a similarity of words": claims(similarity=np.array(["1"] * 13)),
+    "a box of words": claims(box=np.array(["inf"] * 6)),
+    "an error that is none": claims(error=np.array(np.nan)),
+    "an error of words": claims(error=np.array("0.5")),
+    "a hole beyond all": claims(closed=np.array(1e9)),
+    "a version of words": claims(version=np.array("x")),
+    "values of words": claims(values_8=np.zeros(1000, "U1")),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_fields_that_claim_what_they_do_not_hold_are_refused(name, tmp_path):
+    path = CLAIMS[name](tmp_path)
+    check(Reader(CLAIMS[name], Spline.load), path)
+    with pytest.raises(JonetError, match=r"a\.npz"):
+        Spline.load(path)
+
+
+@pytest.mark.parametrize("count", [0, 1000, 200_000])
+def test_a_field_with_cells_on_the_finest_grid_is_read_within_bounds(count, tmp_path):
+    """1024 cells a side: memory is that of its nodes."""
+    levels = [spline.Level(8, spline.every_cell(8), np.zeros(10**3, np.float32))]
+    for size in (16, 32, 64, 128, 256, 512, 1024):
+        cells = spline.from_keys(np.cumsum(scattered(count if size == 1024 else 0, size), dtype=np.int64), size)
+        levels.append(spline.Level(size, cells, np.zeros(len(spline.around(cells, size)), np.float32)))
+    Spline("a", Similarity(), tuple(levels), np.array([[-1.0] * 3, [1.0] * 3]), 0.0).save(tmp_path / "a.npz")
+    check(Reader(field, Spline.load), tmp_path / "a.npz")
+    np.testing.assert_array_equal(Spline.load(tmp_path / "a.npz").levels[-1].cells, cells)

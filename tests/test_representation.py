@@ -42,7 +42,7 @@ def test_distances_are_in_input_units(fields):
     far = fields["ball"](CENTER + 4 * RADIUS * directions)
     assert (far < 3 * RADIUS).all() and (far > 2 * RADIUS).all()  # beyond the cube a lower bound
     assert fields["ball"].valid_distance == pytest.approx(0.1 * RADIUS / 0.9, rel=0.01)
-    values, gradients = fields[0].gradient(CENTER + 1.2 * RADIUS * directions)
+    values, gradients = fields[0].gradient(CENTER + 1.05 * RADIUS * directions)
     assert (gradients * directions).sum(1).mean() > 0.99
     assert np.linalg.norm(gradients, axis=1).mean() == pytest.approx(1, abs=0.02)
     assert "2 shapes" in repr(fields) and fields.names == ("ball", "box") and len(fields[:1]) == 1
@@ -53,7 +53,7 @@ def test_meshes_are_closed_and_where_the_shapes_are(fields, ball):
     assert rebuilt.watertight and rebuilt.name == "ball" and box.watertight
     assert np.abs(off(rebuilt.vertices)).max() < 0.15
     assert rebuilt.volume == pytest.approx(ball.volume, rel=0.01)
-    np.testing.assert_allclose(np.ptp(box.bounds, axis=0), [2, 4, 1], atol=0.03)
+    np.testing.assert_allclose(np.ptp(box.bounds, axis=0), [2, 4, 1], atol=0.06)  # a cell is 0.08
     assert (rebuilt.normals * (rebuilt.vertices - CENTER)).sum(1).min() > 0
 
 

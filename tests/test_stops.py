@@ -5,19 +5,21 @@ import contextlib
 import errno
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import crash
 import numpy as np
 import pytest
-from balls import Balls, write_clouds
+from balls import Balls, fields, write_clouds
 
-from jonet import bulk
+from jonet import bulk, representation
 from jonet.bulk import Settings
 from jonet.data import store as stores
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural
 from jonet.errors import JonetError
 from jonet.formats import detect
+from jonet.settings.surfaces import Surfaces
 from jonet.storage import atomic
 
 pytestmark = pytest.mark.unoptimized
@@ -112,7 +114,19 @@ class Extract(Fit):
         bulk.extract(self.model, self.given / "codes.npz", self.out / "made", Settings(batch=2))
 
 
-JOBS = [Build, Export, ExportOccupancies, Fit, Reconstruct, Extract]
+class Represent(Fit):
+    """Two files for each input."""
+
+    def __call__(self):
+        coarse = Surfaces(resolution=8)
+        with mock.patch.object(representation, "fitted", fields):
+            options = {"cloud": 100}
+            bulk.represent(
+                self.given, self.out / "made", Settings(batch=2), options=options, form="ply", surfaces=coarse
+            )
+
+
+JOBS = [Build, Export, ExportOccupancies, Fit, Reconstruct, Extract, Represent]
 
 
 def finished(job: Job) -> dict[str, bytes]:
@@ -125,7 +139,11 @@ def stop_everywhere(kind, tmp_path, error, every: int):
     job = kind(tmp_path / "work")
     job.given.mkdir(parents=True)
     job.prepare()
-    mine = {"mine.txt": b"mine", "made/mine.ply": b"mine"} if kind in (Reconstruct, Extract) else {"mine.txt": b"mine"}
+    mine = (
+        {"mine.txt": b"mine", "made/mine.ply": b"mine"}
+        if kind in (Reconstruct, Extract, Represent)
+        else {"mine.txt": b"mine"}
+    )
 
     def start_anew():
         shutil.rmtree(job.out, ignore_errors=True)

@@ -140,14 +140,14 @@ def kernels(module: Module, passes: Sequence[int] = ()) -> int:
 
 
 def collectives(module: Module, passes: Sequence[int] = ()) -> dict[str, tuple[int, int]]:
-    """Collectives of one call by kind: how many, and the bytes of their results."""
+    """Collectives of one call by kind: how many, and the bytes of their results, which may be on the chip."""
     found: dict[str, tuple[int, int]] = {}
     for times, top, _ in module.executed(passes):
         for each in parts(module, top):
             kind = each.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
                 count, total = found.get(kind, (0, 0))
-                found[kind] = count + times, total + times * size(each.type)
+                found[kind] = count + times, total + times * sum(array.size for array in each.arrays)
     return found
 
 

@@ -29,7 +29,12 @@ class Array:
     @property
     def bytes(self) -> int:
         """Its size in the main memory, 0 for one that is on the chip."""
-        if self.on_chip or self.dtype == "token":
+        return 0 if self.on_chip else self.size
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes, wherever it is."""
+        if self.dtype == "token":
             return 0
         bits = 8 if self.dtype == "pred" else int(next(iter(re.findall(r"\d+", self.dtype))))
         return math.prod(self.shape) * bits // 8

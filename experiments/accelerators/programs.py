@@ -22,11 +22,13 @@ from jonet.inference.fitting import gauss_newton, methods, sharded_batch
 from jonet.inference.fitting.observations import COLUMNS, WEIGHT
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.surfaces import refinement
-from jonet.networks import deepsdf, field, occupancy
+from jonet.networks import deepsdf, field, occupancy, spline
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
 from jonet.settings.fitting import Adam, GaussNewton
+from jonet.settings.representation import SplineConfig
 from jonet.tasks import names, registry
+from jonet.training import splines
 from jonet.training.loop import Loop
 
 SHAPES = 8  # fields that are evaluated together
@@ -119,7 +121,7 @@ def evaluate(
     fields = parallel.host(network.fields(random(SHAPES, network.latent_size)))
     devices = parallel.count()
     owner = np.tile(np.arange(tiles, dtype=np.int32) * SHAPES // tiles, (devices, 1))
-    group = min(tiles // 2, field.FILLING)  # of one pass on an accelerator
+    group = min(tiles // 2, field.FILLING) // (2 if gradient else 1)  # of one pass on an accelerator
     return Call(
         field.evaluation(parallel.platform(), gradient),
         (
@@ -155,6 +157,58 @@ def refine(network: BoundNetwork, blocks: int = 64, shapes: int = SHAPES) -> Cal
         precision="highest",
         context=lambda: products.precise("highest"),
         inner=(blocks,),
+    )
+
+
+def ball(resolution: int) -> list[spline.Level]:
+    """Splines of a ball with a random surface: a dense grid of 32³ and, up to `resolution`, cells at the surface."""
+    levels = [spline.Level(32, spline.every_cell(32), random(34**3))]
+    while (side := 2 * levels[-1].resolution) <= resolution:
+        every = np.stack(np.unravel_index(np.arange(side**3), (side,) * 3), -1)
+        distance = np.linalg.norm((every + 0.5) * 2 / side - 1, axis=1) - 0.6
+        cells = every[np.abs(distance) < 1 / side].astype(np.int32)
+        levels.append(spline.Level(side, cells, random(len(spline.around(cells, side)))))
+    return levels
+
+
+def evaluate_splines(resolution: int = 128, tiles: int = field.DISPATCH.most) -> Call:
+    """The evaluation of the splines of one shape at `tiles` tiles on each device."""
+    fields, devices = field.Field.stack([spline.field(ball(resolution))]), parallel.count()
+    tile = random(devices, tiles, field.TILE, 3) / 4
+    group = min(tiles // 2, field.FILLING)
+    return Call(
+        field.evaluation(parallel.platform(), False),
+        (parallel.replicate(parallel.host(fields)), *parallel.split((np.zeros((devices, tiles), np.int32), tile)))
+        + (np.int32(tiles),),
+        amount=devices * group * field.TILE,
+        unit="points",
+        precision="highest",
+        context=lambda: products.precise("highest"),
+        repeats=tiles // group,
+    )
+
+
+def solve_splines(resolution: int = 128) -> Call:
+    """The least squares of the finest level of splines, of as many shapes as an accelerator solves side by side.
+
+    The amount is of an iteration.
+    """
+    level, devices, iterations = ball(resolution)[-1], parallel.count(), SplineConfig().iterations
+    points = level.cells[np.random.default_rng(0).integers(0, len(level.cells), 300_000)] + abs(random(300_000, 3)) % 1
+    points = (points * 2 / resolution - 1).astype(np.float32)
+    samples = splines.Samples(points, (np.linalg.norm(points, axis=1) - 0.6).astype(np.float32))
+    one = splines.system(samples, samples.distances, resolution, level.nodes, np.zeros(len(level.nodes), np.float32))
+    several = splines.System(*(np.broadcast_to(leaf, (devices, splines.LANES, *leaf.shape)) for leaf in one))
+    chunks = -(-len(level.nodes) // splines.chunk_size(parallel.platform(), len(one.start)))
+    return Call(
+        splines._program(parallel.platform()),
+        (*parallel.split((several,)), np.int32(chunks), np.int32(iterations), np.float32(1), np.float32(1e-2)),
+        amount=devices * splines.LANES / iterations,
+        unit="levels",
+        precision="highest",
+        context=lambda: products.precise("highest"),
+        repeats=iterations,
+        inner=(chunks,),  # also of the sums before the first iteration, which count as `iterations` chunks
     )
 
 
@@ -258,6 +312,7 @@ def programs(few: Few | None = None) -> dict[str, Callable[[], Call]]:
         for precision in ("highest", "high", "default"):
             found[f"{name}/gauss_newton/{precision}"] = lambda n=DECODERS[name], p=precision: newton(n(), p)
         found[f"{name}/adam/highest"] = lambda n=DECODERS[name]: adam(n(), "highest")
+    found |= {"spline/128/evaluate": evaluate_splines, "spline/128/solve": solve_splines}
     for task in ("onet_points", "onet_voxels", "onet_images"):
         config = registry.find(task).presets["paper"]
         found[f"{task}/paper/encode"] = lambda c=config: encode(conditional(c.network), c.inputs.form)

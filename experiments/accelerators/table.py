@@ -74,7 +74,7 @@ def trains(row: Row) -> bool:
 def pivot(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
     """A table with a line for each program and a column for each target of one chip."""
     targets = sorted({row["target"] for row in rows if row["target"].endswith(("-1", "here"))})
-    programs = list(dict.fromkeys(row["program"] for row in rows))
+    programs = list(dict.fromkeys(row["program"] for row in rows if row["target"] in targets))
     at = {(row["program"], row["target"]): row for row in rows}
     body = [
         [f"`{program}`", *(cell(at[program, target]) if (program, target) in at else "" for target in targets)]

@@ -1,5 +1,7 @@
-"""Bulk jobs: thousands of shapes through a trained model, in batches, resumable, divided among processes."""
+"""Bulk jobs over thousands of shapes: in batches, resumable, divided among processes."""
 
-from jonet.bulk.shapes import Settings, Summary, extract, fit, reconstruct
+from jonet.bulk.fields import represent
+from jonet.bulk.shapes import extract, fit, reconstruct
+from jonet.bulk.work import Settings, Summary
 
-__all__ = ["Summary", "Settings", "extract", "fit", "reconstruct"]
+__all__ = ["Summary", "Settings", "extract", "fit", "reconstruct", "represent"]

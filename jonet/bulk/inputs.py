@@ -1,4 +1,4 @@
-"""Inputs of bulk jobs: finding and naming files, reading and preparing them for a network, and computing codes."""
+"""Inputs of bulk jobs: finding and naming files, reading and preparing them, and computing codes."""
 
 from __future__ import annotations
 
@@ -101,27 +101,31 @@ def _index(name: str) -> int:
     return zlib.crc32(name.encode("utf-8", "surrogateescape")) >> 1
 
 
-def find(inputs, model: Model, out: Path | None = None, results: Iterable[Path] = ()) -> dict[str, Path]:
-    """Files that a network can take, by their name in the manifest: the path relative to the given folder.
+def takes_images(model: Model) -> bool:
+    """Whether a network takes images rather than meshes and point clouds."""
+    return model.inputs is not None and model.inputs.kind == "images"
+
+
+def find(inputs, out: Path | None = None, results: Iterable[Path] = (), pictures: bool = False) -> dict[str, Path]:
+    """Meshes and point clouds (or images) by their name in the manifest: the path relative to the given folder.
 
     inputs: a path or several, files or folders.  out: the folder of results; it, `results` (files) and other jobs'
     folders are not searched for inputs.  Raises ConfigError if `out` is one of the searched folders, or no file is
     found.
     """
-    takes_images = model.inputs is not None and model.inputs.kind == "images"
     found: dict[str, Path] = {}
     left_out = {os.path.realpath(path) for path in (out, *results) if path is not None}
     for given in [inputs] if isinstance(inputs, str | Path) else inputs:
         folder = Path(given).is_dir()
         if folder and out is not None and os.path.realpath(given) == os.path.realpath(out):
             raise ConfigError(f"{out} is searched for inputs, and results would be among them; choose another --out")
-        paths = scans.find(given, takes_images)
+        paths = scans.find(given, pictures)
         for path in searched(paths, Path(given), left_out) if folder else paths:
             key = path.relative_to(given).as_posix() if folder else path.name
             keys = (key, path.as_posix(), os.path.abspath(path))
             found[next(key for key in keys if found.get(key, path) == path)] = path
     if not found:
-        raise ConfigError(f"no usable {'image' if takes_images else 'mesh or cloud'} in {inputs}")
+        raise ConfigError(f"no usable {'image' if pictures else 'mesh or cloud'} in {inputs}")
     return found
 
 

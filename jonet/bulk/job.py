@@ -1,7 +1,7 @@
 """A bulk job's folder: its locks, its settings, and which inputs are done.
 
 A row of the manifest is valid while three conditions hold: it was written with the job's settings, the input still has
-the same content, and the output still exists with the same content.
+the same content, and its outputs still exist with the same content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jonet.bulk.manifest import BEGUN, Manifest, Row
 from jonet.errors import BusyError, ConfigError
 from jonet.storage import atomic, identity, locks
 
-VERBS = ("fit", "reconstruct", "extract")
+VERBS = ("fit", "reconstruct", "extract", "represent")
 VERSION = 2  # of job.json
 MUTEX = ".jonet.lock"  # held while a process starts, and while parts of the manifest are joined
 
@@ -38,10 +38,10 @@ class Source(Protocol):
 
 
 class Input(NamedTuple):
-    """source: where the input is read from.  output: the path of its result, relative to the job's folder."""
+    """source: where the input is read from.  outputs: paths of its results, relative to the job's folder."""
 
     source: Source
-    output: str
+    outputs: tuple[str, ...]
 
 
 def is_job(folder: Path) -> bool:
@@ -59,8 +59,8 @@ class Job:
         self.again: set[str] = set()  # inputs that are tried again if they failed before
         self._before = self.manifest.rows()
         self._done: dict[str, Row] = {}
-        self._named = {row.output for rows in self._before.values() for row in rows}
-        self._file_of = {one.output: file for file, one in inputs.items()}
+        self._named = {path for rows in self._before.values() for row in rows for path in row.files}
+        self._file_of = {path: file for file, one in inputs.items() for path in one.outputs}
         self._lock = threading.Lock()
 
     def done(self, file: str, rows: Mapping[str, list[Row]] | None = None) -> Row | None:
@@ -82,8 +82,10 @@ class Job:
         given = self.inputs[row.file]
         if row.settings != self.key or not row.input or not given.source.unchanged(row.input):
             return False
-        intact = row.output == given.output and row.made and identity.unchanged(self.folder / row.output, row.made)
-        return bool(intact or not row.output)
+        return all(
+            path in given.outputs and made and identity.unchanged(self.folder / path, made)
+            for path, made in row.files.items()
+        )
 
     def may_have_made(self, output: str) -> bool:
         """Whether the job may have written what is at an output's path.
@@ -91,23 +93,26 @@ class Job:
         The job never writes links, so a link must lead to a file with the content that the job wrote.
         """
         path = self.folder / output
-        rows = [row for found in self._before.values() for row in found if row.output == output and row.made]
-        return not path.is_symlink() or any(identity.unchanged(path, row.made) for row in rows)
+        made = [row.files.get(output) for found in self._before.values() for row in found]
+        return not path.is_symlink() or any(stamped and identity.unchanged(path, stamped) for stamped in made)
 
     def begin(self, file: str) -> None:
-        """Records that an output is about to be written, so that it is known as the job's even if the job is killed."""
-        if self.inputs[file].output not in self._named:
-            self.manifest.add(Row(file, BEGUN, output=self.inputs[file].output))
+        """Records that outputs are about to be written, so that they are known as the job's even if it is killed."""
+        for output in self.inputs[file].outputs:
+            if output not in self._named:
+                self.manifest.add(Row(file, BEGUN, output=output))
 
     def add(self, row: Row) -> Row:
-        """Writes the row of an input; removes its earlier output if that had another name or the input now failed."""
-        made = identity.stamp(self.folder / row.output) if row.output else {}
-        row = row._replace(settings=self.key, made=made)
+        """Writes the row of an input; removes its earlier outputs that had other names, or if the input now failed."""
+        stamps = {path: identity.stamp(self.folder / path) for path in row.files}
+        made = stamps.pop(row.output, {})
+        row = row._replace(settings=self.key, made={**made, "beside": stamps} if stamps else made)
         for before in self._before.get(row.file, ()):
-            not_another_inputs = self._file_of.get(before.output, row.file) == row.file
-            if not_another_inputs and before.made and before.output != row.output:
-                if identity.unchanged(self.folder / before.output, before.made):
-                    atomic.remove_file(self.folder / before.output)
+            for path, stamped in before.files.items():
+                not_another_inputs = self._file_of.get(path, row.file) == row.file
+                if not_another_inputs and stamped and path not in row.files:
+                    if identity.unchanged(self.folder / path, stamped):
+                        atomic.remove_file(self.folder / path)
         self.manifest.add(row)
         with self._lock:
             self._done[row.file] = row
@@ -167,7 +172,7 @@ def opened(
             job = Job(folder, shard, configs.digest(settings), inputs)
             alone = not any(_held(path) for path in others)
             if alone and is_job(folder):  # remove temporary files of killed processes
-                for path in {folder, *((folder / one.output).parent for one in inputs.values())}:
+                for path in {folder, *((folder / path).parent for one in inputs.values() for path in one.outputs)}:
                     atomic.sweep(path)
             _write_settings(job, settings, alone)
         yield job
@@ -176,14 +181,14 @@ def opened(
 def _write_settings(job: Job, settings: dict[str, Any], alone: bool) -> None:
     """Writes job.json; ConfigError if the folder has results of other settings, or files that the job did not write."""
     before, folder = _settings(job.folder), job.folder
-    named = {row.output for found in job.manifest.rows().values() for row in found if row.output}
+    named = {path for found in job.manifest.rows().values() for row in found for path in row.files}
     if before and before != settings and (not alone or any((folder / path).exists() for path in named)):
         changed = configs.difference(settings, before)
         raise ConfigError(f"{folder} contains results of other settings ({'; '.join(changed)}); choose another --out")
-    for one in job.inputs.values():
-        if not (one.output in named and job.may_have_made(one.output)) and os.path.lexists(folder / one.output):
+    for output in (output for one in job.inputs.values() for output in one.outputs):
+        if not (output in named and job.may_have_made(output)) and os.path.lexists(folder / output):
             raise ConfigError(
-                f"{folder / one.output} exists already, and no job in this folder wrote it; choose another --out"
+                f"{folder / output} exists already, and no job in this folder wrote it; choose another --out"
             )
     if before != settings:
         atomic.write_json(folder / "job.json", settings)

@@ -23,10 +23,10 @@ class Row(NamedTuple):
 
     file: its name, see `inputs.find`.  status: `ok`, `doubtful` (not converged, or out of distribution), `empty` (no
     surface in the box) or `failed`, the last three followed by a colon and the cause; `begun` means that an output is
-    about to be written, and is dropped when the parts are joined.  residual, inlier_fraction: of the fitted code.
-    seconds: of reading, its part of the batch's fitting or encoding, and writing.  output: path of the result relative
-    to the job's folder.  settings: digest of the job's settings.  input, made: identify the contents of the input and
-    the output.
+    about to be written, and is dropped when the parts are joined.  residual, inlier_fraction: of the fitted code; of a
+    field, residual is its error.  seconds: of reading, its part of the batch's work, and writing.  output: path of the
+    result relative to the job's folder.  settings: digest of the job's settings.  input, made: identify the contents
+    of the input and the output; made["beside"] those of further files of the input, by path.
     """
 
     file: str
@@ -42,6 +42,11 @@ class Row(NamedTuple):
     @property
     def failed(self) -> bool:
         return self.status.startswith(FAILED)
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """What identifies the contents of the output and of the files beside it, by path; {} without an output."""
+        return {self.output: self.made, **self.made.get("beside", {})} if self.output else {}
 
 
 class Manifest:
@@ -155,8 +160,12 @@ def _row(values: list[str]) -> Row | None:
     except (ValueError, RecursionError):
         return None
     file, output = (values[i].removeprefix("./") for i in (0, 5))
+    if not all(isinstance(one, dict) for one in stamps):
+        return None
+    beside = stamps[1].get("beside", {})
+    if not isinstance(beside, dict) or not all(isinstance(one, dict) for one in beside.values()):
+        return None
     # A damaged or edited manifest must not make the job replace or remove files elsewhere.
-    outside = Path(output).is_absolute() or ".." in Path(output).parts or "\0" in output
-    if outside or not all(isinstance(one, dict) for one in stamps):
+    if any(Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path for path in (output, *beside)):
         return None
     return Row(file, values[1], residual, inlier_fraction, seconds or 0.0, output, values[6], *stamps)

@@ -8,23 +8,33 @@ import functools
 import hashlib
 import json
 import os
-import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from jonet import config as configs
 from jonet import parallel
-from jonet.bulk.inputs import Code, File, Prepared, codes_of, find, names, reader, rows_used, size_class, stamp
-from jonet.bulk.job import Input, opened
+from jonet.bulk import work
+from jonet.bulk.inputs import (
+    Code,
+    File,
+    Prepared,
+    codes_of,
+    find,
+    names,
+    reader,
+    rows_used,
+    size_class,
+    stamp,
+    takes_images,
+)
+from jonet.bulk.job import Input
 from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Row
-from jonet.bulk.pipeline import Outcome, Pipeline, Stages
+from jonet.bulk.pipeline import Stages
+from jonet.bulk.work import DEFAULT, Settings, Summary
 from jonet.codes import Codes
 from jonet.errors import CheckpointError, ConfigError
 from jonet.geometry import mesh_files, point_cloud_files
@@ -32,46 +42,10 @@ from jonet.geometry.mesh import Mesh
 from jonet.inference.fitting.observations import COLUMNS
 from jonet.model import Model
 from jonet.storage import atomic, identity
-from jonet.storage.names import unique
-from jonet.wording import counted
 
 BATCHES = (256, 64, 16, 4)  # shapes per device and batch: the capacities that programs are compiled for
 ON_CPU = 16  # shapes per batch on CPUs, where larger batches are no faster and delay results
 PER_CELL = 400  # memory of a mesh during extraction in bytes, per cell of one face of its box
-FORMATS = ("ply", "obj", "stl", "glb", "off")
-
-
-class Settings(NamedTuple):
-    """How a job is run; the results do not depend on it.
-
-    shard: (index, count), this process's part of the inputs; None: as jax.distributed says.  limit: process at most so
-    many inputs, at equal steps, as a trial.  retry_failed: try inputs with failed rows again.  batch: shapes per batch,
-    chosen by the available memory if None.  executor: reads inputs (threads if None); an executor of concurrent.futures
-    or Dask.
-    """
-
-    shard: tuple[int, int] | None = None
-    limit: int | None = None
-    retry_failed: bool = False
-    batch: int | None = None
-    executor: Executor | None = None
-
-
-DEFAULT = Settings()
-
-
-class Summary(NamedTuple):
-    """What a call did.
-
-    inputs: number of inputs in this process's shard.  before: of them, done by earlier calls.  outcome: of this call.
-    size: bytes written.  complete: whether all inputs of all processes are done, and the results are joined.
-    """
-
-    inputs: int
-    before: int
-    outcome: Outcome
-    size: int
-    complete: bool
 
 
 def fit(
@@ -87,16 +61,16 @@ def fit(
     Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was
     not written by this job, and if no input could be used; BusyError if another process works in the folder.
     """
-    _check(settings)
+    work.check(settings)
     out = Path(out)
     folder, joined = (out.with_suffix(""), out) if out.suffix == ".npz" else (out, out / "codes.npz")
-    files = find(inputs, model, folder, [joined])
+    files = find(inputs, folder, [joined], takes_images(model))
     shape_names = names(files)
-    outputs = _outputs(shape_names, "shapes/{}.npz")
+    outputs = work.outputs(shape_names, "shapes/{}.npz")
     read = reader(model, outliers)
     network = model.digest
     atomic.check_outputs([joined, *(folder / output for output in outputs.values())], files.values())
-    _check_apart(folder, files)
+    work.check_apart(folder, files)
     _check_joined(joined, folder)
 
     def write(key: str, code: Codes) -> Row:
@@ -104,9 +78,10 @@ def fit(
         return _row(key, code, outputs[key])
 
     stages = Stages(read, size_class(model), lambda shapes: _each(codes_of(model, shapes)), write, stamp)
-    given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
-    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **_removal(outliers)}
-    return _run(model, folder, job, given, stages, settings, _bytes(model), progress, functools.partial(_join, joined))
+    given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
+    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.removal(outliers)}
+    batch = functools.partial(batch_size, _bytes(model))
+    return work.run(folder, job, given, stages, settings, batch, progress, functools.partial(_join, joined))
 
 
 def reconstruct(
@@ -124,24 +99,25 @@ def reconstruct(
 
     resolution: grid cells per side of the box, the model's if None.  form: one of `FORMATS`.
     """
-    _check(settings)
+    work.check(settings)
     cells = _cells(model, resolution, form)
-    files, folder = find(inputs, model, Path(out)), Path(out)
+    files, folder = find(inputs, Path(out), pictures=takes_images(model)), Path(out)
     shape_names = names(files)
-    outputs = _outputs(shape_names, f"{{}}.{form}")
+    outputs = work.outputs(shape_names, f"{{}}.{form}")
     read = reader(model, outliers)
     atomic.check_outputs([folder / output for output in outputs.values()], files.values())
-    _check_apart(folder, files)
+    work.check_apart(folder, files)
 
     def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh]]:
         codes = codes_of(model, shapes)
         return list(zip(_each(codes), _meshes(model, codes, cells), strict=True))
 
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
-    given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
+    given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
-    job |= {**_of(model, model.digest), "starts": _starts(model), **_removal(outliers)}
-    return _run(model, folder, job, given, stages, settings, max(_bytes(model), PER_CELL * cells**2), progress)
+    job |= {**_of(model, model.digest), "starts": _starts(model), **work.removal(outliers)}
+    batch = functools.partial(batch_size, max(_bytes(model), PER_CELL * cells**2))
+    return work.run(folder, job, given, stages, settings, batch, progress)
 
 
 def extract(
@@ -158,7 +134,7 @@ def extract(
 
     codes: a codes.npz, or the folder of a `fit`, finished or not.  Raises InputError for codes of another network.
     """
-    _check(settings)
+    work.check(settings)
     cells = _cells(model, resolution, form)
     source, folder = Path(codes), Path(out)
     network = model.digest
@@ -180,7 +156,7 @@ def extract(
         sources = {name: Code(all_codes[i]) for i, name in enumerate(all_codes.names)}
     if not files:
         raise ConfigError(f"{source} contains no codes")
-    outputs = _outputs(shape_names, f"{{}}.{form}")
+    outputs = work.outputs(shape_names, f"{{}}.{form}")
     atomic.check_outputs([folder / output for output in outputs.values()], set(files.values()))
 
     def solve(batch: list[Codes]) -> list[tuple[Codes, Mesh]]:
@@ -191,83 +167,16 @@ def extract(
 
     stages = Stages(functools.partial(_code, network), together, solve, _writer(folder, outputs), stamp)
     job = {"verb": "extract", "resolution": cells, "format": form, **_of(model, network)}
-    given = {key: Input(sources[key], outputs[key]) for key in files}
-    return _run(model, folder, job, given, stages, settings, PER_CELL * cells**2, progress)
-
-
-def _run(
-    model, folder: Path, job, inputs, stages: Stages, settings: Settings, each: int, progress, finish=None
-) -> Summary:
-    """Runs a job.  each: memory of a shape in bytes.  finish: called with the folder and all rows when all are done."""
-    index, count = settings.shard or (jax.process_index(), jax.process_count())
-    with opened(folder, (index, count), job, inputs) as work:
-        mine = sorted(inputs)[index::count]
-        if settings.retry_failed:
-            work.again.update(mine if settings.shard else inputs)
-        left = [key for key in mine if work.done(key) is None]
-        todo = left
-        if settings.limit is not None and settings.limit < len(left):
-            todo = [left[i * len(left) // settings.limit] for i in range(settings.limit)]
-
-        def write(key: str, result) -> Row:
-            work.begin(key)
-            return stages.write(key, result)
-
-        with parallel.local_only():
-            batch = batch_size(each) if settings.batch is None else settings.batch
-            pipeline = Pipeline(stages._replace(write=write), work.add, batch, settings.executor)
-            try:
-                sources = {key: inputs[key].source for key in todo}
-                outcome = pipeline.run(sources, progress or (lambda outcome: None))
-            except KeyboardInterrupt as stopped:
-                raise KeyboardInterrupt(
-                    f"stopped; results in {folder} are kept; the same command continues"
-                ) from stopped
-
-        def join() -> bool:
-            return work.join(lambda rows: finish(folder, rows) if finish else None)
-
-        complete = join()
-        while not complete and settings.shard is None and count > 1 and len(todo) == len(left):
-            time.sleep(1)  # with jax.distributed, all processes have to end together
-            complete = join()
-        done = [row for key in mine if (row := work.done(key))]
-        if done and not work.usable():
-            raise ConfigError(
-                f"none of {counted(len(done), 'input')} could be used; {work.manifest.path} has the reasons"
-            )
-    size = sum(row.made.get("bytes", 0) for row in outcome.rows)
-    return Summary(len(mine), len(mine) - len(left), outcome, size, complete)
-
-
-def _check(settings: Settings) -> None:
-    for name in ("limit", "batch"):
-        if (value := getattr(settings, name)) is not None and value < 1:
-            raise ConfigError(f"{name} is {value}, but must be 1 or more")
-    if settings.shard is not None and not 0 <= settings.shard[0] < settings.shard[1]:
-        index, count = settings.shard
-        raise ConfigError(f"shard is {index} of {count}; shards count from 0")
-
-
-def _check_apart(folder: Path, files: Mapping[str, Path]) -> None:
-    """ConfigError if inputs are directly in the job's folder, since later searches expect only results there."""
-    for path in files.values():
-        if os.path.realpath(path.parent) == os.path.realpath(folder):
-            raise ConfigError(f"{path} is in {folder}, where results would be among inputs; choose another --out")
+    given = {key: Input(sources[key], (outputs[key],)) for key in files}
+    return work.run(folder, job, given, stages, settings, functools.partial(batch_size, PER_CELL * cells**2), progress)
 
 
 def _cells(model: Model, resolution: int | None, form: str) -> int:
     """The grid cells per side; ConfigError if they or the format are impossible."""
-    if form not in FORMATS:
-        raise ConfigError(f"format is {form!r}; meshes are written as {', '.join(FORMATS)}")
+    work.check_format(form)
     if resolution is None:
         return model.surfaces.resolution
     return dataclasses.replace(model.surfaces, resolution=resolution).resolution
-
-
-def _outputs(shape_names: dict[str, str], form: str) -> dict[str, str]:
-    """The path of each shape's result relative to the job's folder."""
-    return {key: form.format(name) for key, name in zip(shape_names, unique(list(shape_names.values())), strict=True)}
 
 
 def _readable(path: Path) -> Codes | None:
@@ -340,11 +249,6 @@ def _of(model: Model, network: str) -> dict[str, Any]:
         "surfaces": configs.to_dict(model.surfaces),
         "precision": model.precision,
     }
-
-
-def _removal(outliers: str) -> dict[str, str]:
-    """What results depend on: whether outliers are removed; they are the same with "warn" and "keep"."""
-    return {"outliers": outliers} if outliers == "remove" else {}
 
 
 def _starts(model: Model) -> str:

@@ -121,7 +121,7 @@ def _found(folder: str, other: str) -> dict[str, Path]:
     if not is_job(root):
         return found
     rows = [row for rows in Manifest(root).rows().values() for row in rows if not row.file.startswith("shapes/")]
-    sources = {row.output: row.file for row in rows}
+    sources = {place: row.file for row in rows for place in row.files}
     return {sources.get(place, place): path for place, path in found.items()}
 
 

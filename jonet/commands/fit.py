@@ -1,4 +1,4 @@
-"""`fit`, `extract`, `reconstruct`: observed shapes → codes → meshes, for one or many thousands of shapes."""
+"""The verbs of bulk jobs: `fit`, `extract`, `reconstruct` (shapes → codes → meshes), `represent` (shapes → fields)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 
 from jonet import bulk, parallel, progress
 from jonet.bulk.pipeline import Outcome
-from jonet.bulk.shapes import Settings, Summary
+from jonet.bulk.work import Settings, Summary
 from jonet.commands import trained
 from jonet.errors import ConfigError
 from jonet.wording import counted
@@ -28,6 +28,29 @@ def extract(options, given: set[str]) -> None:
 def reconstruct(options, given: set[str]) -> None:
     """The verb: meshes of observed shapes (`bulk.reconstruct`)."""
     _meshes(functools.partial(bulk.reconstruct, outliers=options.outliers), options, given, options.inputs)
+
+
+def represent(options, given: set[str]) -> None:
+    """The verb: fields of meshes and point clouds, and their meshes (`bulk.represent`)."""
+    unread = sorted(name for name in given if name.startswith("surfaces.")) if options.format is None else []
+    if unread:
+        raise ConfigError(
+            f"--{unread[0].replace('_', '-')} is given, but not read: meshes are only written with --format "
+            "(--representation.resolution is that of the fields)"
+        )
+    settings, shown = _settings(options), Progress(options)
+    with shown.display:
+        done = bulk.represent(
+            options.inputs,
+            options.out,
+            settings,
+            shown,
+            options=options.representation,
+            form=options.format,
+            surfaces=options.surfaces,
+            outliers=options.outliers,
+        )
+    shown.end(done)
 
 
 def _meshes(work, options, given: set[str], inputs) -> None:
@@ -81,10 +104,9 @@ class Progress:
             print(f"done before: {report.before} of {counted(report.inputs, 'input')}: {out}")
             return
         for row in outcome.rows[:20]:
-            if row.residual is not None:
-                print(f"{row.file}: {row.status} · residual {row.residual:.5f} · inliers {row.inlier_fraction:.1%}")
-            else:
-                print(f"{row.file}: {row.status}")
+            residual = "" if row.residual is None else f" · residual {row.residual:.5f}"
+            inliers = "" if row.inlier_fraction is None else f" · inliers {row.inlier_fraction:.1%}"
+            print(f"{row.file}: {row.status}{residual}{inliers}")
         if len(outcome.rows) > 20:
             print(f"… {len(outcome.rows) - 20} more in manifest.csv")
         kinds = {kind: 0 for kind in ("ok", "doubtful", "empty", "failed")}

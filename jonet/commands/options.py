@@ -15,6 +15,7 @@ from jonet.chips import Precision
 from jonet.errors import ConfigError
 from jonet.settings.fitting import FitConfig, PoseConfig
 from jonet.settings.metrics import MetricsConfig
+from jonet.settings.representation import Representation
 from jonet.settings.surfaces import Surfaces
 
 
@@ -51,12 +52,12 @@ class Computing(Verb):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bulk(Computing):
+class Bulk(Verb):
     """Options of verbs that process many inputs."""
 
     limit: Int = None  # trial with so many inputs, evenly from the list; estimates time and space of the rest
     retry_failed: bool = False  # process inputs again that failed before
-    batch: Int = None  # shapes per batch (default: by the device's memory)
+    batch: Int = None  # shapes per batch (default: by the devices)
     shard: Text = None  # I/N: this process takes part I of N parts of the inputs, I from 0
     distributed: Text = None  # ADDRESS:PORT,N,I: process I of N under jax.distributed; auto: detected from the cluster
 
@@ -65,7 +66,7 @@ class Bulk(Computing):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fit(Bulk):
+class Fit(Bulk, Computing):
     """Finds the codes of unseen shapes."""
 
     model: ModelFolder
@@ -76,7 +77,7 @@ class Fit(Bulk):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Extract(Bulk):
+class Extract(Bulk, Computing):
     """Extracts the meshes of codes."""
 
     model: ModelFolder
@@ -87,7 +88,7 @@ class Extract(Bulk):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reconstruct(Bulk):
+class Reconstruct(Bulk, Computing):
     """Finds the codes of shapes and extracts their meshes."""
 
     model: ModelFolder
@@ -97,6 +98,18 @@ class Reconstruct(Bulk):
     outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box, by which it is normalized
     fitting: FitConfig = FitConfig()
     surfaces: Surfaces = Surfaces()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Represent(Bulk):
+    """Makes each shape a field of its own at once, without a model; also fills holes of scans."""
+
+    inputs: Inputs
+    out: str  # folder for the fields, NAME.npz
+    format: Format | None = None  # also writes a mesh next to each field, in this format
+    outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box
+    representation: Representation = Representation()
+    surfaces: Surfaces = Surfaces(resolution=256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,9 +227,9 @@ class Import(Verb):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Info(Verb):
-    """Prints devices, precision and versions, and describes a model."""
+    """Prints devices, precision and versions, and describes a model or a field."""
 
-    model: Annotated[str | None, *positional("MODEL", "a run folder or model folder")] = None
+    model: Annotated[str | None, *positional("MODEL", "a run folder or model folder, or the .npz of a field")] = None
 
 
 def _check_counts(options, *names: str) -> None:

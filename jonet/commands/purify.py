@@ -23,7 +23,7 @@ from jonet.wording import counted
 def purify(options, given: set[str]) -> None:
     """The verb: writes each input as OUT/<name>.ply; prints those that could not be read or reconstructed."""
     model = trained.load(options, given)
-    files = inputs.find(options.inputs, model, Path(options.out))
+    files = inputs.find(options.inputs, Path(options.out), pictures=inputs.takes_images(model))
     outputs = [f"{name}.ply" for name in unique(list(inputs.names(files).values()))]
     written.check(options.out, outputs, files.values())
     clouds, causes = {}, {}

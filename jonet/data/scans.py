@@ -73,6 +73,24 @@ def read(
     Raises MeshError or FormatError with file and cause.
     """
     path = Path(path)
+    rows = cloud(path, limit, seed)
+    if rows is None:
+        source = sources.MeshFile(path.stem, "test", path=path)
+        return sampled(source, "points" if surface else "samples", frame, recipe, seed)
+    rows = rows[~far_outliers(rows[:, :3], outliers, path)]
+    try:
+        transform = frame_of(rows[:, :3], frame)
+    except MeshError as error:
+        raise FormatError(f"{path}: {error}") from error
+    normals = None if rows.shape[1] == 3 else rows[:, 3:].astype(np.float32)
+    return Observed(path.stem, transform, points=transform(rows[:, :3]).astype(np.float32), normals=normals)
+
+
+def cloud(path: Path, limit: int = point_cloud_files.LIMIT, seed: int = 0) -> np.ndarray | None:
+    """The points [N, 3], with normals [N, 6], of a point cloud in input units, float64; None for a mesh with faces.
+
+    limit: maximum number of points that are kept.  Raises MeshError or FormatError as `read`.
+    """
     if not path.is_file():
         raise FormatError(f"{path}: no such file")
     kind = path.suffix.lower()
@@ -82,28 +100,24 @@ def read(
             f"{', '.join(mesh_parsers.SUFFIXES)}; convert others (PCD, LAS, E57, …), for example with CloudCompare"
         )
     if kind not in mesh_parsers.SUFFIXES or _points_only(path):
-        rows = point_cloud_files.read(path, limit, seed)
-    else:
-        try:
-            arrays = mesh_parsers.load(path)
-        except MeshError as error:
-            raise MeshError(f"{path}: {error}") from error
-        if len(arrays.faces):
-            source = sources.MeshFile(path.stem, "test", path=path)
-            return sampled(source, "points" if surface else "samples", frame, recipe, seed)
-        kept = point_cloud_files.chosen(len(arrays.vertices), limit, seed)
-        rows = point_cloud_files.checked(arrays.vertices[kept], path)
-    if outliers != "keep" and (far := far_mask(rows[:, :3])).any():
-        if outliers == "remove":
-            rows = rows[~far]
-        else:
-            warnings.warn(f"{path}: {advice(rows[:, :3], far)}", stacklevel=2)
+        return point_cloud_files.read(path, limit, seed)
     try:
-        transform = frame_of(rows[:, :3], frame)
+        arrays = mesh_parsers.load(path)
     except MeshError as error:
-        raise FormatError(f"{path}: {error}") from error
-    normals = None if rows.shape[1] == 3 else rows[:, 3:].astype(np.float32)
-    return Observed(path.stem, transform, points=transform(rows[:, :3]).astype(np.float32), normals=normals)
+        raise MeshError(f"{path}: {error}") from error
+    if len(arrays.faces):
+        return None
+    kept = point_cloud_files.chosen(len(arrays.vertices), limit, seed)
+    return point_cloud_files.checked(arrays.vertices[kept], path)
+
+
+def far_outliers(points: np.ndarray, outliers: str, path: Path) -> np.ndarray:
+    """Which points [N, 3] of a file are to be left out, bool [N]; "warn" warns about them and leaves none out."""
+    if outliers != "keep" and (far := far_mask(points)).any():
+        if outliers == "remove":
+            return far
+        warnings.warn(f"{path}: {advice(points, far)}", stacklevel=3)
+    return np.zeros(len(points), bool)
 
 
 def picture(path, size: int) -> np.ndarray:

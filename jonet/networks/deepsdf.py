@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from jonet.errors import ConfigError
 from jonet.networks.field import Field
-from jonet.networks.layers import Linear, dropped_relu, resolve_weight_norm
+from jonet.networks.layers import Linear, dropped_relu, normalized_together, resolve_weight_norm
 
 SPHERE_BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 LATENT_DROPOUT = 0.2  # fixed in the published code
@@ -95,13 +95,16 @@ class DeepSDFDecoder(nn.Module):
     axis: of the units in the activations, 0 (first: [units, B, N], faster on a CPU, see `layers.times_columns`) or -1
     (last: [B, N, units], faster on an accelerator, which would transpose the others).
     matrix_unit: with the units last, for the last layer's only unit, see `layers.times_one`.
-    All layouts are the same function to rounding.
+    joined: with the units last, for a GPU, activations and points are multiplied together (`layers.joined_parts`), and
+    kernels with weight norm are normalized together (`layers.normalized_together`).
+    All of these are the same function to rounding.
     """
 
     specs: Specs
     dtype: jnp.dtype = jnp.float32
     axis: int = 0
     matrix_unit: bool = False
+    joined: bool = False
 
     @nn.compact
     def __call__(
@@ -128,8 +131,8 @@ class DeepSDFDecoder(nn.Module):
             parts = {"input": (first_z if k == 0 else z, points), "point": (points,), "": ()}[specs.joined(k)]
             dtype = self.dtype if k < last else jnp.float32
             norm, one = specs.norm(k) == "weight", self.matrix_unit and k == last
-            linear = Linear(width, weight_norm=norm, dtype=dtype, axis=self.axis, matrix_unit=one, name=f"lin{k}")
-            x = linear(*hidden, *parts)
+            written = {"axis": self.axis, "matrix_unit": one, "joined": self.joined}
+            x = Linear(width, weight_norm=norm, dtype=dtype, **written, name=f"lin{k}")(*hidden, *parts)
             if k < last:
                 if specs.norm(k) == "layer":
                     x = nn.LayerNorm(epsilon=1e-5, reduction_axes=self.axis, feature_axes=self.axis, name=f"bn{k}")(x)
@@ -144,8 +147,13 @@ class DeepSDFDecoder(nn.Module):
         """The same function with weight norm multiplied out: its decoder and variables.  shared: this one's."""
         if not self.specs.weight_norm:
             return self, shared
-        layers = {name: resolve_weight_norm(layer) for name, layer in shared["params"].items()}
-        plain = {name: {"kernel": kernel, "bias": bias} for name, (kernel, bias) in layers.items()}
+        layers = shared["params"]
+        if self.joined:
+            normed = {name: (layer["kernel"], layer["scale"]) for name, layer in layers.items() if "scale" in layer}
+            kernels = {name: layer["kernel"] for name, layer in layers.items()} | normalized_together(normed)
+        else:
+            kernels = {name: resolve_weight_norm(layer)[0] for name, layer in layers.items()}
+        plain = {name: {"kernel": kernels[name], "bias": layer["bias"]} for name, layer in layers.items()}
         return self.clone(specs=dataclasses.replace(self.specs, norm_layers=())), {"params": plain}
 
     def fold(self, shared, batch_stats, code) -> Field:

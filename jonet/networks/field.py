@@ -261,6 +261,8 @@ def evaluation(platform: parallel.Platform, gradient: bool) -> Callable:
         # At most half of the tiles: with a single group the loop's body is invariant, and XLA would hoist it out of
         # the loop and run it even if count is 0.
         group = min(len(points) // 2, _group(platform, fields.shared))
+        if gradient and not platform.is_cpu:  # whose activations are kept: 1 GB of the published decoder's
+            group //= 2
 
         def tile(owner, tile_points):
             per_shape = jax.tree.map(lambda leaf: leaf[owner], fields.per_shape)

@@ -34,6 +34,7 @@ class Linear(nn.Module):
 
     features: output units.  axis: the axis of the units, -1 (last) or 0 (first); see `times_columns`.
     matrix_unit: whether a single output unit is computed by an accelerator's matrix unit, see `times_one`.
+    joined: with the units last, whether parts that need no broadcasting are concatenated, see `joined_parts`.
     weight_norm: K = g · v / ‖v‖ with the norm over inputs, per unit (Salimans & Kingma 2016, eq. 2, no ε); v is
     initialized as PyTorch's kernel and g as ‖v‖, so that the initial layer is the plain one.
     dtype: of the products; if None, as inputs and parameters promote.
@@ -48,6 +49,7 @@ class Linear(nn.Module):
     bias_init: Callable | None = torch_uniform
     axis: int = -1
     matrix_unit: bool = False
+    joined: bool = False
 
     @nn.compact
     def __call__(self, *parts: jax.Array) -> jax.Array:
@@ -61,12 +63,28 @@ class Linear(nn.Module):
         if self.dtype is not None:
             kernel, bias, parts = jax.tree.map(lambda x: x.astype(self.dtype), (kernel, bias, parts))
         kernels = jnp.split(kernel, list(itertools.accumulate(sizes))[:-1])  # one per part
+        # a part of size 0 (no code) has no product
+        pairs = [(part, k) for part, k, size in zip(parts, kernels, sizes, strict=True) if size]
+        if self.joined:
+            pairs = joined_parts(pairs)
         if self.axis == 0:
             bias = bias.reshape(-1, *(1,) * (parts[0].ndim - 1))
         product = times_columns if self.axis == 0 else times_one if self.matrix_unit else times
-        # a part of size 0 (no code) has no product
-        products = (product(part, k) for part, k, size in zip(parts, kernels, sizes, strict=True) if size)
-        return sum(products, start=bias)
+        return sum((product(part, k) for part, k in pairs), start=bias)
+
+
+def joined_parts(pairs: list[tuple[jax.Array, jax.Array]]) -> list[tuple[jax.Array, jax.Array]]:
+    """Parts [..., inᵢ] with their kernels [inᵢ, out]: those that differ in the last axis only are made one.
+
+    On a GPU a product of three coordinates writes, and its sum reads, as many activations as the layer has.
+    """
+    groups: dict[tuple[int, ...], list[tuple[jax.Array, jax.Array]]] = {}
+    for part, kernel in pairs:
+        groups.setdefault(part.shape[:-1], []).append((part, kernel))
+    return [
+        (jnp.concatenate([part for part, _ in group], -1), jnp.concatenate([kernel for _, kernel in group]))
+        for group in groups.values()
+    ]
 
 
 def times(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -112,6 +130,24 @@ def _columns_jvp(primals, tangents):
 def normalized(kernel: jax.Array, scale: jax.Array) -> jax.Array:
     """Weight norm multiplied out: v [in, out], g [out] → g · v / ‖v‖ [in, out]."""
     return kernel * (scale / jnp.linalg.norm(kernel, axis=0))
+
+
+def normalized_together(layers: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array]:
+    """`normalized` of several kernels [inᵢ, outᵢ] with their scales [outᵢ], as one stack: fewer programs on a GPU.
+
+    It is filled with rows of zeros and columns of ones, neither of which change the others.
+    """
+    if not layers:
+        return {}
+    rows, columns = (max(kernel.shape[axis] for kernel, _ in layers.values()) for axis in (0, 1))
+
+    def filled(kernel: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+        below, beside = (0, rows - kernel.shape[0]), (0, columns - kernel.shape[1])
+        return jnp.pad(jnp.pad(kernel, (below, (0, 0))), ((0, 0), beside), constant_values=1), jnp.pad(scale, beside)
+
+    stacks = (jnp.stack(parts) for parts in zip(*(filled(*pair) for pair in layers.values()), strict=True))
+    together = zip(layers.items(), jax.vmap(normalized)(*stacks), strict=True)
+    return {name: wide[: kernel.shape[0], : kernel.shape[1]] for (name, (kernel, _)), wide in together}
 
 
 def resolve_weight_norm(parameters: dict) -> tuple[jax.Array, jax.Array]:
@@ -207,12 +243,12 @@ def constant(value: float):
 class BatchReduction(NamedTuple):
     """How batch norm reduces over the global batch in training.
 
-    mask [S]: 1 for this device's shapes that count, 0 for padding.  sum: over all devices (`parallel.sum` inside a
-    mapped function).
+    mask [S]: 1 for this device's shapes that count, 0 for padding.  gather: a row of each device [1, F] → of all
+    devices [devices, F] (`parallel.gather` inside a mapped function); the default is for one device.
     """
 
     mask: jax.Array
-    sum: Callable = lambda tree: tree
+    gather: Callable = lambda row: row
 
 
 class Norm(nn.Module):
@@ -252,16 +288,23 @@ class Norm(nn.Module):
             return x - running_mean.value, running_variance.value
         axes = tuple(range(x.ndim - 1))
         weight = reduction.mask.reshape(-1, *(1,) * (x.ndim - 1))
-        count = reduction.sum(reduction.mask.sum()) * math.prod(x.shape[1:-1])
-        # two passes and two collectives, since E[x²] - E[x]² cancels in float32
-        mean = reduction.sum((weight * x).sum(axes)) / count
-        centered = x - mean
-        variance = reduction.sum((weight * jnp.square(centered)).sum(axes)) / count
+        # Count, sum and squares around its own mean of each device are one collective, and joined as by Chan, Golub and
+        # LeVeque (1979); E[x²] - E[x]² would cancel in float32.
+        number = reduction.mask.sum() * math.prod(x.shape[1:-1])
+        total = (weight * x).sum(axes)
+        # the squares have their minimum at the mean, so the gradient through it is zero
+        squares = (weight * jnp.square(x - jax.lax.stop_gradient(total / jnp.maximum(number, 1)))).sum(axes)
+        rows = reduction.gather(jnp.concatenate([number[None], total, squares])[None])
+        numbers, totals, squares = jnp.split(rows, [1, 1 + len(total)], axis=1)
+        count = numbers.sum()
+        mean = totals.sum(0) / count
+        apart = numbers * jnp.square(totals / jnp.maximum(numbers, 1) - mean)
+        variance = (squares + apart).sum(0) / count
         if not self.is_initializing():
             unbiased = variance * count / jnp.maximum(count - 1, 1)
             running_mean.value = (1 - MOMENTUM) * running_mean.value + MOMENTUM * mean
             running_variance.value = (1 - MOMENTUM) * running_variance.value + MOMENTUM * unbiased
-        return centered, variance
+        return x - mean, variance
 
 
 def affine(parameters: dict, batch_stats: dict, c: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

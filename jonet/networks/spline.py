@@ -19,10 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jonet import parallel
+from jonet.errors import ConfigError
 from jonet.networks.field import Field
 
+BEYOND = 0.03  # distances hold so far from a surface that fills the sphere frame; farther they are lower bounds
+MOST = 1024  # cells a side of the finest grid
 BLOCK = 4  # cells a side of a block, which holds the coefficients of BLOCK + 2 nodes a side
 NODES = BLOCK + 2
+PIECE = 1 << 24  # nodes that are looked at together
 CUBE = ((-1.0,) * 3, (1.0,) * 3)
 OFFSETS = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), -1).reshape(
     27, 3
@@ -48,13 +53,23 @@ class Level:
 
 
 def around(cells: np.ndarray, resolution: int) -> np.ndarray:
-    """The nodes [N, 3] of cells [M, 3] and of their neighbors, in lexicographic order."""
+    """The nodes [N, 3] of cells [M, 3] and of their neighbors, both in lexicographic order."""
     if len(cells) == resolution**3:
         return from_keys(np.arange((resolution + 2) ** 3), resolution)
-    steps = keys(OFFSETS, resolution) - keys(np.zeros(3, int), resolution)
-    mask = np.zeros((resolution + 2) ** 3, bool)
-    mask[keys(cells, resolution)[:, None] + steps] = True
-    return from_keys(np.flatnonzero(mask), resolution)
+    side, found = resolution + 2, []
+    numbers, steps = keys(cells, resolution), keys(OFFSETS, resolution) - keys(np.zeros(3, int), resolution)
+    planes = max(1, PIECE // side**2)
+    for first in range(0, side, planes):  # by pieces, since all of a fine grid's nodes would take a gigabyte
+        start, stop = first * side**2, min(first + planes, side) * side**2
+        some = numbers[slice(*np.searchsorted(numbers, [start - 2 * side**2, stop + 2 * side**2]))]
+        if not len(some):
+            continue
+        mask = np.zeros(stop - start, bool)
+        for step in steps:
+            there = some + (step - start)
+            mask[there[(there >= 0) & (there < stop - start)]] = True
+        found.append(start + np.flatnonzero(mask))
+    return from_keys(np.concatenate([np.zeros(0, int), *found]), resolution)
 
 
 def every_cell(resolution: int) -> np.ndarray:
@@ -100,14 +115,50 @@ def field(levels: Sequence[Level], box=CUBE) -> Field:
     }
     shared["owner"] = owner.reshape(-1)
     per_shape = {"level": np.float32(0), "box": np.asarray(box, np.float32)}
-    return Field(shared, per_shape, Architecture(len(owner)), inside=-1)
+    return Field(shared, per_shape, Architecture(len(owner), parallel.platform().kind == "tpu"), inside=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplineSpecs:
+    """What is fixed of the splines of a shape: `side`, blocks a side of the finest grid."""
+
+    side: int = 8
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in a code: a spline is one shape, and has none."""
+        return 0
+
+    def __post_init__(self):
+        if not 1 <= self.side <= MOST // BLOCK:
+            raise ConfigError(f"side is {self.side}, but there are 1 to {MOST // BLOCK} blocks a side")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplineNetwork:
+    """Splines as the network of a `BoundNetwork`; its `shared` arrays are those of `field`, and `box`."""
+
+    specs: SplineSpecs
+
+    def fold(self, shared, batch_stats, code) -> Field:
+        """The field of the shape; code [0]."""
+        del batch_stats, code
+        arrays = {name: array for name, array in shared.items() if name != "box"}
+        per_shape = {"level": jnp.zeros(()), "box": jnp.asarray(shared["box"])}
+        whole = parallel.platform().kind == "tpu"
+        return Field(arrays, per_shape, Architecture(self.specs.side, whole), inside=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """The function of a `Field` of splines.  side: blocks a side of the finest grid."""
+    """The function of a `Field` of splines.
+
+    side: blocks a side of the finest grid.  whole: whether a point reads its whole block, of which 189 coefficients
+    count nothing, in place of the 27 that it sees: a TPU copies rows, and takes a hundred times as long for windows.
+    """
 
     side: int
+    whole: bool = False
 
     def __call__(self, shared, per_shape, points) -> jax.Array:
         """Signed distances [N] at points [N, 3].
@@ -119,11 +170,18 @@ class Architecture:
         place = jnp.clip(((within + 1) * (self.side / 2)).astype(jnp.int32), 0, self.side - 1)
         block = shared["owner"][(place[:, 0] * self.side + place[:, 1]) * self.side + place[:, 2]]
         local = (within - shared["origins"][block]) * shared["scales"][block][:, None]  # in cells, 0 to 4
-        cell = jnp.clip(jax.lax.stop_gradient(local).astype(jnp.int32), 0, BLOCK - 1)
-        x, y, z = jnp.moveaxis(weights(local - cell - 0.5), 1, 0)  # [N, 3] each
-        start = jnp.concatenate([block[:, None], cell], 1)
-        numbers = jax.lax.GatherDimensionNumbers((1, 2, 3), (0,), (0, 1, 2, 3))
-        around = jax.lax.gather(shared["blocks"], start, numbers, (1, 3, 3, 3), mode="promise_in_bounds")
+        if self.whole:
+            around = shared["blocks"].reshape(-1, NODES**3)[block].reshape(-1, NODES, NODES, NODES)
+            along = jnp.abs(local[..., None] - (jnp.arange(NODES) - 0.5))
+            # from a node: the middle of the B-spline, and its ends
+            shape = jnp.where(along < 0.5, 0.75 - along**2, 0.5 * jnp.maximum(1.5 - along, 0) ** 2)
+        else:
+            cell = jnp.clip(jax.lax.stop_gradient(local).astype(jnp.int32), 0, BLOCK - 1)
+            numbers = jax.lax.GatherDimensionNumbers((1, 2, 3), (0,), (0, 1, 2, 3))
+            start = jnp.concatenate([block[:, None], cell], 1)
+            around = jax.lax.gather(shared["blocks"], start, numbers, (1, 3, 3, 3), mode="promise_in_bounds")
+            shape = weights(local - cell - 0.5)
+        x, y, z = jnp.moveaxis(shape, 1, 0)  # [N, 3 or 6] each
         inside = jnp.einsum("nabc,na,nb,nc->n", around, x, y, z)
         beyond = jnp.sum((points - within) ** 2, -1)
         # the root has no gradient at 0, which is where most points are

@@ -28,7 +28,7 @@ the options that matter most:
   --task TASK          {tasks}
   --data DATA          a folder of meshes, one mesh, or families joined by commas (chair, table, mug, …)
   --preset PRESET      quick (minutes on a laptop; the default), small (an hour), paper (as published);
-                       deepsdf also has single (the default for one mesh)
+                       deepsdf also has single (the default for one mesh) and single_mlp
   --workdir DIR        the run folder (default: runs/TASK-PRESET)
   --minutes M          training time, instead of the preset's;  --steps N  training steps, instead of minutes
   --seed S             seed of all random numbers (default: 0)
@@ -40,7 +40,10 @@ the options that matter most:
 
 {prog} --task=TASK --help lists every option of a task with its default.
 """
-PRESETS = {"quick": "minutes", "small": "an hour", "paper": "as published", "single": "for one mesh"}
+PRESETS = {
+    **{"quick": "minutes", "small": "an hour", "paper": "as published"},
+    **{"single": "for one mesh, seconds", "single_mlp": "for one mesh, a network of its own"},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

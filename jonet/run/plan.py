@@ -15,14 +15,13 @@ from jonet.data.store import Store
 from jonet.parallel import Platform
 from jonet.run import train
 from jonet.tasks.base import Task, TaskConfig
-from jonet.training import batches, costs
+from jonet.training import autotune, batches, costs
 
 # Fraction of a chip's rate of matrix products that training reaches, and seconds that a small step takes at least: of
-# programs compiled for a v5e and an H100, whose steps reach 17 to 43 % (estimated cycles, bytes over bandwidth).
+# programs compiled for a v5e and an H100, whose `paper` steps reach 9 to 49 % (estimated cycles, bytes over bandwidth).
 REACHED = 0.2
 LEAST = {"tpu": 0.25e-3, "gpu": 0.6e-3}
 RATES = {"float32": "default"}  # precision of products by the type of their operands, as in `Chip.rate`
-MICRO_BATCH = {"cpu": 2048, "gpu": 0, "tpu": 8192}  # the points that are the fastest for most networks, 0: all
 PROCESS = 0.5e9  # bytes of memory of a process that has imported jax
 # Seconds of a core by what is sampled, of procedural chairs on an AMD EPYC, see docs/performance.md.  shape: reading,
 # diagnosis, normalization and points on the surface; sdf, occupancy: a point.
@@ -56,14 +55,14 @@ class Plan:
     """The needs of a run.
 
     shapes: by split.  sampling: seconds of a core.  disk: bytes of the store; twice as many while it is built.
-    training: None if the config names a trained model.
+    training: why there is none, as a sentence, or what it takes.
     """
 
     platform: Platform
     shapes: Counter[str]
     sampling: float
     disk: int
-    training: Training | None
+    training: Training | str
 
 
 def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
@@ -77,13 +76,13 @@ def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
     platform = Platform(limits.kind, int(limits.memory)) if limits else parallel.platform()
     with parallel.absent(devices[:1] if limits else devices, platform):
         task.check_outline(config, outline)
-        trains = task.given_model(config) is None
+        reason = task.untrained(config)
         return Plan(
             platform=platform,
             shapes=Counter(outline.splits.tolist()),
             sampling=len(outline) * sampling_seconds(config.samples),
             disk=sum(array.values.nbytes for array in outline.arrays.values()),
-            training=training(task, config, outline, limits) if trains else None,
+            training=reason or training(task, config, outline, limits),
         )
 
 
@@ -91,7 +90,7 @@ def training(task: Task, config: TaskConfig, outline: Store, limits: Chip | None
     """The training of a plan.  limits: of the chip; None if unknown."""
     pieces = getattr(getattr(config, "learning", None), "micro_batch", None)  # None: the task has none
     # a plan measures nothing
-    autotuned = {} if pieces is None else {"micro_batch": pieces or MICRO_BATCH[parallel.platform().kind]}
+    autotuned = {} if pieces is None else {"micro_batch": pieces or autotune.SIZES[parallel.platform().kind][0]}
     rows, key = outline.select("train"), jax.random.key(config.seed)
     setup = task.training_setup(config, outline, rows, key, autotuned)
     source: Any = setup.batches
@@ -137,8 +136,8 @@ def text(task: Task, preset: str, plan: Plan, chip: str | None) -> str:
         "shapes": f"{counts}; sampling takes about {_time(plan.sampling)} of a core",
         "disk": f"{_gigabytes(plan.disk)} of samples, twice that while they are sampled",
     }
-    if found is None:
-        return _table(lines | {"training": "none, since a trained model is given"})
+    if isinstance(found, str):
+        return _table(lines | {"training": f"none, since {found}"})
     now, source = found.autotuned, found.source
     size = f"{source.lanes.shapes} shapes × {source.plan.points.count:,} points"
     cut = 0 < now.get("micro_batch", 0) < source.points

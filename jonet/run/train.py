@@ -59,7 +59,8 @@ def train(
     task: the name of a built-in task or of one that an installed package declares, or a `jonet.Task`.
     workdir: folder for the store, checkpoints and the model (None: a temporary one, removed afterwards); the same call
     continues a training that was stopped.
-    preset: "quick", "small" or "paper", of deepsdf also "single"; None takes "single" for one mesh, else "quick".
+    preset: "quick", "small" or "paper", of deepsdf also "single" (the default for one mesh) and
+    "single_mlp"; None takes the default, else "quick".
     minutes: training time, instead of the preset's; the option `steps` replaces both.
     seed: of all random numbers.
     options: other fields of the task's config.  A group is a dict, `network={"latent_size": 8}`, whose missing fields
@@ -307,6 +308,8 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
         unseen.unseen(store, given)  # raises if it was trained on all test shapes
         return given
     rows = store.select("train")
+    if (solved := run.task.solved(config, store, rows)) is not None:
+        return dataclasses.replace(solved, history=solved.history | {"options": options_of(run.task, config)})
     key = parallel.fold_in(jax.random.key(config.seed), "train")
     training_setup = run.task.training_setup(config, store, rows, key, dict(run.autotuned))
     loop = Loop(

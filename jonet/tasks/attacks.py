@@ -17,6 +17,7 @@ import optax
 from jonet import parallel
 from jonet.errors import ConfigError
 from jonet.networks.encoders import SimplePointnet
+from jonet.networks.field import bucket, padded_rows
 
 BOX = 0.55  # half the side of the box that outliers are drawn from
 BATCH = 32  # clouds per training step of the classifier
@@ -105,15 +106,19 @@ class Classifier(NamedTuple):
         """
         network = SimplePointnet(classes, width=64)
         variables = network.init(parallel.fold_in(key, "network"), clouds[:1, :2])
-        return Classifier(network, _train(network, points, variables, clouds, labels, jitter, steps, key))
+        rows = padded_rows(clouds), padded_rows(labels), np.int32(len(clouds))
+        return Classifier(network, _train(network, points, variables, *rows, jitter, steps, key))
 
     def __call__(self, clouds: list) -> np.ndarray:
         """The class of each cloud [Nᵢ, 3]; -1 for a cloud without points."""
         longest = max((len(cloud) for cloud in clouds), default=0)
         if not longest:
             return np.full(len(clouds), -1)
-        filled = [c[np.arange(longest) % len(c)] if len(c) else np.zeros((longest, 3)) for c in clouds]
-        found = np.asarray(_apply(self.network, self.variables, np.stack(filled).astype(np.float32))).argmax(1)
+        # filled with their own points, again and again, which do not change a maximum over points
+        places = np.arange(bucket(longest))
+        filled = [c[places % len(c)] if len(c) else np.zeros((len(places), 3)) for c in clouds]
+        rows = padded_rows(np.stack(filled).astype(np.float32))
+        found = np.asarray(_apply(self.network, self.variables, rows))[: len(clouds)].argmax(1)
         return np.where([len(cloud) > 0 for cloud in clouds], found, -1)
 
     def pgd_attack(self, clouds, labels, reach: float, steps: int) -> np.ndarray:
@@ -121,7 +126,8 @@ class Classifier(NamedTuple):
 
         No point moves by more than `reach`.  Each step moves all points by the same length, 4 · reach / steps.
         """
-        return np.asarray(_pgd_attack(self.network, self.variables, clouds, labels, np.float32(reach), steps))
+        arguments = padded_rows(clouds), padded_rows(labels), np.float32(reach), steps
+        return np.asarray(_pgd_attack(self.network, self.variables, *arguments))[: len(clouds)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -135,13 +141,13 @@ def _loss(network, variables, clouds, labels):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _train(network, points: int, variables, clouds, labels, jitter, steps, key):
+def _train(network, points: int, variables, clouds, labels, count, jitter, steps, key):
     optimizer = optax.scale_by_adam()
 
     def step(i, carry):
         variables, opt_state = carry
         now = parallel.fold_in(key, "step", i)
-        rows = jax.random.randint(parallel.fold_in(now, "shapes"), (BATCH,), 0, len(clouds))
+        rows = jax.random.randint(parallel.fold_in(now, "shapes"), (BATCH,), 0, count)
         places = jax.random.randint(parallel.fold_in(now, "points"), (BATCH, points), 0, clouds.shape[1])
         seen = noise(clouds[rows[:, None], places], jitter, now)
         gradient = jax.grad(_loss, argnums=1)(network, variables, seen, labels[rows])

@@ -224,6 +224,17 @@ class Task(abc.ABC, Generic[AnyConfig]):
         shapes: the training shapes, in the order of the rows of `per_shape`.
         """
 
+    def solved(self, config: AnyConfig, store: Store, shapes: Sequence[int] | np.ndarray) -> Model | None:
+        """A model that is computed in place of the training loop; None, the default, if there is to be a training.
+
+        shapes: the training shapes.
+        """
+        return None
+
+    def untrained(self, config: AnyConfig) -> str:
+        """Why there is no training loop with these options, for `--plan`; "" if there is one."""
+        return "a trained model is given" if self.given_model(config) is not None else ""
+
     # Unseen shapes
 
     def adjusted(self, config: AnyConfig, trained: Model) -> Model:

@@ -42,7 +42,9 @@ class Config(Protocol):
     @property
     def cpu(self) -> Batch: ...
     @property
-    def accelerator(self) -> Batch: ...
+    def gpu(self) -> Batch: ...
+    @property
+    def tpu(self) -> Batch: ...
     @property
     def seed(self) -> int: ...
     @property
@@ -74,13 +76,13 @@ def unread(config: Config) -> dict[str, str]:
     """The groups of options by platform, where nothing is left to them."""
     if config.batch_shapes and config.batch_points and config.compute_dtype != "auto":
         reason = "batch_shapes, batch_points and compute_dtype are all given"
-        return {"cpu": reason, "accelerator": reason}
+        return dict.fromkeys(("cpu", "gpu", "tpu"), reason)
     return {}
 
 
 def of(config: Config, autotuned: dict[str, Any]) -> Batch:
     """The batch of this run: what the options say, else what suits the platform; kept in `autotuned`."""
-    usual = config.cpu if parallel.platform().is_cpu else config.accelerator
+    usual: Batch = getattr(config, parallel.platform().kind)
     shapes = autotune(autotuned, "batch_shapes", lambda: config.batch_shapes or usual.shapes)
     points = autotune(autotuned, "batch_points", lambda: config.batch_points or usual.points)
     given = None if config.compute_dtype == "auto" else config.compute_dtype

@@ -4,7 +4,7 @@ Park, Florence, Straub, Newcombe, Lovegrove: DeepSDF, CVPR 2019, sections 4 to 6
 
     python experiments/run.py --task=deepsdf                      4 to 5 minutes on 2 cores
     python experiments/run.py --task=deepsdf --data=FOLDER        the same with your own meshes
-    python experiments/run.py --task=deepsdf --data=mesh.obj      one shape, in as much detail as possible
+    python experiments/run.py --task=deepsdf --data=mesh.obj      one shape, as splines, in seconds
     python experiments/run.py --task=deepsdf --preset=paper       the published settings, for accelerators
 
 Results on unseen chairs: median IoU 0.96 (nearest training shape: 0.61), Chamfer-L1 0.003 of the longest side.
@@ -25,20 +25,24 @@ from jonet.chips import Precision
 from jonet.codes import Codes, fits
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
+from jonet.errors import ConfigError
 from jonet.inference.fitting import latents
 from jonet.inference.fitting.prior import Prior
 from jonet.model import Model
+from jonet.networks import spline
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
+from jonet.progress import Progress
 from jonet.settings.fitting import FitConfig
 from jonet.settings.metrics import MetricsConfig
+from jonet.settings.representation import SplineConfig
 from jonet.settings.surfaces import Surfaces
 from jonet.tasks import batch
 from jonet.tasks.base import Task, TimedConfig
 from jonet.tasks.batch import Batch
 from jonet.tasks.setup import TrainingSetup, autotune, check_counts, history, training_codes
 from jonet.tasks.shapes import Shapes
-from jonet.training import autodecoder, batches, costs
+from jonet.training import autodecoder, batches, costs, splines
 from jonet.training.autodecoder import AutoDecoder
 from jonet.training.autotune import micro_batch as measured_micro_batch
 from jonet.training.batches import How
@@ -57,6 +61,9 @@ class Config(TimedConfig):
     seed: int = 0  # seed of all random numbers, 0 or more
     shapes: Shapes = Shapes()  # which shapes are used, and how many
     samples: Recipe = RECIPES["default"]  # what is sampled from each shape
+    # what represents the shapes: a network with a code for each, or, one shape alone, splines on nested grids
+    representation: Literal["network", "spline"] = "network"
+    spline: SplineConfig = SplineConfig()  # of one shape: how fine, and how large
     network: Specs = Specs()  # structure of the decoder
     # dtype of the matrix products of the hidden layers in training, auto: by platform; parameters are always float32
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -66,7 +73,8 @@ class Config(TimedConfig):
     # points of each shape per training step, even; 0: by platform (published: SamplesPerScene, 16384)
     batch_points: int = 0
     cpu: Batch = Batch()  # what batch_shapes=0, batch_points=0 and compute_dtype=auto stand for on a CPU
-    accelerator: Batch = Batch(64, 1024, "bfloat16")  # and on a GPU or TPU
+    gpu: Batch = Batch(64, 1024, "bfloat16")  # and on a GPU, where it takes hardly longer, see docs/accelerators.md
+    tpu: Batch = Batch(64, 128, "bfloat16")  # and on a TPU, likewise
     # how the points of a step are drawn: single rows with replacement, or contiguous windows, both as published; auto:
     # rows, and windows of what is streamed
     draw: Literal["auto", "rows", "windows"] = "auto"
@@ -90,7 +98,12 @@ class Config(TimedConfig):
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
-        return {"shapes.val_fraction": "DeepSDF has no validation"} | batch.unread(self) | super().unread()
+        found = {"shapes.val_fraction": "DeepSDF has no validation"} | batch.unread(self) | super().unread()
+        if self.representation == "network":
+            return found | {"spline": "representation is network"}
+        reason = "splines are solved, not trained, and have no codes (preset single_mlp trains a network of one mesh)"
+        options = {*DeepSDF.parts["train"], "fitting"} - {"seed", "representation", "spline"}
+        return found | dict.fromkeys(options, reason)
 
 
 def small(width: int, depth: int, latent_size: int) -> Specs:
@@ -120,12 +133,19 @@ class DeepSDF(Task[Config]):
     config = Config
     presets = {
         "single": Config(
+            samples=dataclasses.replace(RECIPES["default"], near=1_000_000, uniform=50_000, variances=(1e-4, 4e-6)),
+            representation="spline",
+            surfaces=Surfaces(resolution=256),
+            rebuilt_train=1,
+        ),
+        "single_mlp": Config(
             samples=dataclasses.replace(RECIPES["default"], near=600_000, uniform=50_000, variances=(0.0009, 0.00005)),
             network=dataclasses.replace(small(256, 8, 0), xyz_in_all=True),
             learning=AutoDecoder(start="centered"),
             optimizer=MUON,
             cpu=Batch(1, 1024),
-            accelerator=Batch(1, 16_384),
+            gpu=Batch(1, 16_384),
+            tpu=Batch(1, 4096),
             minutes=7.5,
             surfaces=Surfaces(resolution=256),
             rebuilt_train=1,
@@ -143,6 +163,8 @@ class DeepSDF(Task[Config]):
             learning=AutoDecoder(start="centered"),
             optimizer=MUON,
             cpu=Batch(32, 256),
+            gpu=Batch(64, 512, "bfloat16"),
+            tpu=Batch(32, 256, "bfloat16"),
             minutes=50.0,
         ),
         "paper": Config(
@@ -162,8 +184,8 @@ class DeepSDF(Task[Config]):
     parts = {  # the options that each stage reads
         "prepare": ("data", "seed", "shapes", "samples"),
         "train": (
-            *("seed", "network", "compute_dtype", "learning", "optimizer", "batch_shapes", "batch_points"),
-            *("cpu", "accelerator", "draw", "place", "steps", "minutes"),
+            *("seed", "representation", "spline", "network", "compute_dtype", "learning", "optimizer"),
+            *("batch_shapes", "batch_points", "cpu", "gpu", "tpu", "draw", "place", "steps", "minutes"),
         ),
         "reconstruct": ("fitting", "surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
@@ -175,7 +197,10 @@ class DeepSDF(Task[Config]):
         return "single" if Path(data).is_file() else "quick"
 
     def check_outline(self, config: Config, outline: Store) -> None:
-        """As for all tasks; and the samples must fit where the options put them."""
+        """As for all tasks; splines are of one shape, and a network's samples must fit where the options put them."""
+        if config.representation == "spline":
+            _check_one(len(outline.select("train")))
+            return
         batch.check_place(config, outline, spec)
 
     def training_setup(self, config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
@@ -214,6 +239,32 @@ class DeepSDF(Task[Config]):
             autotuned=autotuned,
         )
 
+    def solved(self, config: Config, store: Store, shapes) -> Model | None:
+        """The splines of the one shape, from its samples in the store."""
+        if config.representation == "network":
+            return None
+        _check_one(len(shapes))
+        rows = np.random.default_rng(config.seed).permutation(np.asarray(store.samples(shapes[0])))
+        samples = splines.Samples(rows[:, :3], rows[:, 3])
+        with Progress("splines", "shape", 1):
+            ((levels, error),) = splines.fit([samples], [config.spline])
+        found = spline.field(levels, np.array([[-1.0] * 3, [1.0] * 3]))
+        shared = {**parallel.host(found.shared), "box": np.asarray(found.per_shape["box"])}
+        specs = spline.SplineSpecs(levels[-1].resolution // spline.BLOCK)
+        about = {"clamp": spline.BEYOND, "error": error, "coefficients": sum(len(level.values) for level in levels)}
+        return Model(
+            kind="spline",
+            network=BoundNetwork(spline.SplineNetwork(specs), shared),
+            frame=self.frame,
+            codes=training_codes(store, shapes, np.zeros((1, 0), np.float32)),
+            surfaces=config.surfaces,
+            history=history(self.name, config.data, store, shapes) | about,
+        )
+
+    def untrained(self, config: Config) -> str:
+        """As for all tasks; splines are solved."""
+        return "splines are solved in some 10 s" if config.representation == "spline" else super().untrained(config)
+
     def model(self, config: Config, store: Store, shapes, shared, per_shape, batch_stats) -> Model:
         """The trained model: its training codes with their residuals and inlier fractions, and their prior."""
         network = BoundNetwork(DeepSDFDecoder(config.network), shared, batch_stats)
@@ -234,7 +285,9 @@ class DeepSDF(Task[Config]):
         )
 
     def adjusted(self, config: Config, trained: Model) -> Model:
-        """The model with this config's settings of fitting and extraction."""
+        """The model with this config's settings of fitting (of codes, if it has any) and extraction."""
+        if trained.kind == "spline":
+            return super().adjusted(config, trained)
         return dataclasses.replace(trained, fitting=config.fitting, surfaces=config.surfaces)
 
     def observe(self, config: Config, trained: Model, store: Store, shapes) -> Codes:
@@ -250,17 +303,26 @@ class DeepSDF(Task[Config]):
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of training shapes."""
         if not unseen:
-            return f"{counted(trained, 'training shape')}, reconstructed from the network."
+            return f"{counted(trained, 'training shape')}, reconstructed from what was learned of it."
         return (
             f"{counted(unseen, 'unseen shape')}, each reconstructed from a code fitted to its signed distances; the "
             f"network was trained on {counted(trained, 'other shape')}."
         )
 
 
+def _check_one(count: int) -> None:
+    """ConfigError for a number of training shapes that splines do not hold."""
+    if count != 1:
+        raise ConfigError(
+            f"representation is spline, which holds one shape, but there are {count} training shapes; jonet represent "
+            "makes splines of each of many, and representation=network learns them together"
+        )
+
+
 def decoder(specs: Specs, compute_dtype: str, platform: parallel.Platform) -> DeepSDFDecoder:
     """The decoder as it is trained on a platform."""
-    axis = 0 if platform.is_cpu else -1  # of the units
-    return DeepSDFDecoder(specs, jnp.dtype(compute_dtype), axis, matrix_unit=platform.kind == "tpu")
+    axis, kind = 0 if platform.is_cpu else -1, platform.kind  # the axis of the units
+    return DeepSDFDecoder(specs, jnp.dtype(compute_dtype), axis, matrix_unit=kind == "tpu", joined=kind == "gpu")
 
 
 def spec(points: int, how: How) -> batches.BatchSpec:

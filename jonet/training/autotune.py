@@ -17,9 +17,10 @@ from jonet.training.autodecoder import AutoDecoder, loss
 from jonet.training.microbatches import cut
 
 TRIAL = 8192  # points per measurement on a CPU; batches of no more points stay whole
-# Candidates, 0 for the whole batch.  Where nothing can be measured, the first that fits is taken: on a TPU the
-# activations of 8,192 points stay in its vector memory, and a GPU starts the fewest programs for the largest pieces.
-SIZES = {"cpu": (4096, 2048, 1024), "gpu": (0, 65536, 32768, 8192), "tpu": (8192, 32768, 65536, 0)}
+# Candidates, 0 for the whole batch.  The first is the fastest for most networks, and what plans take; where nothing can
+# be measured, the first that fits is taken: on a TPU the activations of 8,192 points stay in its vector memory, and a
+# GPU starts the fewest programs for the largest pieces.
+SIZES = {"cpu": (2048, 4096, 1024), "gpu": (0, 65536, 32768, 8192), "tpu": (8192, 32768, 65536, 0)}
 FRACTION = 0.4  # of a device's memory that intermediate results may take; the samples may take half of it
 
 

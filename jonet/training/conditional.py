@@ -21,7 +21,7 @@ def loss(
     key,
     *,
     network: OccupancyNetwork,
-    over_devices: Callable = parallel.sum,
+    gather: Callable = parallel.gather,
     train: bool = True,
 ):
     """Cross-entropy summed over points (not their mean), plus the KL divergence of z, summed over this device's shapes.
@@ -29,7 +29,7 @@ def loss(
     batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S], inputs [S, ...] of the encoder,
     and weights of the points' cross-entropies, None or [S, N].
     per_shape [S, C]: c of each shape for the encoder `idx`, else unused.
-    over_devices: the sum over all devices for batch norm; outside of a mapped function, the identity.
+    gather: rows of all devices for batch norm, as in `BatchReduction`; outside of a mapped function, the identity.
     train: if False, batch norm uses its running statistics, and the sum is the negative ELBO.
     Returns (sum, (batch_stats, metrics)); the metrics are sums over this device's shapes, too.
     """
@@ -44,7 +44,7 @@ def loss(
     (logits, divergence), changed = network.apply(
         {**shared, "batch_stats": batch_stats},
         *(batch.points, occupancies, inputs, noise),
-        BatchReduction(batch.mask, over_devices) if train else None,
+        BatchReduction(batch.mask, gather) if train else None,
         mutable=["batch_stats"] if train else [],
     )
     errors = cross_entropy(logits, occupancies)

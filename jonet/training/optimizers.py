@@ -138,6 +138,9 @@ def muon(decay: float = 0.95, rms: float = 0.2, stacked: bool = False) -> optax.
     return optax.GradientTransformation(init, update)
 
 
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan's
+
+
 def orthogonal(matrix: jax.Array) -> jax.Array:
     """A matrix [m, n] with its singular values moved close to 1, by five of Jordan's Newton-Schulz steps.
 
@@ -145,13 +148,24 @@ def orthogonal(matrix: jax.Array) -> jax.Array:
     """
     # A is symmetric, and its products are written with its transpose: XLA then runs several matrices in parallel on a
     # CPU, each of which is too small for two cores.
-    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's coefficients
+    a, b, c = COEFFICIENTS
     x = matrix.T if len(matrix) > matrix.shape[1] else matrix
     x = x / (jnp.linalg.norm(x) + 1e-8)
     for _ in range(5):
         square = x @ x.T
         x = a * x + (b * square + c * (square.T @ square)).T @ x
     return x.T if len(matrix) > matrix.shape[1] else x
+
+
+def orthogonal_stack(x: jax.Array) -> jax.Array:
+    """`orthogonal` of a stack [k, m, n] with m ≤ n, to rounding: X ← (aI + bA + cA²)X, with fewer sums of matrices."""
+    a, b, c = COEFFICIENTS
+    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
+    identity = jnp.eye(x.shape[1], dtype=x.dtype)
+    for _ in range(5):
+        square = x @ x.mT
+        x = (a * identity + b * square + c * (square @ square)) @ x
+    return x
 
 
 def orthogonal_stacks(matrices: Sequence[jax.Array]) -> list[jax.Array]:
@@ -164,7 +178,7 @@ def orthogonal_stacks(matrices: Sequence[jax.Array]) -> list[jax.Array]:
         members = [i for i, matrix in enumerate(wide) if matrix.shape[1] == length]
         height = max(len(wide[i]) for i in members)
         filled = jnp.stack([jnp.pad(wide[i], ((0, height - len(wide[i])), (0, 0))) for i in members])
-        for i, matrix in zip(members, jax.vmap(orthogonal)(filled), strict=True):
+        for i, matrix in zip(members, orthogonal_stack(filled), strict=True):
             wide[i] = matrix[: len(wide[i])]
     return [x.T if len(matrix) > matrix.shape[1] else x for matrix, x in zip(matrices, wide, strict=True)]
 

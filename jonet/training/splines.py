@@ -16,18 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jonet import parallel
+from jonet import parallel, products
 from jonet.networks import spline
 from jonet.networks.field import bucket
 from jonet.networks.spline import OFFSETS, Level
-from jonet.settings.representation import Representation
+from jonet.parallel import Platform
+from jonet.settings.representation import SplineConfig
 
 NEAR_WEIGHT = 0.01  # distance at which a sample's error counts half as much as at the surface
 COARSE = (8, 16, 32)  # resolutions of the dense grids: each starts from the one before, and the last is kept
 SAMPLES = {8: 256, 16: 64, 32: 16}  # of a cell, at most; 8 on finer grids
 AT_SURFACE = 0.7  # samples closer than this many cells are near enough to tell that a cell is at the surface
 RIDGE = 100.0  # weight of the squared coefficients of finer levels, which few or no samples may determine
-CHUNK = 4096  # nodes that are computed at once
+CHUNK = 4096  # nodes that a CPU computes at once, in its cache; least capacity of a system
+FILLING = 1 << 16  # the same on an accelerator, which starts programs for every chunk
 COARSE_RIDGE, COARSE_SMOOTHING = 1e-6, 1.0  # of the dense grids, whose cells may have no samples
 STEP, COARSE_STEP = 1e-4, 6e-5  # to which coefficients are rounded
 WORTH = 0.98  # a level that leaves more than this part of the error is dropped
@@ -58,7 +60,7 @@ class System(NamedTuple):
     start: np.ndarray
 
 
-def fit(shapes: Sequence[Samples], options: Sequence[Representation]) -> list[tuple[list[Level], float]]:
+def fit(shapes: Sequence[Samples], options: Sequence[SplineConfig]) -> list[tuple[list[Level], float]]:
     """The levels of each shape, of which the first is dense, and the error of samples that are held out.
 
     Shapes are solved side by side on all devices.  A shape grows by a level as long as cells are to be refined, as
@@ -196,8 +198,10 @@ def solve(systems: Sequence[System], count: int, iterations: int, ridge: float, 
         stacked = System(
             *(np.stack(arrays).reshape(devices, each, *arrays[0].shape) for arrays in zip(*filled, strict=True))
         )
-        chunks = np.int32(-(-count // CHUNK))
-        out = _program()(stacked, chunks, np.int32(iterations), np.float32(ridge), np.float32(bend))
+        chunks = np.int32(-(-count // chunk_size(parallel.platform(), len(some[0].start))))
+        program = _program(parallel.platform())
+        with products.precise("highest"):  # residuals are small differences
+            out = program(stacked, chunks, np.int32(iterations), np.float32(ridge), np.float32(bend))
         out = parallel.host(out)
         found += [*out.reshape(devices * each, -1)[: len(some)]]
     return found
@@ -206,12 +210,19 @@ def solve(systems: Sequence[System], count: int, iterations: int, ridge: float, 
 LANES = 8  # shapes at once on each accelerator
 
 
+def chunk_size(platform: Platform, capacity: int) -> int:
+    """Nodes that are computed at once, of a system of this capacity."""
+    return CHUNK if platform.is_cpu else min(capacity, FILLING)
+
+
 @functools.cache
-def _program() -> Callable:
+def _program(platform: Platform) -> Callable:
     specs = parallel.SPLIT, *[parallel.REPLICATED] * 4
 
     def work(systems: System, chunks, iterations, ridge, bend):
-        one = functools.partial(_conjugate_gradients, chunks=chunks, iterations=iterations, ridge=ridge, bend=bend)
+        size = chunk_size(platform, systems.start.shape[-1])
+        given = {"size": size, "chunks": chunks, "iterations": iterations, "ridge": ridge, "bend": bend}
+        one = functools.partial(_conjugate_gradients, **given)
         some = System(*(array[0] for array in systems))
         if some.start.shape[0] == 1:
             return one(System(*(array[0] for array in some)))[None, None]
@@ -220,12 +231,12 @@ def _program() -> Callable:
     return parallel.pmap(work, specs, parallel.SPLIT)
 
 
-def _conjugate_gradients(given: System, chunks, iterations, ridge, bend) -> jax.Array:
-    """The coefficients [C] after so many iterations.  chunks: of nodes that are used."""
+def _conjugate_gradients(given: System, size: int, chunks, iterations, ridge, bend) -> jax.Array:
+    """The coefficients [C] after so many iterations.  size: of chunks of nodes; chunks: that are used."""
     capacity, bending = len(given.start), jnp.asarray(BENDING)
 
     def cut(array, chunk):
-        return jax.lax.dynamic_slice_in_dim(array, chunk * CHUNK, CHUNK)
+        return jax.lax.dynamic_slice_in_dim(array, chunk * size, size)
 
     def basis(chunk):
         x, y, z = jnp.moveaxis(spline.weights(cut(given.place, chunk)), 2, 0)  # [c, K, 3] each
@@ -238,7 +249,7 @@ def _conjugate_gradients(given: System, chunks, iterations, ridge, bend) -> jax.
         def first(chunk, out):
             around = cut(given.around, chunk)
             rows = of_chunk(chunk, *(array[around] for array in ended))
-            return jax.lax.dynamic_update_slice_in_dim(out, rows, chunk * CHUNK, 0)
+            return jax.lax.dynamic_update_slice_in_dim(out, rows, chunk * size, 0)
 
         rows = jax.lax.fori_loop(0, chunks, first, jnp.zeros((capacity + 1, 27)))
 
@@ -246,7 +257,7 @@ def _conjugate_gradients(given: System, chunks, iterations, ridge, bend) -> jax.
             # node n is neighbor 26 - k of its own neighbor k
             around = cut(given.around, chunk)
             total = jnp.sum(rows[around, jnp.arange(26, -1, -1)], -1)
-            return jax.lax.dynamic_update_slice_in_dim(out, total, chunk * CHUNK, 0)
+            return jax.lax.dynamic_update_slice_in_dim(out, total, chunk * size, 0)
 
         return jax.lax.fori_loop(0, chunks, second, jnp.zeros(capacity))
 
@@ -270,13 +281,13 @@ def _conjugate_gradients(given: System, chunks, iterations, ridge, bend) -> jax.
     ahead = residual / diagonal
 
     def step(_, state):
-        x, residual, along, size = state
+        x, residual, along, norm = state
         image = product(along)
-        rate = size / jnp.maximum(along @ image, 1e-30)
+        rate = norm / jnp.maximum(along @ image, 1e-30)
         x, residual = x + rate * along, residual - rate * image
         ahead = residual / diagonal
         now = residual @ ahead
-        return x, residual, ahead + now / jnp.maximum(size, 1e-30) * along, now
+        return x, residual, ahead + now / jnp.maximum(norm, 1e-30) * along, now
 
     return jax.lax.fori_loop(0, iterations, step, (given.start, residual, ahead, residual @ ahead))[0]
 
@@ -288,11 +299,11 @@ def _bending() -> np.ndarray:
     value = np.stack([0.5 * (0.5 - along) ** 2, 0.75 - along**2, 0.5 * (0.5 + along) ** 2])
     first = np.stack([along - 0.5, -2 * along, along + 0.5])
     second = np.stack([np.ones(3), -2 * np.ones(3), np.ones(3)])
-    products = [(derivative * weight) @ derivative.T for derivative in (value, first, second)]
+    grams = [(derivative * weight) @ derivative.T for derivative in (value, first, second)]
     total = np.zeros((27, 27))
     for orders in np.ndindex(3, 3, 3):
         if sum(orders) == 2:
-            both = np.einsum("ad,be,cf->abcdef", *(products[order] for order in orders)).reshape(27, 27)
+            both = np.einsum("ad,be,cf->abcdef", *(grams[order] for order in orders)).reshape(27, 27)
             total += both if max(orders) == 2 else 2 * both  # ∂x∂y and ∂y∂x
     return total.astype(np.float32)
 

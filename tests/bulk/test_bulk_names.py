@@ -78,7 +78,7 @@ def test_any_name_goes_through(files):
         job.mkdir()
         for stem, suffix in files:
             (scans / f"{stem}{suffix}").touch()
-        found = inputs.find(scans, Balls())
+        found = inputs.find(scans)
         assert sorted(found) == sorted(f"{stem}{suffix}" for stem, suffix in files)
         called = inputs.names(found)
         assert len(set(called.values())) == len(files)
@@ -168,7 +168,7 @@ def test_names_that_are_found_in_two_folders(tmp_path):
     here = os.getcwd()
     os.chdir(tmp_path)
     try:
-        found = inputs.find(["a", "b", "c"], Balls())
+        found = inputs.find(["a", "b", "c"])
     finally:
         os.chdir(here)
     assert len(found) == 3

@@ -12,12 +12,12 @@ import numpy as np
 import program
 import pytest
 import trimesh
-from balls import write_clouds
+from balls import fields, write_clouds
 from paths import ROOT
 
 from jonet import __main__ as shell
 from jonet import model as models
-from jonet import parser
+from jonet import parser, representation
 from jonet.bulk import inputs
 from jonet.codes import Codes
 from jonet.commands import options as verb_options
@@ -178,6 +178,7 @@ NUMBERS = {
     "fit": ("limit=0", "batch=0"),
     "extract": ("limit=-1", "batch=-1", "resolution=0"),
     "reconstruct": ("limit=0", "batch=-1", "resolution=1"),
+    "represent": ("limit=0", "batch=0", "resolution=1", "representation.resolution=100", "representation.near=3"),
 }
 
 
@@ -186,7 +187,7 @@ def test_numbers_are_looked_at_first(verb, wrong, tmp_path, capsys, monkeypatch)
     given = {"interpolate": ["m", "a", "b"], "complete": ["--model=m", "scan"], "sample": ["m"]}.get(verb, ["m", "x"])
     monkeypatch.setattr(models, "load", lambda folder: pytest.fail("the work was begun"))
     assert program.refused([verb, *given, f"--out={tmp_path / 'out'}", f"--{wrong}"])
-    assert wrong.split("=")[0] in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert wrong.split("=")[0].split(".")[-1] in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_every_verb_that_computes_has_a_precision(small, tmp_path):
@@ -316,7 +317,7 @@ def test_predictions_inside_the_ground_truth_folder(trees):
     assert shell.main(["evaluate", str(trees / "truth" / "rebuilt"), str(trees / "truth")]) == 0
     write_clouds(trees / "truth" / "job", [1.0])
     (trees / "truth" / "job" / "job.json").write_text(json.dumps({"verb": "fit"}))
-    assert len(inputs.find(trees / "truth", SimpleNamespace(inputs=None))) == 8  # four of each
+    assert len(inputs.find(trees / "truth")) == 8  # four of each
 
 
 def test_what_a_terminal_cannot_show_ends_no_command(tmp_path, monkeypatch):
@@ -340,3 +341,36 @@ def test_workers_of_the_shell_need_no_jax():
 def ball_file(folder):
     ball(folder / "ball.ply")
     return folder / "ball.ply"
+
+
+def test_shapes_become_fields_and_a_field_is_described(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(representation, "fitted", fields)
+    write_clouds(tmp_path / "scans", [1.0, 2.0], ["a", "holes"])
+    (tmp_path / "scans" / "torn.ply").write_bytes(b"broken")
+    line = ["represent", str(tmp_path / "scans"), f"--out={tmp_path / 'out'}", "--representation.cloud=100"]
+    assert shell.main([*line, "--resolution=16"]) == 1
+    assert "--surfaces.resolution is given, but not read" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert shell.main([*line, "--resolution=16", "--format=obj"]) == 0
+    said = capsys.readouterr().out
+    assert "a.npy: ok · residual 0.01000\n" in said and "1 ok · 1 doubtful · 1 failed" in said
+    assert "holes.npy: doubtful: 20.0% of the surface closes holes" in said
+    assert {path.name for path in (tmp_path / "out").glob("*.*")} >= {"a.npz", "a.obj", "holes.npz", "holes.obj"}
+    assert shell.main([*line, "--resolution=16", "--format=obj"]) == 0
+    assert "done before: 3 of 3 inputs" in capsys.readouterr().out
+    assert shell.main([*line, "--precision=high"]) == 1
+    assert "no option --precision" in capsys.readouterr().err
+
+    assert shell.main(["info", str(tmp_path / "out" / "holes.npz")]) == 0
+    said = capsys.readouterr().out
+    about = json.loads(said[said.index("{") :])
+    box = np.array(about.pop("box"))
+    assert about == {
+        "kind": "field", "name": "holes", "resolution": 8, "coefficients": 1000, "error": 0.01, "closed": 0.2
+    }  # fmt: skip
+    np.testing.assert_allclose(box, [[100 - 2 / 0.9, -2 / 0.9, -2 / 0.9], [100 + 2 / 0.9, 2 / 0.9, 2 / 0.9]], atol=1e-6)
+    (tmp_path / "out" / "holes.npz").write_bytes(b"broken")
+    assert shell.main(["info", str(tmp_path / "out" / "holes.npz")]) == 1
+    assert "holes.npz: cannot be read as .npz" in capsys.readouterr().err
+    ball(tmp_path / "truth" / "a.ply")
+    assert shell.main(["evaluate", str(tmp_path / "out"), str(tmp_path / "truth")]) == 0  # meshes beside fields
+    assert "1 of 2 meshes without a ground truth: holes" in capsys.readouterr().out

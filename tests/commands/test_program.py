@@ -250,4 +250,4 @@ def test_help_names_the_presets_of_its_task(capsys):
             program.run([f"--task={task}", "--help"])
         said = " ".join(capsys.readouterr().out.replace("│", " ").split())
         about = said[said.index("--preset") :].partition("--workdir")[0]
-        assert presets in about and ("single (for one mesh)" in about) == (task == "deepsdf")
+        assert presets in about and ("single (for one mesh, seconds)" in about) == (task == "deepsdf")

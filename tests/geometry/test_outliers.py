@@ -9,7 +9,7 @@ from chairs import load_chairs
 from scipy.spatial import cKDTree
 
 from jonet import arguments
-from jonet.bulk import inputs, shapes
+from jonet.bulk import inputs, work
 from jonet.data import scans
 from jonet.data.families import make
 from jonet.data.sampling import surface
@@ -130,7 +130,7 @@ def test_inputs_of_bulk_jobs_lose_far_points(tmp_path):
     np.testing.assert_array_equal(dusty.data, clean.data)
     with pytest.raises(InputError, match="'remove', but this network takes images"):
         inputs.reader(SimpleNamespace(inputs=Inputs("images", 32), kind="occupancy", frame="cube"), "remove")
-    assert shapes._removal("remove") and shapes._removal("warn") == shapes._removal("keep")  # jobs continue with either
+    assert work.removal("remove") and work.removal("warn") == work.removal("keep")  # jobs continue with either
 
 
 def test_scans_lose_far_points(monkeypatch):

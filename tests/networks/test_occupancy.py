@@ -266,7 +266,7 @@ def test_batch_stats_ignore_masked_shapes_and_devices():
 
         def share_of(points, z, c, weights, mask):
             def value(parameters):
-                reduction = BatchReduction(mask, parallel.sum)
+                reduction = BatchReduction(mask, parallel.gather)
                 logits, changed = run(network, parameters, batch_stats, points, z, c, reduction=reduction)
                 return jnp.sum(mask[:, None] * weights * logits), (logits, changed)
 

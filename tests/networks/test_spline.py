@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jonet import parallel
 from jonet.networks import spline
 from jonet.networks.field import Field
 from jonet.networks.spline import Level
@@ -58,6 +59,17 @@ def test_blocks_give_the_sum_over_nodes():
     )
     points = np.clip(points, -1, 1).astype(np.float32)
     np.testing.assert_allclose(spline.field(levels)(points), summed(levels, points.astype(float)), atol=2e-5)
+
+
+def test_whole_blocks_give_the_same_values_and_gradients():
+    """What a TPU computes, to rounding."""
+    field = spline.field(random_levels(np.random.default_rng(6)))
+    points = np.random.default_rng(7).uniform(-1.2, 1.2, (2000, 3)).astype(np.float32)
+    with parallel.assuming(parallel.Platform("tpu", 16 << 30)):
+        other = spline.field(random_levels(np.random.default_rng(6)))
+    assert other.architecture != field.architecture
+    for first, second in zip(field.gradient(points), other.gradient(points), strict=True):
+        np.testing.assert_allclose(first, second, atol=2e-5 * np.abs(first).max())
 
 
 def test_quadratic_polynomials_are_exact():

@@ -72,6 +72,39 @@ def test_the_attack_misleads_the_classifier_within_its_reach(classifier):
     assert trained([found[0], np.zeros((0, 3)), np.repeat(found[1], 2, 0)]).tolist() == [labels[0], -1, labels[1]]
 
 
+def test_another_number_of_clouds_compiles_nothing(classifier, compilations):
+    """Nor do other lengths, within a bucket of each; and what fills a bucket changes no result."""
+    trained, found, labels = classifier
+    some = [cloud[: 80 - 2 * i] for i, cloud in enumerate(found)]
+
+    def calls(n: int):
+        learned = Classifier.trained(found[:n], labels[:n], 2, points=40, jitter=0.01, steps=3, key=KEY)
+        return trained(some[:n]), trained.pgd_attack(found[:n], labels[:n], 0.1, 2), learned
+
+    classes, moved, _ = calls(5)
+    with compilations() as seen:
+        for count in (6, 7, 8):
+            calls(count)
+    assert not seen, seen
+    assert classes.tolist() == [int(trained([cloud])[0]) for cloud in some[:5]] and len(moved) == 5
+    for cloud, label, result in zip(found, labels, moved, strict=False):
+        alone = trained.pgd_attack(cloud[None], label[None], 0.1, 2)[0]
+        np.testing.assert_allclose(alone, result, atol=1e-5)
+
+
+def test_a_classifier_learns_from_no_padding(classifier, monkeypatch):
+    _, found, labels = classifier
+
+    def learned():
+        made = Classifier.trained(found[:5], labels[:5], 2, points=40, jitter=0.01, steps=3, key=KEY)
+        return jax.tree.leaves(made.variables)
+
+    filled = learned()
+    monkeypatch.setattr(attacks, "padded_rows", np.asarray)
+    for one, other in zip(filled, learned(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_the_four_attacks(classifier):
     trained, found, labels = classifier
     transforms = attacks.attacked(Attacks(dropped=0.5, outliers=0.25), trained, found, labels, KEY)

@@ -41,8 +41,9 @@ def prepared(specs: Specs, points: int = 32) -> tuple[Loop, object]:
     return loop, loop.start(setup.shared, setup.per_shape, {})
 
 
+@pytest.mark.parametrize("platform", [TPU, GPU], ids=["tpu", "gpu"])
 @pytest.mark.parametrize("specs", [PUBLISHED, OTHER], ids=["published", "other"])
-def test_twenty_steps_agree(specs):
+def test_twenty_steps_agree(specs, platform):
     """Of the task's own set-up: units last, with the same units dropped."""
 
     def learned():
@@ -52,7 +53,7 @@ def test_twenty_steps_agree(specs):
         return state.shared, loop.per_shape(state)
 
     here = learned()
-    with parallel.assuming(TPU):
+    with parallel.assuming(platform):
         there = learned()
     for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)

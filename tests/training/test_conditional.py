@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+from collections import Counter
 from typing import NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ import pytest
 from onet_recorded import Recorded, close, drawn, quickly, reproduce, trees
 from paths import PYTHONPATH
 
+from jonet import parallel
 from jonet.networks.occupancy import Classifier, ClassifierSpecs, OccupancyNetwork, Specs, kl
-from jonet.training import conditional
+from jonet.training import conditional, costs
 
 KEY = jax.random.key(0)
 MODELS = {
@@ -72,7 +74,7 @@ def test_models_reproduce_the_program(name):
         total, (changed, metrics) = conditional.loss(
             *({"params": parameters}, own_rows(parameters), batch_stats, batch._replace(points=arrays["points"]), KEY),
             network=Told(network, noise, told),
-            over_devices=lambda tree: tree,
+            gather=lambda row: row,
             train=reduction is not None,
         )
         assert ("kl" in metrics) == (name == "vae")
@@ -216,7 +218,7 @@ def test_a_start_has_what_the_loss_needs(specs):
     seen = next((shape for name, shape in seen.items() if specs is MODELS[name]), (4, 0))
     batch = Batch(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in [(4, 9, 3), (4, 9), (4,), (4,), seen]))
     batch = batch._replace(index=jax.ShapeDtypeStruct((4,), np.int32))
-    loss = functools.partial(conditional.loss, network=network, over_devices=lambda tree: tree)
+    loss = functools.partial(conditional.loss, network=network, gather=lambda row: row)
     total, (changed, _) = jax.eval_shape(loss, shared, per_shape, batch_stats, batch, KEY)
     assert total.shape == () and jax.tree.map(jnp.shape, changed) == jax.tree.map(jnp.shape, batch_stats)
 
@@ -229,6 +231,34 @@ def test_rows_start_by_their_index():
     assert np.abs(rows[1][0] - rows[1][1]).max() > 0.1
 
 
+@pytest.mark.parametrize("encoder, norms", [("pointnet_simple", 5), ("resnet18", 25)])
+def test_a_batch_norm_has_one_collective_in_each_direction(encoder, norms):
+    """Of count, sums and squares together, and of their gradients: 2 blocks have 5 norms, a ResNet-18 another 20."""
+    network = OccupancyNetwork(Specs(encoder=encoder, c_dim=4, hidden_size=6, n_blocks=2, encoder_width=2))
+    shared, per_shape, batch_stats = jax.eval_shape(lambda: conditional.initial(network, 4, KEY))
+    assert sum(path[-1].key == "mean" for path, _ in jax.tree_util.tree_leaves_with_path(batch_stats)) == norms
+    seen = (4, 32, 32, 3) if encoder == "resnet18" else (4, 7, 3)
+    batch = Batch(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in [(4, 9, 3), (4, 9), (4,), (4,), seen]))
+    batch = batch._replace(index=jax.ShapeDtypeStruct((4,), np.int32))
+
+    def value(shared, per_shape, batch_stats, batch):
+        return conditional.loss(shared, per_shape, batch_stats, batch, KEY, network=network)
+
+    gradient = jax.make_jaxpr(jax.grad(value, has_aux=True), axis_env=[(parallel.AXIS, 4)])
+    traced = gradient(shared, per_shape, batch_stats, batch)
+    assert collectives(traced.jaxpr) == {"all_gather": norms, "reduce_scatter": norms}
+
+
+def collectives(jaxpr) -> Counter[str]:
+    """The collectives of a traced function by name."""
+    found = Counter(eqn.primitive.name for eqn in jaxpr.eqns if eqn.primitive.name in COLLECTIVES)
+    for eqn in jaxpr.eqns:
+        for inner in costs._inner(eqn):
+            found += collectives(inner)
+    return found
+
+
+COLLECTIVES = ("psum", "all_gather", "reduce_scatter", "all_to_all", "ppermute")
 DEVICES = """
 import functools, os
 os.environ["NPROC"] = "16"

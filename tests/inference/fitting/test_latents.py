@@ -232,6 +232,40 @@ def test_a_code_depends_on_its_own_shape_alone(chairs, fitted):
     np.testing.assert_allclose(ragged.values[2], fitted.values[2], atol=1e-4)  # other blocks, other program
 
 
+def test_starts_are_the_nearest_of_those_there_are(chairs):
+    """Of five, all worse than the code of zeros that fills a list."""
+    starts = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+    rows = [observations.pack(observations.of_samples(some), 0.1, None, 0, 0) for some in chairs.samples[:3]]
+    found = methods.nearest(chairs.network, methods.sharded(rows), starts, 2, 512, 0.1)
+    assert found.shape == (3, 2, 16)
+
+    def error(code, some):
+        values = chairs.network.fold(code).at(some[:, :3])
+        return float(some[:, observations.WEIGHT] @ methods.clamped(values, some, 0.1))
+
+    for shape, best in zip(rows, found, strict=True):
+        errors = [error(code, shape[:512]) for code in starts]
+        assert error(np.zeros(16, np.float32), shape[:512]) < min(errors)
+        np.testing.assert_array_equal(best, starts[np.argsort(errors)[:2]])
+
+
+def test_the_best_try_of_each_shape_goes_on(chairs, fitted):
+    """Five tries of two shapes fill 10 of 16 places: neither another shape's try is taken nor a place without one."""
+    rows = [observations.pack(observations.of_samples(some), 0.1, None, 0, 0) for some in chairs.samples[:2]]
+    tries = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
+    good = [4, 1]
+    for shape, place in enumerate(good):
+        tries[shape, place] = fitted.values[shape]
+    arguments = methods.penalty(chairs.prior, 1e-4)
+    settings = GaussNewton(points=(1024,), huber_epsilon=(0.03,), phases=(1,), steps=1)
+    repeated = [shape for shape in rows for _ in range(5)]
+    codes, _, chosen = methods.levels(
+        chairs.network, methods._newton, arguments, repeated, tries.reshape(10, 16), 2, 16, (1,), settings
+    )
+    assert chosen.tolist() == [good[0], 5 + good[1]]
+    np.testing.assert_allclose(codes, fitted.values[:2], atol=0.2)
+
+
 def test_a_second_call_compiles_nothing(chairs, fitted, compilations):
     with compilations() as seen:
         fit(chairs, chairs.samples[:3, :2900] * np.float32(0.99))

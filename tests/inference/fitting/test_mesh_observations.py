@@ -152,7 +152,7 @@ def test_one_mesh_is_one_shape_in_detail(monkeypatch):
     monkeypatch.setattr("jonet.run.train.train_network", lambda run, store: store)
     jonet.train(box(1))
     ((config, meshes),) = seen
-    assert config.network.latent_size == 0 and len(meshes) == 1
+    assert config.representation == "spline" and len(meshes) == 1
 
 
 @pytest.mark.parametrize(
