@@ -11,7 +11,6 @@ from jonet import representation
 from jonet.data.families import make
 from jonet.data.sampling import Solid
 from jonet.geometry.diagnosis import diagnose, orient
-from jonet.geometry.mesh import normalize
 from jonet.settings.representation import Representation
 
 FAMILY = "aeroplane"
@@ -28,8 +27,8 @@ def represent_shape(bench: Bench) -> dict:
     resolution, near, count, most = (64, 20_000, 10_000, 125) if bench.quick else (128, 300_000, 500_000, MOST)
     options = Representation(resolution=resolution, near=near, uniform=near // 10)
     mesh = make(FAMILY, 1, 0)
-    mesh, _ = normalize(orient(mesh, diagnose(mesh)))
-    samples = representation.of_mesh(FAMILY, mesh, options).samples
+    observed = representation.of_mesh(FAMILY, mesh, options)
+    mesh, samples = observed.similarity.apply(orient(mesh, diagnose(mesh))), observed.samples
     rows = np.column_stack([samples.points, samples.distances]).astype(np.float32)
     points = np.random.default_rng(1).uniform(*mesh.bounds, (count, 3)).astype(np.float32)
     inside = Solid(mesh).inside(points)
