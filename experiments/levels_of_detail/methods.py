@@ -105,10 +105,10 @@ def of_function(field: InputField, mesh: Mesh) -> Surface:
 
 
 def network(minutes: float) -> Callable[[Shape], Made]:
-    """The preset `single` of DeepSDF, its parameters in float16, compressed."""
+    """The preset `single_mlp` of DeepSDF, its parameters in float16, compressed."""
 
     def make(shape):
-        model = train.train(shape.mesh, preset="single", minutes=minutes)
+        model = train.train(shape.mesh, preset="single_mlp", minutes=minutes)
         half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), model.network.shared)
         size = len(zlib.compress(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(half)), 9))
         shared = jax.tree.map(lambda leaf: leaf.astype(np.float32), half)
