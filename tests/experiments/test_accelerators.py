@@ -347,7 +347,8 @@ def test_evaluation_has_the_operations_of_its_layers(compiled_rows, target):
     row = compiled_rows["deepsdf/6x128/evaluate/highest", target]
     assert row["operations"] == pytest.approx(2 * layers * 512 * 128, rel=0.02)
     gradient = compiled_rows["deepsdf/6x128/evaluate_gradient/highest", target]
-    assert gradient["operations"] == pytest.approx(2 * row["operations"], rel=0.1)
+    # twice the products of a point, of half as many points at once
+    assert gradient["operations"] == pytest.approx(row["operations"], rel=0.1)
 
 
 PLANNED = (0.95, 2.5)  # a plan's memory over that of the compiled step; 1.0 to 2.3 were seen
