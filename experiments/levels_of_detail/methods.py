@@ -124,28 +124,28 @@ def network(minutes: float) -> Callable[[Shape], Made]:
     return make
 
 
-def bitmap(resolution: int) -> Callable[[Shape], Made]:
+def stored(encode: Callable[[Shape], bytes], decode: Callable[[bytes], Surface]) -> Callable[[Shape], Made]:
+    """What is written to bytes and read back."""
+
     def make(shape):
-        data = grids.bits(shape, resolution)
-        return Made(len(data), lambda: grids.of_bits(data, resolution))
+        data = encode(shape)
+        return Made(len(data), lambda: decode(data))
 
     return make
+
+
+def bitmap(resolution: int) -> Callable[[Shape], Made]:
+    return stored(lambda shape: grids.bits(shape, resolution), lambda data: grids.of_bits(data, resolution))
 
 
 def truncated(resolution: int) -> Callable[[Shape], Made]:
-    def make(shape):
-        data = grids.distances(shape.solid, resolution)
-        return Made(len(data), lambda: grids.of_distances(data, resolution))
-
-    return make
+    return stored(
+        lambda shape: grids.distances(shape.solid, resolution), lambda data: grids.of_distances(data, resolution)
+    )
 
 
 def radial(resolution: int) -> Callable[[Shape], Made]:
-    def make(shape):
-        data = clouds.radial(shape, resolution)
-        return Made(len(data), lambda: grids.of_distances(data, resolution))
-
-    return make
+    return stored(lambda shape: clouds.radial(shape, resolution), lambda data: grids.of_distances(data, resolution))
 
 
 def simplified(faces: int) -> Callable[[Shape], Made]:

@@ -29,9 +29,8 @@ BLOCK = 4  # cells a side of a block, which holds the coefficients of BLOCK + 2 
 NODES = BLOCK + 2
 PIECE = 1 << 24  # nodes that are looked at together
 CUBE = ((-1.0,) * 3, (1.0,) * 3)
-OFFSETS = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), -1).reshape(
-    27, 3
-)  # to a cell and those around it
+# from a cell to itself and those around it
+OFFSETS = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), -1).reshape(27, 3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
