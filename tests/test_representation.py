@@ -57,12 +57,6 @@ def test_meshes_are_closed_and_where_the_shapes_are(fields, ball):
     assert (rebuilt.normals * (rebuilt.vertices - CENTER)).sum(1).min() > 0
 
 
-def test_there_is_no_surface_where_there_is_no_shape(fields):
-    """Far cells have few samples or none, and must keep their sign."""
-    for mesh in fields.extract(64):
-        assert mesh.trimesh().body_count == 1
-
-
 def test_coarse_to_fine_search_finds_what_the_whole_grid_has(fields):
     for sparse, dense in zip(fields.extract(48), fields.extract(48, method="dense"), strict=True):
         np.testing.assert_array_equal(sparse.faces, dense.faces)

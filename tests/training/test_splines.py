@@ -108,6 +108,15 @@ def test_a_ball_is_fitted_and_held_out_samples_say_how_well():
     assert np.abs(splines.evaluate(levels, fresh.points) - fresh.distances)[near].max() < 2e-3
 
 
+def test_distances_hold_where_samples_are_few():
+    """A sample in every sixteenth cell far from the surface: what is between is smooth, up to the cube's corners."""
+    ((levels, _),) = splines.fit([ball(8000)], [SMALL])
+    points = np.random.default_rng(5).uniform(-1, 1, (5000, 3)).astype(np.float32)
+    distances = np.linalg.norm(points, axis=1) - 0.6
+    off = np.abs(splines.evaluate(levels, points) - distances)
+    assert off[distances > 0.4].mean() < 0.03 and off[np.abs(distances) < 0.4].mean() < 0.03
+
+
 def test_cells_are_refined_where_samples_are_off():
     """A box has flat faces, which the coarse grid holds, and edges, which it does not."""
     rng = np.random.default_rng(0)
