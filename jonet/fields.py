@@ -13,19 +13,16 @@ from jonet.config import changed
 from jonet.errors import CheckpointError, FormatError, InputError, MeshError
 from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference.surfaces import extraction
-from jonet.networks import spline
+from jonet.networks import spline, spline_levels
 from jonet.networks.field import Field
 from jonet.networks.input_field import InputField
-from jonet.networks.spline import Level
+from jonet.networks.spline_levels import Level
 from jonet.settings.surfaces import Surfaces
 from jonet.storage import archives, atomic
 from jonet.storage.names import unique
-from jonet.training import splines
 from jonet.wording import counted
 
 VERSION = 1  # of the file's format
-STEPS = {False: splines.COARSE_STEP, True: splines.STEP}  # of the dense grid, and of finer ones
-DENSE = 64  # cells a side, at most, of a file's dense grid
 VALID = 0.1  # distance from the surface up to which distances hold everywhere; far from the cube they are lower bounds
 SUFFIX = ".npz"
 
@@ -50,7 +47,7 @@ class Spline:
     @property
     def num_parameters(self) -> int:
         """Count of the coefficients."""
-        return sum(len(level.values) for level in self.levels)
+        return spline_levels.count(self.levels)
 
     @property
     def resolution(self) -> int:
@@ -67,13 +64,7 @@ class Spline:
         arrays |= {"box": np.asarray(self.box, np.float32), "error": np.float64(self.error)}
         if self.closed is not None:
             arrays["closed"] = np.float64(self.closed)
-        for level in self.levels:
-            is_fine = level is not self.levels[0]
-            steps = np.round(level.values / np.float32(STEPS[is_fine])).astype(np.int16)
-            arrays[f"values_{level.resolution}"] = steps
-            if is_fine:  # cells as differences of their numbers, most of which are small
-                numbers = spline.keys(level.cells, level.resolution)
-                arrays[f"cells_{level.resolution}"] = np.diff(numbers, prepend=0).astype(np.uint32)
+        arrays |= spline_levels.to_arrays(self.levels)
         with atomic.open_file(path, sync=sync) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -94,7 +85,7 @@ class Spline:
         try:
             if words := [name for name, array in arrays.items() if (array.dtype.kind == "U") != (name == "name")]:
                 raise ValueError(f"{min(words)} is of type {arrays[min(words)].dtype}")
-            levels = _levels(arrays)
+            levels = spline_levels.from_arrays(arrays)
             similarity = Similarity.from_array(arrays["similarity"].reshape(13))
             box = arrays["box"].astype(np.float32).reshape(2, 3)
             if not (np.isfinite(box).all() and (box[0] < box[1]).all()):
@@ -106,40 +97,6 @@ class Spline:
             return Spline(name, similarity, levels, box, error, closed)
         except (ValueError, KeyError, MeshError) as error:
             raise CheckpointError(f"{path}: its field is damaged ({archives.brief(error)})") from error
-
-
-def _levels(arrays: dict[str, np.ndarray]) -> tuple[Level, ...]:
-    """The levels in the arrays of a file; ValueError for those that `Spline.save` does not write."""
-    resolutions = sorted(int(name.removeprefix("values_")) for name in arrays if name.startswith("values_"))
-    if not resolutions or any(r != resolutions[0] << i for i, r in enumerate(resolutions)):
-        raise ValueError(f"its grids have {resolutions} cells a side, but each has twice those of the one before")
-    if not (resolutions[0] % spline.BLOCK == 0 and 0 < resolutions[0] <= DENSE and resolutions[-1] <= spline.MOST):
-        raise ValueError(f"its grids have {resolutions} cells a side")
-    levels = []
-    for resolution in resolutions:
-        values = arrays[f"values_{resolution}"]
-        if values.ndim != 1 or values.dtype != np.int16:
-            raise ValueError(f"the values of {resolution} are {values.dtype} {list(values.shape)}")
-        if resolution == resolutions[0]:
-            cells = spline.every_cell(resolution)
-        else:
-            steps = arrays[f"cells_{resolution}"]
-            if steps.ndim != 1 or steps.dtype != np.uint32 or (steps[1:] == 0).any():
-                raise ValueError(f"the cells of {resolution} are {steps.dtype} {list(steps.shape)}, or occur twice")
-            if len(steps) > len(values):  # each is a node
-                raise ValueError(f"there are {len(steps)} cells of {resolution}, but {len(values)} values")
-            numbers = np.cumsum(steps.astype(np.int64))
-            if len(numbers) and numbers[-1] >= (resolution + 2) ** 3:
-                raise ValueError(f"a cell of {resolution} is outside of the grid")
-            cells = spline.from_keys(numbers, resolution)
-            if ((cells < 0) | (cells >= resolution)).any():
-                raise ValueError(f"a cell of {resolution} is outside of the grid")
-        step = np.float32(STEPS[resolution != resolutions[0]])
-        level = Level(resolution, cells, values.astype(np.float32) * step)
-        if len(values) != len(level.nodes):
-            raise ValueError(f"there are {len(level.nodes)} nodes of {resolution}, but {len(values)} values")
-        levels.append(level)
-    return tuple(levels)
 
 
 class Fields(Sequence[InputField]):

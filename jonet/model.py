@@ -16,7 +16,7 @@ from jonet.checks import check_array, listed, whole
 from jonet.chips import Precision
 from jonet.codes import Codes
 from jonet.data import scans
-from jonet.errors import InputError, shown
+from jonet.errors import CheckpointError, InputError, shown
 from jonet.geometry.mesh import Mesh, Similarity, as_meshes
 from jonet.inference import encode as encoding
 from jonet.inference import purification
@@ -525,7 +525,7 @@ class Model:
             precision=self.precision,
             inputs=None if self.inputs is None else jonet.config.to_dict(self.inputs),
             history=self.history,
-            shared=self.network.shared,
+            shared=self.network.stored,
             batch_stats=self.network.batch_stats,
             prior=None if self.prior is None else self.prior._asdict(),
             codes=None if self.codes is None else dataclasses.replace(self.codes, network=self.digest),
@@ -541,9 +541,13 @@ def load(folder: str | Path) -> Model:
     content = model_folder.read(folder, NETWORKS)
     specs, module = NETWORKS[content.kind]
     network = module(jonet.config.from_dict(specs, content.network, "network."))
+    try:
+        bound = BoundNetwork.restored(network, content.shared, content.batch_stats, content.precision)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: the arrays of its network are not those of its kind: {error}") from error
     return Model(
         kind=content.kind,
-        network=BoundNetwork(network, content.shared, content.batch_stats, content.precision),
+        network=bound,
         frame=content.frame,
         codes=content.codes,
         prior=Prior(**content.prior) if content.prior else None,

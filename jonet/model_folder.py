@@ -63,7 +63,7 @@ def network_digest(kind: str, frame: str, network: BoundNetwork) -> str:
     specs = jonet.config.to_dict(network.specs)
     specs = jonet.config.to_dict(jonet.config.from_dict(type(network.specs), specs))  # an int 1 for a float is 1.0
     found.update(json.dumps(specs, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path((network.shared, network.batch_stats)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path((network.stored, network.batch_stats)):
         found.update(jax.tree_util.keystr(path).encode())
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()[:16]

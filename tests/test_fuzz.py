@@ -34,7 +34,7 @@ from jonet.fields import Spline
 from jonet.formats import deepsdf_samples, onet_samples
 from jonet.geometry import depth, mesh_files, point_cloud_files
 from jonet.geometry.mesh import Mesh, Similarity
-from jonet.networks import spline
+from jonet.networks import spline_levels
 from jonet.networks.published import deepsdf_checkpoint, weights
 from jonet.run import metrics_file
 from jonet.run.state import RunState
@@ -224,8 +224,8 @@ def model(folder: Path) -> Path:
 def field(folder: Path) -> Path:
     """A dense grid and a finer one of some cells, with its cells as they are, so that mutations find them."""
     cells = np.array([[0, 0, 0], [3, 4, 5], [3, 4, 7], [15, 15, 15]], np.int32)
-    dense = spline.Level(8, spline.every_cell(8), np.linspace(-1, 1, 10**3, dtype=np.float32))
-    fine = spline.Level(16, cells, np.zeros(len(spline.around(cells, 16)), np.float32))
+    dense = spline_levels.Level(8, spline_levels.every_cell(8), np.linspace(-1, 1, 10**3, dtype=np.float32))
+    fine = spline_levels.Level(16, cells, np.zeros(len(spline_levels.around(cells, 16)), np.float32))
     box = np.array([[-0.5] * 3, [0.5] * 3], np.float32)
     Spline("a", Similarity(2.0), (dense, fine), box, 0.01, 0.1).save(folder / "a.npz")
     return folder / "a.npz"
@@ -462,7 +462,7 @@ def claims(**changed):
 def scattered(count: int, resolution: int) -> np.ndarray:
     """Cells that have no nodes in common, as a file has them."""
     places = np.moveaxis(np.indices((64,) * 3), 0, -1).reshape(-1, 3)[:count] * max(1, resolution // 64)
-    return np.diff(spline.keys(places, resolution), prepend=0).astype(np.uint32)
+    return np.diff(spline_levels.keys(places, resolution), prepend=0).astype(np.uint32)
 
 
 LESS = {"values_8": None, "values_16": None, "cells_16": None}
@@ -497,10 +497,10 @@ def test_fields_that_claim_what_they_do_not_hold_are_refused(name, tmp_path):
 @pytest.mark.parametrize("count", [0, 1000, 200_000])
 def test_a_field_with_cells_on_the_finest_grid_is_read_within_bounds(count, tmp_path):
     """1024 cells a side: memory is that of its nodes."""
-    levels = [spline.Level(8, spline.every_cell(8), np.zeros(10**3, np.float32))]
+    levels = [spline_levels.Level(8, spline_levels.every_cell(8), np.zeros(10**3, np.float32))]
     for size in (16, 32, 64, 128, 256, 512, 1024):
-        cells = spline.from_keys(np.cumsum(scattered(count if size == 1024 else 0, size), dtype=np.int64), size)
-        levels.append(spline.Level(size, cells, np.zeros(len(spline.around(cells, size)), np.float32)))
+        cells = spline_levels.from_keys(np.cumsum(scattered(count if size == 1024 else 0, size), dtype=np.int64), size)
+        levels.append(spline_levels.Level(size, cells, np.zeros(len(spline_levels.around(cells, size)), np.float32)))
     Spline("a", Similarity(), tuple(levels), np.array([[-1.0] * 3, [1.0] * 3]), 0.0).save(tmp_path / "a.npz")
     check(Reader(field, Spline.load), tmp_path / "a.npz")
     np.testing.assert_array_equal(Spline.load(tmp_path / "a.npz").levels[-1].cells, cells)

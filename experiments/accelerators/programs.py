@@ -22,7 +22,7 @@ from jonet.inference.fitting import gauss_newton, methods, sharded_batch
 from jonet.inference.fitting.observations import COLUMNS, WEIGHT
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.surfaces import refinement
-from jonet.networks import deepsdf, field, occupancy, spline
+from jonet.networks import deepsdf, field, occupancy, spline, spline_levels
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
 from jonet.settings.fitting import Adam, GaussNewton
@@ -160,14 +160,14 @@ def refine(network: BoundNetwork, blocks: int = 64, shapes: int = SHAPES) -> Cal
     )
 
 
-def ball(resolution: int) -> list[spline.Level]:
+def ball(resolution: int) -> list[spline_levels.Level]:
     """Splines of a ball with a random surface: a dense grid of 32³ and, up to `resolution`, cells at the surface."""
-    levels = [spline.Level(32, spline.every_cell(32), random(34**3))]
+    levels = [spline_levels.Level(32, spline_levels.every_cell(32), random(34**3))]
     while (side := 2 * levels[-1].resolution) <= resolution:
         every = np.stack(np.unravel_index(np.arange(side**3), (side,) * 3), -1)
         distance = np.linalg.norm((every + 0.5) * 2 / side - 1, axis=1) - 0.6
         cells = every[np.abs(distance) < 1 / side].astype(np.int32)
-        levels.append(spline.Level(side, cells, random(len(spline.around(cells, side)))))
+        levels.append(spline_levels.Level(side, cells, random(len(spline_levels.around(cells, side)))))
     return levels
 
 

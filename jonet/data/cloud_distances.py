@@ -1,7 +1,9 @@
-"""Signed distances from point clouds: distances to the points and their planes, signs by the winding number.
+"""Signed distances from point clouds: to spheres through the points, with signs by the winding number.
 
-The generalized winding number of oriented points (Barill, Dickson, Schmidt, Levin, Jacobson 2018) tells inside from
-outside also over holes, in noise, and on thin walls, where planes of the nearest points are of both sides.
+Near the cloud the surface is a sphere, fitted to the nearest points and normals around each place (Guennebaud, Gross
+2007, "Algebraic point set surfaces", section 4.4), over a width that suits the cloud's noise.  The generalized winding
+number of oriented points (Barill, Dickson, Schmidt, Levin, Jacobson 2018) tells inside from outside also over holes,
+in noise, and on thin walls, where the nearest points are of both sides.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from scipy.spatial import KDTree
 from jonet.geometry import cloud_normals
 
 AREA_NEIGHBORS = 8  # of which the distance gives the area that a point stands for
-PLANES = 12  # nearest points whose planes give a distance
-WIDTH, ALIKE = 0.6, 0.5  # weights of planes: by distance, in spacings; by the difference of unit normals
+WIDTHS = {0.45: 10, 0.6: 12, 0.8: 20, 1.1: 30}  # of weights by distance, in spacings → nearest points that count
+ALIKE = 0.5  # width of weights by the difference of unit normals, so that a sphere is of one side of an edge
+PROBES = 2048  # points that choose the width
+PIECE = 1 << 15  # places that are computed at once
 SPREAD = (2.0, 0.7, 0.25)  # standard deviations of samples from the points, in spacings
+TILES = 32  # a unit of length, by which places are sorted
 UNIFORM = 8  # of so many samples near the points there is one anywhere
 GAP = 4.0  # places of the surface farther from all points than this, in spacings, are closed holes
 
@@ -27,6 +32,7 @@ class Cloud:
     """An oriented point cloud in the normalized frame.
 
     points, normals [N, 3] float64.  spacing: the median distance to the sixth neighbor, about twice that of the points.
+    width: one of `WIDTHS`.
     """
 
     points: np.ndarray
@@ -34,6 +40,7 @@ class Cloud:
     tree: KDTree
     spacing: float
     areas: np.ndarray
+    width: float = min(WIDTHS)
 
     @staticmethod
     def of(points, normals=None) -> Cloud:
@@ -44,25 +51,55 @@ class Cloud:
         tree = KDTree(points)
         distances, _ = tree.query(points, min(AREA_NEIGHBORS + 1, len(points)))
         spacing = float(np.median(distances[:, min(6, distances.shape[1] - 1)]))
-        return Cloud(points, normals, tree, spacing, np.pi * distances[:, -1] ** 2 / AREA_NEIGHBORS)
+        cloud = Cloud(points, normals, tree, spacing, np.pi * distances[:, -1] ** 2 / AREA_NEIGHBORS)
+        return dataclasses.replace(cloud, width=min(WIDTHS, key=cloud.left_out_error))
+
+    def left_out_error(self, width: float) -> float:
+        """The mean distance of points to spheres that are fitted without them: least for the width of their noise."""
+        probes = self.points[:: -(-len(self.points) // PROBES)]
+        return float(np.abs(dataclasses.replace(self, width=width)._to_spheres(probes, 1)[1]).mean())
 
     def inside(self, points) -> np.ndarray:
         """Whether points [N, 3] are inside, bool [N]: the winding number exceeds 1/2."""
         points = np.asarray(points, np.float64)
-        return np.asarray(igl.fast_winding_number(self.points, self.normals, self.areas, points)) > 0.5
+        order = np.lexsort(np.floor(points * TILES).T)  # places side by side see the same parts of the octree
+        found = np.empty(len(points), bool)
+        found[order] = np.asarray(igl.fast_winding_number(self.points, self.normals, self.areas, points[order])) > 0.5
+        return found
 
     def distances(self, points) -> np.ndarray:
-        """Signed distances [N] of points [N, 3], negative inside: near the cloud to planes, far from it to a point."""
+        """Signed distances [N] of points [N, 3], negative inside: near the cloud to spheres, far from it to a point."""
         points = np.asarray(points, np.float64)
-        distance, nearest = self.tree.query(points, min(PLANES, len(self.points)))
-        height = np.einsum("nkc,nkc->nk", points[:, None] - self.points[nearest], self.normals[nearest])
-        apart = (distance**2 - distance[:, :1] ** 2) / (2 * (WIDTH * self.spacing) ** 2)
-        turned = ((self.normals[nearest] - self.normals[nearest[:, :1]]) ** 2).sum(-1) / ALIKE**2
-        weight = np.exp(-apart - turned)
-        plane = np.abs((weight * height).sum(1) / weight.sum(1))
-        far = np.clip(distance[:, 0] / self.spacing - 1, 0, 1)
-        size = (1 - far) * np.minimum(plane, distance[:, 0]) + far * distance[:, 0]
+        pieces = [self._to_spheres(points[start : start + PIECE]) for start in range(0, len(points), PIECE)]
+        nearest, sphere = np.concatenate(pieces, 1) if pieces else np.zeros((2, 0))
+        far = np.clip(nearest / self.spacing - 1, 0, 1)
+        size = (1 - far) * np.minimum(np.abs(sphere), nearest) + far * nearest
         return np.where(self.inside(points), -size, size).astype(np.float32)
+
+    def _to_spheres(self, points: np.ndarray, skipped: int = 0) -> np.ndarray:
+        """The distances of points [N, 3] to the nearest point and, signed, to the sphere fitted around each: [2, N].
+
+        skipped: of the nearest points.  A sphere is the u of the form u₀ + u·x + q |x|², x from the point, whose
+        gradient differs least from the normals, and which is then least at the points themselves.
+        """
+        count = min(WIDTHS[self.width] + skipped, len(self.points))
+        distance, nearest = self.tree.query(points, range(min(1 + skipped, count), count + 1), workers=-1)
+        beside, normals = self.points[nearest] - points[:, None], self.normals[nearest]
+        apart = (distance**2 - distance[:, :1] ** 2) / (2 * (self.width * self.spacing) ** 2)
+        turned = ((normals - normals[:, :1]) ** 2).sum(-1) / ALIKE**2
+        weight = np.exp(-apart - turned)
+        weight /= weight.sum(1, keepdims=True)
+        middle, normal = np.einsum("nk,nkc->nc", weight, beside), np.einsum("nk,nkc->nc", weight, normals)
+        along = np.einsum("nk,nkc,nkc->n", weight, beside, normals)
+        squares = np.einsum("nk,nkc,nkc->n", weight, beside, beside)
+        spread = squares - (middle**2).sum(1)
+        bend = 0.5 * (along - (middle * normal).sum(1)) / np.maximum(spread, 1e-3 * squares + 1e-30)
+        slope = normal - 2 * bend[:, None] * middle
+        level = -(slope * middle).sum(1) - bend * squares
+        # u = q (|x - c|² - r²), so the distance |c| - r is 2 u₀ / (|u| + 2 |q| r)
+        steep = (slope**2).sum(1)
+        root = np.sqrt(np.maximum(steep - 4 * level * bend, 0))
+        return np.stack([distance[:, 0], 2 * level / np.maximum(np.sqrt(steep) + root, 1e-12)])
 
     def samples(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Points around the cloud [N, 3] float32 in [-1, 1]³ and their signed distances [N], in random order.

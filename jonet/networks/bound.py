@@ -19,7 +19,8 @@ from jonet.wording import counted
 class BoundNetwork:
     """A network module with its parameters; a pytree, so that compiled functions take it as one argument.
 
-    module: the network, whose `fold(shared, batch_stats, code) → Field` gives one shape; static and hashable.
+    module: the network, whose `fold(shared, batch_stats, code) → Field` gives one shape; static and hashable.  If
+    some of its arrays follow from others, it has `stored`, `restored` and `num_parameters`, as `SplineNetwork` has.
     shared: parameters common to all shapes.  batch_stats: running statistics of batch norms, {} without.
     precision: of matrix products in fits, encoding and the fields of codes (`products.precise`).
     """
@@ -53,7 +54,20 @@ class BoundNetwork:
     @property
     def num_parameters(self) -> int:
         """Count of the shared parameters."""
+        if hasattr(self.module, "num_parameters"):
+            return self.module.num_parameters(self.shared)
         return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.shared))
+
+    @property
+    def stored(self) -> Any:
+        """The shared arrays that a file keeps."""
+        return self.module.stored(self.shared) if hasattr(self.module, "stored") else self.shared
+
+    @staticmethod
+    def restored(module, stored, batch_stats, precision: Precision) -> BoundNetwork:
+        """The network of arrays that were `stored`; ValueError for such as its module does not store."""
+        shared = module.restored(stored) if hasattr(module, "restored") else stored
+        return BoundNetwork(module, shared, batch_stats, precision)
 
     def replicated(self) -> BoundNetwork:
         """The same network with its parameters on all devices."""

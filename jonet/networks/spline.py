@@ -12,7 +12,6 @@ the weights of Chaikin 1974): a point sees the 27 coefficients of the finest blo
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -21,87 +20,13 @@ import numpy as np
 
 from jonet import parallel
 from jonet.errors import ConfigError
+from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import Field
+from jonet.networks.spline_levels import BLOCK, MOST, Level, find, from_arrays, from_keys, keys, to_arrays
 
 BEYOND = 0.03  # distances hold so far from a surface that fills the sphere frame; farther they are lower bounds
-MOST = 1024  # cells a side of the finest grid
-BLOCK = 4  # cells a side of a block, which holds the coefficients of BLOCK + 2 nodes a side
-NODES = BLOCK + 2
-PIECE = 1 << 24  # nodes that are looked at together
+NODES = BLOCK + 2  # a side of a block
 CUBE = ((-1.0,) * 3, (1.0,) * 3)
-# from a cell to itself and those around it
-OFFSETS = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), -1).reshape(27, 3)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Level:
-    """A grid of some of its nodes: those of chosen cells and of their neighbors.
-
-    resolution: R, cells a side; a multiple of 4, and twice that of the level before.  cells [M, 3] int32 from 0 to
-    R - 1: the chosen ones, in lexicographic order.  values [N] float32: the coefficients of `nodes`.
-    """
-
-    resolution: int
-    cells: np.ndarray
-    values: np.ndarray
-
-    @functools.cached_property
-    def nodes(self) -> np.ndarray:
-        """The nodes [N, 3] int32 from -1 to R, in lexicographic order."""
-        return around(self.cells, self.resolution)
-
-
-def around(cells: np.ndarray, resolution: int) -> np.ndarray:
-    """The nodes [N, 3] of cells [M, 3] and of their neighbors, both in lexicographic order."""
-    if len(cells) == resolution**3:
-        return from_keys(np.arange((resolution + 2) ** 3), resolution)
-    side, found = resolution + 2, []
-    numbers, steps = keys(cells, resolution), keys(OFFSETS, resolution) - keys(np.zeros(3, int), resolution)
-    planes = max(1, PIECE // side**2)
-    for first in range(0, side, planes):  # by pieces, since all of a fine grid's nodes would take a gigabyte
-        start, stop = first * side**2, min(first + planes, side) * side**2
-        some = numbers[slice(*np.searchsorted(numbers, [start - 2 * side**2, stop + 2 * side**2]))]
-        if not len(some):
-            continue
-        mask = np.zeros(stop - start, bool)
-        for step in steps:
-            there = some + (step - start)
-            mask[there[(there >= 0) & (there < stop - start)]] = True
-        found.append(start + np.flatnonzero(mask))
-    return from_keys(np.concatenate([np.zeros(0, int), *found]), resolution)
-
-
-def every_cell(resolution: int) -> np.ndarray:
-    """All cells [R³, 3] of a grid."""
-    return np.stack(np.unravel_index(np.arange(resolution**3), (resolution,) * 3), -1).astype(np.int32)
-
-
-def keys(nodes, resolution: int) -> np.ndarray:
-    """Integer nodes or cells [..., 3] from -1 to R as ascending numbers [...]."""
-    side = resolution + 2
-    i, j, k = np.moveaxis(np.asarray(nodes, np.int64) + 1, -1, 0)
-    return (i * side + j) * side + k
-
-
-def from_keys(numbers, resolution: int) -> np.ndarray:
-    """The inverse of `keys`: [N] → [N, 3] int32."""
-    return np.stack(np.unravel_index(numbers, (resolution + 2,) * 3), -1).astype(np.int32) - 1
-
-
-def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The place of each wanted key among the sorted ones; their number, len(sorted_keys), for one that is missing."""
-    place = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
-    return np.where(sorted_keys[place] == wanted, place, len(sorted_keys))
-
-
-def refined(values: np.ndarray) -> np.ndarray:
-    """Coefficients [(R + 2)³] of a dense grid as those of half its cells, [(2R + 2)³]: the same function."""
-    half = np.zeros((2 * values.shape[0] - 2, values.shape[0]), np.float32)
-    for node in range(-1, len(half) - 1):
-        cell, upper = divmod(node, 2)  # the coarse cell that holds this node
-        half[node + 1, cell + 1] += 0.75
-        half[node + 1, np.clip(cell + (2 if upper else 0), 0, values.shape[0] - 1)] += 0.25
-    return np.einsum("ai,bj,ck,ijk->abc", half, half, half, values, optimize=True)
 
 
 def field(levels: Sequence[Level], box=CUBE) -> Field:
@@ -135,17 +60,41 @@ class SplineSpecs:
 
 @dataclasses.dataclass(frozen=True)
 class SplineNetwork:
-    """Splines as the network of a `BoundNetwork`; its `shared` arrays are those of `field`, and `box`."""
+    """Splines as the network of a `BoundNetwork`; its `shared` arrays are those of `field`, `levels`, and `box`."""
 
     specs: SplineSpecs
 
     def fold(self, shared, batch_stats, code) -> Field:
         """The field of the shape; code [0]."""
         del batch_stats, code
-        arrays = {name: array for name, array in shared.items() if name != "box"}
+        arrays = {name: array for name, array in shared.items() if name not in ("box", "levels")}
         per_shape = {"level": jnp.zeros(()), "box": jnp.asarray(shared["box"])}
         whole = parallel.platform().kind == "tpu"
         return Field(arrays, per_shape, Architecture(self.specs.side, whole), inside=-1)
+
+    @staticmethod
+    def of(levels: Sequence[Level], box=CUBE) -> BoundNetwork:
+        """The splines of levels, as `field` takes them."""
+        arrays = {**field(levels, box).shared, "levels": to_arrays(levels), "box": np.asarray(box, np.float32)}
+        return BoundNetwork(SplineNetwork(SplineSpecs(levels[-1].resolution // BLOCK)), arrays)
+
+    def stored(self, shared) -> dict:
+        """What a file keeps: `levels` and `box`, which the rest follows from."""
+        return {name: shared[name] for name in ("levels", "box")}
+
+    def restored(self, stored) -> dict:
+        """The inverse of `stored`; ValueError for other arrays."""
+        levels, box = stored.get("levels"), stored.get("box")
+        if not isinstance(levels, dict) or np.shape(box) != (2, 3):
+            raise ValueError("levels and a box are expected")
+        levels = from_arrays(levels)
+        if (finest := levels[-1].resolution) != self.specs.side * BLOCK:
+            raise ValueError(f"its finest grid has {finest} cells a side, but side is {self.specs.side}")
+        return dict(SplineNetwork.of(levels, box).shared)
+
+    def num_parameters(self, shared) -> int:
+        """The count of coefficients of all levels."""
+        return sum(len(array) for name, array in shared["levels"].items() if name.startswith("values"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Representation(SplineConfig):
 
     near: int = 1_000_000  # distances of a mesh near its surface, an even number
     uniform: int = 50_000  # distances of a mesh in all of the cube, 0 or more; a few thousand keep its corners empty
-    cloud: int = 300_000  # distances near a point cloud, 8 or more
+    cloud: int = 200_000  # distances near a point cloud, 8 or more
     seed: int = 0  # of the samples, 0 or more
 
     def __post_init__(self):

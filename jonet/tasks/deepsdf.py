@@ -248,13 +248,10 @@ class DeepSDF(Task[Config]):
         samples = splines.Samples(rows[:, :3], rows[:, 3])
         with Progress("splines", "shape", 1):
             ((levels, error),) = splines.fit([samples], [config.spline])
-        found = spline.field(levels, np.array([[-1.0] * 3, [1.0] * 3]))
-        shared = {**parallel.host(found.shared), "box": np.asarray(found.per_shape["box"])}
-        specs = spline.SplineSpecs(levels[-1].resolution // spline.BLOCK)
-        about = {"clamp": spline.BEYOND, "error": error, "coefficients": sum(len(level.values) for level in levels)}
+        about = {"clamp": spline.BEYOND, "error": error}
         return Model(
             kind="spline",
-            network=BoundNetwork(spline.SplineNetwork(specs), shared),
+            network=spline.SplineNetwork.of(levels),
             frame=self.frame,
             codes=training_codes(store, shapes, np.zeros((1, 0), np.float32)),
             surfaces=config.surfaces,

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel, products
-from jonet.networks import spline
+from jonet.networks import spline, spline_levels
 from jonet.networks.field import bucket
-from jonet.networks.spline import OFFSETS, Level
+from jonet.networks.spline_levels import COARSE_STEP, OFFSETS, STEP, Level
 from jonet.settings.representation import SplineConfig
 
 NEAR_WEIGHT = 0.01  # distance at which a sample's error counts half as much as at the surface
@@ -29,7 +29,6 @@ AT_SURFACE = 0.7  # samples closer than this many cells are near enough to tell 
 RIDGE = 100.0  # weight of the squared coefficients of finer levels, which few or no samples may determine
 CHUNK = 4096  # nodes that are computed at once; larger pieces take longer on a CPU, a TPU and, by their bytes, a GPU
 COARSE_RIDGE, COARSE_SMOOTHING = 1e-6, 1.0  # of the dense grids, whose cells may have no samples
-STEP, COARSE_STEP = 1e-4, 6e-5  # to which coefficients are rounded
 WORTH = 0.98  # a level that leaves more than this part of the error is dropped
 BYTES = 1.2  # a node takes in a file, about
 
@@ -67,9 +66,9 @@ def fit(shapes: Sequence[Samples], options: Sequence[SplineConfig]) -> list[tupl
     fitted = [Samples(*(array[: len(array) - held_out(each)] for array in each)) for each in shapes]
     values = [np.zeros((COARSE[0] // 2 + 2,) * 3, np.float32) for _ in shapes]
     for resolution in COARSE:
-        nodes = spline.around(cells := spline.every_cell(resolution), resolution)
+        nodes = spline_levels.around(cells := spline_levels.every_cell(resolution), resolution)
         systems = [
-            system(samples, samples.distances, resolution, nodes, spline.refined(each).reshape(-1))
+            system(samples, samples.distances, resolution, nodes, spline_levels.refined(each).reshape(-1))
             for samples, each in zip(fitted, values, strict=True)
         ]
         solved = solve(systems, len(nodes), 2 * options[0].iterations, COARSE_RIDGE, COARSE_SMOOTHING)
@@ -83,7 +82,7 @@ def fit(shapes: Sequence[Samples], options: Sequence[SplineConfig]) -> list[tupl
             count = len(fitted[i].points)
             cells = refinable(fitted[i], rest[i][:count], resolution, options[i].tolerance, int(left[i] / BYTES))
             if len(cells):
-                nodes = spline.around(cells, resolution)
+                nodes = spline_levels.around(cells, resolution)
                 start = np.zeros(len(nodes), np.float32)
                 jobs.append((i, cells, len(nodes), system(fitted[i], rest[i][:count], resolution, nodes, start)))
         growing = []
@@ -140,7 +139,7 @@ def refinable(samples: Samples, rest: np.ndarray, resolution: int, tolerance: fl
     taken.
     """
     near = np.abs(samples.distances) < AT_SURFACE * 2 / resolution
-    numbers = spline.keys(cells_of(samples.points[near], resolution), resolution)
+    numbers = spline_levels.keys(cells_of(samples.points[near], resolution), resolution)
     order = np.argsort(numbers, kind="stable")
     numbers, starts = np.unique(numbers[order], return_index=True)
     if not len(numbers):
@@ -148,8 +147,8 @@ def refinable(samples: Samples, rest: np.ndarray, resolution: int, tolerance: fl
     off = np.maximum.reduceat(np.abs(rest[near])[order], starts)
     by_error = numbers[np.argsort(-off, kind="stable")][: np.count_nonzero(off > tolerance)]
     while len(by_error):
-        cells = spline.from_keys(np.sort(by_error), resolution)
-        count = len(spline.around(cells, resolution))
+        cells = spline_levels.from_keys(np.sort(by_error), resolution)
+        count = len(spline_levels.around(cells, resolution))
         if count <= most:
             return cells
         by_error = by_error[: int(0.95 * len(by_error) * most / count)]  # nodes a cell vary little
@@ -159,9 +158,9 @@ def refinable(samples: Samples, rest: np.ndarray, resolution: int, tolerance: fl
 def system(samples: Samples, rest, resolution: int, nodes: np.ndarray, start: np.ndarray) -> System:
     """The least squares of the nodes [N, 3] of a level.  rest: what it should be at the samples.  start [N]."""
     most, count = SAMPLES.get(resolution, 8), len(nodes)
-    known = spline.keys(nodes, resolution)
+    known = spline_levels.keys(nodes, resolution)
     cells = cells_of(samples.points, resolution)
-    owner = spline.find(known, spline.keys(cells, resolution))
+    owner = spline_levels.find(known, spline_levels.keys(cells, resolution))
     order = np.argsort(owner, kind="stable")  # samples are in random order, so the first of a cell are a random choice
     owner = owner[order]
     rank = np.arange(len(owner)) - np.searchsorted(owner, np.arange(count + 1))[owner]
@@ -174,7 +173,7 @@ def system(samples: Samples, rest, resolution: int, nodes: np.ndarray, start: np
     values[where], weights[where] = rest[order], 1 / (np.abs(samples.distances[order]) + NEAR_WEIGHT) ** 2
     around = np.full((capacity, 27), capacity, np.int32)
     beside = nodes[:, None] + OFFSETS
-    numbers = spline.find(known, spline.keys(beside, resolution))
+    numbers = spline_levels.find(known, spline_levels.keys(beside, resolution))
     absent = ((beside < -1) | (beside > resolution)).any(-1) | (numbers == count)
     around[:count] = np.where(absent, capacity, numbers)
     first, within = np.zeros((2, capacity), np.float32)

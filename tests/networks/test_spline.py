@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 
 from jonet import parallel
-from jonet.networks import spline
+from jonet.networks import spline, spline_levels
 from jonet.networks.field import Field
-from jonet.networks.spline import Level
+from jonet.networks.spline_levels import Level
 
 CUBE = np.array(spline.CUBE)
 
 
 def cells_within(resolution, low, high):
-    cells = spline.every_cell(resolution)
+    cells = spline_levels.every_cell(resolution)
     middle = (cells + 0.5) * 2 / resolution - 1
     return cells[((middle > low) & (middle < high)).all(1)]
 
 
 def random_levels(rng, finest=64):
-    levels, resolution = [Level(8, spline.every_cell(8), rng.normal(size=1000).astype(np.float32))], 16
+    levels, resolution = [Level(8, spline_levels.every_cell(8), rng.normal(size=1000).astype(np.float32))], 16
     while resolution <= finest:
         low = rng.uniform(-0.9, 0, 3)
         cells = cells_within(resolution, low, low + 6 / resolution)
-        values = rng.normal(size=len(spline.around(cells, resolution))).astype(np.float32)
+        values = rng.normal(size=len(spline_levels.around(cells, resolution))).astype(np.float32)
         levels.append(Level(resolution, cells, values))
         resolution *= 2
     return levels
@@ -75,10 +75,12 @@ def test_whole_blocks_give_the_same_values_and_gradients():
 def test_quadratic_polynomials_are_exact():
     """Coefficients of x² are those of the squared centers, less a quarter of a squared cell (Marsden's identity)."""
     resolution = 8
-    nodes = spline.around(spline.every_cell(resolution), resolution)
+    nodes = spline_levels.around(spline_levels.every_cell(resolution), resolution)
     x, y, z = ((nodes + 0.5) * 2 / resolution - 1).T
     quarter = (2 / resolution) ** 2 / 4
-    level = Level(resolution, spline.every_cell(resolution), (x**2 - quarter + x * y - 2 * z + 1).astype(np.float32))
+    level = Level(
+        resolution, spline_levels.every_cell(resolution), (x**2 - quarter + x * y - 2 * z + 1).astype(np.float32)
+    )
     points = np.random.default_rng(0).uniform(-1, 1, (500, 3)).astype(np.float32)
     a, b, c = points.T
     values, gradients = spline.field([level]).gradient(points)
@@ -107,20 +109,22 @@ def test_value_and_gradient_are_continuous_at_all_borders():
 def test_a_finer_grid_can_hold_the_same_function():
     rng = np.random.default_rng(2)
     values = rng.normal(size=(10, 10, 10)).astype(np.float32)
-    fine = spline.refined(values)
+    fine = spline_levels.refined(values)
     assert fine.shape == (18,) * 3
     points = rng.uniform(-1, 1, (500, 3)).astype(np.float32)
-    coarse = spline.field([Level(8, spline.every_cell(8), values.ravel())])
-    finer = spline.field([Level(16, spline.every_cell(16), fine.ravel())])
+    coarse = spline.field([Level(8, spline_levels.every_cell(8), values.ravel())])
+    finer = spline.field([Level(16, spline_levels.every_cell(16), fine.ravel())])
     np.testing.assert_allclose(coarse(points), finer(points), atol=1e-6)
 
 
 def test_outside_of_the_cube_values_are_a_lower_bound_of_distances():
     """Of a ball: exact within the cube up to the grid, and never more than the distance beyond."""
     resolution = 32
-    nodes = spline.around(spline.every_cell(resolution), resolution)
+    nodes = spline_levels.around(spline_levels.every_cell(resolution), resolution)
     middle = (nodes + 0.5) * 2 / resolution - 1
-    level = Level(resolution, spline.every_cell(resolution), (np.linalg.norm(middle, axis=1) - 0.5).astype(np.float32))
+    level = Level(
+        resolution, spline_levels.every_cell(resolution), (np.linalg.norm(middle, axis=1) - 0.5).astype(np.float32)
+    )
     points = np.random.default_rng(3).uniform(-4, 4, (2000, 3)).astype(np.float32)
     found, distance = np.asarray(spline.field([level])(points)), np.linalg.norm(points, axis=1) - 0.5
     outside = np.abs(points).max(1) > 1
@@ -131,22 +135,22 @@ def test_outside_of_the_cube_values_are_a_lower_bound_of_distances():
 
 def test_keys_are_in_lexicographic_order_and_inverse():
     nodes = np.random.default_rng(4).integers(-1, 17, (100, 3))
-    numbers = spline.keys(nodes, 16)
-    np.testing.assert_array_equal(spline.from_keys(numbers, 16), nodes)
+    numbers = spline_levels.keys(nodes, 16)
+    np.testing.assert_array_equal(spline_levels.from_keys(numbers, 16), nodes)
     order = np.lexsort(nodes.T[::-1])
     np.testing.assert_array_equal(np.sort(numbers), numbers[order])
 
 
 def test_missing_keys_are_found_to_be_missing():
-    np.testing.assert_array_equal(spline.find(np.array([2, 5, 9]), np.array([0, 2, 3, 9, 10])), [3, 0, 3, 2, 3])
+    np.testing.assert_array_equal(spline_levels.find(np.array([2, 5, 9]), np.array([0, 2, 3, 9, 10])), [3, 0, 3, 2, 3])
 
 
 def test_nodes_are_those_around_the_cells():
     cells = np.array([[0, 0, 0], [7, 3, 3]], np.int32)
-    nodes = spline.around(cells, 8)
-    expected = np.unique((cells[:, None] + spline.OFFSETS).reshape(-1, 3), axis=0)
+    nodes = spline_levels.around(cells, 8)
+    expected = np.unique((cells[:, None] + spline_levels.OFFSETS).reshape(-1, 3), axis=0)
     np.testing.assert_array_equal(nodes, expected)
-    assert len(spline.around(spline.every_cell(4), 4)) == 6**3
+    assert len(spline_levels.around(spline_levels.every_cell(4), 4)) == 6**3
 
 
 @pytest.mark.parametrize("count", [1, 5000])

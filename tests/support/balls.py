@@ -21,7 +21,7 @@ from jonet.errors import InputError
 from jonet.fields import Spline
 from jonet.geometry.mesh import Mesh
 from jonet.inference.encode import Inputs
-from jonet.networks import spline
+from jonet.networks import spline_levels
 from jonet.settings.fitting import FitConfig
 from jonet.settings.surfaces import Surfaces
 
@@ -79,11 +79,11 @@ class Balls:
 
 def fields(shapes, options) -> list[Spline]:
     """In place of `representation.fitted`: a ball for each shape, in no time."""
-    cells = spline.every_cell(8)
-    centers = (spline.around(cells, 8) + 0.5) / 4 - 1
+    cells = spline_levels.every_cell(8)
+    centers = (spline_levels.around(cells, 8) + 0.5) / 4 - 1
     values = (np.linalg.norm(centers, axis=1) - representation.RADIUS).astype(np.float32)
     box = np.array([[-1.0] * 3, [1.0] * 3], np.float32)
-    levels = (spline.Level(8, cells, values),)
+    levels = (spline_levels.Level(8, cells, values),)
     closed = [None if shape.cloud is None else 0.2 * ("holes" in shape.name) for shape in shapes]
     return [
         Spline(shape.name, shape.similarity, levels, box, 0.01, part)

@@ -8,7 +8,8 @@ import pytest
 import trimesh
 
 import jonet
-from jonet.errors import ConfigError, InputError
+from jonet.errors import CheckpointError, ConfigError, InputError
+from jonet.networks.spline import SplineSpecs
 from jonet.run import program
 from jonet.tasks import registry
 
@@ -40,8 +41,30 @@ def test_it_is_saved_and_loaded(model, tmp_path):
     model.save(tmp_path / "model")
     loaded = jonet.load(tmp_path / "model")
     assert loaded.digest == model.digest and loaded.history == model.history
+    assert loaded.network.num_parameters == model.network.num_parameters < 60_000
+    assert (tmp_path / "model" / "arrays.npz").stat().st_size < 150_000  # levels, not the blocks that follow from them
     first, second = (some.extract(some.codes, 32)[0] for some in (model, loaded))
     np.testing.assert_array_equal(first.vertices, second.vertices)
+
+
+def test_arrays_of_another_network_are_refused(model, tmp_path):
+    for name, shared in (
+        ("blocks", {"blocks": np.zeros((8, 6, 6, 6))}),
+        ("no grid", {"levels": {}, "box": np.zeros((2, 3))}),
+        ("one array", {"levels": np.zeros(3), "box": np.zeros((2, 3))}),
+        ("coarser", {"levels": {"values_8": np.zeros(1000, np.int16)}, "box": np.zeros((2, 3))}),
+    ):
+        network = dataclasses.replace(model.network, module=Other(model.network.specs), shared=shared)
+        dataclasses.replace(model, network=network, codes=None).save(tmp_path / name)
+        with pytest.raises(CheckpointError, match="not those of its kind"):
+            jonet.load(tmp_path / name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Other:
+    """A network whose arrays are kept as they are."""
+
+    specs: SplineSpecs
 
 
 def test_a_run_scores_it(mesh, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jonet import parallel
-from jonet.networks import spline
+from jonet.networks import spline_levels
 from jonet.settings.representation import Representation
 from jonet.training import splines
 from jonet.training.splines import Samples
@@ -29,7 +29,7 @@ def dense_system(samples, resolution, nodes, ridge, bend):
     x = np.abs(along)
     basis = np.where(x < 0.5, 0.75 - x**2, np.where(x < 1.5, 0.5 * (1.5 - x) ** 2, 0)).prod(-1)
     cells = splines.cells_of(samples.points, resolution)
-    used = spline.find(spline.keys(nodes, resolution), spline.keys(cells, resolution)) < len(nodes)
+    used = spline_levels.find(spline_levels.keys(nodes, resolution), spline_levels.keys(cells, resolution)) < len(nodes)
     weight = np.where(used, 1 / (np.abs(samples.distances) + 0.01) ** 2, 0)
     matrix = np.einsum("pn,p,pm->nm", basis, weight, basis) + ridge * np.eye(len(nodes))
     for cell in nodes[((nodes >= 0) & (nodes < resolution)).all(1)]:
@@ -62,8 +62,8 @@ def bending_of(at, nodes):
 
 def test_a_level_is_the_least_squares_solution():
     samples, resolution = ball(300), 8
-    cells = spline.every_cell(resolution)[100:130]
-    nodes = spline.around(cells, resolution)
+    cells = spline_levels.every_cell(resolution)[100:130]
+    nodes = spline_levels.around(cells, resolution)
     given = splines.system(samples, samples.distances, resolution, nodes, np.zeros(len(nodes), np.float32))
     assert given.place.shape[1] == splines.SAMPLES[8]
     (found,) = splines.solve([given], len(nodes), 100, 2.0, 5.0)
@@ -75,7 +75,7 @@ def test_a_level_is_the_least_squares_solution():
 
 def test_a_start_changes_the_path_and_not_the_end():
     samples = ball(300)
-    nodes = spline.around(spline.every_cell(8), 8)
+    nodes = spline_levels.around(spline_levels.every_cell(8), 8)
     starts = [np.zeros(len(nodes)), np.random.default_rng(0).normal(size=len(nodes))]
     systems = [splines.system(samples, samples.distances, 8, nodes, start.astype(np.float32)) for start in starts]
     first, second = (splines.solve([system], len(nodes), 100, 1.0, 1.0)[0] for system in systems)
@@ -153,7 +153,7 @@ def test_growing_ends_where_it_does_not_help():
 
 def test_coefficients_are_what_a_file_holds():
     ((levels, _),) = splines.fit([ball(4000)], [SMALL])
-    for level, step in zip(levels, [splines.COARSE_STEP] + [splines.STEP] * len(levels), strict=False):
+    for level, step in zip(levels, [spline_levels.COARSE_STEP] + [spline_levels.STEP] * len(levels), strict=False):
         steps = level.values / np.float32(step)
         np.testing.assert_allclose(steps, np.round(steps), atol=1e-2)
         assert np.abs(steps).max() <= 2**15 - 1
