@@ -17,6 +17,7 @@ from jonet.data.cloud_distances import Cloud
 from jonet.data.sampling import Recipe, surface
 from jonet.errors import FormatError, InputError, MeshError, shown
 from jonet.fields import Fields, Spline
+from jonet.geometry.depth import normals_towards
 from jonet.geometry.mesh import SPHERE_RADIUS, Mesh, Similarity, as_meshes, frame_of
 from jonet.geometry.outliers import neighbor_distance
 from jonet.inference.surfaces import extraction
@@ -54,6 +55,7 @@ def represent(
     samples: Sequence[Any] | np.ndarray | None = None,
     points: Sequence[Any] | np.ndarray | None = None,
     normals: Sequence[Any] | np.ndarray | None = None,
+    eye: Sequence[Any] | np.ndarray | None = None,
     names: Sequence[str] | None = None,
     options: Representation | Mapping[str, Any] | None = None,
 ) -> Fields:
@@ -63,6 +65,7 @@ def represent(
     list of [Nᵢ, 4], points and their signed distances, negative inside; points, [B, N, 3] or a list of [Nᵢ, 3], on the
     surfaces, and their outward normals, of the same sizes, or None to estimate them.  All are in input units, and so
     are the results.
+    eye: of the sizes of points, where each was seen from: turns estimated normals, and so tells the outside.
     names: of the shapes; None for those of the meshes, or numbers.  options: a `Representation`, or a dict of some of
     its fields, `{"resolution": 128}`.
     Raises InputError for wrong arguments, ConfigError for impossible options, MeshError for a mesh without an inside.
@@ -73,6 +76,8 @@ def represent(
         raise InputError("give one of meshes, samples and points")
     if normals is not None and points is None:
         raise InputError("normals are given without points")
+    if eye is not None and (points is None or normals is not None):
+        raise InputError("eye is given, but only points without normals need it")
     if meshes is not None:
         shapes: list[Any] = as_meshes(meshes)
         if names is None and all(mesh.name for mesh in shapes):
@@ -80,7 +85,7 @@ def represent(
     elif samples is not None:
         shapes = listed(samples, "samples", (None, 4))
     else:
-        shapes = _with_normals(listed(points, "points", (None, 3)), normals)
+        shapes = _with_normals(listed(points, "points", (None, 3)), normals, eye)
     if not shapes:
         raise InputError("no shape is given; give one or more")
     names = arguments.names(names, len(shapes))
@@ -207,14 +212,16 @@ def _closed(cloud: Cloud, field: Field) -> float:
     return cloud.closed(surface(mesh, 4096, np.random.default_rng(0))[0]) if len(mesh.faces) else 0.0
 
 
-def _with_normals(points: list[np.ndarray], normals) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Each cloud with its normals, or None."""
-    if normals is None:
+def _with_normals(points: list[np.ndarray], normals, eye) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Each cloud with its normals, given or towards where its points were seen from, or None."""
+    given, name = (normals, "normals") if eye is None else (eye, "eye")
+    if given is None:
         return [(cloud, None) for cloud in points]
-    given = listed(normals, "normals", (None, 3))
+    given = listed(given, name, (None, 3))
     if [len(cloud) for cloud in points] != [len(each) for each in given]:
-        raise InputError("points and normals must be of the same shapes, one normal for each point")
-    return list(zip(points, given, strict=True))
+        raise InputError(f"points and {name} must be of the same shapes, one row for each point")
+    pairs = zip(points, given, strict=True)
+    return list(pairs) if eye is None else [(cloud, normals_towards(cloud, places)) for cloud, places in pairs]
 
 
 def options_of(options: Representation | Mapping[str, Any] | None) -> Representation:

@@ -96,6 +96,18 @@ def test_clouds(ball, oriented, noise):
     assert found.splines[0].closed == 0
 
 
+def test_where_points_were_seen_from_tells_the_sides_of_a_thin_plate():
+    """Points of both sides are as near as those of one, so neighbors alone do not tell them apart."""
+    plate = trimesh.creation.box((2.0, 2.0, 0.1))
+    points, face = trimesh.sample.sample_surface(plate, 1500, seed=0)
+    asked = np.random.default_rng(0).uniform([-1, -1, -0.2], [1, 1, 0.2], (4000, 3))
+    wrong = {}
+    for name, eye in (("seen", [points + 3 * plate.face_normals[face]]), ("unseen", None)):
+        found = jonet.represent(points=[points], eye=eye, options=SMALL)[0]
+        wrong[name] = np.mean(found.contains(asked) != (np.abs(asked[:, 2]) < 0.05))
+    assert wrong["seen"] < 0.5 * wrong["unseen"] and wrong["seen"] < 0.12
+
+
 def test_points_that_stand_alone_are_left_out(ball):
     rng = np.random.default_rng(0)
     points, _ = trimesh.sample.sample_surface(ball, 5000, seed=0)
@@ -127,7 +139,12 @@ def test_the_same_shapes_together_and_alone(ball, fields):
         ({"samples": [np.zeros((4, 3))]}, "samples"),
         ({"samples": [np.ones((40, 4))]}, "are all outside"),
         ({"points": [np.ones((40, 3))]}, "nowhere else"),
-        ({"points": [np.zeros((5, 3))], "normals": [np.zeros((4, 3))]}, "one normal for each point"),
+        ({"points": [np.zeros((5, 3))], "normals": [np.zeros((4, 3))]}, "one row for each point"),
+        (
+            {"points": [np.zeros((5, 3))], "normals": [np.ones((5, 3))], "eye": np.ones(3)},
+            "only points without normals",
+        ),
+        ({"points": [np.zeros((5, 3))], "eye": [np.ones((4, 3))]}, "one row for each point"),
         ({"points": [np.full((40, 3), np.nan)]}, "finite"),
         ({"samples": [np.ones((40, 4))], "normals": [np.ones((40, 3))]}, "without points"),
         ({"points": [np.random.default_rng(0).normal(size=(5, 3))]}, "too few"),

@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from jonet.geometry import cloud_normals
 
 AREA_NEIGHBORS = 8  # of which the distance gives the area that a point stands for
-WIDTHS = {0.45: 10, 0.6: 12, 0.8: 20, 1.1: 30}  # of weights by distance, in spacings → nearest points that count
+WIDTHS = {0.45: 10, 0.8: 20, 1.1: 30, 1.5: 45}  # of weights by distance, in spacings → nearest points that count
 ALIKE = 0.5  # width of weights by the difference of unit normals, so that a sphere is of one side of an edge
 PROBES = 2048  # points that choose the width
 PIECE = 1 << 15  # places that are computed at once
@@ -56,8 +56,9 @@ class Cloud:
 
     def left_out_error(self, width: float) -> float:
         """The mean distance of points to spheres that are fitted without them: least for the width of their noise."""
-        probes = self.points[:: -(-len(self.points) // PROBES)]
-        return float(np.abs(dataclasses.replace(self, width=width)._to_spheres(probes, 1)[1]).mean())
+        probes = slice(None, None, -(-len(self.points) // PROBES))
+        found = dataclasses.replace(self, width=width)._to_spheres(self.points[probes], self.normals[probes])
+        return float(np.abs(found[1]).mean())
 
     def inside(self, points) -> np.ndarray:
         """Whether points [N, 3] are inside, bool [N]: the winding number exceeds 1/2."""
@@ -76,16 +77,21 @@ class Cloud:
         size = (1 - far) * np.minimum(np.abs(sphere), nearest) + far * nearest
         return np.where(self.inside(points), -size, size).astype(np.float32)
 
-    def _to_spheres(self, points: np.ndarray, skipped: int = 0) -> np.ndarray:
+    def _to_spheres(self, points: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
         """The distances of points [N, 3] to the nearest point and, signed, to the sphere fitted around each: [2, N].
 
-        skipped: of the nearest points.  A sphere is the u of the form u₀ + u·x + q |x|², x from the point, whose
-        gradient differs least from the normals, and which is then least at the points themselves.
+        own [N, 3]: normals of points of the cloud, which are then left out.  A sphere is the u of the form
+        u₀ + u·x + q |x|², x from the point, whose gradient differs least from the normals, and which is then least at
+        the points themselves.
         """
+        skipped = 0 if own is None else 1
         count = min(WIDTHS[self.width] + skipped, len(self.points))
         distance, nearest = self.tree.query(points, range(min(1 + skipped, count), count + 1), workers=-1)
         beside, normals = self.points[nearest] - points[:, None], self.normals[nearest]
-        apart = (distance**2 - distance[:, :1] ** 2) / (2 * (self.width * self.spacing) ** 2)
+        apart = distance**2
+        if own is not None:  # else the points count most that are as far off the surface as the one left out
+            apart -= np.einsum("nkc,nc->nk", beside, own) ** 2
+        apart = (apart - apart.min(1, keepdims=True)) / (2 * (self.width * self.spacing) ** 2)
         turned = ((normals - normals[:, :1]) ** 2).sum(-1) / ALIKE**2
         weight = np.exp(-apart - turned)
         weight /= weight.sum(1, keepdims=True)
