@@ -41,6 +41,7 @@ WORST = {  # scores of an empty prediction: distances are set to the longest sid
     "chamfer_l2": 2.0,
 }
 SIZES = ("vertices", "faces")  # numbers of a row that are not scores
+TILES = 64  # a side of the box of points, by which they are sorted
 FAR = 8  # volume of the common bounding box in ground truths' boxes, above which too few points are in the latter
 
 
@@ -140,18 +141,20 @@ def score(
     near = Similarity(translation=-side * np.round(bounds.mean(0) / side))
     mesh, ground_truth = outwards(near.apply(mesh)), near.apply(ground_truth)
     ground_truth = outwards(ground_truth) if solid is None else ground_truth
-    boundary = near.apply(solid.boundary_surface) if solid else bounding(ground_truth) if has_faces else ground_truth
+    inside = None if solid or not has_faces else Inside(ground_truth)
+    if solid:
+        boundary = near.apply(solid.boundary_surface)
+    else:
+        boundary = ground_truth if inside is None or inside.simple else bounding(ground_truth)
     # "made" and "true" name the random draws; other names would change the scores in their last digits
     predicted, predicted_normals = surface(mesh, scoring.surface_points, rng(scoring, "made"))
     true, true_normals = of_surface(boundary, scoring)
     predicted, true = predicted / side, true / side
-    pred_to_gt, near_true = KDTree(true).query(predicted)
-    gt_to_pred, near_predicted = KDTree(predicted).query(true)
+    pred_to_gt, near_true = nearest(predicted, true)
+    gt_to_pred, near_predicted = nearest(true, predicted)
     some, few = scoring.chamfer_points, scoring.accuracy_points
-    pred_to_gt_some, gt_to_pred_some = (
-        KDTree(true[:some]).query(predicted[:some])[0],
-        KDTree(predicted[:some]).query(true[:some])[0],
-    )
+    pred_to_gt_some, _ = nearest(predicted[:some], true[:some])
+    gt_to_pred_some, _ = nearest(true[:some], predicted[:some])
     if has_faces:
         exact, largest = exact_distances(predicted * side, pred_to_gt, boundary, few)
     else:
@@ -160,7 +163,7 @@ def score(
     if solid:
         volumetric_iou = iou(mesh, ground_truth, scoring, lambda points: solid.inside(near.inverse()(points)))
     elif has_faces:
-        volumetric_iou = iou(mesh, ground_truth, scoring)
+        volumetric_iou = iou(mesh, ground_truth, scoring, inside)
     else:
         volumetric_iou = None if labeled is None else iou_of(mesh, near(labeled[0]), labeled[1])
     scores = {
@@ -180,6 +183,17 @@ def score(
         "hausdorff": float(max(largest, largest_back) / scale),
     }
     return {name: value for name, value in scores.items() if name not in undefined} | signs
+
+
+def nearest(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distance [N] of each of points [N, 3] to the nearest of other points [M, 3], and its number [N]."""
+    # Queries side by side find the same nodes in the cache; a tree that is not balanced is built in half of the time.
+    low, side = points.min(0), np.ptp(points, axis=0).max() or 1.0
+    tile = np.minimum((points - low) * (TILES / side), TILES - 1).astype(np.int64)
+    order = np.argsort((tile[:, 0] * TILES + tile[:, 1]) * TILES + tile[:, 2], kind="stable")
+    distances, numbers = np.empty(len(points)), np.empty(len(points), np.int64)
+    distances[order], numbers[order] = KDTree(others, balanced_tree=False).query(points[order])
+    return distances, numbers
 
 
 def as_learned(ground_truth: Mesh, method: str) -> Mesh | Solid:

@@ -95,8 +95,10 @@ class Mesh:
         """Lowest and highest corner of the bounding box, [2, 3]; unreferenced vertices do not count."""
         if not len(self.faces):
             raise MeshError(f"{self.name or 'mesh'}: has no faces, so it has no bounds")
-        corners = self.corners.reshape(-1, 3)
-        return np.stack([corners.min(0), corners.max(0)])
+        used = np.zeros(len(self.vertices), bool)
+        used[self.faces] = True
+        vertices = self.vertices if used.all() else self.vertices[used]
+        return np.stack([vertices.min(0), vertices.max(0)])
 
     @property
     def euler_number(self) -> int:

@@ -254,6 +254,7 @@ def _off(data: bytes, note: Note) -> Arrays:
     return Arrays(vertices, triangulate(vertices, sizes, corners))
 
 
+PIECE = 1 << 16  # rows that become text at once
 STL_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
@@ -337,25 +338,28 @@ def _dump_ply(arrays: Arrays) -> bytes:
     return "\n".join(head).encode() + table.astype("<" + PLY_TYPES[kind]).tobytes() + rows.tobytes()
 
 
-def _rows(array, form: str) -> list[str]:
-    """Lines of numbers, each with the digits that its dtype needs to be read back exactly."""
-    rows = array.tolist() if array.dtype.kind == "i" else array.astype(str).tolist()
-    return [form.format(*row) for row in rows]
+def _rows(array, form: str) -> bytes:
+    """Rows of numbers as text, each with the digits that its dtype needs to be read back exactly.
+
+    form: of a row, with `{}` for a number.
+    """
+    number = {"i": "%d", "f": "%.9g" if array.dtype == np.float32 else "%r"}[array.dtype.kind]
+    line = form.replace("{}", number) + "\n"
+    pieces = (array[start : start + PIECE] for start in range(0, len(array), PIECE))
+    return b"".join(((line * len(piece)) % tuple(piece.ravel().tolist())).encode() for piece in pieces)
 
 
 def _dump_obj(arrays: Arrays) -> bytes:
-    lines, form = _rows(arrays.vertices, "v {} {} {}"), "f {} {} {}"
-    if arrays.normals is not None:
-        lines += _rows(arrays.normals.astype(np.float32), "vn {} {} {}")
-        form = "f {0}//{0} {1}//{1} {2}//{2}"
-    return "\n".join([*lines, *_rows(arrays.faces + 1, form), ""]).encode()
+    rows, faces = [_rows(arrays.vertices, "v {} {} {}")], arrays.faces + 1
+    if arrays.normals is None:
+        return b"".join([*rows, _rows(faces, "f {} {} {}")])
+    rows.append(_rows(arrays.normals.astype(np.float32), "vn {} {} {}"))
+    return b"".join([*rows, _rows(faces.repeat(2, 1), "f {}//{} {}//{} {}//{}")])
 
 
 def _dump_off(arrays: Arrays) -> bytes:
-    counts = f"{len(arrays.vertices)} {len(arrays.faces)} 0"
-    return "\n".join(
-        ["OFF", counts, *_rows(arrays.vertices, "{} {} {}"), *_rows(arrays.faces, "3 {} {} {}"), ""]
-    ).encode()
+    counts = f"OFF\n{len(arrays.vertices)} {len(arrays.faces)} 0\n".encode()
+    return b"".join([counts, _rows(arrays.vertices, "{} {} {}"), _rows(arrays.faces, "3 {} {} {}")])
 
 
 def _dump_stl(arrays: Arrays) -> bytes:
