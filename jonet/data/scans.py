@@ -15,7 +15,7 @@ from jonet.checks import whole
 from jonet.data import sources
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import FormatError, InputError, MeshError, shown
-from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, voxels
+from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, unread, voxels
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
 from jonet.geometry.outliers import advice, far_mask
 from jonet.rendering import network_views
@@ -95,10 +95,7 @@ def cloud(path: Path, limit: int = point_cloud_files.LIMIT, seed: int = 0) -> np
         raise FormatError(f"{path}: no such file")
     kind = path.suffix.lower()
     if kind not in (*point_cloud_files.READERS, *mesh_parsers.SUFFIXES):
-        raise FormatError(
-            f"{path}: unknown kind of file; point clouds end in {', '.join(point_cloud_files.READERS)}, meshes in "
-            f"{', '.join(mesh_parsers.SUFFIXES)}; convert others (PCD, LAS, E57, …), for example with CloudCompare"
-        )
+        raise FormatError(f"{path}: {unread.described(kind, {*point_cloud_files.READERS, *mesh_parsers.SUFFIXES})}")
     if kind not in mesh_parsers.SUFFIXES or _points_only(path):
         return point_cloud_files.read(path, limit, seed)
     try:
@@ -107,8 +104,7 @@ def cloud(path: Path, limit: int = point_cloud_files.LIMIT, seed: int = 0) -> np
         raise MeshError(f"{path}: {error}") from error
     if len(arrays.faces):
         return None
-    kept = point_cloud_files.chosen(len(arrays.vertices), limit, seed)
-    return point_cloud_files.checked(arrays.vertices[kept], path)
+    return point_cloud_files.checked(point_cloud_files.of_mesh(arrays, limit, seed), path)
 
 
 def far_outliers(points: np.ndarray, outliers: str, path: Path) -> np.ndarray:
@@ -169,8 +165,7 @@ def voxelized(mesh: Mesh, cells: int) -> tuple[np.ndarray, Similarity]:
 def _points_only(path: Path) -> bool:
     """Whether this is a PLY without faces, by its header: then it can be read in bounded memory."""
     try:
-        elements = point_cloud_files.ply_header(path).elements if path.suffix.lower() == ".ply" else {"face": 1}
-        return not (elements.get("face") or elements.get("tristrips"))
+        return path.suffix.lower() == ".ply" and not point_cloud_files.ply_header(path).lists
     except (FormatError, ValueError):
         return False  # the mesh parser reports what is wrong
 
