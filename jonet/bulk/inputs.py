@@ -109,13 +109,14 @@ def takes_images(model: Model) -> bool:
 def find(inputs, out: Path | None = None, results: Iterable[Path] = (), pictures: bool = False) -> dict[str, Path]:
     """Meshes and point clouds (or images) by their name in the manifest: the path relative to the given folder.
 
-    inputs: a path or several, files or folders.  out: the folder of results; it, `results` (files) and other jobs'
-    folders are not searched for inputs.  Raises ConfigError if `out` is one of the searched folders, or no file is
-    found.
+    inputs: a path or several, files, folders or patterns (`scans/*.ply`).  out: the folder of results; it, `results`
+    (files) and other jobs' folders are not searched for inputs.  Raises ConfigError if `out` is one of the searched
+    folders, or no file is found.
     """
+    listed = [inputs] if isinstance(inputs, str | Path) else inputs
     found: dict[str, Path] = {}
     left_out = {os.path.realpath(path) for path in (out, *results) if path is not None}
-    for given in [inputs] if isinstance(inputs, str | Path) else inputs:
+    for given in (place for one in listed for place in search.matching(one)):
         folder = Path(given).is_dir()
         if folder and out is not None and os.path.realpath(given) == os.path.realpath(out):
             raise ConfigError(f"{out} is searched for inputs, and results would be among them; choose another --out")

@@ -15,7 +15,7 @@ from jonet.codes import Codes, fits
 from jonet.commands import trained, written
 from jonet.data import sampling, scans
 from jonet.errors import ConfigError, MeshError
-from jonet.geometry import depth, mesh_files
+from jonet.geometry import depth, mesh_files, mesh_parsers
 from jonet.geometry.mesh import SPHERE_RADIUS, Similarity
 from jonet.inference.fitting import completion
 from jonet.model import Model
@@ -104,7 +104,7 @@ def of_cloud(options) -> Scan:
 
 def _points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Points in input units and their normals; of a mesh, which may be open, by the orientation of its faces."""
-    if path.suffix.lower() not in scans.CLOUDS:
+    if path.suffix.lower() in mesh_parsers.SUFFIXES:
         with contextlib.suppress(MeshError):  # a mesh file without faces is read as a cloud below
             return sampling.surface(mesh_files.read(path), LIMIT, np.random.default_rng(0), np.float64)
     scan = scans.read(path, limit=LIMIT)

@@ -15,14 +15,15 @@ from jonet.checks import whole
 from jonet.data import sources
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import FormatError, InputError, MeshError, shown
-from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, unread, voxels
+from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, text_clouds, unread, voxels
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
 from jonet.geometry.outliers import advice, far_mask
 from jonet.rendering import network_views
 from jonet.storage import archives, search
 
 PICTURES = (".png", ".jpg", ".jpeg")
-CLOUDS = (".npy", ".npz", ".xyz")  # in addition, a file of a mesh format without faces is a point cloud
+TABLES = (".txt", ".csv", ".tsv", ".asc")  # which may hold anything: in folders, those that hold points are clouds
+CLOUDS = tuple(kind for kind in point_cloud_files.READERS if kind not in (".ply", *TABLES))
 
 
 class Observed(NamedTuple):
@@ -47,12 +48,22 @@ class Observed(NamedTuple):
 
 
 def find(path, pictures: bool = False) -> list[Path]:
-    """Meshes and point clouds (or images) below a folder, or the file itself, sorted; hidden files are skipped."""
+    """Meshes and point clouds (or images) below a folder, or the file itself, sorted; hidden files are skipped.
+
+    Files of kinds that are known, but not read, are counted in a warning.
+    """
     path = Path(path)
-    found = set() if pictures and path.is_dir() else {*mesh_files.find(path)}
-    for folder, names in search.walk(path) if path.is_dir() else ():
-        wanted = (folder / name for name in names if Path(name).suffix.lower() in (PICTURES if pictures else CLOUDS))
-        found.update(file for file in wanted if file.is_file())
+    if not path.is_dir():
+        return mesh_files.find(path)
+    found = set() if pictures else {*mesh_files.find(path)}
+    for folder, names in search.walk(path):
+        for file in map(folder.joinpath, names):
+            kind = file.suffix.lower()
+            if kind in (PICTURES if pictures else (*CLOUDS, *TABLES)) and file.is_file():
+                if kind not in TABLES or text_clouds.is_cloud(file):
+                    found.add(file)
+    if not pictures:
+        unread.warn(path)
     return sorted(found)
 
 

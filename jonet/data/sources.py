@@ -217,7 +217,7 @@ def discover(folder, test_fraction: float = 0.1, seed: int = 0) -> list[MeshFile
     if not found:
         raise MeshError(f"{folder}: no mesh files below it; looked for {', '.join(SUFFIXES)}")
     if folder.is_file():
-        return [MeshFile(folder.stem, "train", folder)]
+        return of_files([folder])
     paths = {path.relative_to(folder).as_posix(): path.relative_to(folder) for path in found}
     splits = {paths[place]: split for place, split in of_folders(list(paths), folder, "mesh files").items()}
     names = named(list(splits or paths.values()))
@@ -225,6 +225,14 @@ def discover(folder, test_fraction: float = 0.1, seed: int = 0) -> list[MeshFile
         split_of = drawn(names.values(), test_fraction, seed)
         splits = {path: split_of[name] for path, name in names.items()}
     sources = [MeshFile(names[path], split, folder / path, folder) for path, split in splits.items()]
+    return sorted(sources, key=lambda source: source.name)
+
+
+def of_files(paths: Sequence[Path], test_fraction: float = 0.0, seed: int = 0) -> list[MeshFile]:
+    """Mesh files as sources, sorted by name, split as by `discover`; a single one is in the split train."""
+    names = named(paths)
+    split_of = drawn(names.values(), test_fraction, seed)
+    sources = [MeshFile(name, split_of[name], path) for path, name in names.items()]
     return sorted(sources, key=lambda source: source.name)
 
 

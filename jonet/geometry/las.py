@@ -49,8 +49,8 @@ def _kept(path: Path, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
     kept, start = [np.zeros((0, 3))], 0
     backend = laspy.LazBackend.Lazrs  # in one thread: that of several ends the process where data are damaged
     with laspy.open(path, laz_backend=backend) as file:
-        names = list(file.header.point_format.dimension_names)
-        found = cloud_rows.columns([{"X": "x", "Y": "y", "Z": "z"}.get(name, name) for name in names])
+        names = [str(name) for name in file.header.point_format.dimension_names]
+        found = cloud_rows.columns(names)
         used = ["x", "y", "z", *(names[i] for i in (found.used[3:] if found else ()))]
         for chunk in file.chunk_iterator(CHUNK):
             here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(chunk))] - start

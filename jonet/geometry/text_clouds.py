@@ -60,11 +60,11 @@ def read(path: Path, limit: int, seed: int, note: Callable[[str], None]) -> Rows
     Raises FormatError without the file's name.
     """
     with _opened(path) as (file, start):
-        dialect, before = _dialect(_lines(file))
+        dialect, header = _dialect(_lines(file))
         file.seek(start)
-        count = sum(1 for _ in _rows(file, before))
+        count = sum(1 for _ in _rows(file, len(header)))
         file.seek(start)
-        values, lost = _values(_rows(file, before), chosen(count, limit, seed), dialect)
+        values, lost = _values(_rows(file, len(header)), chosen(count, limit, seed), dialect)
     if lost:
         note(f"{counted(lost, 'line has', 'lines have')} no row of numbers: left out")
     if dialect.comma:
@@ -84,12 +84,15 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 
 
 def is_cloud(path: Path) -> bool:
-    """Whether a text file holds rows of three numbers or more, as far as its first lines tell."""
+    """Whether a text file holds points, as far as its first lines tell: rows of three numbers or more, without a header
+    that names other columns than x, y and z."""
     try:
         with _opened(path) as (file, _):
-            return bool(_dialect(_lines(file)))
+            dialect, header = _dialect(_lines(file))
     except (FormatError, OSError, UnicodeError):
         return False
+    names = dialect.words(header[-1]) if header and not header[-1].lstrip().startswith((b"#", b"//")) else []
+    return len(names) < 3 or cloud_rows.columns([name.decode("latin-1") for name in names]) is not None
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
@@ -103,12 +106,12 @@ def _rows(file: IO[bytes], before: int) -> Iterator[bytes]:
     return (line for line in lines if not line.lstrip().startswith((b"#", b"//")))
 
 
-def _dialect(lines: Iterator[bytes]) -> tuple[Dialect, int]:
-    """The dialect of a file, by its first row of numbers, and the number of lines before that row."""
+def _dialect(lines: Iterator[bytes]) -> tuple[Dialect, list[bytes]]:
+    """The dialect of a file, by its first row of numbers, and the lines before that row."""
     header: list[bytes] = []
     for line in itertools.islice(lines, HEADER):
         if not line.lstrip().startswith((b"#", b"//")) and (found := _of_row(line, header)):
-            return found, len(header)
+            return found, header
         header.append(line)
     if not header:
         raise FormatError("has no lines; it is empty")

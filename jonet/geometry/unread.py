@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
+
+from jonet.storage.search import walk
 
 BLENDER = "open in Blender and export PLY, OBJ or GLB"
 MAKER = "export PLY, OBJ, STL or GLB from the program that made it"
@@ -30,3 +36,16 @@ def described(kind: str, read: Iterable[str]) -> str:
     if kind in ADVICE:
         return f"{kind} files are not read; {ADVICE[kind]}"
     return f"unknown kind of file; those that are read end in {', '.join(sorted(read))}; convert others to PLY"
+
+
+def warn(folder: Path, more: Iterable[str] = (), words: str = "") -> None:
+    """Warns about the files below a folder that are of kinds with ADVICE, counted by kind.
+
+    more: further kinds that this search does not read; words: what is said about them.
+    """
+    advice = ADVICE | dict.fromkeys(more, words)
+    kinds = (os.path.splitext(name)[1].lower() for _, names in walk(folder) for name in names)
+    counts = Counter(kind for kind in kinds if kind in advice)
+    for help in dict.fromkeys(advice[kind] for kind in sorted(counts)):
+        some = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common() if advice[kind] == help)
+        warnings.warn(f"{folder}: {some}: not read; {help}", stacklevel=3)

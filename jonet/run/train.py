@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import tempfile
 import time
 import warnings
@@ -28,7 +29,7 @@ from jonet.model import Model
 from jonet.model_folder import check_replaceable
 from jonet.run import state
 from jonet.run.state import RunState
-from jonet.storage import atomic, names
+from jonet.storage import atomic, names, search
 from jonet.tasks import registry, unseen
 from jonet.tasks.base import Task, TaskConfig
 from jonet.tasks.setup import TrainingSetup
@@ -82,7 +83,7 @@ def train(
         if preset is None and len(meshes) == 1 and "single" in found.presets:
             preset = "single"
     elif isinstance(data, str | Path) and str(data) and "\0" not in str(data):
-        changes["data"] = str(data)
+        changes["data"] = os.path.expanduser(data)
     else:
         raise ConfigError(
             f"data is {shown(data)}, but must be a folder of meshes, a mesh file, the name of a family, a Store, or a "
@@ -218,7 +219,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _is_there(data: str) -> bool:
-    return Path(data).exists() or all(name.strip() in FAMILIES for name in data.split(","))
+    return search.matching(data)[0].exists() or all(name.strip() in FAMILIES for name in data.split(","))
 
 
 def train_network(run: RunState, store: Store) -> Model:

@@ -11,6 +11,8 @@ from jonet.data import sources, splits
 from jonet.data.families import FAMILIES
 from jonet.errors import ConfigError
 from jonet.formats import detect
+from jonet.geometry import mesh_files
+from jonet.storage import search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Shapes:
 
     def untested(self, data: str) -> bool:
         """Whether these options certainly leave no test shape."""
-        return Path(data).is_file() or (not Path(data).exists() and self.test == 0)
+        return Path(data).is_file() or (self.test == 0 and not search.matching(data)[0].exists())
 
     def unread(self, data: str) -> dict[str, str]:
         """Options that have no effect with such data, each with the reason."""
@@ -52,7 +54,8 @@ class Shapes:
         return {f"shapes.{name}": reason for name in names}
 
     def sources(self, data: str, seed: int) -> list:
-        """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes or one mesh."""
+        """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes, one mesh, or a pattern
+        ("scans/*.ply")."""
         found = self._found(data, seed)
         if not self.val_fraction or any(source.split == "val" for source in found):
             return found
@@ -71,6 +74,9 @@ class Shapes:
             if Path(data).is_file():
                 return sources.discover(data)
             return detect.discover(data, self.split or None, self.category or None, self.test_fraction, seed)
+        if len(places := search.matching(data)) > 1 or places[0].exists():  # a pattern, or one with ~
+            files = [file for place in places for file in mesh_files.find(place)]
+            return sources.of_files(files, self.test_fraction, seed)
         names = [name.strip() for name in data.split(",")]
         unknown = [name for name in names if name not in FAMILIES]
         if unknown:
