@@ -17,6 +17,7 @@ from jonet.chips import Precision
 from jonet.codes import Codes
 from jonet.data import scans
 from jonet.errors import InputError, shown
+from jonet.geometry import axes
 from jonet.geometry.mesh import Mesh, Similarity, as_meshes
 from jonet.inference import encode as encoding
 from jonet.inference import purification
@@ -238,7 +239,7 @@ class Model:
         Raises InputError as `fit` does.
         """
         self._check_fitted()
-        arguments.choice(up, "up", tuple(completion.UP))
+        arguments.choice(up, "up", tuple(axes.UP))
         network = self.with_precision(precision).network
         given = ObservedArrays.checked(points=points, normals=normals, free_space=free_space)
         names = arguments.names(names, len(given.rows))
@@ -253,7 +254,7 @@ class Model:
             return Codes(names=names, similarities=found, network=self.digest, **fitted._asdict())
         posing = arguments.settings(config, PoseConfig, completion.POSE["yaw"])
         arguments.check_sizes("points", given.rows)
-        upright = completion.upright(up)
+        upright = axes.upright(up)
         turned = given.transformed([upright] * len(names))
         found = pose.fit_pose(network, turned, config=posing, **self._known())
         transforms = tuple(transform @ upright for transform in found.similarities)

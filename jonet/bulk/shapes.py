@@ -49,7 +49,14 @@ PER_CELL = 400  # memory of a mesh during extraction in bytes, per cell of one f
 
 
 def fit(
-    model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, progress=None, *, outliers: str = "warn"
+    model: Model,
+    inputs,
+    out: str | Path,
+    settings: Settings = DEFAULT,
+    progress=None,
+    *,
+    outliers: str = "warn",
+    up: str = "y",
 ) -> Summary:
     """Codes of meshes and point clouds in input units, or of images for networks that take them.
 
@@ -58,6 +65,8 @@ def fit(
     is that folder, and the file is codes.npz in it).  The same call continues a stopped job.  settings: see `Settings`.
     progress: called with the `Outcome` so far after each batch.  outliers: what is done about outliers that enlarge the
     bounding box of a cloud, by which it is normalized: "warn", "remove" or "keep" (`data.scans.read`).
+    up: the axis of the inputs that points up (`geometry.axes.UP`); codes have the rotation, and meshes the axes of the
+    inputs.
     Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was
     not written by this job, and if no input could be used; BusyError if another process works in the folder.
     """
@@ -67,7 +76,7 @@ def fit(
     files = find(inputs, folder, [joined], takes_images(model))
     shape_names = names(files)
     outputs = work.outputs(shape_names, "shapes/{}.npz")
-    read = reader(model, outliers)
+    read = reader(model, outliers, up)
     network = model.digest
     atomic.check_outputs([joined, *(folder / output for output in outputs.values())], files.values())
     work.check_apart(folder, files)
@@ -79,7 +88,7 @@ def fit(
 
     stages = Stages(read, size_class(model), lambda shapes: _each(codes_of(model, shapes)), write, stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
-    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.removal(outliers)}
+    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.reading(outliers, up)}
     batch = functools.partial(batch_size, _bytes(model))
     return work.run(folder, job, given, stages, settings, batch, progress, functools.partial(_join, joined))
 
@@ -94,6 +103,7 @@ def reconstruct(
     resolution: int | None = None,
     form: str = "ply",
     outliers: str = "warn",
+    up: str = "y",
 ) -> Summary:
     """Meshes of inputs, written to the folder `out`; arguments and errors as for `fit`.
 
@@ -104,7 +114,7 @@ def reconstruct(
     files, folder = find(inputs, Path(out), pictures=takes_images(model)), Path(out)
     shape_names = names(files)
     outputs = work.outputs(shape_names, f"{{}}.{form}")
-    read = reader(model, outliers)
+    read = reader(model, outliers, up)
     atomic.check_outputs([folder / output for output in outputs.values()], files.values())
     work.check_apart(folder, files)
 
@@ -115,7 +125,7 @@ def reconstruct(
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
-    job |= {**_of(model, model.digest), "starts": _starts(model), **work.removal(outliers)}
+    job |= {**_of(model, model.digest), "starts": _starts(model), **work.reading(outliers, up)}
     batch = functools.partial(batch_size, max(_bytes(model), PER_CELL * cells**2))
     return work.run(folder, job, given, stages, settings, batch, progress)
 

@@ -140,6 +140,7 @@ def outputs(shape_names: dict[str, str], form: str) -> dict[str, str]:
     return {key: form.format(name) for key, name in zip(shape_names, unique(list(shape_names.values())), strict=True)}
 
 
-def removal(outliers: str) -> dict[str, str]:
-    """What results depend on: whether outliers are removed; they are the same with "warn" and "keep"."""
-    return {"outliers": outliers} if outliers == "remove" else {}
+def reading(outliers: str, up: str) -> dict[str, str]:
+    """What results depend on: whether outliers are removed (they are the same with "warn" and "keep"), and the axis of
+    the files that points up."""
+    return ({"outliers": outliers} if outliers == "remove" else {}) | ({} if up == "y" else {"up": up})

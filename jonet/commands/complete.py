@@ -15,7 +15,7 @@ from jonet.codes import Codes, fits
 from jonet.commands import trained, written
 from jonet.data import sampling, scans
 from jonet.errors import ConfigError, MeshError
-from jonet.geometry import depth, mesh_files, mesh_parsers
+from jonet.geometry import axes, depth, mesh_files, mesh_parsers
 from jonet.geometry.mesh import SPHERE_RADIUS, Similarity
 from jonet.inference.fitting import completion
 from jonet.model import Model
@@ -118,7 +118,7 @@ def fitted(model: Model, scan: Scan, up: str, options, given: set[str]) -> Codes
     """
     similarities, config = None, None
     if options.known_pose:
-        radius, upright = SPHERE_RADIUS if options.radius is None else options.radius, completion.upright(up)
+        radius, upright = SPHERE_RADIUS if options.radius is None else options.radius, axes.upright(up)
         to_frame = Similarity(SPHERE_RADIUS / radius, translation=-upright(options.center))
         similarities = [to_frame @ upright]
         if "fitting.prior" in given:

@@ -16,7 +16,7 @@ def fit(options, given: set[str]) -> None:
     """The verb: codes of observed shapes (`bulk.fit`).  given: names of the options that the user gave."""
     settings, shown, model = _settings(options), Progress(options), trained.load(options, given)
     with shown.display:
-        done = bulk.fit(model, options.inputs, options.out, settings, shown, outliers=options.outliers)
+        done = bulk.fit(model, options.inputs, options.out, settings, shown, outliers=options.outliers, up=options.up)
     shown.end(done)
 
 
@@ -27,7 +27,8 @@ def extract(options, given: set[str]) -> None:
 
 def reconstruct(options, given: set[str]) -> None:
     """The verb: meshes of observed shapes (`bulk.reconstruct`)."""
-    _meshes(functools.partial(bulk.reconstruct, outliers=options.outliers), options, given, options.inputs)
+    work = functools.partial(bulk.reconstruct, outliers=options.outliers, up=options.up)
+    _meshes(work, options, given, options.inputs)
 
 
 def represent(options, given: set[str]) -> None:
@@ -49,6 +50,7 @@ def represent(options, given: set[str]) -> None:
             form=options.format,
             surfaces=options.surfaces,
             outliers=options.outliers,
+            up=options.up,
         )
     shown.end(done)
 

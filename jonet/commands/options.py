@@ -33,7 +33,7 @@ Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
 Format = Literal["ply", "obj", "stl", "glb", "off"]
 Outliers = Literal["warn", "remove", "keep"]
-Axis = Literal["y", "-y", "z", "-z", "x", "-x"]
+Axis = Literal["y", "-y", "z", "-z", "x", "-x"]  # as `geometry.axes.Axis`, which needs more imports
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,7 @@ class Fit(Bulk, Computing):
     inputs: Inputs
     out: str  # codes.npz, or a folder
     outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box, by which it is normalized
+    up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     fitting: FitConfig = FitConfig()
 
 
@@ -96,6 +97,7 @@ class Reconstruct(Bulk, Computing):
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
     outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box, by which it is normalized
+    up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     fitting: FitConfig = FitConfig()
     surfaces: Surfaces = Surfaces()
 
@@ -108,6 +110,7 @@ class Represent(Bulk):
     out: str  # folder for the fields, NAME.npz
     format: Format | None = None  # also writes a mesh next to each field, in this format
     outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box
+    up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     representation: Representation = Representation()
     surfaces: Surfaces = Surfaces(resolution=256)
 
@@ -176,6 +179,7 @@ class Purify(Computing):
     model: ModelFolder
     inputs: Inputs
     out: str  # folder for the clouds, PLY in input units
+    up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     count: Int = None  # points per output cloud (default: as many as the input has, at most 200,000)
     spread: float = 1.1  # outliers are so many standard deviations above the mean distance to their neighbors
     seed: int = 0  # seed of the sampled points

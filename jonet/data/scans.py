@@ -15,7 +15,7 @@ from jonet.checks import whole
 from jonet.data import sources
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import FormatError, InputError, MeshError, shown
-from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, text_clouds, unread, voxels
+from jonet.geometry import axes, diagnosis, mesh_files, mesh_parsers, point_cloud_files, text_clouds, unread, voxels
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
 from jonet.geometry.outliers import advice, far_mask
 from jonet.rendering import network_views
@@ -75,25 +75,28 @@ def read(
     limit: int = point_cloud_files.LIMIT,
     surface: bool = False,
     outliers: str = "keep",
+    up: str = "y",
 ) -> Observed:
     """Reads a mesh, which is sampled by the recipe, or a point cloud: of `point_cloud_files`, or a mesh without faces.
 
     frame: the normalized frame of the result.  limit: maximum number of points that are kept.  surface: sample surface
     points with normals of a mesh, too, instead of distances.  outliers: of a point cloud, those that enlarge its
-    bounding box (`geometry.outliers.far_mask`): "keep", "remove", or "warn" about them and keep them.
+    bounding box (`geometry.outliers.far_mask`): "keep", "remove", or "warn" about them and keep them.  up: the axis of
+    the file that points up; the result is y-up, and its similarity has the rotation.
     Raises MeshError or FormatError with file and cause.
     """
     path = Path(path)
     rows = cloud(path, limit, seed)
     if rows is None:
-        source = sources.MeshFile(path.stem, "test", path=path)
+        source = sources.MeshFile(path.stem, "test", path=path, up=up)
         return sampled(source, "points" if surface else "samples", frame, recipe, seed)
     rows = rows[~far_outliers(rows[:, :3], outliers, path)]
+    turn = axes.upright(up)
     try:
-        transform = frame_of(rows[:, :3], frame)
+        transform = frame_of(turn(rows[:, :3]), frame) @ turn
     except MeshError as error:
         raise FormatError(f"{path}: {error}") from error
-    normals = None if rows.shape[1] == 3 else rows[:, 3:].astype(np.float32)
+    normals = None if rows.shape[1] == 3 else (rows[:, 3:] @ turn.rotation.T).astype(np.float32)
     return Observed(path.stem, transform, points=transform(rows[:, :3]).astype(np.float32), normals=normals)
 
 
@@ -149,10 +152,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
+def grid(path, cells: int, up: str = "y") -> tuple[np.ndarray, Similarity]:
     """A voxel grid [cells, cells, cells] bool over the cube frame, and the similarity from input units to that frame.
 
     From an .npy of such a grid, axes x, y, z, which is in the frame already (identity); or from a mesh, voxelized.
+    up: the axis of a mesh that points up.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
@@ -162,7 +166,9 @@ def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
                 f"{path}: voxels must be {cells}³ values 0 or 1, but this is {found.dtype} {list(found.shape)}"
             )
         return found > 0, Similarity()
-    return voxelized(mesh_files.read(path), cells)
+    turn = axes.upright(up)
+    voxels, transform = voxelized(turn.apply(mesh_files.read(path)), cells)
+    return voxels, transform @ turn
 
 
 def voxelized(mesh: Mesh, cells: int) -> tuple[np.ndarray, Similarity]:

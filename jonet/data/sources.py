@@ -21,7 +21,7 @@ from jonet.data import families, sampling
 from jonet.data.sampling import Recipe, Solid
 from jonet.data.splits import SPLITS, drawn, of_folders
 from jonet.errors import MeshError
-from jonet.geometry import fusion, mesh_files, voxels
+from jonet.geometry import axes, fusion, mesh_files, voxels
 from jonet.geometry.diagnosis import MeshDiagnosis, diagnose, orient
 from jonet.geometry.mesh import Mesh, Similarity, check, normalize
 from jonet.geometry.mesh_parsers import SUFFIXES
@@ -51,6 +51,11 @@ class Source:
 
     name: str
     split: str = "train"
+
+    @property
+    def turn(self) -> Similarity | None:
+        """The rotation from the axes of the source to y-up; None for none."""
+        return None
 
     @property
     def file(self) -> str:
@@ -89,7 +94,11 @@ class Source:
         """
         mesh = dataclasses.replace(self.load(), name=self.name)
         diagnosis = diagnose(mesh)
+        if self.turn is not None:
+            mesh = self.turn.apply(mesh)
         mesh, similarity = normalize(orient(mesh, diagnosis), frame)
+        if self.turn is not None:
+            similarity = similarity @ self.turn
         if sign == "fusion":
             mesh, before, sign = fusion.fuse(mesh), diagnosis.reason, "auto"
             diagnosis = diagnose(mesh)
@@ -130,10 +139,18 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class MeshFile(Source):
-    """A mesh file.  root: the data folder, if the first folder below it (except train, test, val) is the category."""
+    """A mesh file.  root: the data folder, if the first folder below it (except train, test, val) is the category.
+
+    up: the axis that points up in the file, a key of `axes.UP`.
+    """
 
     path: Path = Path()
     root: Path | None = None
+    up: str = "y"
+
+    @property
+    def turn(self) -> Similarity | None:
+        return None if self.up == "y" else axes.upright(self.up)
 
     @property
     def category(self) -> str:
@@ -148,10 +165,10 @@ class MeshFile(Source):
         return mesh_files.read(self.path)
 
     def mark(self) -> dict:
-        return identity.stamp(self.path)
+        return identity.stamp(self.path) | ({} if self.up == "y" else {"up": self.up})
 
     def unchanged(self, mark: dict) -> bool:
-        return identity.unchanged(self.path, mark)
+        return mark.get("up", "y") == self.up and identity.unchanged(self.path, mark)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

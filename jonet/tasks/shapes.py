@@ -12,6 +12,7 @@ from jonet.data.families import FAMILIES
 from jonet.errors import ConfigError
 from jonet.formats import detect
 from jonet.geometry import mesh_files
+from jonet.geometry.axes import Axis
 from jonet.storage import search
 
 
@@ -29,6 +30,8 @@ class Shapes:
     # sign method of all meshes; auto: chosen by each mesh's diagnosis; fusion: every mesh is closed first
     sign: Literal["auto", "exact", "winding", "views", "fusion"] = "auto"
 
+    up: Axis = "y"  # axis of mesh files that points up
+
     def __post_init__(self):
         if self.train < 1 or self.test < 0:
             raise ConfigError(f"shapes.train is {self.train} and shapes.test {self.test}, but must be at least 1 and 0")
@@ -42,9 +45,9 @@ class Shapes:
 
     def unread(self, data: str) -> dict[str, str]:
         """Options that have no effect with such data, each with the reason."""
-        families, folders = ("train", "test"), ("test_fraction", "split", "category")
+        families, folders = ("train", "test"), ("test_fraction", "split", "category", "up")
         if Path(data).is_file():
-            names, reason = (*families, *folders, "val_fraction"), f"data is one mesh, {data}"
+            names, reason = (*families, *folders[:-1], "val_fraction"), f"data is one mesh, {data}"
         elif Path(data).is_dir():
             names, reason = families, f"it counts shapes of procedural families, and data is the folder {data}"
         elif all(name.strip() in FAMILIES for name in data.split(",")):
@@ -57,6 +60,10 @@ class Shapes:
         """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes, one mesh, or a pattern
         ("scans/*.ply")."""
         found = self._found(data, seed)
+        if self.up != "y":
+            if samples := [source.name for source in found if not isinstance(source, sources.MeshFile)]:
+                raise ConfigError(f"shapes.up is {self.up!r}, but {samples[0]} is no mesh file, and is y-up")
+            found = [dataclasses.replace(source, up=self.up) for source in found]
         if not self.val_fraction or any(source.split == "val" for source in found):
             return found
         names = [source.name for source in found if source.split == "train"]

@@ -130,7 +130,9 @@ def test_inputs_of_bulk_jobs_lose_far_points(tmp_path):
     np.testing.assert_array_equal(dusty.data, clean.data)
     with pytest.raises(InputError, match="'remove', but this network takes images"):
         inputs.reader(SimpleNamespace(inputs=Inputs("images", 32), kind="occupancy", frame="cube"), "remove")
-    assert work.removal("remove") and work.removal("warn") == work.removal("keep")  # jobs continue with either
+    assert (
+        work.reading("remove", "y") and work.reading("warn", "y") == work.reading("keep", "y") == {}
+    )  # jobs continue with either
 
 
 def test_scans_lose_far_points(monkeypatch):
