@@ -14,7 +14,11 @@ from jonet.errors import FormatError
 CHUNK = 1 << 16  # rows in memory at once, in addition to the kept ones
 _AXIS = re.compile(r"(?:p|pos|position|points?|coords?)?[ _.:]?([xyz012])")
 _NORMAL = re.compile(r"n(?:ormals?)?[ _.:]?([xyz012])")
-_AROUND = re.compile(r"^[\s\"'/#_]+|[\s\"']+$|\s*[\[(][^\])]*[\])]\s*$")  # quotes, marks of comments, units: "//X [m]"
+_AROUND = re.compile(
+    r"^[\s\"'/#_]+|\s*([\[(/].*)?[\s\"']*$"
+)  # quotes, marks of comments, units: "//X [m]", "X/Easting"
+LONGEST = 64  # characters of a name that count
+_SURVEYED = {"easting": "x", "northing": "y", "elevation": "z", "altitude": "z", "height": "z"}
 
 
 class Rows(NamedTuple):
@@ -38,7 +42,8 @@ class Columns(NamedTuple):
 
 def columns(names: Sequence[str]) -> Columns | None:
     """The columns of coordinates and normals by their names, in any case; None if x, y or z is missing."""
-    plain = [_AROUND.sub("", name).lower() for name in names]
+    plain = [_AROUND.sub("", name[:LONGEST]).lower() for name in names]
+    plain = [_SURVEYED.get(name, name) for name in plain]
     axes, normals = (_three(plain, pattern) for pattern in (_AXIS, _NORMAL))
     if axes is None:
         return None

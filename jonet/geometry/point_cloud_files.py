@@ -141,9 +141,12 @@ def _npz(path: Path, limit: int, seed: int, note: Note) -> Rows:
         points = next((name for name in POINTS if name in held), held[0] if len(held) == 1 else None)
         if points is None:
             raise FormatError(f"holds {shown(', '.join(held))}, but must have an array 'points'")
+        names = [points, *(["normals"] if "normals" in held else [])]
+        left = [name for name in held if name not in names]
         if points != POINTS[0]:
             note(f"its array {shown(points)} is taken for the points")
-        names = [points, *(["normals"] if "normals" in held else [])]
+        if left:
+            note(f"its arrays {shown(', '.join(left))} are left out")
         headers = []
         for name in names:
             with archive.open(f"{name}.npy") as file:

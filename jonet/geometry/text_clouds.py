@@ -24,6 +24,7 @@ from jonet.wording import counted
 
 SUFFIXES = (".xyz", ".xyzn", ".xyzrgb", ".txt", ".csv", ".tsv", ".asc", ".pts")
 HEADER = 1000  # lines before the first row of numbers, at most
+COLUMNS = 256  # that are looked at for numbers
 COMMA = re.compile(rb"[+-]?\d*,\d+(?:[eE][+-]?\d+)?|[+-]?\d+")  # a number with a decimal comma, or a whole one
 MISSING = re.compile(rb"|[+-]?1\.#\w+|[+-]?nan\S*|null|none|n/?a|-", re.IGNORECASE)  # words for numbers that are not
 
@@ -137,7 +138,7 @@ def _of_row(line: bytes, header: list[bytes]) -> Dialect | None:
         words.pop()
     comma = comma or (separator in (b";", b"\t") and any(b"," in word and COMMA.fullmatch(word) for word in words))
     dialect = dialect._replace(comma=comma)
-    if len(words) < 3:
+    if sum(_number(word, comma) is not None for word in words[:COLUMNS]) < 3:
         return None
     # a header that does not name normals says nothing about columns 4 to 6: "# x y z and normals"
     named = next((found for line in reversed(header) if (found := _named(line, dialect, len(words)))), None)

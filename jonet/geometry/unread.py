@@ -14,6 +14,7 @@ BLENDER = "open in Blender and export PLY, OBJ or GLB"
 MAKER = "export PLY, OBJ, STL or GLB from the program that made it"
 CAD = "export STL or 3MF from the CAD program, or open in FreeCAD and export STL"
 MESHLAB = "open in MeshLab and export PLY"
+PARAVIEW = "open in ParaView and save as PLY or STL"
 CLOUDCOMPARE = "open in CloudCompare and save as PLY or LAS"
 SPLATS = "export plain PLY from the program that made it"
 NUMPY = "load it in Python and write the points with numpy.save"
@@ -22,7 +23,8 @@ ADVICE = {
     **dict.fromkeys((".max", ".3ds", ".ma", ".mb", ".c4d", ".lwo", ".ztl", ".skp", ".vrm"), MAKER),
     **dict.fromkeys((".step", ".stp", ".iges", ".igs", ".brep", ".x_t", ".sat", ".ifc", ".dxf", ".dwg", ".3dm"), CAD),
     **dict.fromkeys((".sldprt", ".sldasm", ".ipt", ".iam", ".catpart", ".f3d", ".fcstd", ".scad"), CAD),
-    **dict.fromkeys((".amf", ".vtk", ".vtp", ".vtu", ".ctm", ".msh"), MESHLAB),
+    **dict.fromkeys((".amf", ".ctm"), MESHLAB),
+    **dict.fromkeys((".vtk", ".vtp", ".vtu", ".msh"), PARAVIEW),
     **dict.fromkeys((".e57", ".ptx", ".fls", ".zfs", ".rcp", ".rcs", ".pod"), CLOUDCOMPARE),
     **dict.fromkeys((".splat", ".ksplat", ".spz"), SPLATS),
     **dict.fromkeys((".mat", ".h5", ".hdf5", ".pt", ".pkl", ".parquet"), NUMPY),

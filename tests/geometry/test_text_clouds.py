@@ -39,6 +39,8 @@ TEXTS = {  # text, whether its normals are read, what is said
     "id,x,y,z\n" + table(IDS, POINTS, separator=","): (False, "its columns id are left out"),
     "//X Y Z R G B Nx Ny Nz\n" + table(POINTS, COLORS, NORMALS): (True, "its columns R, G, B are left out"),
     "# nx ny nz pos_x pos_y pos_z\n" + table(NORMALS, POINTS): (True, None),
+    "Label\tX/Easting\tY/Northing\tZ/Altitude\n" + table(IDS, POINTS, separator="\t"): (False, "its columns Label are"),
+    "northing,easting,height\n" + table(POINTS[:, [1, 0, 2]], separator=","): (False, None),
     "Points:0,Points:1,Points:2\n" + table(POINTS, separator=","): (False, None),
     "x y z nx ny nz\n" + table(POINTS, 2 * NORMALS): (True, "its normals are up to 1 off unit length: normalized"),
     table(POINTS, NORMALS * 1.04): (True, "its normals are up to 0.04 off unit length: normalized"),
