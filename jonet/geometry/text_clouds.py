@@ -25,6 +25,7 @@ from jonet.wording import counted
 SUFFIXES = (".xyz", ".xyzn", ".xyzrgb", ".txt", ".csv", ".tsv", ".asc", ".pts")
 HEADER = 1000  # lines before the first row of numbers, at most
 COLUMNS = 256  # that are looked at for numbers
+NAMING = 8  # lines before the first row that may name the columns
 COMMA = re.compile(rb"[+-]?\d*,\d+(?:[eE][+-]?\d+)?|[+-]?\d+")  # a number with a decimal comma, or a whole one
 MISSING = re.compile(rb"|[+-]?1\.#\w+|[+-]?nan\S*|null|none|n/?a|-", re.IGNORECASE)  # words for numbers that are not
 
@@ -141,7 +142,7 @@ def _of_row(line: bytes, header: list[bytes]) -> Dialect | None:
     if sum(_number(word, comma) is not None for word in words[:COLUMNS]) < 3:
         return None
     # a header that does not name normals says nothing about columns 4 to 6: "# x y z and normals"
-    named = next((found for line in reversed(header) if (found := _named(line, dialect, len(words)))), None)
+    named = next((found for line in reversed(header[-NAMING:]) if (found := _named(line, dialect, len(words)))), None)
     if named is not None and (len(named.used) == 6 or named.used != (0, 1, 2)):
         dialect = dialect._replace(used=named.used, named=True, left=named.left)
     elif len(words) > 3:

@@ -18,9 +18,10 @@ import jax
 from jonet import config as configs
 from jonet import device_memory, parallel
 from jonet import model as models
+from jonet.data import lying
 from jonet.data import store as stores
 from jonet.data.families import FAMILIES
-from jonet.data.sources import InMemory, Source
+from jonet.data.sources import InMemory, MeshFile, Source
 from jonet.data.store import Store
 from jonet.errors import ConfigError, out_of_device_memory, shown
 from jonet.formats.sampled import Sampled
@@ -188,7 +189,10 @@ def prepare(run: RunState) -> Store:
         return state.stamps(path for path in sorted(build().folder.iterdir()) if path.is_file())
 
     run.do("prepare", work)
-    return stores.open(folder)
+    store = stores.open(folder)
+    if any(isinstance(source, MeshFile) for source in sources()):
+        lying.warn(store)
+    return store
 
 
 def outline(task: Task, config: TaskConfig, sources: Sequence[Source]) -> Store:
