@@ -197,7 +197,7 @@ def gltf(folder: Path) -> Path:
 
 
 def instances():
-    attributes = {"TRANSLATION": 0, "SCALE": 0}
+    attributes = {"TRANSLATION": 0}
     return scene([{"mesh": 0, "extensions": {"EXT_mesh_gpu_instancing": {"attributes": attributes}}}])
 
 

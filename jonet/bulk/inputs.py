@@ -21,6 +21,7 @@ from jonet.geometry import axes, point_cloud_files
 from jonet.geometry.mesh import Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting import latents
+from jonet.inference.fitting import lying as turns
 from jonet.inference.fitting.observations import Observations, ObservedArrays, observe
 from jonet.model import Model
 from jonet.settings.fitting import FitConfig
@@ -89,11 +90,35 @@ def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
         model.network,
         data,
         np.array([_index(name) for name in shape_names], np.int32),
-        config=model.fitting,
-        prior=model.prior,
-        starts=None if model.codes is None else model.codes.values,
+        **_fitting(model),
     )
     return Codes(names=tuple(shape_names), similarities=tuple(similarities), **found._asdict())
+
+
+def lying(model: Model, shapes: Sequence[Prepared], codes: Codes) -> list[str]:
+    """The axis of each shape that perhaps points up, "" for those that do not lie; only doubtful codes are looked at.
+
+    Fits every shape whose code is out of distribution in five other poses (`fitting.lying.axes`).
+    """
+    found = [""] * len(shapes)
+    if model.inputs is None and codes.out_of_distribution is not None and codes.residual is not None:
+        doubtful = np.flatnonzero(codes.out_of_distribution).tolist()
+        turned = turns.axes(
+            model.network,
+            [shapes[i].data for i in doubtful if isinstance(shapes[i].data, Observations)],
+            codes.residual[doubtful],
+            np.array([_index(shapes[i].name) for i in doubtful], np.int32),
+            **_fitting(model),
+        )
+        for i, axis in zip(doubtful, turned, strict=True):
+            found[i] = axis
+    return found
+
+
+def _fitting(model: Model) -> dict[str, Any]:
+    """Arguments of `latents.fit`: what is known of the training codes, and the settings."""
+    starts = None if model.codes is None else model.codes.values
+    return {"config": model.fitting, "prior": model.prior, "starts": starts}
 
 
 def _index(name: str) -> int:

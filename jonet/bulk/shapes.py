@@ -24,6 +24,7 @@ from jonet.bulk.inputs import (
     Prepared,
     codes_of,
     find,
+    lying,
     names,
     reader,
     rows_used,
@@ -82,11 +83,16 @@ def fit(
     work.check_apart(folder, files)
     _check_joined(joined, folder)
 
-    def write(key: str, code: Codes) -> Row:
-        dataclasses.replace(code, network=network).save(folder / outputs[key], sync=False)  # its row has its digest
-        return _row(key, code, outputs[key])
+    def solve(shapes: list[Prepared]) -> list[tuple[Codes, str]]:
+        codes = codes_of(model, shapes)
+        return list(zip(_each(codes), lying(model, shapes, codes), strict=True))
 
-    stages = Stages(read, size_class(model), lambda shapes: _each(codes_of(model, shapes)), write, stamp)
+    def write(key: str, result: tuple[Codes, str]) -> Row:
+        code, axis = result
+        dataclasses.replace(code, network=network).save(folder / outputs[key], sync=False)  # its row has its digest
+        return _row(key, code, outputs[key], axis)
+
+    stages = Stages(read, size_class(model), solve, write, stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
     job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.reading(outliers, up)}
     batch = functools.partial(batch_size, _bytes(model))
@@ -118,9 +124,9 @@ def reconstruct(
     atomic.check_outputs([folder / output for output in outputs.values()], files.values())
     work.check_apart(folder, files)
 
-    def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh]]:
+    def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh, str]]:
         codes = codes_of(model, shapes)
-        return list(zip(_each(codes), _meshes(model, codes, cells), strict=True))
+        return list(zip(_each(codes), _meshes(model, codes, cells), lying(model, shapes, codes), strict=True))
 
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
@@ -169,8 +175,9 @@ def extract(
     outputs = work.outputs(shape_names, f"{{}}.{form}")
     atomic.check_outputs([folder / output for output in outputs.values()], set(files.values()))
 
-    def solve(batch: list[Codes]) -> list[tuple[Codes, Mesh]]:
-        return list(zip(batch, _meshes(model, Codes.joined(batch), cells), strict=True))
+    def solve(batch: list[Codes]) -> list[tuple[Codes, Mesh, str]]:
+        meshes = _meshes(model, Codes.joined(batch), cells)
+        return [(code, mesh, "") for code, mesh in zip(batch, meshes, strict=True)]
 
     def together(code: Codes):
         return code.similarities is None, code.residual is None
@@ -280,9 +287,9 @@ def _meshes(model: Model, codes: Codes, resolution: int) -> list[Mesh]:
 
 
 def _writer(folder: Path, outputs: dict[str, str]):
-    def write(key: str, result: tuple[Codes, Mesh]) -> Row:
-        code, mesh = result
-        row = _row(key, code, outputs[key])
+    def write(key: str, result: tuple[Codes, Mesh, str]) -> Row:
+        code, mesh, axis = result
+        row = _row(key, code, outputs[key], axis)
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box", output="")
         mesh_files.write(mesh, folder / outputs[key])
@@ -291,13 +298,15 @@ def _writer(folder: Path, outputs: dict[str, str]):
     return write
 
 
-def _row(key: str, code: Codes, output: str) -> Row:
-    """The row of a code, with the status that its fit reports."""
+def _row(key: str, code: Codes, output: str, axis: str = "") -> Row:
+    """The row of a code, with the status that its fit reports.  axis: that perhaps points up; "" for none."""
     doubts = []
     if code.converged is not None and not code.converged[0]:
         doubts.append("not converged")
     if code.out_of_distribution is not None and code.out_of_distribution[0]:
         doubts.append("out of distribution")
+    if axis:
+        doubts.append(f"perhaps turned: --up={axis}")
     status = f"{DOUBTFUL}: {', '.join(doubts)}" if doubts else OK
     residual, inlier_fraction = (None if x is None else float(x[0]) for x in (code.residual, code.inlier_fraction))
     return Row(key, status, residual, inlier_fraction, output=output)
