@@ -152,7 +152,7 @@ class Model:
         free_space: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
-        outliers: str = "warn",
+        outliers: str | None = None,
         names: Sequence[str] | None = None,
         config: FitConfig | None = None,
         precision: Precision | None = None,
@@ -166,8 +166,8 @@ class Model:
         frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
         shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
         units; meshes are always normalized so.  outliers: what is done about few points that stand alone and enlarge a
-        cloud's bounding box: "warn" (with frame="input"), "remove" or "keep".  names: of the shapes.  config,
-        precision: replace the model's settings.
+        cloud's bounding box: with frame="input" they are left out with a warning (None); "warn", "remove" or "keep".
+        names: of the shapes.  config, precision: replace the model's settings.
         Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network whose codes come from
         an encoder or from training only; MeshError for a mesh without an inside.
         """
@@ -269,7 +269,7 @@ class Model:
         images: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
-        outliers: str = "warn",
+        outliers: str | None = None,
         names: Sequence[str] | None = None,
         precision: Precision | None = None,
     ) -> Codes:
@@ -400,7 +400,7 @@ class Model:
         images: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
-        outliers: str = "warn",
+        outliers: str | None = None,
         names: Sequence[str] | None = None,
         resolution: int | None = None,
         precision: Precision | None = None,
@@ -418,7 +418,7 @@ class Model:
         given |= {"voxels": voxels, "images": images, "meshes": meshes}
         return model.extract(model._codes(given, frame, outliers, names), resolution)
 
-    def _codes(self, observed: dict[str, Any], frame, outliers: str, names=None) -> Codes:
+    def _codes(self, observed: dict[str, Any], frame, outliers: str | None, names=None) -> Codes:
         """Codes of observations, by `encode` if the network has an encoder, else by `fit`."""
         method, known = (self.fit, FITTED) if self.inputs is None else (self.encode, ENCODED)
         observed = {name: arrays for name, arrays in observed.items() if arrays is not None}

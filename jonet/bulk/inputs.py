@@ -182,44 +182,49 @@ def names(files: Iterable[str]) -> dict[str, str]:
             chosen[key] = min(chosen[key] + 1, 2)
 
 
-def reader(model: Model, outliers: str = "warn", up: str = "y") -> Callable[[File], Prepared]:
+def reader(
+    model: Model, outliers: str | None = None, up: str = "y", remove_plane: bool = False
+) -> Callable[[File], Prepared]:
     """A function that reads and prepares a file, and can be sent to other processes.
 
-    outliers, up: as for `scans.read`.
-    Raises InputError for a network that takes no files of shapes, or, with outliers "remove", no point clouds.
+    outliers, up, remove_plane: as for `scans.read`.
+    Raises InputError for a network that takes no files of shapes, or, where these are given, no point clouds.
     """
     axes.upright(up)  # checks it
     if model.inputs is None and model.kind != "deepsdf":
         raise InputError("this network only represents the shapes that it was trained on, and takes no others")
     if model.inputs is None:
         limit = rows_used(model) or point_cloud_files.LIMIT
-        return functools.partial(_observations, model.frame, model.fitting, limit, outliers, up)
+        return functools.partial(_observations, model.frame, model.fitting, limit, outliers, up, remove_plane)
     if model.inputs.kind == "samples":
         raise InputError("this network takes points with occupancies, which files of meshes and clouds do not contain")
     if up != "y" and model.inputs.kind == "images":
         raise InputError(f"up is {up!r}, but this network takes images, and no shapes that could lie")
-    if outliers == "remove" and model.inputs.kind != "points":
-        raise InputError(f"outliers is 'remove', but this network takes {model.inputs.kind}, and no point clouds")
-    return functools.partial(_inputs, model.frame, model.inputs, outliers, up)
+    if (outliers == "remove" or remove_plane) and model.inputs.kind != "points":
+        name = "outliers is 'remove'" if outliers == "remove" else "remove_plane is True"
+        raise InputError(f"{name}, but this network takes {model.inputs.kind}, and no point clouds")
+    return functools.partial(_inputs, model.frame, model.inputs, outliers, up, remove_plane)
 
 
-def _observations(frame: str, fitting: FitConfig, limit: int, outliers: str, up: str, source: File) -> Prepared:
+def _observations(
+    frame: str, fitting: FitConfig, limit: int, outliers: str | None, up: str, remove_plane: bool, source: File
+) -> Prepared:
     """limit: number of points read at most, since a fit uses no more."""
     path, name = source
-    one = scans.read(path, frame, limit=limit, outliers=outliers, up=up)
+    one = scans.read(path, frame, limit=limit, outliers=outliers, up=up, remove_plane=remove_plane)
     arrays = {kind: [one.array(kind)] for kind in one.kind}
     (rows,) = observe(ObservedArrays.checked(**arrays), fitting, [_index(name)])
     return Prepared(name, one.similarity, rows)
 
 
-def _inputs(frame: str, form: Inputs, outliers: str, up: str, source: File) -> Prepared:
+def _inputs(frame: str, form: Inputs, outliers: str | None, up: str, remove_plane: bool, source: File) -> Prepared:
     path, name = source
     if form.kind == "images":
         return Prepared(name, Similarity(), scans.picture(path, form.size))
     if form.kind == "voxels":
         voxels, transform = scans.grid(path, form.size, up)
         return Prepared(name, transform, voxels)
-    one = scans.read(path, frame, surface=True, outliers=outliers, up=up)
+    one = scans.read(path, frame, surface=True, outliers=outliers, up=up, remove_plane=remove_plane)
     return Prepared(name, one.similarity, one.array("points"))
 
 

@@ -56,18 +56,20 @@ def fit(
     settings: Settings = DEFAULT,
     progress=None,
     *,
-    outliers: str = "warn",
+    outliers: str | None = None,
     up: str = "y",
+    remove_plane: bool = False,
 ) -> Summary:
     """Codes of meshes and point clouds in input units, or of images for networks that take them.
 
     inputs: a path or several, files or folders.  out: the .npz file that gets all codes when all inputs are done;
     before, each code is in a file of its own in the folder of the same name without .npz, next to manifest.csv (or out
     is that folder, and the file is codes.npz in it).  The same call continues a stopped job.  settings: see `Settings`.
-    progress: called with the `Outcome` so far after each batch.  outliers: what is done about outliers that enlarge the
-    bounding box of a cloud, by which it is normalized: "warn", "remove" or "keep" (`data.scans.read`).
-    up: the axis of the inputs that points up (`geometry.axes.UP`); codes have the rotation, and meshes the axes of the
-    inputs.
+    progress: called with the `Outcome` so far after each batch.
+    Of clouds, outliers: what is done about those that enlarge the bounding box, by which it is normalized: None removes
+    them with a warning, else "warn", "remove" or "keep".  remove_plane: leave out a plane that holds a third of it.
+    up: the axis of the inputs that points up.  All three as for `data.scans.read`; codes have the rotation, and meshes
+    the axes of the inputs.  The status of a doubtful code says if the shape is fitted far better with another axis up.
     Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was
     not written by this job, and if no input could be used; BusyError if another process works in the folder.
     """
@@ -77,7 +79,7 @@ def fit(
     files = find(inputs, folder, [joined], takes_images(model))
     shape_names = names(files)
     outputs = work.outputs(shape_names, "shapes/{}.npz")
-    read = reader(model, outliers, up)
+    read = reader(model, outliers, up, remove_plane)
     network = model.digest
     atomic.check_outputs([joined, *(folder / output for output in outputs.values())], files.values())
     work.check_apart(folder, files)
@@ -94,7 +96,7 @@ def fit(
 
     stages = Stages(read, size_class(model), solve, write, stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
-    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.reading(outliers, up)}
+    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.reading(outliers, up, remove_plane)}
     batch = functools.partial(batch_size, _bytes(model))
     return work.run(folder, job, given, stages, settings, batch, progress, functools.partial(_join, joined))
 
@@ -108,8 +110,9 @@ def reconstruct(
     *,
     resolution: int | None = None,
     form: str = "ply",
-    outliers: str = "warn",
+    outliers: str | None = None,
     up: str = "y",
+    remove_plane: bool = False,
 ) -> Summary:
     """Meshes of inputs, written to the folder `out`; arguments and errors as for `fit`.
 
@@ -120,7 +123,7 @@ def reconstruct(
     files, folder = find(inputs, Path(out), pictures=takes_images(model)), Path(out)
     shape_names = names(files)
     outputs = work.outputs(shape_names, f"{{}}.{form}")
-    read = reader(model, outliers, up)
+    read = reader(model, outliers, up, remove_plane)
     atomic.check_outputs([folder / output for output in outputs.values()], files.values())
     work.check_apart(folder, files)
 
@@ -131,7 +134,7 @@ def reconstruct(
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
-    job |= {**_of(model, model.digest), "starts": _starts(model), **work.reading(outliers, up)}
+    job |= {**_of(model, model.digest), "starts": _starts(model), **work.reading(outliers, up, remove_plane)}
     batch = functools.partial(batch_size, max(_bytes(model), PER_CELL * cells**2))
     return work.run(folder, job, given, stages, settings, batch, progress)
 

@@ -15,9 +15,19 @@ from jonet.checks import whole
 from jonet.data import sources
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import FormatError, InputError, MeshError, shown
-from jonet.geometry import axes, diagnosis, mesh_files, mesh_parsers, point_cloud_files, text_clouds, unread, voxels
+from jonet.geometry import (
+    axes,
+    diagnosis,
+    mesh_files,
+    mesh_parsers,
+    planes,
+    point_cloud_files,
+    text_clouds,
+    unread,
+    voxels,
+)
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
-from jonet.geometry.outliers import advice, far_mask
+from jonet.geometry.outliers import advice, far_mask, removal
 from jonet.rendering import network_views
 from jonet.storage import archives, search
 
@@ -74,15 +84,18 @@ def read(
     seed: int = 0,
     limit: int = point_cloud_files.LIMIT,
     surface: bool = False,
-    outliers: str = "keep",
+    outliers: str | None = "keep",
     up: str = "y",
+    remove_plane: bool = False,
 ) -> Observed:
     """Reads a mesh, which is sampled by the recipe, or a point cloud: of `point_cloud_files`, or a mesh without faces.
 
     frame: the normalized frame of the result.  limit: maximum number of points that are kept.  surface: sample surface
     points with normals of a mesh, too, instead of distances.  outliers: of a point cloud, those that enlarge its
-    bounding box (`geometry.outliers.far_mask`): "keep", "remove", or "warn" about them and keep them.  up: the axis of
-    the file that points up; the result is y-up, and its similarity has the rotation.
+    bounding box (`geometry.outliers.far_mask`): "keep", "remove", "warn" about them and keep them, or None to remove
+    them with a warning.  remove_plane: leave out a plane that holds a third of the points (`geometry.planes`); without,
+    unless outliers is "keep", it is a warning.  up: the axis of the file that points up; the result is y-up, and its
+    similarity has the rotation.
     Raises MeshError or FormatError with file and cause.
     """
     path = Path(path)
@@ -90,7 +103,7 @@ def read(
     if rows is None:
         source = sources.MeshFile(path.stem, "test", path=path, up=up)
         return sampled(source, "points" if surface else "samples", frame, recipe, seed)
-    rows = rows[~far_outliers(rows[:, :3], outliers, path)]
+    rows = cleaned(rows, path, outliers, remove_plane)
     turn = axes.upright(up)
     try:
         transform = frame_of(turn(rows[:, :3]), frame) @ turn
@@ -121,13 +134,17 @@ def cloud(path: Path, limit: int = point_cloud_files.LIMIT, seed: int = 0) -> np
     return point_cloud_files.checked(point_cloud_files.of_mesh(arrays, limit, seed), path)
 
 
-def far_outliers(points: np.ndarray, outliers: str, path: Path) -> np.ndarray:
-    """Which points [N, 3] of a file are to be left out, bool [N]; "warn" warns about them and leaves none out."""
-    if outliers != "keep" and (far := far_mask(points)).any():
-        if outliers == "remove":
-            return far
-        warnings.warn(f"{path}: {advice(points, far)}", stacklevel=3)
-    return np.zeros(len(points), bool)
+def cleaned(rows: np.ndarray, path: Path, outliers: str | None, remove_plane: bool) -> np.ndarray:
+    """Rows [N, 3 or 6] of a file without its outliers and its plane, as `read` does."""
+    if (remove_plane or outliers != "keep") and (found := planes.plane_mask(rows[:, :3])).any():
+        warnings.warn(f"{path}: {planes.advice(found, remove_plane)}", stacklevel=3)
+        rows = rows[~found] if remove_plane else rows
+    if outliers == "keep" or not (far := far_mask(rows[:, :3])).any():
+        return rows
+    if outliers != "remove":
+        words = (advice if outliers == "warn" else removal)(rows[:, :3], far)
+        warnings.warn(f"{path}: {words}", stacklevel=3)
+    return rows if outliers == "warn" else rows[~far]
 
 
 def picture(path, size: int) -> np.ndarray:
