@@ -12,7 +12,7 @@ import numpy as np
 
 from jonet.errors import InputError, shown
 from jonet.geometry.mesh import Similarity, frame_of
-from jonet.geometry.outliers import CHOICES, advice, far_mask
+from jonet.geometry.outliers import CHOICES, advice, far_mask, removal
 from jonet.inference.fitting.observations import ObservedArrays
 from jonet.wording import counted
 
@@ -68,31 +68,33 @@ def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> t
     return tuple(found)
 
 
-def without_outliers(given: ObservedArrays, outliers: str, frame, names: Sequence[str]) -> ObservedArrays:
+def without_outliers(given: ObservedArrays, outliers: str | None, frame, names: Sequence[str]) -> ObservedArrays:
     """Observations as an argument `outliers` says: about points that stand alone and enlarge the bounding box.
 
-    outliers: "remove" leaves them out, "keep" keeps them; "warn" keeps them with a warning if `frame` is "input", since
-    the shape is then normalized by that box.  names: of the shapes.  Clouds without such points stay as they are.
+    outliers: "remove" leaves them out, "keep" keeps them.  "warn" keeps them, and None leaves them out, with a warning
+    if `frame` is "input", since the shape is then normalized by that box.  names: of the shapes.  Clouds without such
+    points stay as they are.
     Raises InputError for another word, and for "remove" with samples.
     """
-    choice(outliers, "outliers", CHOICES)
+    if outliers is not None:
+        choice(outliers, "outliers", CHOICES)
     if given.points is None:
         if outliers == "remove":
             raise InputError("outliers is 'remove', but samples are given, of which none are removed")
         return given
-    if outliers == "keep" or (outliers == "warn" and not (isinstance(frame, str) and frame == "input")):
+    if outliers == "keep" or (outliers != "remove" and not (isinstance(frame, str) and frame == "input")):
         return given
     far = [far_mask(cloud) for cloud in given.points]
-    if outliers == "remove":
+    if outliers != "remove" and (found := [i for i, mask in enumerate(far) if mask.any()]):
+        others = f" (and {counted(len(found) - 1, 'other shape')})" * (len(found) > 1)
+        words = (advice if outliers == "warn" else removal)(given.points[found[0]], far[found[0]])
+        warnings.warn(f"{names[found[0]]}{others}: {words}", stacklevel=3)
+    if outliers != "warn" and any(mask.any() for mask in far):
         points, normals = (
             rows and [array[~mask] for array, mask in zip(rows, far, strict=True)]
             for rows in (given.points, given.normals)
         )
         return given._replace(points=points, normals=normals)
-    if found := [i for i, mask in enumerate(far) if mask.any()]:
-        others = f" (and {counted(len(found) - 1, 'other shape')})" * (len(found) > 1)
-        first = found[0]
-        warnings.warn(f"{names[first]}{others}: {advice(given.points[first], far[first])}", stacklevel=3)
     return given
 
 

@@ -17,6 +17,7 @@ from jonet.chips import Precision
 from jonet.codes import Codes
 from jonet.data import scans
 from jonet.errors import CheckpointError, InputError, shown
+from jonet.geometry import axes
 from jonet.geometry.mesh import Mesh, Similarity, as_meshes
 from jonet.inference import encode as encoding
 from jonet.inference import purification
@@ -151,7 +152,7 @@ class Model:
         free_space: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
-        outliers: str = "warn",
+        outliers: str | None = None,
         names: Sequence[str] | None = None,
         config: FitConfig | None = None,
         precision: Precision | None = None,
@@ -165,8 +166,8 @@ class Model:
         frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
         shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
         units; meshes are always normalized so.  outliers: what is done about few points that stand alone and enlarge a
-        cloud's bounding box: "warn" (with frame="input"), "remove" or "keep".  names: of the shapes.  config,
-        precision: replace the model's settings.
+        cloud's bounding box: with frame="input" they are left out with a warning (None); "warn", "remove" or "keep".
+        names: of the shapes.  config, precision: replace the model's settings.
         Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network whose codes come from
         an encoder or from training only; MeshError for a mesh without an inside.
         """
@@ -238,7 +239,7 @@ class Model:
         Raises InputError as `fit` does.
         """
         self._check_fitted()
-        arguments.choice(up, "up", tuple(completion.UP))
+        arguments.choice(up, "up", tuple(axes.UP))
         network = self.with_precision(precision).network
         given = ObservedArrays.checked(points=points, normals=normals, free_space=free_space)
         names = arguments.names(names, len(given.rows))
@@ -253,7 +254,7 @@ class Model:
             return Codes(names=names, similarities=found, network=self.digest, **fitted._asdict())
         posing = arguments.settings(config, PoseConfig, completion.POSE["yaw"])
         arguments.check_sizes("points", given.rows)
-        upright = completion.upright(up)
+        upright = axes.upright(up)
         turned = given.transformed([upright] * len(names))
         found = pose.fit_pose(network, turned, config=posing, **self._known())
         transforms = tuple(transform @ upright for transform in found.similarities)
@@ -268,7 +269,7 @@ class Model:
         images: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
-        outliers: str = "warn",
+        outliers: str | None = None,
         names: Sequence[str] | None = None,
         precision: Precision | None = None,
     ) -> Codes:
@@ -399,7 +400,7 @@ class Model:
         images: Sequence[Any] | np.ndarray | None = None,
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
-        outliers: str = "warn",
+        outliers: str | None = None,
         names: Sequence[str] | None = None,
         resolution: int | None = None,
         precision: Precision | None = None,
@@ -417,7 +418,7 @@ class Model:
         given |= {"voxels": voxels, "images": images, "meshes": meshes}
         return model.extract(model._codes(given, frame, outliers, names), resolution)
 
-    def _codes(self, observed: dict[str, Any], frame, outliers: str, names=None) -> Codes:
+    def _codes(self, observed: dict[str, Any], frame, outliers: str | None, names=None) -> Codes:
         """Codes of observations, by `encode` if the network has an encoder, else by `fit`."""
         method, known = (self.fit, FITTED) if self.inputs is None else (self.encode, ENCODED)
         observed = {name: arrays for name, arrays in observed.items() if arrays is not None}

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import io
 import itertools
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -102,14 +103,17 @@ def changes(options, names: set[str], group: str) -> dict[str, Any]:
 
 
 def _spelled(argument: str, kind: type) -> str:
-    """An argument with the full name of its option, with hyphens; other arguments are returned unchanged."""
+    """An argument with the full name of its option, with hyphens, and `~` at the beginning as the home folder.
+
+    Shells replace `~` only at the beginning of a word that is not quoted, not in `--data=~/meshes`.
+    """
     name, equals, text = argument.partition("=")
     if not name.startswith("--") or len(name) == 2:
-        return argument
+        return os.path.expanduser(argument)
     name = name[2:].replace("-", "_")
     if name in SHORT and name not in {field.name for field in dataclasses.fields(kind)}:
         name = SHORT[name]
-    return f"--{name.replace('_', '-')}{equals}{text}"
+    return f"--{name.replace('_', '-')}{equals}{os.path.expanduser(text)}"
 
 
 def _fields(kind, prefix: str = "") -> Iterator[tuple[str, Any]]:

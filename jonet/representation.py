@@ -17,6 +17,7 @@ from jonet.data.cloud_distances import Cloud
 from jonet.data.sampling import Recipe, surface
 from jonet.errors import FormatError, InputError, MeshError, shown
 from jonet.fields import Fields, Spline
+from jonet.geometry import axes
 from jonet.geometry.depth import normals_towards
 from jonet.geometry.mesh import SPHERE_RADIUS, Mesh, Similarity, as_meshes, frame_of
 from jonet.geometry.outliers import neighbor_distance
@@ -103,18 +104,28 @@ def of_mesh(name: str, mesh: Mesh, options: Representation) -> Observed:
     return _of_scan(name, scans.sampled(source, "samples", "sphere", _recipe(options), options.seed), options)
 
 
-def of_file(name: str, path: Path, options: Representation, outliers: str = "keep") -> Observed:
+def of_file(
+    name: str,
+    path: Path,
+    options: Representation,
+    outliers: str | None = "keep",
+    up: str = "y",
+    remove_plane: bool = False,
+) -> Observed:
     """Samples of a file, a mesh or a point cloud, as `scans.read` accepts and refuses them.
 
-    outliers: what is done about those that enlarge the bounding box, and do not stand alone: as for `scans.read`.
+    outliers: what is done about those that enlarge the bounding box, and do not stand alone; up: the axis of the file
+    that points up; these and remove_plane are as for `scans.read`.
     """
     if (rows := scans.cloud(path, seed=options.seed)) is None:
-        source = sources.MeshFile(name, "test", path=path)
+        source = sources.MeshFile(name, "test", path=path, up=up)
         return _of_scan(name, scans.sampled(source, "samples", "sphere", _recipe(options), options.seed), options)
-    rows = rows[_beside_others(rows[:, :3])]
-    rows = rows[~scans.far_outliers(rows[:, :3], outliers, path)]
+    rows = scans.cleaned(rows[_beside_others(rows[:, :3])], path, outliers, remove_plane)
+    turn = axes.upright(up)
+    normals = rows[:, 3:] @ turn.rotation.T if rows.shape[1] > 3 else None
     try:
-        return of_inliers(name, (rows[:, :3], rows[:, 3:] if rows.shape[1] > 3 else None), options)
+        found = of_inliers(name, (turn(rows[:, :3]), normals), options)
+        return found._replace(similarity=found.similarity @ turn)
     except MeshError as error:
         raise FormatError(f"{path}: {error}") from error
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from gltf_scenes import glb, scene
+from gltf_scenes import compressed_scene, draco_scene, glb, scene
 from PIL import Image
 
 from jonet import config, model_folder
@@ -196,6 +196,29 @@ def gltf(folder: Path) -> Path:
     return content("a.gltf", json.dumps(tree))(folder)
 
 
+def instances():
+    attributes = {"TRANSLATION": 0}
+    return scene([{"mesh": 0, "extensions": {"EXT_mesh_gpu_instancing": {"attributes": attributes}}}])
+
+
+def draco(folder: Path) -> Path:
+    packer = pytest.importorskip("DracoPy", reason="meshes compressed by Draco need DracoPy (extra `gltf`)")
+    data = packer.encode(TETRAHEDRON.vertices.astype(np.float32), TETRAHEDRON.faces, quantization_bits=10)
+    return content("a.glb", glb(draco_scene(data), data))(folder)
+
+
+def threemf(folder: Path) -> Path:
+    vertices = "".join('<vertex x="{}" y="{}" z="{}"/>'.format(*row) for row in TETRAHEDRON.vertices.tolist())
+    faces = "".join('<triangle v1="{}" v2="{}" v3="{}"/>'.format(*row) for row in TETRAHEDRON.faces.tolist())
+    shape = f'<object id="1"><mesh><vertices>{vertices}</vertices><triangles>{faces}</triangles></mesh></object>'
+    parts = '<object id="2"><components><component objectid="1" transform="1 0 0 0 1 0 0 0 1 5 0 0"/>'
+    head = '<model unit="inch" xmlns="http://schemas.microsoft.com/3dmanufacturing/core/2015/02"><resources>'
+    tree = f'{head}{shape}{parts}</components></object></resources><build><item objectid="2"/></build></model>'
+    with zipfile.ZipFile(folder / "a.3mf", "w") as archive:
+        archive.writestr("3D/3dmodel.model", tree)
+    return folder / "a.3mf"
+
+
 def views(folder: Path) -> Path:
     for i in range(2):
         image(f"{i}.jpg", np.zeros((8, 8, 3), np.uint8))(folder)
@@ -257,6 +280,20 @@ def trained(path: Path):
     return weights.state(saved["model_state_dict"] if nested else saved, path)
 
 
+def las(name: str):
+    """Reading LAS needs laspy, and writing LAZ lazrs."""
+
+    def make(folder: Path) -> Path:
+        laspy = pytest.importorskip("laspy", reason="reading LAS needs laspy (extra `scans`)")
+        pytest.importorskip("lazrs", reason="reading LAZ needs lazrs (extra `scans`)")
+        data = laspy.LasData(laspy.LasHeader(version="1.2", point_format=3))
+        data.x, data.y, data.z = POINTS.T
+        data.write(folder / name)
+        return folder / name
+
+    return make
+
+
 def manifest(folder: Path) -> Path:
     rows = Manifest(folder)
     rows.add(Row("a.ply", "ok", 0.1, 0.9, 1.0, "a.npz", "0123", {"bytes": 3}, {"sha256": "0"}))
@@ -289,6 +326,11 @@ STL = "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvert
 STL += "endsolid a\n"
 STRIPS = "element tristrips 1\nproperty list int int vertex_indices\nend_header\n"
 XYZ = "\n".join(" ".join(map(str, row)) for row in np.column_stack([POINTS, NORMALS]).tolist())
+PCD = "VERSION .7\nFIELDS x y z normal\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 3\nWIDTH 12\nHEIGHT 1\nPOINTS 12\nDATA "
+COLUMNS = POINTS.T.tobytes() + NORMALS.tobytes()  # literals of LZF, and copies of the last 3 bytes
+LZF = b"".join(bytes([31]) + COLUMNS[i : i + 32] for i in range(0, len(COLUMNS) - 32, 32))
+LZF += bytes([28]) + COLUMNS[-32:-3] + bytes([1 << 5, 2])
+LZF = struct.pack("<II", len(LZF), len(COLUMNS)) + LZF
 SIMILARITY = {"loc": np.zeros(3), "scale": np.array(2.0)}
 CODES = {"values": POINTS, "names": np.array([*"abcdefghijkl"]), "version": np.array(2)}
 CODES |= {"similarities": np.tile(Similarity().as_array(), (12, 1)), "network": np.array("0123")}
@@ -314,6 +356,14 @@ READERS = {
     "strips ply": Reader(
         content("a.ply", PLY + STRIPS + "0 0 0\n1 0 0\n1 1 0\n0 1 0\n5 0 1 3 2 -1\n"), mesh_files.read
     ),
+    "other names ply": Reader(
+        content("a.ply", PLY.replace("vertex", "point") + FACES.replace("_indices", "_list") + BODY), mesh_files.read
+    ),
+    "3mf": Reader(threemf, mesh_files.read, member("model")),
+    "3mf as a whole": Reader(threemf, mesh_files.read),
+    "compressed glb": Reader(content("a.glb", glb(*compressed_scene())), mesh_files.read),
+    "instances glb": Reader(content("a.glb", glb(instances())), mesh_files.read),
+    "draco glb": Reader(draco, mesh_files.read),
     "stl": Reader(mesh("a.stl"), mesh_files.read),
     "ascii stl": Reader(content("a.stl", STL), mesh_files.read),
     "glb": Reader(mesh("a.glb"), mesh_files.read),
@@ -323,6 +373,19 @@ READERS = {
     "in cloud npz": Reader(npz("a.npz", points=POINTS), point_cloud_files.read, member("points.npy")),
     "cloud xyz": Reader(content("a.xyz", "x y z nx ny nz\n" + XYZ), point_cloud_files.read),
     "cloud csv": Reader(content("a.csv", XYZ.replace(" ", ",")), point_cloud_files.read),
+    "cloud by columns": Reader(npy("a.npy", np.asfortranarray(POINTS)), point_cloud_files.read),
+    "cloud of names": Reader(npy("a.npy", np.zeros(12, [(axis, "<f4") for axis in "xyz"])), point_cloud_files.read),
+    "cloud with decimal commas": Reader(
+        content("a.csv", "id;x [m];y [m];z [m]\n" + XYZ.replace(" ", ";").replace(".", ",")), point_cloud_files.read
+    ),
+    "ascii pcd": Reader(content("a.pcd", PCD + "ascii\n" + XYZ), point_cloud_files.read),
+    "pcd": Reader(
+        content("a.pcd", PCD.encode() + b"binary\n" + np.column_stack([POINTS, NORMALS]).tobytes()),
+        point_cloud_files.read,
+    ),
+    "compressed pcd": Reader(content("a.pcd", PCD.encode() + b"binary_compressed\n" + LZF), point_cloud_files.read),
+    "las": Reader(las("a.las"), point_cloud_files.read),
+    "laz": Reader(las("a.laz"), point_cloud_files.read),
     "cloud ascii ply": Reader(content("a.ply", PLY + "end_header\n" + BODY[:28]), point_cloud_files.read),
     "cloud ply": Reader(mesh("a.ply"), point_cloud_files.read),
     "codes": Reader(npz("a.npz", **CODES), Codes.load),

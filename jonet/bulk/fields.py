@@ -18,7 +18,7 @@ from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Row
 from jonet.bulk.pipeline import Stages
 from jonet.bulk.work import DEFAULT, Settings, Summary
 from jonet.fields import SUFFIX, Fields, Spline
-from jonet.geometry import mesh_files
+from jonet.geometry import axes, mesh_files
 from jonet.geometry.mesh import Mesh
 from jonet.representation import Observed
 from jonet.settings.representation import Representation
@@ -39,7 +39,9 @@ def represent(
     options: Representation | Mapping[str, Any] | None = None,
     form: str | None = None,
     surfaces: Surfaces = SURFACES,
-    outliers: str = "warn",
+    outliers: str | None = None,
+    up: str = "y",
+    remove_plane: bool = False,
 ) -> Summary:
     """Meshes and point clouds in input units as fields (`fields.Spline`), each by itself and without a model.
 
@@ -48,8 +50,9 @@ def represent(
     default as many shapes are solved at once as the devices take, while the next ones are read.  progress: called with
     the `Outcome` so far after each batch.  options: a `Representation`, or a dict of some of its fields.  form: also
     writes a closed mesh in input units next to each field, in one of `work.FORMATS`, extracted by `surfaces`.
-    outliers: what is done about outliers that enlarge the bounding box of a cloud: "warn", "remove" or "keep"
-    (`data.scans.read`).
+    outliers: what is done about outliers that enlarge the bounding box of a cloud: None removes them with a
+    warning, else "warn", "remove" or "keep"; remove_plane: leave out a plane that holds a third of a cloud (both
+    `data.scans.read`).  up: the axis of the inputs that points up (`geometry.axes.UP`).
     A row's `residual` is the field's error; where more than a hundredth of the surface of a cloud closes holes, the
     field is doubtful.
     Raises ConfigError for impossible options, for a folder with results of other settings or with inputs, for an output
@@ -57,6 +60,7 @@ def represent(
     in the folder.
     """
     work.check(settings)
+    axes.upright(up)  # checks it
     options, folder = representation.options_of(options), Path(out)
     if form is not None:
         work.check_format(form)
@@ -88,17 +92,17 @@ def represent(
         mesh_files.write(mesh, folder / meshes[key])
         return row._replace(made={"beside": {meshes[key]: {}}})
 
-    read = functools.partial(_read, options, outliers)
+    read = functools.partial(_read, options, outliers, up, remove_plane)
     stages = Stages(read, lambda shape: None, solve, write, stamp)
     given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
-    job = {"verb": "represent", "representation": configs.to_dict(options), **work.removal(outliers)}
+    job = {"verb": "represent", "representation": configs.to_dict(options), **work.reading(outliers, up, remove_plane)}
     if form is not None:
         job |= {"format": form, "surfaces": configs.to_dict(surfaces)}
     return work.run(folder, job, given, stages, settings, splines.together, progress)
 
 
-def _read(options: Representation, outliers: str, source: File) -> Observed:
-    return representation.of_file(source.name, source.path, options, outliers)
+def _read(options: Representation, outliers: str | None, up: str, remove_plane: bool, source: File) -> Observed:
+    return representation.of_file(source.name, source.path, options, outliers, up, remove_plane)
 
 
 def _status(field: Spline) -> str:

@@ -17,10 +17,11 @@ from jonet.bulk.job import is_job
 from jonet.codes import Codes
 from jonet.data import scans
 from jonet.errors import ConfigError, InputError
-from jonet.geometry import point_cloud_files
+from jonet.geometry import axes, point_cloud_files
 from jonet.geometry.mesh import Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting import latents
+from jonet.inference.fitting import lying as turns
 from jonet.inference.fitting.observations import Observations, ObservedArrays, observe
 from jonet.model import Model
 from jonet.settings.fitting import FitConfig
@@ -89,11 +90,35 @@ def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
         model.network,
         data,
         np.array([_index(name) for name in shape_names], np.int32),
-        config=model.fitting,
-        prior=model.prior,
-        starts=None if model.codes is None else model.codes.values,
+        **_fitting(model),
     )
     return Codes(names=tuple(shape_names), similarities=tuple(similarities), **found._asdict())
+
+
+def lying(model: Model, shapes: Sequence[Prepared], codes: Codes) -> list[str]:
+    """The axis of each shape that perhaps points up, "" for those that do not lie; only doubtful codes are looked at.
+
+    Fits every shape whose code is out of distribution in five other poses (`fitting.lying.axes`).
+    """
+    found = [""] * len(shapes)
+    if model.inputs is None and codes.out_of_distribution is not None and codes.residual is not None:
+        doubtful = np.flatnonzero(codes.out_of_distribution).tolist()
+        turned = turns.axes(
+            model.network,
+            [shapes[i].data for i in doubtful if isinstance(shapes[i].data, Observations)],
+            codes.residual[doubtful],
+            np.array([_index(shapes[i].name) for i in doubtful], np.int32),
+            **_fitting(model),
+        )
+        for i, axis in zip(doubtful, turned, strict=True):
+            found[i] = axis
+    return found
+
+
+def _fitting(model: Model) -> dict[str, Any]:
+    """Arguments of `latents.fit`: what is known of the training codes, and the settings."""
+    starts = None if model.codes is None else model.codes.values
+    return {"config": model.fitting, "prior": model.prior, "starts": starts}
 
 
 def _index(name: str) -> int:
@@ -109,13 +134,14 @@ def takes_images(model: Model) -> bool:
 def find(inputs, out: Path | None = None, results: Iterable[Path] = (), pictures: bool = False) -> dict[str, Path]:
     """Meshes and point clouds (or images) by their name in the manifest: the path relative to the given folder.
 
-    inputs: a path or several, files or folders.  out: the folder of results; it, `results` (files) and other jobs'
-    folders are not searched for inputs.  Raises ConfigError if `out` is one of the searched folders, or no file is
-    found.
+    inputs: a path or several, files, folders or patterns (`scans/*.ply`).  out: the folder of results; it, `results`
+    (files) and other jobs' folders are not searched for inputs.  Raises ConfigError if `out` is one of the searched
+    folders, or no file is found.
     """
+    listed = [inputs] if isinstance(inputs, str | Path) else inputs
     found: dict[str, Path] = {}
     left_out = {os.path.realpath(path) for path in (out, *results) if path is not None}
-    for given in [inputs] if isinstance(inputs, str | Path) else inputs:
+    for given in (place for one in listed for place in search.matching(one)):
         folder = Path(given).is_dir()
         if folder and out is not None and os.path.realpath(given) == os.path.realpath(out):
             raise ConfigError(f"{out} is searched for inputs, and results would be among them; choose another --out")
@@ -156,40 +182,49 @@ def names(files: Iterable[str]) -> dict[str, str]:
             chosen[key] = min(chosen[key] + 1, 2)
 
 
-def reader(model: Model, outliers: str = "warn") -> Callable[[File], Prepared]:
-    """A function that reads and prepares a file, and can be sent to other processes.  outliers: as for `scans.read`.
+def reader(
+    model: Model, outliers: str | None = None, up: str = "y", remove_plane: bool = False
+) -> Callable[[File], Prepared]:
+    """A function that reads and prepares a file, and can be sent to other processes.
 
-    Raises InputError for a network that takes no files of shapes, or, with outliers "remove", no point clouds.
+    outliers, up, remove_plane: as for `scans.read`.
+    Raises InputError for a network that takes no files of shapes, or, where these are given, no point clouds.
     """
+    axes.upright(up)  # checks it
     if model.inputs is None and model.kind != "deepsdf":
         raise InputError("this network only represents the shapes that it was trained on, and takes no others")
     if model.inputs is None:
         limit = rows_used(model) or point_cloud_files.LIMIT
-        return functools.partial(_observations, model.frame, model.fitting, limit, outliers)
+        return functools.partial(_observations, model.frame, model.fitting, limit, outliers, up, remove_plane)
     if model.inputs.kind == "samples":
         raise InputError("this network takes points with occupancies, which files of meshes and clouds do not contain")
-    if outliers == "remove" and model.inputs.kind != "points":
-        raise InputError(f"outliers is 'remove', but this network takes {model.inputs.kind}, and no point clouds")
-    return functools.partial(_inputs, model.frame, model.inputs, outliers)
+    if up != "y" and model.inputs.kind == "images":
+        raise InputError(f"up is {up!r}, but this network takes images, and no shapes that could lie")
+    if (outliers == "remove" or remove_plane) and model.inputs.kind != "points":
+        name = "outliers is 'remove'" if outliers == "remove" else "remove_plane is True"
+        raise InputError(f"{name}, but this network takes {model.inputs.kind}, and no point clouds")
+    return functools.partial(_inputs, model.frame, model.inputs, outliers, up, remove_plane)
 
 
-def _observations(frame: str, fitting: FitConfig, limit: int, outliers: str, source: File) -> Prepared:
+def _observations(
+    frame: str, fitting: FitConfig, limit: int, outliers: str | None, up: str, remove_plane: bool, source: File
+) -> Prepared:
     """limit: number of points read at most, since a fit uses no more."""
     path, name = source
-    one = scans.read(path, frame, limit=limit, outliers=outliers)
+    one = scans.read(path, frame, limit=limit, outliers=outliers, up=up, remove_plane=remove_plane)
     arrays = {kind: [one.array(kind)] for kind in one.kind}
     (rows,) = observe(ObservedArrays.checked(**arrays), fitting, [_index(name)])
     return Prepared(name, one.similarity, rows)
 
 
-def _inputs(frame: str, form: Inputs, outliers: str, source: File) -> Prepared:
+def _inputs(frame: str, form: Inputs, outliers: str | None, up: str, remove_plane: bool, source: File) -> Prepared:
     path, name = source
     if form.kind == "images":
         return Prepared(name, Similarity(), scans.picture(path, form.size))
     if form.kind == "voxels":
-        voxels, transform = scans.grid(path, form.size)
+        voxels, transform = scans.grid(path, form.size, up)
         return Prepared(name, transform, voxels)
-    one = scans.read(path, frame, surface=True, outliers=outliers)
+    one = scans.read(path, frame, surface=True, outliers=outliers, up=up, remove_plane=remove_plane)
     return Prepared(name, one.similarity, one.array("points"))
 
 

@@ -24,6 +24,7 @@ from jonet.bulk.inputs import (
     Prepared,
     codes_of,
     find,
+    lying,
     names,
     reader,
     rows_used,
@@ -49,15 +50,26 @@ PER_CELL = 400  # memory of a mesh during extraction in bytes, per cell of one f
 
 
 def fit(
-    model: Model, inputs, out: str | Path, settings: Settings = DEFAULT, progress=None, *, outliers: str = "warn"
+    model: Model,
+    inputs,
+    out: str | Path,
+    settings: Settings = DEFAULT,
+    progress=None,
+    *,
+    outliers: str | None = None,
+    up: str = "y",
+    remove_plane: bool = False,
 ) -> Summary:
     """Codes of meshes and point clouds in input units, or of images for networks that take them.
 
     inputs: a path or several, files or folders.  out: the .npz file that gets all codes when all inputs are done;
     before, each code is in a file of its own in the folder of the same name without .npz, next to manifest.csv (or out
     is that folder, and the file is codes.npz in it).  The same call continues a stopped job.  settings: see `Settings`.
-    progress: called with the `Outcome` so far after each batch.  outliers: what is done about outliers that enlarge the
-    bounding box of a cloud, by which it is normalized: "warn", "remove" or "keep" (`data.scans.read`).
+    progress: called with the `Outcome` so far after each batch.
+    Of clouds, outliers: what is done about those that enlarge the bounding box, by which it is normalized: None removes
+    them with a warning, else "warn", "remove" or "keep".  remove_plane: leave out a plane that holds a third of it.
+    up: the axis of the inputs that points up.  All three as for `data.scans.read`; codes have the rotation, and meshes
+    the axes of the inputs.  The status of a doubtful code says if the shape is fitted far better with another axis up.
     Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was
     not written by this job, and if no input could be used; BusyError if another process works in the folder.
     """
@@ -67,19 +79,24 @@ def fit(
     files = find(inputs, folder, [joined], takes_images(model))
     shape_names = names(files)
     outputs = work.outputs(shape_names, "shapes/{}.npz")
-    read = reader(model, outliers)
+    read = reader(model, outliers, up, remove_plane)
     network = model.digest
     atomic.check_outputs([joined, *(folder / output for output in outputs.values())], files.values())
     work.check_apart(folder, files)
     _check_joined(joined, folder)
 
-    def write(key: str, code: Codes) -> Row:
-        dataclasses.replace(code, network=network).save(folder / outputs[key], sync=False)  # its row has its digest
-        return _row(key, code, outputs[key])
+    def solve(shapes: list[Prepared]) -> list[tuple[Codes, str]]:
+        codes = codes_of(model, shapes)
+        return list(zip(_each(codes), lying(model, shapes, codes), strict=True))
 
-    stages = Stages(read, size_class(model), lambda shapes: _each(codes_of(model, shapes)), write, stamp)
+    def write(key: str, result: tuple[Codes, str]) -> Row:
+        code, axis = result
+        dataclasses.replace(code, network=network).save(folder / outputs[key], sync=False)  # its row has its digest
+        return _row(key, code, outputs[key], axis)
+
+    stages = Stages(read, size_class(model), solve, write, stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
-    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.removal(outliers)}
+    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.reading(outliers, up, remove_plane)}
     batch = functools.partial(batch_size, _bytes(model))
     return work.run(folder, job, given, stages, settings, batch, progress, functools.partial(_join, joined))
 
@@ -93,7 +110,9 @@ def reconstruct(
     *,
     resolution: int | None = None,
     form: str = "ply",
-    outliers: str = "warn",
+    outliers: str | None = None,
+    up: str = "y",
+    remove_plane: bool = False,
 ) -> Summary:
     """Meshes of inputs, written to the folder `out`; arguments and errors as for `fit`.
 
@@ -104,18 +123,18 @@ def reconstruct(
     files, folder = find(inputs, Path(out), pictures=takes_images(model)), Path(out)
     shape_names = names(files)
     outputs = work.outputs(shape_names, f"{{}}.{form}")
-    read = reader(model, outliers)
+    read = reader(model, outliers, up, remove_plane)
     atomic.check_outputs([folder / output for output in outputs.values()], files.values())
     work.check_apart(folder, files)
 
-    def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh]]:
+    def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh, str]]:
         codes = codes_of(model, shapes)
-        return list(zip(_each(codes), _meshes(model, codes, cells), strict=True))
+        return list(zip(_each(codes), _meshes(model, codes, cells), lying(model, shapes, codes), strict=True))
 
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
-    job |= {**_of(model, model.digest), "starts": _starts(model), **work.removal(outliers)}
+    job |= {**_of(model, model.digest), "starts": _starts(model), **work.reading(outliers, up, remove_plane)}
     batch = functools.partial(batch_size, max(_bytes(model), PER_CELL * cells**2))
     return work.run(folder, job, given, stages, settings, batch, progress)
 
@@ -159,8 +178,9 @@ def extract(
     outputs = work.outputs(shape_names, f"{{}}.{form}")
     atomic.check_outputs([folder / output for output in outputs.values()], set(files.values()))
 
-    def solve(batch: list[Codes]) -> list[tuple[Codes, Mesh]]:
-        return list(zip(batch, _meshes(model, Codes.joined(batch), cells), strict=True))
+    def solve(batch: list[Codes]) -> list[tuple[Codes, Mesh, str]]:
+        meshes = _meshes(model, Codes.joined(batch), cells)
+        return [(code, mesh, "") for code, mesh in zip(batch, meshes, strict=True)]
 
     def together(code: Codes):
         return code.similarities is None, code.residual is None
@@ -270,9 +290,9 @@ def _meshes(model: Model, codes: Codes, resolution: int) -> list[Mesh]:
 
 
 def _writer(folder: Path, outputs: dict[str, str]):
-    def write(key: str, result: tuple[Codes, Mesh]) -> Row:
-        code, mesh = result
-        row = _row(key, code, outputs[key])
+    def write(key: str, result: tuple[Codes, Mesh, str]) -> Row:
+        code, mesh, axis = result
+        row = _row(key, code, outputs[key], axis)
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box", output="")
         mesh_files.write(mesh, folder / outputs[key])
@@ -281,13 +301,15 @@ def _writer(folder: Path, outputs: dict[str, str]):
     return write
 
 
-def _row(key: str, code: Codes, output: str) -> Row:
-    """The row of a code, with the status that its fit reports."""
+def _row(key: str, code: Codes, output: str, axis: str = "") -> Row:
+    """The row of a code, with the status that its fit reports.  axis: that perhaps points up; "" for none."""
     doubts = []
     if code.converged is not None and not code.converged[0]:
         doubts.append("not converged")
     if code.out_of_distribution is not None and code.out_of_distribution[0]:
         doubts.append("out of distribution")
+    if axis:
+        doubts.append(f"perhaps turned: --up={axis}")
     status = f"{DOUBTFUL}: {', '.join(doubts)}" if doubts else OK
     residual, inlier_fraction = (None if x is None else float(x[0]) for x in (code.residual, code.inlier_fraction))
     return Row(key, status, residual, inlier_fraction, output=output)

@@ -140,6 +140,8 @@ def outputs(shape_names: dict[str, str], form: str) -> dict[str, str]:
     return {key: form.format(name) for key, name in zip(shape_names, unique(list(shape_names.values())), strict=True)}
 
 
-def removal(outliers: str) -> dict[str, str]:
-    """What results depend on: whether outliers are removed; they are the same with "warn" and "keep"."""
-    return {"outliers": outliers} if outliers == "remove" else {}
+def reading(outliers: str | None, up: str, remove_plane: bool) -> dict[str, Any]:
+    """What results depend on: whether outliers are kept ("warn" and "keep") or removed, the axis of the files that
+    points up, and whether planes are removed."""
+    found: dict[str, Any] = {"outliers": "keep"} if outliers in ("warn", "keep") else {}
+    return found | ({} if up == "y" else {"up": up}) | ({"remove_plane": True} if remove_plane else {})

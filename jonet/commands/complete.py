@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from jonet.codes import Codes, fits
 from jonet.commands import trained, written
 from jonet.data import sampling, scans
 from jonet.errors import ConfigError, MeshError
-from jonet.geometry import depth, mesh_files
+from jonet.geometry import axes, depth, mesh_files, mesh_parsers, planes
 from jonet.geometry.mesh import SPHERE_RADIUS, Similarity
 from jonet.inference.fitting import completion
 from jonet.model import Model
@@ -72,7 +73,9 @@ def check(options, given: set[str]) -> None:
     else:
         unread = dict.fromkeys(("center", "radius", "fitting"), "it belongs to --known-pose")
     if _is_image(options):
-        unread |= dict.fromkeys(("eye", "whole"), "a depth image is a partial view whose camera is known")
+        unread |= dict.fromkeys(
+            ("eye", "whole", "remove_plane"), "a depth image is a partial view whose camera is known"
+        )
     else:
         unread |= dict.fromkeys(("intrinsics", "focal", "scale", "far"), "the scan is no depth image (PNG)")
     if options.focal is not None:
@@ -97,6 +100,10 @@ def of_depth_image(options) -> Scan:
 def of_cloud(options) -> Scan:
     """Points and normals of a point cloud or mesh."""
     points, normals = _points(Path(options.scan))
+    if (found := planes.plane_mask(points)).any():
+        warnings.warn(f"{options.scan}: {planes.advice(found, options.remove_plane)}", stacklevel=2)
+        if options.remove_plane:
+            points, normals = points[~found], None if normals is None else normals[~found]
     if options.eye is None and normals is None and not options.whole:
         print("no normals and no --eye: inside and outside follow from the training shapes alone", file=sys.stderr)
     return Scan(points, normals, None)
@@ -104,7 +111,7 @@ def of_cloud(options) -> Scan:
 
 def _points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Points in input units and their normals; of a mesh, which may be open, by the orientation of its faces."""
-    if path.suffix.lower() not in scans.CLOUDS:
+    if path.suffix.lower() in mesh_parsers.SUFFIXES:
         with contextlib.suppress(MeshError):  # a mesh file without faces is read as a cloud below
             return sampling.surface(mesh_files.read(path), LIMIT, np.random.default_rng(0), np.float64)
     scan = scans.read(path, limit=LIMIT)
@@ -118,7 +125,7 @@ def fitted(model: Model, scan: Scan, up: str, options, given: set[str]) -> Codes
     """
     similarities, config = None, None
     if options.known_pose:
-        radius, upright = SPHERE_RADIUS if options.radius is None else options.radius, completion.upright(up)
+        radius, upright = SPHERE_RADIUS if options.radius is None else options.radius, axes.upright(up)
         to_frame = Similarity(SPHERE_RADIUS / radius, translation=-upright(options.center))
         similarities = [to_frame @ upright]
         if "fitting.prior" in given:

@@ -21,11 +21,16 @@ from jonet.geometry import mesh_files, mesh_parsers
 from jonet.progress import tracked
 from jonet.run import metrics_file
 from jonet.settings.metrics import MetricsConfig
-from jonet.storage import atomic
+from jonet.storage import atomic, search
 from jonet.storage.names import unique
 from jonet.wording import counted
 
-SUFFIXES = (*mesh_parsers.SUFFIXES, *scans.CLOUDS, *scans.PICTURES)  # of inputs from which meshes are reconstructed
+SUFFIXES = (
+    *mesh_parsers.SUFFIXES,
+    *scans.CLOUDS,
+    *scans.TABLES,
+    *scans.PICTURES,
+)  # of inputs from which meshes are reconstructed
 
 
 def evaluate(options, given: set[str]) -> None:
@@ -111,7 +116,9 @@ def _found(folder: str, other: str) -> dict[str, Path]:
 
     other: the folder that these meshes are compared to, which is not searched if it is within this one.
     """
-    root = Path(folder)
+    if len(places := search.matching(folder)) > 1:
+        return {path.name: path for place in places for path in mesh_files.find(place)}
+    (root,) = places
     paths = mesh_files.find(root)
     if root.is_file():
         return {root.name: root}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from jonet import bulk, parallel, progress
 from jonet.bulk.pipeline import Outcome
@@ -16,7 +17,7 @@ def fit(options, given: set[str]) -> None:
     """The verb: codes of observed shapes (`bulk.fit`).  given: names of the options that the user gave."""
     settings, shown, model = _settings(options), Progress(options), trained.load(options, given)
     with shown.display:
-        done = bulk.fit(model, options.inputs, options.out, settings, shown, outliers=options.outliers)
+        done = bulk.fit(model, options.inputs, options.out, settings, shown, **_reading(options))
     shown.end(done)
 
 
@@ -27,7 +28,8 @@ def extract(options, given: set[str]) -> None:
 
 def reconstruct(options, given: set[str]) -> None:
     """The verb: meshes of observed shapes (`bulk.reconstruct`)."""
-    _meshes(functools.partial(bulk.reconstruct, outliers=options.outliers), options, given, options.inputs)
+    work = functools.partial(bulk.reconstruct, **_reading(options))
+    _meshes(work, options, given, options.inputs)
 
 
 def represent(options, given: set[str]) -> None:
@@ -48,9 +50,14 @@ def represent(options, given: set[str]) -> None:
             options=options.representation,
             form=options.format,
             surfaces=options.surfaces,
-            outliers=options.outliers,
+            **_reading(options),
         )
     shown.end(done)
+
+
+def _reading(options) -> dict[str, Any]:
+    """The options of reading files."""
+    return {name: getattr(options, name) for name in ("outliers", "up", "remove_plane")}
 
 
 def _meshes(work, options, given: set[str], inputs) -> None:

@@ -33,7 +33,7 @@ Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
 Format = Literal["ply", "obj", "stl", "glb", "off"]
 Outliers = Literal["warn", "remove", "keep"]
-Axis = Literal["y", "-y", "z", "-z", "x", "-x"]
+Axis = Literal["y", "-y", "z", "-z", "x", "-x"]  # as `geometry.axes.Axis`, which needs more imports
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,10 @@ class Fit(Bulk, Computing):
     model: ModelFolder
     inputs: Inputs
     out: str  # codes.npz, or a folder
-    outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box, by which it is normalized
+    # points that stand alone and enlarge a cloud's bounding box, by which it is normalized (default: removed, and said)
+    outliers: Outliers | None = None
+    remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
+    up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     fitting: FitConfig = FitConfig()
 
 
@@ -95,7 +98,10 @@ class Reconstruct(Bulk, Computing):
     inputs: Inputs
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
-    outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box, by which it is normalized
+    # points that stand alone and enlarge a cloud's bounding box, by which it is normalized (default: removed, and said)
+    outliers: Outliers | None = None
+    remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
+    up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     fitting: FitConfig = FitConfig()
     surfaces: Surfaces = Surfaces()
 
@@ -107,7 +113,10 @@ class Represent(Bulk):
     inputs: Inputs
     out: str  # folder for the fields, NAME.npz
     format: Format | None = None  # also writes a mesh next to each field, in this format
-    outliers: Outliers = "warn"  # points that stand alone and enlarge a cloud's bounding box
+    # points that stand alone and enlarge a cloud's bounding box (default: removed, and said)
+    outliers: Outliers | None = None
+    remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
+    up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     representation: Representation = Representation()
     surfaces: Surfaces = Surfaces(resolution=256)
 
@@ -160,6 +169,7 @@ class Complete(Computing):
     eye: tuple[float, float, float] | None = None  # viewpoint of a cloud: gives free space and normals
     whole: bool = False  # the cloud covers the whole surface: nothing is outside its hull
     outliers: Outliers = "warn"  # points that stand alone and enlarge the scan's bounding box
+    remove_plane: bool = False  # leave out a plane that holds a third of a scan: a floor or table
     intrinsics: Text = None  # of a depth image: JSON with fx, fy, cx, cy (default: <name>.json next to it)
     focal: float | None = None  # instead of --intrinsics: focal length in pixels, center in the middle
     scale: float = 1000.0  # gray levels per unit of length in a depth image
@@ -176,6 +186,7 @@ class Purify(Computing):
     model: ModelFolder
     inputs: Inputs
     out: str  # folder for the clouds, PLY in input units
+    up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     count: Int = None  # points per output cloud (default: as many as the input has, at most 200,000)
     spread: float = 1.1  # outliers are so many standard deviations above the mean distance to their neighbors
     seed: int = 0  # seed of the sampled points

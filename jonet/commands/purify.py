@@ -13,7 +13,7 @@ from jonet.bulk import inputs
 from jonet.commands import trained, written
 from jonet.data import scans
 from jonet.errors import ConfigError, JonetError
-from jonet.geometry import mesh_files
+from jonet.geometry import axes, mesh_files
 from jonet.geometry.mesh import Mesh
 from jonet.progress import Progress
 from jonet.storage.names import unique
@@ -26,10 +26,10 @@ def purify(options, given: set[str]) -> None:
     files = inputs.find(options.inputs, Path(options.out), pictures=inputs.takes_images(model))
     outputs = [f"{name}.ply" for name in unique(list(inputs.names(files).values()))]
     written.check(options.out, outputs, files.values())
-    clouds, causes = {}, {}
+    turn, clouds, causes = axes.upright(options.up), {}, {}
     for output, path in zip(outputs, files.values(), strict=True):
         try:
-            clouds[output] = scans.read(path, model.frame, surface=True)
+            clouds[output] = scans.read(path, model.frame, surface=True, up=options.up)
         except JonetError as error:
             causes[output] = error
     if not clouds:
@@ -43,12 +43,13 @@ def purify(options, given: set[str]) -> None:
         }
         if not group:
             continue
-        observed = {"points": [cloud.similarity.inverse()(cloud.points) for cloud in group.values()], "frame": "input"}
+        points = [turn(cloud.similarity.inverse()(cloud.points)) for cloud in group.values()]
+        observed = {"points": points, "frame": "input"}
         if with_normals:
             observed["normals"] = [cloud.normals for cloud in group.values()]
         with Progress("purifying", "cloud", len(group)):
             found = model.purify(**observed, count=options.count, spread=options.spread, seed=options.seed)
-        purified |= dict(zip(group, found, strict=True))
+        purified |= dict(zip(group, map(turn.inverse(), found), strict=True))
     written.keep(
         options.out,
         "purify",

@@ -15,14 +15,25 @@ from jonet.checks import whole
 from jonet.data import sources
 from jonet.data.sampling import RECIPES, Recipe, Solid
 from jonet.errors import FormatError, InputError, MeshError, shown
-from jonet.geometry import diagnosis, mesh_files, mesh_parsers, point_cloud_files, voxels
+from jonet.geometry import (
+    axes,
+    diagnosis,
+    mesh_files,
+    mesh_parsers,
+    planes,
+    point_cloud_files,
+    text_clouds,
+    unread,
+    voxels,
+)
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
-from jonet.geometry.outliers import advice, far_mask
+from jonet.geometry.outliers import advice, far_mask, removal
 from jonet.rendering import network_views
 from jonet.storage import archives, search
 
 PICTURES = (".png", ".jpg", ".jpeg")
-CLOUDS = (".npy", ".npz", ".xyz")  # in addition, a file of a mesh format without faces is a point cloud
+TABLES = (".txt", ".csv", ".tsv", ".asc")  # which may hold anything: in folders, those that hold points are clouds
+CLOUDS = tuple(kind for kind in point_cloud_files.READERS if kind not in (".ply", *TABLES))
 
 
 class Observed(NamedTuple):
@@ -47,12 +58,22 @@ class Observed(NamedTuple):
 
 
 def find(path, pictures: bool = False) -> list[Path]:
-    """Meshes and point clouds (or images) below a folder, or the file itself, sorted; hidden files are skipped."""
+    """Meshes and point clouds (or images) below a folder, or the file itself, sorted; hidden files are skipped.
+
+    Files of kinds that are known, but not read, are counted in a warning.
+    """
     path = Path(path)
-    found = set() if pictures and path.is_dir() else {*mesh_files.find(path)}
-    for folder, names in search.walk(path) if path.is_dir() else ():
-        wanted = (folder / name for name in names if Path(name).suffix.lower() in (PICTURES if pictures else CLOUDS))
-        found.update(file for file in wanted if file.is_file())
+    if not path.is_dir():
+        return mesh_files.find(path)
+    found = set() if pictures else {*mesh_files.find(path)}
+    for folder, names in search.walk(path):
+        for file in map(folder.joinpath, names):
+            kind = file.suffix.lower()
+            if kind in (PICTURES if pictures else (*CLOUDS, *TABLES)) and file.is_file():
+                if kind not in TABLES or text_clouds.is_cloud(file):
+                    found.add(file)
+    if not pictures:
+        unread.warn(path)
     return sorted(found)
 
 
@@ -63,26 +84,32 @@ def read(
     seed: int = 0,
     limit: int = point_cloud_files.LIMIT,
     surface: bool = False,
-    outliers: str = "keep",
+    outliers: str | None = "keep",
+    up: str = "y",
+    remove_plane: bool = False,
 ) -> Observed:
     """Reads a mesh, which is sampled by the recipe, or a point cloud: of `point_cloud_files`, or a mesh without faces.
 
     frame: the normalized frame of the result.  limit: maximum number of points that are kept.  surface: sample surface
     points with normals of a mesh, too, instead of distances.  outliers: of a point cloud, those that enlarge its
-    bounding box (`geometry.outliers.far_mask`): "keep", "remove", or "warn" about them and keep them.
+    bounding box (`geometry.outliers.far_mask`): "keep", "remove", "warn" about them and keep them, or None to remove
+    them with a warning.  remove_plane: leave out a plane that holds a third of the points (`geometry.planes`); without,
+    unless outliers is "keep", it is a warning.  up: the axis of the file that points up; the result is y-up, and its
+    similarity has the rotation.
     Raises MeshError or FormatError with file and cause.
     """
     path = Path(path)
     rows = cloud(path, limit, seed)
     if rows is None:
-        source = sources.MeshFile(path.stem, "test", path=path)
+        source = sources.MeshFile(path.stem, "test", path=path, up=up)
         return sampled(source, "points" if surface else "samples", frame, recipe, seed)
-    rows = rows[~far_outliers(rows[:, :3], outliers, path)]
+    rows = cleaned(rows, path, outliers, remove_plane)
+    turn = axes.upright(up)
     try:
-        transform = frame_of(rows[:, :3], frame)
+        transform = frame_of(turn(rows[:, :3]), frame) @ turn
     except MeshError as error:
         raise FormatError(f"{path}: {error}") from error
-    normals = None if rows.shape[1] == 3 else rows[:, 3:].astype(np.float32)
+    normals = None if rows.shape[1] == 3 else (rows[:, 3:] @ turn.rotation.T).astype(np.float32)
     return Observed(path.stem, transform, points=transform(rows[:, :3]).astype(np.float32), normals=normals)
 
 
@@ -95,10 +122,7 @@ def cloud(path: Path, limit: int = point_cloud_files.LIMIT, seed: int = 0) -> np
         raise FormatError(f"{path}: no such file")
     kind = path.suffix.lower()
     if kind not in (*point_cloud_files.READERS, *mesh_parsers.SUFFIXES):
-        raise FormatError(
-            f"{path}: unknown kind of file; point clouds end in {', '.join(point_cloud_files.READERS)}, meshes in "
-            f"{', '.join(mesh_parsers.SUFFIXES)}; convert others (PCD, LAS, E57, …), for example with CloudCompare"
-        )
+        raise FormatError(f"{path}: {unread.described(kind, {*point_cloud_files.READERS, *mesh_parsers.SUFFIXES})}")
     if kind not in mesh_parsers.SUFFIXES or _points_only(path):
         return point_cloud_files.read(path, limit, seed)
     try:
@@ -107,17 +131,20 @@ def cloud(path: Path, limit: int = point_cloud_files.LIMIT, seed: int = 0) -> np
         raise MeshError(f"{path}: {error}") from error
     if len(arrays.faces):
         return None
-    kept = point_cloud_files.chosen(len(arrays.vertices), limit, seed)
-    return point_cloud_files.checked(arrays.vertices[kept], path)
+    return point_cloud_files.checked(point_cloud_files.of_mesh(arrays, limit, seed), path)
 
 
-def far_outliers(points: np.ndarray, outliers: str, path: Path) -> np.ndarray:
-    """Which points [N, 3] of a file are to be left out, bool [N]; "warn" warns about them and leaves none out."""
-    if outliers != "keep" and (far := far_mask(points)).any():
-        if outliers == "remove":
-            return far
-        warnings.warn(f"{path}: {advice(points, far)}", stacklevel=3)
-    return np.zeros(len(points), bool)
+def cleaned(rows: np.ndarray, path: Path, outliers: str | None, remove_plane: bool) -> np.ndarray:
+    """Rows [N, 3 or 6] of a file without its outliers and its plane, as `read` does."""
+    if (remove_plane or outliers != "keep") and (found := planes.plane_mask(rows[:, :3])).any():
+        warnings.warn(f"{path}: {planes.advice(found, remove_plane)}", stacklevel=3)
+        rows = rows[~found] if remove_plane else rows
+    if outliers == "keep" or not (far := far_mask(rows[:, :3])).any():
+        return rows
+    if outliers != "remove":
+        words = (advice if outliers == "warn" else removal)(rows[:, :3], far)
+        warnings.warn(f"{path}: {words}", stacklevel=3)
+    return rows if outliers == "warn" else rows[~far]
 
 
 def picture(path, size: int) -> np.ndarray:
@@ -142,10 +169,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
+def grid(path, cells: int, up: str = "y") -> tuple[np.ndarray, Similarity]:
     """A voxel grid [cells, cells, cells] bool over the cube frame, and the similarity from input units to that frame.
 
     From an .npy of such a grid, axes x, y, z, which is in the frame already (identity); or from a mesh, voxelized.
+    up: the axis of a mesh that points up.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
@@ -155,7 +183,9 @@ def grid(path, cells: int) -> tuple[np.ndarray, Similarity]:
                 f"{path}: voxels must be {cells}³ values 0 or 1, but this is {found.dtype} {list(found.shape)}"
             )
         return found > 0, Similarity()
-    return voxelized(mesh_files.read(path), cells)
+    turn = axes.upright(up)
+    voxels, transform = voxelized(turn.apply(mesh_files.read(path)), cells)
+    return voxels, transform @ turn
 
 
 def voxelized(mesh: Mesh, cells: int) -> tuple[np.ndarray, Similarity]:
@@ -169,8 +199,7 @@ def voxelized(mesh: Mesh, cells: int) -> tuple[np.ndarray, Similarity]:
 def _points_only(path: Path) -> bool:
     """Whether this is a PLY without faces, by its header: then it can be read in bounded memory."""
     try:
-        elements = point_cloud_files.ply_header(path).elements if path.suffix.lower() == ".ply" else {"face": 1}
-        return not (elements.get("face") or elements.get("tristrips"))
+        return path.suffix.lower() == ".ply" and not point_cloud_files.ply_header(path).lists
     except (FormatError, ValueError):
         return False  # the mesh parser reports what is wrong
 

@@ -21,7 +21,7 @@ from jonet.data import families, sampling
 from jonet.data.sampling import Recipe, Solid
 from jonet.data.splits import SPLITS, drawn, of_folders
 from jonet.errors import MeshError
-from jonet.geometry import fusion, mesh_files, voxels
+from jonet.geometry import axes, fusion, mesh_files, voxels
 from jonet.geometry.diagnosis import MeshDiagnosis, diagnose, orient
 from jonet.geometry.mesh import Mesh, Similarity, check, normalize
 from jonet.geometry.mesh_parsers import SUFFIXES
@@ -51,6 +51,11 @@ class Source:
 
     name: str
     split: str = "train"
+
+    @property
+    def turn(self) -> Similarity | None:
+        """The rotation from the axes of the source to y-up; None for none."""
+        return None
 
     @property
     def file(self) -> str:
@@ -89,7 +94,11 @@ class Source:
         """
         mesh = dataclasses.replace(self.load(), name=self.name)
         diagnosis = diagnose(mesh)
+        if self.turn is not None:
+            mesh = self.turn.apply(mesh)
         mesh, similarity = normalize(orient(mesh, diagnosis), frame)
+        if self.turn is not None:
+            similarity = similarity @ self.turn
         if sign == "fusion":
             mesh, before, sign = fusion.fuse(mesh), diagnosis.reason, "auto"
             diagnosis = diagnose(mesh)
@@ -130,10 +139,18 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class MeshFile(Source):
-    """A mesh file.  root: the data folder, if the first folder below it (except train, test, val) is the category."""
+    """A mesh file.  root: the data folder, if the first folder below it (except train, test, val) is the category.
+
+    up: the axis that points up in the file, a key of `axes.UP`.
+    """
 
     path: Path = Path()
     root: Path | None = None
+    up: str = "y"
+
+    @property
+    def turn(self) -> Similarity | None:
+        return None if self.up == "y" else axes.upright(self.up)
 
     @property
     def category(self) -> str:
@@ -148,10 +165,10 @@ class MeshFile(Source):
         return mesh_files.read(self.path)
 
     def mark(self) -> dict:
-        return identity.stamp(self.path)
+        return identity.stamp(self.path) | ({} if self.up == "y" else {"up": self.up})
 
     def unchanged(self, mark: dict) -> bool:
-        return identity.unchanged(self.path, mark)
+        return mark.get("up", "y") == self.up and identity.unchanged(self.path, mark)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,7 +234,7 @@ def discover(folder, test_fraction: float = 0.1, seed: int = 0) -> list[MeshFile
     if not found:
         raise MeshError(f"{folder}: no mesh files below it; looked for {', '.join(SUFFIXES)}")
     if folder.is_file():
-        return [MeshFile(folder.stem, "train", folder)]
+        return of_files([folder])
     paths = {path.relative_to(folder).as_posix(): path.relative_to(folder) for path in found}
     splits = {paths[place]: split for place, split in of_folders(list(paths), folder, "mesh files").items()}
     names = named(list(splits or paths.values()))
@@ -225,6 +242,14 @@ def discover(folder, test_fraction: float = 0.1, seed: int = 0) -> list[MeshFile
         split_of = drawn(names.values(), test_fraction, seed)
         splits = {path: split_of[name] for path, name in names.items()}
     sources = [MeshFile(names[path], split, folder / path, folder) for path, split in splits.items()]
+    return sorted(sources, key=lambda source: source.name)
+
+
+def of_files(paths: Sequence[Path], test_fraction: float = 0.0, seed: int = 0) -> list[MeshFile]:
+    """Mesh files as sources, sorted by name, split as by `discover`; a single one is in the split train."""
+    names = named(paths)
+    split_of = drawn(names.values(), test_fraction, seed)
+    sources = [MeshFile(name, split_of[name], path) for path, name in names.items()]
     return sorted(sources, key=lambda source: source.name)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,12 +60,28 @@ def evaluate(meshes, ground_truths, scoring: MetricsConfig = MetricsConfig()) ->
             f"{counted(len(meshes), 'mesh', 'meshes')} cannot be scored against "
             f"{counted(len(ground_truths), 'ground truth')}; give one for each"
         )
+    for mesh, ground_truth in zip(meshes, ground_truths, strict=True):
+        _check_near(mesh, ground_truth)
     pairs = [examined(*pair) for pair in zip(meshes, ground_truths, strict=True)]
     scales = [scale for *_, scale, _ in pairs]
     rows = evaluate_all([(mesh, solid) for mesh, solid, _, _ in pairs], scoring, scales=scales)
     rows = [row if has_inside else row | {"iou": None} for row, (*_, has_inside) in zip(rows, pairs, strict=True)]
     names = [ground_truth.name or mesh.name for mesh, ground_truth in zip(meshes, ground_truths, strict=True)]
     return {"shapes": [{"name": name, **row} for name, row in zip(names, rows, strict=True)], "summary": summary(rows)}
+
+
+def _check_near(mesh: Mesh, ground_truth: Mesh) -> None:
+    """Warns about a mesh whose bounding box does not touch that of its ground truth."""
+    if not len(mesh.faces) or not len(ground_truth.faces):
+        return
+    (low, high), (least, most) = mesh.bounds, ground_truth.bounds
+    if (low > most).any() or (high < least).any():
+        name = ground_truth.name or mesh.name or "the mesh"
+        warnings.warn(
+            f"{name}: the mesh lies outside of the box of its ground truth, {least.round(4).tolist()} to "
+            f"{most.round(4).tolist()}: was its transform given?",
+            stacklevel=3,
+        )
 
 
 def examined(mesh: Mesh, ground_truth: Mesh) -> tuple[Mesh, Mesh | Solid, float, bool]:

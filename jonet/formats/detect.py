@@ -15,11 +15,13 @@ from jonet.data.sources import Source
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.formats import deepsdf_samples, onet_samples, shapenet
+from jonet.geometry import unread
 from jonet.geometry.mesh_parsers import SUFFIXES
 from jonet.storage import atomic
 from jonet.storage.search import glob, is_hidden, walk
 from jonet.wording import counted
 
+CLOUDS = (".xyz", ".xyzn", ".xyzrgb", ".pts", ".pcd", ".las", ".laz")  # kinds that only hold point clouds
 WRITERS = {"deepsdf": deepsdf_samples.write, "onet": onet_samples.write}
 
 
@@ -106,6 +108,8 @@ def discover(
             warnings.warn(
                 f"{root}: is read as {kind}, so {len(places)} {what} (first {places[0]}) are left out", stacklevel=2
             )
+    if kind in ("meshes", "shapenet"):
+        unread.warn(root, CLOUDS, "training takes meshes, which `jonet represent --format=ply` makes of scans")
     if kind == "meshes":
         if category:
             raise ConfigError(f"{folder}: a plain folder of meshes has no category {category!r}; leave it out")

@@ -1,8 +1,9 @@
 """Reads glTF 2.0 scenes (.glb and .gltf) as one mesh (Khronos Group, glTF 2.0 Specification, 2021).
 
-Read are the triangles, strips and fans of all meshes that nodes of the scene place, with sparse and quantized accessors
-and the weights of morph targets.  Skins are left in their bind pose.  Materials, cameras, lights and animations do not
-change the shape and are ignored.  Extensions that do change it are refused by name.
+Read are the triangles, strips and fans of all meshes that nodes of the scene place, with their instances, sparse and
+quantized accessors, the weights of morph targets, and buffers compressed by meshoptimizer (`meshopt`).  Meshes that are
+compressed by Draco are unpacked by DracoPy, the extra `gltf`.  Skins are left in their bind pose.  Materials, cameras,
+lights and animations do not change the shape and are ignored.  Extensions that do change it are refused by name.
 
 Files are untrusted: memory is bounded by their size, whatever they announce, and only files in the scene's folder are
 opened.
@@ -22,6 +23,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from jonet.errors import MeshError, shown
+from jonet.geometry import meshopt
 from jonet.geometry.polygons import strips
 from jonet.wording import counted
 
@@ -34,9 +36,10 @@ TRIANGLES, STRIP, FAN = 4, 5, 6  # modes of primitives; smaller ones are points 
 FREE, PER_BYTE = 2_000_000, 8
 # Extensions that do not change the shape, or that are read here.
 HARMLESS = re.compile(
-    r"KHR_mesh_quantization|(KHR|EXT|MSFT|ADOBE|AGI)_"
+    r"KHR_mesh_quantization|EXT_meshopt_compression|KHR_draco_mesh_compression|EXT_mesh_gpu_instancing|(KHR|EXT|MSFT|ADOBE|AGI)_"
     r"(materials?|texture|lights?|animation|xmp|audio|articulations|stage_lights)(_\w+)?"
 )
+DRACO, MESHOPT, INSTANCES = "KHR_draco_mesh_compression", "EXT_meshopt_compression", "EXT_mesh_gpu_instancing"
 ADVICE = "open the file in Blender and export it without compression, or write PLY or OBJ"
 
 
@@ -167,6 +170,7 @@ class _Scene:
         self.tree, self.buffers, self.size = tree, buffers, size
         self.left = self.most = FREE + PER_BYTE * size
         self._meshes: dict[int, _Mesh] = {}
+        self._views: dict[int, bytes] = {}
 
     def take(self, count: int) -> None:
         """Counts vertices and corners; MeshError if there are too many for a file of this size."""
@@ -202,12 +206,20 @@ class _Scene:
             if index in seen:
                 raise MeshError(f"places node {index} twice, but nodes must be a tree; it is damaged")
             seen.add(index)
-            if unread := [name for name in node.get("extensions", ()) if name == "EXT_mesh_gpu_instancing"]:
-                raise MeshError(f"node {index} has the extension {unread[0]}, which is not read; {ADVICE}")
             matrix = above @ _transform(node, index)
             open_ += [(child, matrix) for child in reversed(node.get("children", []))]
             if "mesh" in node:
-                yield node, matrix
+                yield from ((node, matrix @ each) for each in self.instances(node, index))
+
+    def instances(self, node: dict[str, Any], index: int) -> Iterator[np.ndarray]:
+        """The transforms [4, 4] of the instances of a node's mesh: one that changes nothing where it has none."""
+        attributes = node.get("extensions", {}).get(INSTANCES, {}).get("attributes", {})
+        kinds = {"TRANSLATION": "VEC3", "ROTATION": "VEC4", "SCALE": "VEC3"}
+        columns = {key: self.accessor(attributes[key], kind) for key, kind in kinds.items() if key in attributes}
+        if len({len(column) for column in columns.values()}) > 1:
+            raise MeshError(f"node {index} has instances of different numbers; it is damaged")
+        for i in range(len(next(iter(columns.values()), [()]))):
+            yield _transform({key.lower(): column[i].tolist() for key, column in columns.items()}, index)
 
     def mesh(self, index, weights=None) -> _Mesh:
         """A mesh.  weights: of its morph targets; None for the mesh's own."""
@@ -226,6 +238,8 @@ class _Scene:
         if "POSITION" not in attributes:
             raise MeshError(f"{where} has no POSITION, so it has no vertices")
         if "bufferView" not in (positions := self.entry("accessors", attributes["POSITION"])):
+            if DRACO in primitive.get("extensions", ()):
+                return self._unpacked(primitive["extensions"][DRACO], where)
             if unread := sorted(primitive.get("extensions", ())):
                 raise MeshError(f"{where} is compressed by {unread[0]}, which is not read; {ADVICE}")
             if "sparse" not in positions:
@@ -254,6 +268,31 @@ class _Scene:
         if len(corners) % 3:
             raise MeshError(f"{where} has {len(corners)} corners, no multiple of 3; it is cut off or damaged")
         return _Mesh(points, corners.reshape(-1, 3), points[:0])
+
+    def _unpacked(self, packed: dict, where: str) -> _Mesh:
+        """A primitive that is compressed by Draco."""
+        try:
+            import DracoPy  # pyright: ignore[reportMissingImports]: it is no requirement
+        except ImportError as error:
+            raise MeshError(
+                f"{where} is compressed by {DRACO}, which needs DracoPy to be read: pip install DracoPy; or {ADVICE}"
+            ) from error
+        data = self.view(packed["bufferView"], where)
+        try:
+            found = DracoPy.decode(bytes(data))
+            points, faces = np.asarray(found.points, np.float64), np.asarray(found.faces, np.int64)
+        except Exception as error:
+            raise MeshError(f"{where} has data of {DRACO} that cannot be unpacked; it is damaged") from error
+        self.take(len(points) + faces.size)
+        if (
+            points.shape[1:] != (3,)
+            or faces.shape[1:] != (3,)
+            or not 0 <= faces.min(initial=0) <= faces.max(initial=-1)
+        ):
+            raise MeshError(f"{where} has data of {DRACO} without triangles; it is damaged")
+        if faces.max() >= len(points):
+            raise MeshError(f"{where} uses vertex {faces.max()}, but has {len(points)}; it is damaged")
+        return _Mesh(points, faces, points[:0])
 
     def accessor(self, index, kind: str) -> np.ndarray:
         """The items of an accessor [count, width]; normalized integers as floats (glTF 2.0, section 3.11)."""
@@ -291,24 +330,52 @@ class _Scene:
     def _items(self, source: dict, dtype: np.dtype, width: int, count: int, where: str) -> np.ndarray:
         """The items [count, width] that a view of a buffer holds; source: names the view and the place in it."""
         view = self.entry("bufferViews", source["bufferView"])
+        data, offset = self.view(source["bufferView"], where), source.get("byteOffset", 0)
+        size = dtype.itemsize * width
+        stride = view.get("byteStride", size)
+        if any(type(value) is not int or value < 0 for value in (offset, stride)) or stride < size:
+            raise MeshError(f"{where} has a place that no file has; it is damaged")
+        if count and offset + (count - 1) * stride + size > len(data):
+            raise MeshError(f"announces {count} items in {where}, more than the file holds; it is cut off or damaged")
+        if not count:
+            return np.zeros((0, width), dtype)
+        return np.ndarray((count, width), dtype, data, offset, (stride, dtype.itemsize))
+
+    def view(self, index, where: str) -> bytes | memoryview:
+        """The bytes of a view of a buffer, unpacked; where: what needs them, for messages."""
+        view = self.entry("bufferViews", index)
+        packed = view.get("extensions", {}).get(MESHOPT)
         self.entry("buffers", view["buffer"])
-        if (data := self.buffers[view["buffer"]]) is None:
+        if self.buffers[view["buffer"]] is not None:
+            return self._part(view, where)
+        if packed is None:
             unread = sorted(view.get("extensions", ()))
             raise MeshError(
                 f"{where} is compressed by {unread[0]}, which is not read; {ADVICE}"
                 if unread
                 else f"{where} is in buffer {view['buffer']}, which has no data; it is damaged"
             )
-        start, length, offset = view.get("byteOffset", 0), view["byteLength"], source.get("byteOffset", 0)
-        size = dtype.itemsize * width
-        stride = view.get("byteStride", size)
-        if any(type(value) is not int or value < 0 for value in (start, length, offset, stride)) or stride < size:
+        if index not in self._views:
+            count, stride = packed["count"], packed["byteStride"]
+            if type(count) is not int or type(stride) is not int or count < 0:
+                raise MeshError(f"{where} is compressed as {shown(count)} elements; it is damaged")
+            self.take(count)
+            data, mode = bytes(self._part(packed, where)), packed["mode"]
+            try:
+                self._views[index] = meshopt.unpacked(data, count, stride, mode, packed.get("filter", "NONE"))
+            except MeshError as error:
+                raise MeshError(f"{where} {error}") from error
+        return self._views[index]
+
+    def _part(self, place: dict, where: str) -> memoryview:
+        """The part of a buffer that a view, or the extension of one, names."""
+        self.entry("buffers", place["buffer"])
+        data, start, length = self.buffers[place["buffer"]], place.get("byteOffset", 0), place["byteLength"]
+        if any(type(value) is not int or value < 0 for value in (start, length)):
             raise MeshError(f"{where} has a place that no file has; it is damaged")
-        if start + length > len(data) or (count and offset + (count - 1) * stride + size > length):
-            raise MeshError(f"announces {count} items in {where}, more than the file holds; it is cut off or damaged")
-        if not count:
-            return np.zeros((0, width), dtype)
-        return np.ndarray((count, width), dtype, data, start + offset, (stride, dtype.itemsize))
+        if data is None or start + length > len(data):
+            raise MeshError(f"{where} is {length} bytes long, more than the file holds; it is cut off or damaged")
+        return memoryview(data)[start : start + length]
 
 
 def _transform(node: dict, index: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from jonet.errors import MeshError
-from jonet.geometry import mesh_parsers
+from jonet.geometry import mesh_parsers, unread
 from jonet.geometry.mesh import Mesh, check
 from jonet.storage import atomic
 from jonet.storage.search import walk
@@ -19,7 +19,7 @@ def read(path) -> Mesh:
     """
     path = Path(path)
     if path.suffix.lower() not in mesh_parsers.SUFFIXES:
-        raise MeshError(f"{path}: unknown kind of file; mesh files end in {', '.join(mesh_parsers.SUFFIXES)}")
+        raise MeshError(f"{path}: {unread.described(path.suffix.lower(), mesh_parsers.SUFFIXES)}")
     if not path.is_file():
         raise MeshError(f"{path}: no such file")
     if not path.stat().st_size:

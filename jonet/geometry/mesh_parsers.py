@@ -1,4 +1,6 @@
-"""Strict parsers and writers of mesh files: PLY, OBJ, OFF and STL here, GLB and glTF in `gltf`, others by trimesh.
+"""Strict parsers and writers of mesh files: PLY, OBJ, OFF and STL here, GLB and glTF in `gltf`, 3MF in `threemf`.
+
+What else the installed trimesh can read is left to it.
 
 These formats are parsed here because a file that is truncated or announces wrong counts must be an error, not a smaller
 mesh, and because what is left out must be said.  Files are untrusted: counts are checked against the file's size before
@@ -23,12 +25,12 @@ from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.load import mesh_formats
 
 from jonet.errors import MeshError, shown
-from jonet.geometry import gltf
+from jonet.geometry import gltf, threemf
 from jonet.geometry.polygons import strips, triangulate
 from jonet.storage import archives
 from jonet.wording import counted
 
-SUFFIXES = tuple(sorted("." + kind for kind in mesh_formats() - {"binvox", "stl_ascii", "xyz"}))
+SUFFIXES = tuple(sorted({".3mf"} | {"." + kind for kind in mesh_formats() - {"binvox", "stl_ascii", "xyz"}}))
 Note = Callable[[str], None]  # called with what a parser leaves out
 
 
@@ -52,7 +54,7 @@ def load(path: Path) -> Arrays:
     try:
         if kind in PARSERS:
             return PARSERS[kind](_content(path, kind), note)
-        return Arrays(*gltf.read(path, note)) if kind in (".glb", ".gltf") else _by_trimesh(path)
+        return Arrays(*SCENES[kind](path, note)) if kind in SCENES else _by_trimesh(path)
     except MeshError:
         raise
     except Exception as error:  # damaged files make numpy and trimesh raise errors of many types
@@ -67,9 +69,7 @@ def _warn(path: Path, words: str) -> None:
 def _content(path: Path, kind: str) -> bytes:
     """The bytes of a file; those of text are UTF-8 without a byte order mark."""
     data = path.read_bytes()
-    encoding, mark = archives.encoding(data)
-    if kind == ".ply" and encoding != "utf-8":
-        raise MeshError(f"is {encoding.upper()} text, but PLY is ASCII; save it as ASCII or UTF-8")
+    _, mark = archives.encoding(data)
     if kind == ".stl" and data[mark : mark + 20].replace(b"\0", b"")[:5].lower() != b"solid":
         return data  # binary: its first 80 bytes may be anything, a mark included
     return archives.utf8(data)
@@ -77,6 +77,10 @@ def _content(path: Path, kind: str) -> bytes:
 
 PLY_TYPES = dict(char="i1", uchar="u1", short="i2", ushort="u2", int="i4", uint="u4", float="f4", double="f8")
 PLY_TYPES |= {np.dtype(kind).name: kind for kind in PLY_TYPES.values()}
+PLY_VERTICES = ("vertex", "vertices", "point", "points")  # names of elements that programs write
+PLY_STRIPS = ("tristrips", "tristrip", "trianglestrips")
+PLY_FACES = ("face", "faces", "polygon", "polygons", "triangle", "triangles", "facet", "facets", *PLY_STRIPS)
+PLY_CORNERS = re.compile(r"(vertex|vert|point|corner)?_?(index|indices|indexes|ids?|list|vertices|verts|corners)")
 
 
 class _Property(NamedTuple):
@@ -100,27 +104,33 @@ def _ply(data: bytes, note: Note) -> Arrays:
             case ["format", encoding, *_]:
                 order = ">" if "big" in encoding else "<"
             case ["element", name, count]:
-                elements.append((name[:40], int(count[:20]), []))  # longer ones would only fill messages
+                elements.append((name[:40].lower(), int(count[:20]), []))  # longer ones would only fill messages
             case ["property", "list", count, kind, name]:
-                elements[-1][2].append(_Property(name, _ply_type(kind, order), _ply_type(count, order)))
+                elements[-1][2].append(_Property(name.lower(), _ply_type(kind, order), _ply_type(count, order)))
             case ["property", kind, name]:
-                elements[-1][2].append(_Property(name, _ply_type(kind, order), None))
-    at, vertices, normals, faces = 0, np.zeros((0, 3)), None, [np.zeros((0, 3), np.int64)]
+                elements[-1][2].append(_Property(name.lower(), _ply_type(kind, order), None))
+    at, vertices, normals, polygons, others = 0, np.zeros((0, 3)), None, [], []
     for name, count, properties in elements:
         columns, at = _ply_element(body, at, name, count, properties)
-        if name == "vertex" and count:
+        if name in PLY_VERTICES and count:
             if not {"x", "y", "z"} <= columns.keys():
                 raise MeshError(f"has vertices without x, y and z; their properties are {shown(', '.join(columns))}")
             vertices, normals = (_ply_vectors(columns, keys) for keys in (("x", "y", "z"), ("nx", "ny", "nz")))
-        if name in ("face", "tristrips") and count:
-            key = next((key for key in ("vertex_indices", "vertex_index") if key in columns), None)
+        if name in PLY_FACES and count:
+            lists = [p.name for p in properties if p.count]
+            key = next(filter(PLY_CORNERS.fullmatch, lists), lists[0] if len(lists) == 1 else None)
             if key is None:
                 raise MeshError(f"has a {name} element without a list vertex_indices")
-            faces.append((triangulate if name == "face" else _ply_strips)(vertices, *columns[key]))
+            polygons.append((_ply_strips if name in PLY_STRIPS else triangulate, columns[key]))
+        elif name not in PLY_VERTICES and count and any(p.count for p in properties):
+            others.append(f"{count} {name}")
     if left := len(body) - at:
         numbers = counted(left // 8, "number") if not order else counted(left, "byte")
         note(f"{numbers} after the elements that its header announces: left out")
-    return Arrays(vertices, np.concatenate(faces), normals)
+    if others and not polygons:
+        note(f"its elements {shown(', '.join(others))} are no faces that are known, and left out")
+    faces = [triangles(vertices, *listed) for triangles, listed in polygons]  # which may precede their vertices
+    return Arrays(vertices, np.concatenate([np.zeros((0, 3), np.int64), *faces]), normals)
 
 
 def _ply_strips(vertices, sizes, corners) -> np.ndarray:
@@ -261,35 +271,64 @@ STL_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attrib
 def _stl(data: bytes, note: Note) -> Arrays:
     """An STL file, text or binary; triangles do not share vertices.
 
-    A binary file that announces 0 facets was written as a stream: it has as many as its length allows.
+    Counts of binary files are often wrong, and some programs write none, or no 'endsolid': such files are read by their
+    length, if it is that of whole facets.  Where facets seem to be missing they are cut off, unless they close.
     """
+    announced = int.from_bytes(data[80:84], "little")
+    exact = len(data) == 84 + 50 * announced
     # Binary files may begin with "solid", too, so the text must go on like a text file.
-    if data[:5].lower() == b"solid" and b"facet" in data[:2000].lower() and b"\0" not in data[:2000]:
-        text = data.lower()
-        corners = re.findall(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
-        if len(corners) != 3 * text.count(b"endfacet") or b"endsolid" not in text[-200:]:
-            raise MeshError(f"is cut off after {counted(text.count(b'endfacet'), 'facet')} (no 'endsolid')")
-        vertices = _numbers([word for corner in corners for word in corner], np.float64).reshape(-1, 3)
-    else:
-        count = int.from_bytes(data[80:84], "little")
-        if len(data) < 84 + 50 * count:
-            raise MeshError(
-                f"announces {counted(count, 'facet')}, {84 + 50 * count} bytes, but holds {len(data)}; it is cut off "
-                "or damaged"
-            )
-        count = count or (len(data) - 84) // 50
-        if left := len(data) - 84 - 50 * count:
-            note(f"{counted(left, 'byte')} after its {counted(count, 'facet')}: left out")
-        vertices = np.frombuffer(data, STL_FACET, count, 84)["corners"].reshape(-1, 3).astype(np.float64)
+    head = data[:2000].rstrip(b"\0").lower()
+    if not exact and head[:5] == b"solid" and b"facet" in head and b"\0" not in head:
+        return _stl_text(data, note)
+    count, left = divmod(max(len(data) - 84, 0), 50)
+    if count > announced and left:  # what follows the facets is no facet
+        count = announced or count
+    left = len(data) - 84 - 50 * count
+    vertices = np.frombuffer(data, STL_FACET, count, 84)["corners"].reshape(-1, 3) if count else np.zeros((0, 3))
+    if len(data) < 84 or (announced > count and (left or not _closes(vertices))):
+        raise MeshError(
+            f"announces {counted(announced, 'facet')}, {84 + 50 * announced} bytes, but holds {len(data)}; it is cut "
+            "off or damaged"
+        )
+    if announced not in (0, count):
+        note(f"announces {counted(announced, 'facet')}, but its length is that of {count:,}, which are read")
+    if left:
+        note(f"{counted(left, 'byte')} after its {counted(count, 'facet')}: left out")
+    vertices = vertices.astype(np.float64)
     return Arrays(vertices, np.arange(len(vertices)).reshape(-1, 3))
 
 
+def _stl_text(data: bytes, note: Note) -> Arrays:
+    text = data.lower()
+    corners = re.findall(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
+    words = [word for corner in corners for word in corner]
+    if any(b"," in word for word in words):
+        note("its numbers have decimal commas, and are read so")
+        words = [word.replace(b",", b".") for word in words]
+    vertices = _numbers(words, np.float64).reshape(-1, 3)
+    facets = text.count(b"endfacet")
+    ended = re.search(rb"end\s*solid", text[text.rfind(b"endfacet") + 1 :]) is not None
+    if len(corners) != 3 * facets or not (ended or _closes(vertices)):
+        raise MeshError(f"is cut off after {counted(facets, 'facet')} (no 'endsolid')")
+    return Arrays(vertices, np.arange(len(vertices)).reshape(-1, 3))
+
+
+def _closes(vertices: np.ndarray) -> bool:
+    """Whether triangles that do not share vertices [3 F, 3] close: every edge is one of two of them."""
+    corners = np.unique(vertices, axis=0, return_inverse=True)[1].reshape(-1, 3)
+    if (corners == np.roll(corners, 1, axis=1)).any():
+        return False
+    edges = np.sort(corners[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    return bool(len(edges)) and bool((np.unique(edges, axis=0, return_counts=True)[1] % 2 == 0).all())
+
+
 PARSERS = {".ply": _ply, ".obj": _obj, ".off": _off, ".stl": _stl}
+SCENES = {".glb": gltf.read, ".gltf": gltf.read, ".3mf": threemf.read}
 
 
 def _by_trimesh(path: Path) -> Arrays:
     """A scene as one mesh, each node's transform applied; mirrored nodes get their faces flipped."""
-    if zipfile.is_zipfile(path):  # 3MF and others
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             archives.check_size(path, sum(info.file_size for info in archive.infolist()))
     log = logging.getLogger("trimesh")  # silenced: what it reports is raised as MeshError, or does not matter

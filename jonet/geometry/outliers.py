@@ -69,10 +69,25 @@ def far_mask(points) -> np.ndarray:
 
 def advice(points, far) -> str:
     """A sentence about a cloud with far outliers (`far_mask`): how many, what they do, which option leaves them out."""
-    sides = [np.ptp(some, axis=0).max() for some in (points, points[~far])]
     alone, of = int(np.count_nonzero(far)), f"of {len(far):,} points"
     return (
         f"{counted(alone, f'{of} stands alone and makes', f'{of} stand alone and make')} the bounding "
-        f"box, which sets the size of the shape, {sides[0] / sides[1]:.3g} times as long; leave them out with "
+        f"box, which sets the size of the shape, {_longer(points, far):.3g} times as long; leave them out with "
         "outliers='remove' (in the shell --outliers=remove), or accept the box with 'keep'"
     )
+
+
+def removal(points, far) -> str:
+    """A sentence about a cloud whose far outliers (`far_mask`) were left out."""
+    alone, of = int(np.count_nonzero(far)), f"of {len(far):,} points"
+    return (
+        f"{counted(alone, f'{of} stands alone, would make', f'{of} stand alone, would make')} the bounding box, which "
+        f"sets the size of the shape, {_longer(points, far):.3g} times as long, and "
+        f"{'is' if alone == 1 else 'are'} left out (outliers='keep' keeps them)"
+    )
+
+
+def _longer(points, far) -> float:
+    """How many times as long the box is with the outliers."""
+    sides = [np.ptp(some, axis=0).max() for some in (points, points[~far])]
+    return sides[0] / sides[1]

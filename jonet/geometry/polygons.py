@@ -6,19 +6,21 @@ import manifold3d
 import numpy as np
 
 from jonet.errors import MeshError
+from jonet.geometry import monotone
 
-# Polygons that are not convex take time of the order of their corners squared.  The sum of these squares may be
-# CORNERS_SQUARED plus PER_CORNER for each corner of the file: less than a second, and polygons below PER_CORNER corners
-# are never refused.
+LARGE = 1000  # corners from which on polygons that are not convex are cut by `monotone`
+# manifold3d takes time of the order of the corners squared.  The sum of these squares may be CORNERS_SQUARED plus
+# PER_CORNER for each corner of the file: less than a second, and polygons below PER_CORNER corners are never refused.
 CORNERS_SQUARED, PER_CORNER = 5 * 10**7, 5000
 
 
 def triangulate(vertices, sizes, corners) -> np.ndarray:
-    """Polygons to triangles [F, 3]: fans for convex polygons, manifold3d's triangulation for others.
+    """Polygons to triangles [F, 3]: fans for convex polygons; others are cut inside themselves, by manifold3d, or large
+    ones by `monotone` in n log n steps.
 
     sizes [N]: number of corners of each polygon; corners [sum(sizes)]: their vertices, polygon by polygon.
-    Raises MeshError for faces with fewer than 3 corners, for invalid indices, and for polygons that are not convex and
-    have so many corners that their triangulation would take minutes.
+    Raises MeshError for faces with fewer than 3 corners, for invalid indices, and for polygons that cross themselves
+    and have so many corners that their triangulation would take minutes.
     """
     sizes, corners = np.asarray(sizes, np.int64), np.asarray(corners, np.int64)
     if len(sizes) and sizes.min() < 3:
@@ -42,25 +44,29 @@ def triangulate(vertices, sizes, corners) -> np.ndarray:
             normals = np.cross(b - a, c - a)
             normal = normals.sum(1)  # the polygon's; a triangle of the fan that opposes it means a reflex corner
             reflex = np.flatnonzero((np.einsum("ntd,nd->nt", normals, normal) < 0).any(1))
-            left -= size**2 * len(reflex)
-            if left < 0:
-                raise MeshError(
-                    f"face {chosen[reflex[0]]} has {size} corners and is not convex; triangulate it in the program "
-                    "that wrote the file"
-                )
             for row in reflex:
-                fan[row] = _nonconvex(vertices, polygons[row], normal[row], fan[row])
+                flat = _flat(vertices[polygons[row]], normal[row])
+                found = monotone.triangles(flat) if size >= LARGE else None
+                if found is None:
+                    left -= size**2
+                    if left < 0:
+                        raise MeshError(
+                            f"face {chosen[row]} has {size} corners and crosses itself; triangulate it in the program "
+                            "that wrote the file"
+                        )
+                    found = np.asarray(manifold3d.triangulate([flat]))
+                if found.shape == fan[row].shape:  # else it crosses itself: its fan
+                    fan[row] = polygons[row][found]
         triangles.append(fan.reshape(-1, 3))
         owners.append(np.repeat(chosen, size - 2))
     return np.concatenate(triangles)[np.argsort(np.concatenate(owners), kind="stable")]
 
 
-def _nonconvex(vertices, polygon, normal, fan):
-    """Triangles [n - 2, 3] of a polygon [n] that is not convex; its fan if it intersects itself."""
+def _flat(polygon: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """The corners of a polygon [n, 3] in its plane, [n, 2], counter-clockwise."""
     basis = np.linalg.svd(normal[None])[2][1:]  # two orthonormal directions in its plane
     basis[1] *= np.sign(np.dot(np.cross(*basis), normal))  # right-handed with the normal: keeps the winding
-    triangles = np.asarray(manifold3d.triangulate([(vertices[polygon] - vertices[polygon[0]]) @ basis.T]))
-    return polygon[triangles] if triangles.shape == fan.shape else fan
+    return (polygon - polygon[0]) @ basis.T
 
 
 def strips(corners) -> np.ndarray:

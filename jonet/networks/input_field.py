@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ from jonet.errors import InputError
 from jonet.geometry.mesh import Similarity
 from jonet.networks.field import Field, Grid, slabs
 from jonet.wording import counted
+
+FAR = 2.0  # largest coordinate in the normalized frame, twice that of its cube, beyond which points are far
+MANY = 16  # points of which it is said if all are far
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,8 +127,16 @@ class InputField:
     def _inwards(self, points) -> np.ndarray:
         points = check_array(points, "points", (len(self), None, 3) if self.batched else (None, 3), np.float64)
         clouds = points if self.batched else points[None]
-        moved = [transform(cloud) for transform, cloud in zip(self._transforms, clouds, strict=True)]
-        return self._shaped(np.stack(moved))
+        moved = np.stack([transform(cloud) for transform, cloud in zip(self._transforms, clouds, strict=True)])
+        if moved.shape[1] >= MANY and (lost := np.flatnonzero((np.abs(moved).max(2) > FAR).all(1))).size:
+            box = self.boxes[lost[0]] if self.batched else self.box
+            of = f" of shape {lost[0]}" * self.batched
+            warnings.warn(
+                f"all points{of} lie far outside of the box of the field, {box[0].round(4).tolist()} to "
+                f"{box[1].round(4).tolist()} in input units: was the transform of the shape given?",
+                stacklevel=3,
+            )
+        return self._shaped(moved)
 
     def _units(self) -> np.ndarray:
         """[B, 1] by which values are divided, of one shape [1]: distances scale with the shape, logits do not."""

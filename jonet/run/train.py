@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import tempfile
 import time
 import warnings
@@ -17,9 +18,10 @@ import jax
 from jonet import config as configs
 from jonet import device_memory, parallel
 from jonet import model as models
+from jonet.data import lying
 from jonet.data import store as stores
 from jonet.data.families import FAMILIES
-from jonet.data.sources import InMemory, Source
+from jonet.data.sources import InMemory, MeshFile, Source
 from jonet.data.store import Store
 from jonet.errors import ConfigError, out_of_device_memory, shown
 from jonet.formats.sampled import Sampled
@@ -28,7 +30,7 @@ from jonet.model import Model
 from jonet.model_folder import check_replaceable
 from jonet.run import state
 from jonet.run.state import RunState
-from jonet.storage import atomic, names
+from jonet.storage import atomic, names, search
 from jonet.tasks import registry, unseen
 from jonet.tasks.base import Task, TaskConfig
 from jonet.tasks.setup import TrainingSetup
@@ -82,7 +84,7 @@ def train(
         if preset is None and len(meshes) == 1 and "single" in found.presets:
             preset = "single"
     elif isinstance(data, str | Path) and str(data) and "\0" not in str(data):
-        changes["data"] = str(data)
+        changes["data"] = os.path.expanduser(data)
     else:
         raise ConfigError(
             f"data is {shown(data)}, but must be a folder of meshes, a mesh file, the name of a family, a Store, or a "
@@ -187,7 +189,10 @@ def prepare(run: RunState) -> Store:
         return state.stamps(path for path in sorted(build().folder.iterdir()) if path.is_file())
 
     run.do("prepare", work)
-    return stores.open(folder)
+    store = stores.open(folder)
+    if any(isinstance(source, MeshFile) for source in sources()):
+        lying.warn(store)
+    return store
 
 
 def outline(task: Task, config: TaskConfig, sources: Sequence[Source]) -> Store:
@@ -218,7 +223,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _is_there(data: str) -> bool:
-    return Path(data).exists() or all(name.strip() in FAMILIES for name in data.split(","))
+    return search.matching(data)[0].exists() or all(name.strip() in FAMILIES for name in data.split(","))
 
 
 def train_network(run: RunState, store: Store) -> Model:

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from glob import has_magic, iglob
 from pathlib import Path
 
 
@@ -45,6 +46,19 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
                 kept.append(name)
         folders[:] = kept  # in place: os.walk goes only into what is left in its list
         yield Path(current), [name for name in names if not is_hidden(name)]
+
+
+def matching(path: str | Path) -> list[Path]:
+    """The files and folders that a path names, sorted: itself, or what its pattern matches (`scans/*.ply`, `**`).
+
+    `~` is the home folder.  A name with brackets or stars that exists is itself, and a pattern that matches nothing
+    is returned as it is.
+    """
+    path = Path(path).expanduser()
+    if os.path.lexists(path) or not has_magic(str(path)):
+        return [path]
+    found = [Path(name) for name in iglob(str(path), recursive=True)]
+    return sorted(each for each in found if not is_hidden(each.name)) or [path]
 
 
 def glob(folder: Path, pattern: str) -> list[Path]:

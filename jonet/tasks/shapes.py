@@ -11,6 +11,9 @@ from jonet.data import sources, splits
 from jonet.data.families import FAMILIES
 from jonet.errors import ConfigError
 from jonet.formats import detect
+from jonet.geometry import mesh_files
+from jonet.geometry.axes import Axis
+from jonet.storage import search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Shapes:
     # sign method of all meshes; auto: chosen by each mesh's diagnosis; fusion: every mesh is closed first
     sign: Literal["auto", "exact", "winding", "views", "fusion"] = "auto"
 
+    up: Axis = "y"  # axis of mesh files that points up
+
     def __post_init__(self):
         if self.train < 1 or self.test < 0:
             raise ConfigError(f"shapes.train is {self.train} and shapes.test {self.test}, but must be at least 1 and 0")
@@ -36,13 +41,13 @@ class Shapes:
 
     def untested(self, data: str) -> bool:
         """Whether these options certainly leave no test shape."""
-        return Path(data).is_file() or (not Path(data).exists() and self.test == 0)
+        return Path(data).is_file() or (self.test == 0 and not search.matching(data)[0].exists())
 
     def unread(self, data: str) -> dict[str, str]:
         """Options that have no effect with such data, each with the reason."""
-        families, folders = ("train", "test"), ("test_fraction", "split", "category")
+        families, folders = ("train", "test"), ("test_fraction", "split", "category", "up")
         if Path(data).is_file():
-            names, reason = (*families, *folders, "val_fraction"), f"data is one mesh, {data}"
+            names, reason = (*families, *folders[:-1], "val_fraction"), f"data is one mesh, {data}"
         elif Path(data).is_dir():
             names, reason = families, f"it counts shapes of procedural families, and data is the folder {data}"
         elif all(name.strip() in FAMILIES for name in data.split(",")):
@@ -52,8 +57,13 @@ class Shapes:
         return {f"shapes.{name}": reason for name in names}
 
     def sources(self, data: str, seed: int) -> list:
-        """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes or one mesh."""
+        """The sources that `data` names: families ("chair", "chair,table"), a folder of meshes, one mesh, or a pattern
+        ("scans/*.ply")."""
         found = self._found(data, seed)
+        if self.up != "y":
+            if samples := [source.name for source in found if not isinstance(source, sources.MeshFile)]:
+                raise ConfigError(f"shapes.up is {self.up!r}, but {samples[0]} is no mesh file, and is y-up")
+            found = [dataclasses.replace(source, up=self.up) for source in found]
         if not self.val_fraction or any(source.split == "val" for source in found):
             return found
         names = [source.name for source in found if source.split == "train"]
@@ -71,6 +81,9 @@ class Shapes:
             if Path(data).is_file():
                 return sources.discover(data)
             return detect.discover(data, self.split or None, self.category or None, self.test_fraction, seed)
+        if len(places := search.matching(data)) > 1 or places[0].exists():  # a pattern, or one with ~
+            files = [file for place in places for file in mesh_files.find(place)]
+            return sources.of_files(files, self.test_fraction, seed)
         names = [name.strip() for name in data.split(",")]
         unknown = [name for name in names if name not in FAMILIES]
         if unknown:

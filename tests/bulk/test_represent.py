@@ -228,11 +228,13 @@ def test_results_of_other_settings_are_refused_by_name(clouds, quick, tmp_path):
         ({"form": None}, "format"),
         ({"form": "obj"}, "format: 'ply' → 'obj'|format: ply → obj"),
         ({"surfaces": Surfaces(resolution=17)}, "resolution: 16 → 17"),
-        ({"outliers": "remove"}, "outliers"),
+        ({"outliers": "keep"}, "outliers"),
+        ({"remove_plane": True}, "remove_plane"),
+        ({"up": "z"}, "up"),
     ):
         with pytest.raises(ConfigError, match=f"results of other settings .*({words})"):
             bulk.represent(clouds, out, **{**same, **other})
-    assert bulk.represent(clouds, out, **same, outliers="keep").before == 4
+    assert bulk.represent(clouds, out, **same, outliers="remove").before == 4
 
 
 def test_results_are_no_inputs_and_replace_none(clouds, quick, tmp_path):
@@ -289,12 +291,12 @@ def test_outliers_that_stand_together(tmp_path):
     sizes = {}
     for name in ("alone", "together"):
         for outliers in ("keep", "remove"):
-            found = _read(options, outliers, File(folder / f"{name}.npy", name))
+            found = _read(options, outliers, "y", False, File(folder / f"{name}.npy", name))
             sizes[name, outliers] = 1 / found.similarity.scale
     assert sizes["alone", "keep"] == sizes["alone", "remove"] == sizes["together", "remove"]
     assert sizes["together", "keep"] > 5 * sizes["together", "remove"]
     with pytest.warns(UserWarning, match="together.npy: 3 of 3,003 points stand alone"):
-        _read(options, "warn", File(folder / "together.npy", "together"))
+        _read(options, "warn", "y", False, File(folder / "together.npy", "together"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Scores against the recorded programs, against closed forms, and at their edges."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -334,3 +335,13 @@ def test_the_summary_has_the_numbers_that_a_task_adds_to_every_shape():
     assert list(found) == ["iou", "eikonal_error", "holes"]
     assert found["eikonal_error"] == {"mean": 0.5, "median": 0.5} and found["holes"]["median"] == 2
     assert "Eikonal error" in metrics.table(found, 3)
+
+
+def test_a_mesh_far_from_its_ground_truth_is_said():
+    """As one in the normalized frame against one in millimeters."""
+    few = MetricsConfig(500, 500, 500, 500, 50)
+    truth = Mesh(ball(50, 2).vertices + 900, ball(50, 2).faces, name="mug")
+    with pytest.warns(UserWarning, match="mug: the mesh lies outside of the box of its ground truth.*transform given"):
+        jonet.evaluate(ball(1, 2), truth, few)
+    with warnings.catch_warnings(action="error"):
+        jonet.evaluate(Mesh(truth.vertices + 30, truth.faces), truth, few)

@@ -9,7 +9,7 @@ import pytest
 
 from jonet.data import scans
 from jonet.errors import FormatError
-from jonet.geometry import point_cloud_files
+from jonet.geometry import cloud_rows, point_cloud_files
 
 KINDS = ("npy", "npz", "packed.npz", "xyz", "ascii.ply", "little.ply", "big.ply")
 
@@ -49,7 +49,7 @@ def write(path, kind: str, points, normals):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_same_rows(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(point_cloud_files, "CHUNK", 128)
+    monkeypatch.setattr(cloud_rows, "CHUNK", 128)
     points, normals = ball(1000)
     path = tmp_path / f"ball.{kind}"
     write(path, kind, points, normals)
@@ -116,7 +116,7 @@ def test_what_is_not_finite_is_left_out_and_counted(tmp_path):
 
 
 def test_arrays_stored_by_columns_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(point_cloud_files, "CHUNK", 128)
+    monkeypatch.setattr(cloud_rows, "CHUNK", 128)
     rows = np.column_stack(ball(1000))
     np.save(tmp_path / "scan.npy", np.asfortranarray(rows))
     np.savez(tmp_path / "scan.npz", points=np.asfortranarray(rows[:, :3]), normals=rows[:, 3:])
@@ -126,29 +126,11 @@ def test_arrays_stored_by_columns_are_read(tmp_path, monkeypatch):
         np.testing.assert_array_equal(point_cloud_files.read(path, 77), rows[kept])
 
 
-@pytest.mark.parametrize("name, head, between", [
-    ("a.xyz", "//X Y Z\n", " "),
-    ("a.csv", "x,y,z\n", ","),
-    ("a.txt", "", ";"),
-    ("a.pts", "20\n", " "),
-    ("a.asc", "# a\nx y z\n", ", "),
-])  # fmt: skip
-def test_dialects_of_text(name, head, between, tmp_path):
-    points, _ = ball(20)
-    (tmp_path / name).write_text(head + "".join(between.join(map(repr, row)) + "\n" for row in points.tolist()))
-    np.testing.assert_array_equal(point_cloud_files.read(tmp_path / name), points)
-
-
-def test_decimal_commas_are_refused(tmp_path):
-    (tmp_path / "a.xyz").write_text("1,5 2,5 3,5\n" * 9)
-    with pytest.raises(FormatError, match="decimal comma"):
-        point_cloud_files.read(tmp_path / "a.xyz")
-
-
 def test_other_kinds_are_named_with_what_converts_them(tmp_path):
-    (tmp_path / "a.pcd").write_text("VERSION .7\n")
-    with pytest.raises(FormatError, match="a.pcd: unknown kind .* convert others"):
-        scans.read(tmp_path / "a.pcd")
+    for name, words in {"a.e57": "open in CloudCompare", "a.fbx": "open in Blender", "a.zzz": "unknown kind"}.items():
+        (tmp_path / name).write_text("VERSION .7\n")
+        with pytest.raises(FormatError, match=f"{name}: .*{words}"):
+            scans.read(tmp_path / name)
 
 
 def test_lists_of_vertices_are_skipped(tmp_path):

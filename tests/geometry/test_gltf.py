@@ -3,12 +3,13 @@
 import base64
 import json
 import struct
+import sys
 import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
-from gltf_scenes import BINARY, CORNERS, glb, scene
+from gltf_scenes import BINARY, CORNERS, FACES, draco_scene, glb, scene
 
 from jonet.errors import MeshError
 from jonet.geometry import gltf
@@ -140,8 +141,11 @@ def test_quantized_and_interleaved_vertices_are_read(tmp_path):
 
 
 REFUSED = {
-    "draco": (scene([{"mesh": 0}], extensionsRequired=["KHR_draco_mesh_compression"]), "KHR_draco_mesh_compression"),
-    "instances": (scene([{"mesh": 0, "extensions": {"EXT_mesh_gpu_instancing": {}}}]), "EXT_mesh_gpu_instancing"),
+    "unknown": (scene([{"mesh": 0}], extensionsRequired=["EXT_other_compression"]), "EXT_other_compression"),
+    "instances": (
+        scene([{"mesh": 0, "extensions": {"EXT_mesh_gpu_instancing": {"attributes": {"SCALE": 0, "ROTATION": 0}}}}]),
+        "VEC4",
+    ),
     "loop": (scene([{"mesh": 0, "children": [0]}]), "places node 0 twice"),
     "no mesh": (scene([{"mesh": -1}]), "refers to entry -1 of meshes, but there are 1"),
     "old": (scene([{"mesh": 0}], asset={"version": "1.0"}), "only glTF 2 is read"),
@@ -164,16 +168,49 @@ def test_what_is_not_read_is_named(name, tmp_path):
 
 def test_compressed_primitives_are_refused_by_name(tmp_path):
     tree = scene([{"mesh": 0}])
-    tree["meshes"][0]["primitives"][0]["extensions"] = {"KHR_draco_mesh_compression": {}}
+    tree["meshes"][0]["primitives"][0]["extensions"] = {"EXT_other_compression": {}}
     assert len(loaded(tmp_path, tree).faces) == 4  # the file holds them uncompressed, too
     del tree["accessors"][0]["bufferView"]
-    with pytest.raises(MeshError, match="compressed by KHR_draco_mesh_compression"):
+    with pytest.raises(MeshError, match="compressed by EXT_other_compression"):
         loaded(tmp_path, tree)
     tree = scene([{"mesh": 0}])
     tree["buffers"].append({"byteLength": 96})
-    tree["bufferViews"][0] |= {"buffer": 1, "extensions": {"EXT_meshopt_compression": {}}}
-    with pytest.raises(MeshError, match="compressed by EXT_meshopt_compression"):
+    tree["bufferViews"][0] |= {"buffer": 1, "extensions": {"EXT_other_compression": {}}}
+    with pytest.raises(MeshError, match="compressed by EXT_other_compression"):
         loaded(tmp_path, tree)
+
+
+def test_draco_is_unpacked(tmp_path):
+    DracoPy = pytest.importorskip("DracoPy", reason="meshes compressed by Draco need DracoPy (extra `gltf`)")
+    data = DracoPy.encode(CORNERS, FACES, quantization_bits=14)
+    mesh = loaded(tmp_path, draco_scene(data), data)
+    assert mesh.watertight and mesh.volume == pytest.approx(1 / 6, abs=1e-3)
+    np.testing.assert_allclose(mesh.bounds, [[1, 2, 3], [2, 3, 4]], atol=1e-3)
+    with pytest.raises(MeshError, match="cannot be unpacked"):
+        loaded(tmp_path, draco_scene(data[:30]), data[:30])
+
+
+def test_without_dracopy_it_is_said_what_unpacks(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "DracoPy", None)
+    with pytest.raises(MeshError, match="by KHR_draco_mesh_compression, which needs DracoPy .* pip install"):
+        loaded(tmp_path, draco_scene(bytes(9)), bytes(9))
+
+
+def test_instances_are_placed(tmp_path):
+    """Two tetrahedra: one moved, one doubled and turned by a half turn about z."""
+    tree, binary = added(scene([{"mesh": 0}]), np.array([[5, 0, 0], [0, 0, 0]], "<f4"), "VEC3")
+    for key, rows in {"VEC4": [[0, 0, 0, 1], [0, 0, 1, 0]], "VEC3": [[1, 1, 1], [2, 2, 2]]}.items():
+        rows = np.array(rows, "<f4")
+        tree["bufferViews"].append({"buffer": 0, "byteOffset": len(binary), "byteLength": rows.nbytes})
+        view = len(tree["bufferViews"]) - 1
+        tree["accessors"].append({"bufferView": view, "componentType": 5126, "count": 2, "type": key})
+        binary += rows.tobytes()
+    tree["buffers"][0]["byteLength"] = len(binary)
+    attributes = {"TRANSLATION": 2, "ROTATION": 3, "SCALE": 4}
+    tree["nodes"][0]["extensions"] = {"EXT_mesh_gpu_instancing": {"attributes": attributes}}
+    mesh = loaded(tmp_path, tree, binary)
+    assert len(mesh.faces) == 8 and mesh.volume == pytest.approx(1 / 6 + 8 / 6)
+    np.testing.assert_allclose(mesh.vertices[4:], CORNERS * [-2, -2, 2], atol=1e-6)
 
 
 def test_bytes_after_the_end_are_said(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from gltf_scenes import glb, scene
 from solids import CUBE
 
+from jonet.data import scans
 from jonet.errors import MeshError
 from jonet.geometry.diagnosis import orient
 from jonet.geometry.mesh_files import find, read, write
@@ -92,13 +93,80 @@ def test_what_is_left_out_is_said(name, tmp_path):
     assert mesh.watertight and mesh.volume == pytest.approx(8 / 3)
 
 
-def test_stl_files_are_read_by_their_length(tmp_path):
-    data = write(CUBE, tmp_path / "cube.stl").read_bytes()
-    (tmp_path / "long.stl").write_bytes(data + bytes(2))
-    with pytest.warns(UserWarning, match="2 bytes after its 12 facets"):
-        assert read(tmp_path / "long.stl").volume == pytest.approx(8)
-    (tmp_path / "streamed.stl").write_bytes(data[:80] + bytes(4) + data[84:])  # the count was not known when it began
-    assert read(tmp_path / "streamed.stl").volume == pytest.approx(8)
+TEXT_STL = b"solid a b\n" + b"".join(
+    b"facet normal 0 0 0\nouter loop\n"
+    + b"".join(b"vertex %r %r %r\n" % tuple(corner) for corner in corners)
+    + b"endloop\nendfacet\n"
+    for corners in CUBE.corners.tolist()
+)
+
+
+def stl(folder) -> bytes:
+    return write(CUBE, folder / "cube.stl").read_bytes()
+
+
+@pytest.mark.parametrize("name, change, said", [
+    ("two bytes more", lambda data: data + bytes(2), "2 bytes after its 12 facets"),
+    ("no count", lambda data: data[:80] + bytes(4) + data[84:], None),
+    ("count of all bits", lambda data: data[:80] + b"\xff" * 4 + data[84:], "announces 4,294,967,295 facets, but"),
+    ("count too low", lambda data: data[:80] + struct.pack("<I", 5) + data[84:], "announces 5 facets, but its length"),
+    ("count too high", lambda data: data[:80] + struct.pack("<I", 13) + data[84:], "announces 13 facets, but its len"),
+    ("begins as text", lambda data: b"solid cube facet vertex".ljust(80) + data[80:], None),
+    ("text", lambda data: TEXT_STL + b"endsolid a b", None),
+    ("another name", lambda data: TEXT_STL + b"endsolid " + b"x" * 500, None),
+    ("no end", lambda data: TEXT_STL, None),
+    ("end apart", lambda data: TEXT_STL.upper() + b"END SOLID\n", None),
+    ("zeros at the end", lambda data: TEXT_STL + b"endsolid\n" + bytes(99), None),
+    ("lines at the end", lambda data: TEXT_STL + b"endsolid\n" + b"by a program\n" * 99, None),
+    ("commas", lambda data: TEXT_STL.replace(b".0", b",0") + b"endsolid", "decimal commas"),
+    ("utf-16", lambda data: (TEXT_STL + b"endsolid").decode().encode("utf-16"), None),
+])  # fmt: skip
+def test_stl_files_are_read_by_their_length(name, change, said, tmp_path, recwarn):
+    data = stl(tmp_path)
+    (tmp_path / "a.stl").write_bytes(change(data))
+    assert read(tmp_path / "a.stl").volume == pytest.approx(8)
+    words = [str(warning.message) for warning in recwarn]
+    assert len(words) == (said is not None) and all(said in one for one in words)
+
+
+def test_stl_files_that_are_cut_off_between_facets_are_refused(tmp_path):
+    """Their length is that of whole facets, too, but the mesh does not close."""
+    data = stl(tmp_path)
+    text = TEXT_STL[: TEXT_STL[:-20].rindex(b"facet normal")]
+    for cut in (data[:-50], data[:-100], text):
+        (tmp_path / "a.stl").write_bytes(cut)
+        with pytest.raises(MeshError, match="cut off"):
+            read(tmp_path / "a.stl")
+
+
+SQUARE = "ply\nformat ascii 1.0\nelement {vertex} 4\nproperty float {x}\nproperty float y\nproperty float z\n"
+SQUARE += "element {face} 1\nproperty list uchar int {corners}\nend_header\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n"
+NAMES = dict(vertex="vertex", x="x", face="face", corners="vertex_indices")
+
+
+@pytest.mark.parametrize("names", [
+    {"corners": "vertices"}, {"corners": "vert_indices"}, {"corners": "vertex_list"}, {"corners": "Indices"},
+    {"corners": "loop"}, {"face": "faces"}, {"face": "polygon"}, {"face": "Triangle"}, {"vertex": "point"}, {"x": "X"},
+])  # fmt: skip
+def test_other_names_of_elements_and_lists(names, tmp_path):
+    (tmp_path / "a.ply").write_text(SQUARE.format(**(NAMES | names)))
+    mesh = read(tmp_path / "a.ply")
+    assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+
+
+def test_lists_of_elements_that_are_no_faces_are_said(tmp_path):
+    (tmp_path / "a.ply").write_text(SQUARE.format(**(NAMES | {"face": "cells"})))
+    with pytest.warns(UserWarning, match="a.ply: its elements '1 cells' are no faces that are known"):
+        assert len(scans.cloud(tmp_path / "a.ply")) == 4
+
+
+def test_faces_may_precede_their_vertices(tmp_path):
+    head, body = SQUARE.format(**NAMES).split("end_header\n")
+    start, faces = head.index("element vertex"), head.index("element face")
+    polygon = "4 0 1 2 3\n"
+    text = head[:start] + head[faces:] + head[start:faces] + "end_header\n" + polygon + body.removesuffix(polygon)
+    (tmp_path / "a.ply").write_text(text)
+    assert read(tmp_path / "a.ply").faces.tolist() == [[0, 1, 2], [0, 2, 3]]
 
 
 def test_strips_of_a_ply_are_triangles(tmp_path):
@@ -136,9 +204,9 @@ def star(corners: int) -> bytes:
     return "\n".join([*lines, "f " + " ".join(map(str, range(1, corners + 1)))]).encode()
 
 
-def test_polygons_of_very_many_corners_are_refused_if_they_are_not_convex(tmp_path):
+def test_polygons_of_very_many_corners_are_refused_if_they_cross_themselves(tmp_path):
     (tmp_path / "star.obj").write_bytes(star(20_001))
-    with pytest.raises(MeshError, match="face 0 has 20001 corners and is not convex"):
+    with pytest.raises(MeshError, match="face 0 has 20001 corners and crosses itself"):
         read(tmp_path / "star.obj")
 
 
@@ -180,7 +248,7 @@ BAD = {
     "empty_ascii.ply": (b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", "no vertices and no faces"),
     "flat.ply": (PYRAMIDS["ascii.ply"].replace(b"property float z\n", b""), "vertices without x, y and z"),
     "long_names.ply": (PYRAMIDS["ascii.ply"].replace(b"float z", b"float " + b"z" * 9999), "without x, y and z.{,99}$"),
-    "no_list.ply": (PYRAMIDS["little.ply"].replace(b"vertex_indices", b"corners"), "without a list vertex_indices"),
+    "no_list.ply": (PYRAMIDS["ascii.ply"].replace(b"list uchar int v", b"int v"), "without a list vertex_indices"),
     "two.obj": (PYRAMIDS["plain.obj"] + b"\nf 1 2", "face 5 has 2 corners"),
     "cut.glb": (b"glTF\2\0\0\0\x20\1\0\0", "cut off"),
     "other.glb": (b"not a mesh", "damaged"),

@@ -87,12 +87,20 @@ def test_one_warning_names_the_cloud_and_the_option():
     assert "1.4 times as long" in str(one.message) and "outliers='remove'" in str(one.message)
 
 
+def test_without_a_choice_they_are_left_out_and_said():
+    observed = given([cloud(), np.concatenate([cloud(), [[0, 30, 0]]])])
+    with pytest.warns(UserWarning, match="dusty: 1 of 3,001 points stands alone, would make .* is left out"):
+        found = arguments.without_outliers(observed, None, "input", ["clean", "dusty"])
+    np.testing.assert_array_equal(found.points[0], found.points[1])
+
+
 def test_nothing_is_said_where_nothing_depends_on_the_box():
     lost = given([np.concatenate([cloud(), [[0, 30, 0]]])])
     with warnings.catch_warnings(action="error"):
         for observed, choice, frame in (
             (lost, "keep", "input"),
             (lost, "warn", "normalized"),
+            (lost, None, "normalized"),
             (given([cloud()]), "warn", "input"),
             (ObservedArrays.checked(np.zeros((1, 5, 4))), "warn", "normalized"),
         ):
@@ -117,6 +125,8 @@ def test_files_are_read_without_far_points(tmp_path):
         np.testing.assert_array_equal(one.similarity.as_array(), wanted.similarity.as_array())
         np.testing.assert_array_equal(one.points, wanted.points)
     assert kept.similarity.scale < wanted.similarity.scale / 100
+    with pytest.warns(UserWarning, match=r"dusty.npy: 3 of 3,003 points .* are left out"):
+        assert scans.read(dusty, outliers=None).similarity.scale == wanted.similarity.scale
     with pytest.warns(UserWarning, match=r"dusty.npy: 3 of 3,003 points .* --outliers=remove"):
         assert scans.read(dusty, outliers="warn").similarity.scale == kept.similarity.scale
 
@@ -130,7 +140,9 @@ def test_inputs_of_bulk_jobs_lose_far_points(tmp_path):
     np.testing.assert_array_equal(dusty.data, clean.data)
     with pytest.raises(InputError, match="'remove', but this network takes images"):
         inputs.reader(SimpleNamespace(inputs=Inputs("images", 32), kind="occupancy", frame="cube"), "remove")
-    assert work.removal("remove") and work.removal("warn") == work.removal("keep")  # jobs continue with either
+    assert work.reading("remove", "y", False) == work.reading(None, "y", False) == {}
+    assert work.reading("warn", "y", False) == work.reading("keep", "y", False) != {}  # jobs continue with either
+    assert len(work.reading("keep", "z", True)) == 3
 
 
 def test_scans_lose_far_points(monkeypatch):

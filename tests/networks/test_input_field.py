@@ -1,5 +1,7 @@
 """Fields in input units, and fields on grids, against closed forms."""
 
+import warnings
+
 import analytic
 import jax
 import numpy as np
@@ -160,3 +162,16 @@ def test_a_smaller_batch_keeps_each_shape_with_its_similarity(index):
     assert some.batched == (np.ndim(some.valid_distance) == 1) and repr(fields[:1]).startswith(
         "InputField(batch of 1 shape, "
     )
+
+
+def test_points_that_are_all_far_from_the_box_are_said():
+    field = InputField(balls(), TRANSFORMS, 0.1)
+    mixed = around(40)
+    mixed[0, :39] += 1e6
+    with warnings.catch_warnings(action="error"):
+        field(mixed)
+        field(mixed[:, :10])  # few points may be anywhere
+    with pytest.warns(UserWarning, match=r"all points of shape 1 lie far outside of the box of the field.*transform"):
+        field(np.stack([mixed[0], mixed[1] * 100 + 5]))
+    with pytest.warns(UserWarning, match="all points lie far outside"):
+        field[0](np.zeros((20, 3)))

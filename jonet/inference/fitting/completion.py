@@ -1,4 +1,4 @@
-"""Scans as observations: which way is up, and what the viewpoint tells of normals and free space.
+"""Scans as observations: what the viewpoint tells of normals and free space.
 
 (DeepSDF, section 5, shape completion.)
 """
@@ -10,7 +10,6 @@ import numpy as np
 from jonet.checks import check_array
 from jonet.errors import InputError
 from jonet.geometry import depth
-from jonet.geometry.mesh import Similarity
 from jonet.inference.fitting.observations import ObservedArrays
 from jonet.settings.fitting import PoseConfig
 
@@ -20,19 +19,6 @@ POSE = {  # settings of the pose search by the rotations that are tried
     "yaw": PoseConfig(rotations="yaw", tries=32, keep=(8, 2, 1)),
     "any": PoseConfig(rotations="any", tries=256, keep=(16, 4, 1)),
 }
-UP = {  # by the axis that points up in the scan: the rotation that maps it to +y
-    "y": np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
-    "-y": np.array([[1, 0, 0], [0, -1, 0], [0, 0, -1]]),
-    "z": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
-    "-z": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]),
-    "x": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]),
-    "-x": np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
-}
-
-
-def upright(up: str) -> Similarity:
-    """The rotation of a scan that takes its axis `up` (a key of `UP`) to +y."""
-    return Similarity(rotation=UP[up])
 
 
 def of_scans(given: ObservedArrays, eye=None, whole: bool = False) -> ObservedArrays:
