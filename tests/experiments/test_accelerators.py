@@ -32,6 +32,7 @@ from experiments.accelerators.hlo import Module
 from jonet import parallel
 from jonet.chips import CHIPS
 from jonet.errors import ConfigError
+from jonet.inference.encode import Inputs
 from jonet.networks import occupancy
 from jonet.networks.deepsdf import Specs
 from jonet.run import plan
@@ -268,6 +269,19 @@ def test_evaluation_of_the_published_decoder_takes_less_than_a_gigabyte(gradient
     assert 1e8 < costs._memory(traced.jaxpr.jaxpr) < 1e9 / 1.6
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "precision"), [("gpu", "voxels", "highest"), ("gpu", "points", "high"), ("tpu", "voxels", "high")]
+)
+def test_floors_of_encoders_are_of_the_products_they_have(kind, given, precision):
+    """GPUs convolve in full float32."""
+    network = programs.conditional(occupancy.Specs(c_dim=2, hidden_size=2, n_blocks=1, encoder_width=2, **NAMED[given]))
+    with parallel.absent(jax.devices(), parallel.Platform(kind, 16 << 30)):
+        assert programs.encode(network, Inputs(given, 32), shapes=1).precision == precision
+
+
+NAMED = {"voxels": {"encoder": "voxel_simple"}, "points": {"encoder": "pointnet_resnet"}}
+
+
 def test_targets_and_programs_that_do_not_exist(capsys):
     with pytest.raises(ConfigError, match="there are v5e-1"):
         targets.target("v9-1")
@@ -492,6 +506,13 @@ def check_copies(row: dict) -> None:
 
 
 KNOWN_COPIES = {  # by program, target and operation of JAX, with the reason; others are a change for the worse
-    "deepsdf/.* v5e.* points$": "three coordinates are a bad last axis for a TPU, which puts them first once a call",
-    "deepsdf/.* v.e.*/concatenate$": "the rows that a step draws, gathered with their four numbers first",
+    "^deepsdf/.* v.e.*/concatenate$": "the rows that a step draws, gathered with their four numbers first",
+    "^deepsdf/paper/step/bfloat16/whole v5e.*/lin8/": "between two layouts of a gradient; micro-batches avoid them",
+    "^deepsdf/8x512/evaluate/high(est)? v5e": "float32 activations of two layers; products of one pass have none",
+    "^deepsdf/6x128/adam/.* v5e.*/dot_general$": "activations of the rows of a step, for the backward pass",
+    "^onet_points/paper/encode": "maxima over points and products of units want different axes last",
+    "^onet_voxels/paper/encode h100.*kernel": "kernels of convolutions in the order of cuDNN",
+    "^onet_voxels/paper/train v5e.*/pad$": "the padding of 3-D convolutions, with the shapes last",
+    "^onet_unconditional/paper/train v5e.*/fc_1/": "activations of the last block, for the backward pass",
+    "^spline/128": "whole blocks of coefficients of each point, and the 27 of a cell in the least squares",
 }
