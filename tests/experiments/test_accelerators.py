@@ -513,6 +513,8 @@ KNOWN_COPIES = {  # by program, target and operation of JAX, with the reason; ot
     "^onet_points/paper/encode": "maxima over points and products of units want different axes last",
     "^onet_voxels/paper/encode h100.*kernel": "kernels of convolutions in the order of cuDNN",
     "^onet_voxels/paper/train v5e.*/pad$": "the padding of 3-D convolutions, with the shapes last",
+    "^onet_images/paper/encode v5e": "images and the first layer's output, between layouts of the convolution",
+    "^onet_images/(quick|small)/train v5e-1 $": "all images, once a call, in the order in which rows are gathered",
     "^onet_unconditional/paper/train v5e.*/fc_1/": "activations of the last block, for the backward pass",
     "^spline/128": "whole blocks of coefficients of each point, and the 27 of a cell in the least squares",
 }
