@@ -33,20 +33,26 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m experiments.accelerators", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--target", action="append", help="chips, e.g. v5e-4; here: those of this machine; may be repeated")
-    add("--programs", default="*", help="which programs: a pattern such as 'deepsdf/*/train' (default: all)")
+    add(
+        "--programs", action="append", help="which: a pattern such as 'deepsdf/*/train'; may be repeated (default: all)"
+    )
     add("--json", type=Path, help="file of the rows; rows in it of other programs and targets are kept")
     add("--write", action="store_true", help="write the tables and the figure of docs/accelerators.md from all rows")
     add("--texts", type=Path, help="folder for the compiled texts")
     add("--minutes", type=float, default=0, help="start no program later than this; 0: no limit (here: 8)")
     options = parser.parse_args(arguments)
     options.target = options.target or []
+    options.programs = options.programs or ["*"]
     if HERE in options.target and len(options.target) > 1:
         raise ConfigError("--target=here uses the chips of this machine, and the others none; give one of them")
     return options
 
 
 def run(options: argparse.Namespace) -> list[dict]:
-    """Compiles or measures the chosen programs, prints a line for each, and returns all rows of the JSON file."""
+    """Compiles or measures the chosen programs, prints a line for each, and returns all rows of the JSON file.
+
+    In the order of the programs, not of the calls that made them.
+    """
     import jax
 
     from experiments.accelerators import checks, programs, rows, table, targets, unsampled
@@ -54,9 +60,9 @@ def run(options: argparse.Namespace) -> list[dict]:
     here = options.target == [HERE]
     known = json.loads(options.json.read_text("utf-8")) if options.json and options.json.exists() else []
     offered = programs.programs(unsampled.Few() if here else None)
-    chosen = [name for name in offered if fnmatch.fnmatch(name, options.programs)]
-    if not chosen:
-        raise ConfigError(f"--programs is {options.programs!r}, but no program has such a name; --programs='*' is all")
+    if wrong := [pattern for pattern in options.programs if not fnmatch.filter(offered, pattern)]:
+        raise ConfigError(f"--programs is {wrong[0]!r}, but no program has such a name; --programs='*' is all")
+    chosen = [name for name in offered if any(fnmatch.fnmatch(name, pattern) for pattern in options.programs)]
     begun, limit = time.monotonic(), 60 * (options.minutes or (8 if here else 0))
     for target in [targets.target(name) for name in options.target or targets.USUAL]:
         with target.working():
@@ -72,7 +78,8 @@ def run(options: argparse.Namespace) -> list[dict]:
                     table.save(options.json, known)
             if target.here:
                 print("\n".join(checks.lines(checks.differences())), flush=True)
-    return known
+    place = {name: i for i, name in enumerate(offered)}
+    return sorted(known, key=lambda row: (place.get(row["program"], len(place)), row["target"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -275,13 +275,14 @@ def fit(
 def encode(network: BoundNetwork, inputs: encoding.Inputs, shapes: int = encoding.TOGETHER.most) -> Call:
     """Codes of `shapes` shapes on each device by a network's encoder."""
     seen = random(parallel.count() * shapes, *inputs.shape)
+    convolved = inputs.kind in encoding.CONVOLVED
     return Call(
         encoding._program(inputs.kind),
         (parallel.replicate(network), parallel.split(seen)),
         amount=len(seen),
         unit="shapes",
-        precision=products.DEFAULT,
-        context=lambda: products.precise(products.DEFAULT, inputs.kind in encoding.CONVOLVED),
+        precision="highest" if convolved and parallel.platform().kind == "gpu" else products.DEFAULT,
+        context=lambda: products.precise(products.DEFAULT, convolved),
     )
 
 

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from experiments.accelerators import table
 from jonet.chips import CHIPS, Chip
 
 WIDTH, HEIGHT, MARGIN = 760, 340, 46
-ACROSS, UP = (0.1, 1e4), (1e9, 2e15)  # ranges of the axes: operations a byte, operations a second
+ACROSS, UP = (0.01, 1e5), (1e10, 2e15)  # ranges of the axes: operations a byte, operations a second
 COLORS = {"v5e": "#1f77b4", "v6e": "#2ca02c", "h100": "#d62728", "h200": "#9467bd", "a100": "#8c564b"}
+MARKS = {  # by kind of program: a path around the origin
+    "training": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0",
+    "fields and meshes": "M-3-3h6v6h-6z",
+    "codes": "M0-4L4 3H-4z",
+    "encoders": "M0-4L4 0L0 4L-4 0z",
+}
 
 
 def svg(rows: Sequence[dict[str, Any]]) -> str:
@@ -23,14 +30,32 @@ def svg(rows: Sequence[dict[str, Any]]) -> str:
         x = across(row["operations"] / row["bytes"])
         y = up(row["operations"] / row["milliseconds"] * 1e3)
         title = f"{row['program']} on {row['target']}: {row['milliseconds']:.3g} ms"
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLORS[row["target"].removesuffix("-1")]}" '
-            f'fill-opacity="0.7"><title>{escape(title)}</title></circle>'
-        )
+        parts.append(mark(kind(row), x, y, COLORS[row["target"].removesuffix("-1")], escape(title)))
+    for place, name in enumerate(MARKS):
+        x, y = across(1), up(UP[0]) - 12 - 15 * place
+        parts += [mark(name, x, y, "#444"), f'<text x="{x + 10:.1f}" y="{y + 4:.1f}">{name}</text>']
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         f'font-size="11">\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    )
+
+
+def kind(row: dict[str, Any]) -> str:
+    """Which of `MARKS` a row has."""
+    if table.trains(row):
+        return "training"
+    if row["program"].endswith("/encode"):
+        return "encoders"
+    return "codes" if row["unit"] == "codes" else "fields and meshes"
+
+
+def mark(name: str, x: float, y: float, color: str, title: str = "") -> str:
+    """One of `MARKS`, with a title that is shown when the pointer is over it."""
+    inside = f"<title>{title}</title>" if title else ""
+    return (
+        f'<path d="{MARKS[name]}" transform="translate({x:.1f} {y:.1f})" fill="{color}" fill-opacity="0.7">'
+        f"{inside}</path>"
     )
 
 

@@ -71,6 +71,7 @@ def counted(target: Target, call: Call, compiled) -> dict[str, Any]:
         "collectives": {kind: count // repeats for kind, (count, _) in collectives.items()},
         "collective_bytes": sum(total for _, total in collectives.values()) / repeats,
         "moves": [move | {"bytes": move["bytes"] // repeats} for move in moves],
+        "kernels": None,  # but on GPUs
     }
     if chip is not None and chip.kind == "tpu":
         seconds = tpu_cycles.seconds(module, chip, passes)

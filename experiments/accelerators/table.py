@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import document
+from experiments.accelerators import hlo
 from jonet.chips import CHIPS
 from jonet.storage import atomic
 
@@ -32,7 +33,7 @@ def line(row: Row) -> str:
         text += f" [{row['mark']}] {row['precision']:8s} {number(row['milliseconds'])} ms, {percent(row['share'])}"
         text += f", {number(row['rate'])} {row['unit']}/s, {number(row['bytes'] / 1e9)} GB moved"
         text += f", {number(row['arguments'] / 1e9)} + {number(row['temporaries'] / 1e9)} GB held"
-        text += f", {row['kernels']} kernels" if "kernels" in row else ""
+        text += f", {row['kernels']} kernels" if row.get("kernels") else ""
         text += "".join(f", {count} {kind}" for kind, count in row["collectives"].items())
     return text + (f": {row['error']}" if "error" in row else "")
 
@@ -56,7 +57,7 @@ def tables(rows: Sequence[Row]) -> str:
     others = [row for row in rows if not trains(row)]
     parts = {
         "Milliseconds of a training step, and the share of the matrix rate in bfloat16": pivot(steps, step),
-        "Kernels of a training step that a GPU launches": pivot([r for r in steps if "kernels" in r], kernels),
+        "Kernels of a training step that a GPU launches": pivot([r for r in steps if r.get("kernels")], kernels),
         "GB of the arguments and the temporaries of training, on each chip": pivot(steps, held),
         "Fields, codes and encoders: how many a second, and the share of the matrix rate": pivot(others, rate),
         "Several chips": scaling(steps),
@@ -80,7 +81,9 @@ def pivot(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
         [f"`{program}`", *(cell(at[program, target]) if (program, target) in at else "" for target in targets)]
         for program in programs
     ]
-    return markdown(["program", *targets], body) if rows else ""
+    marks = {row["target"]: row["mark"] for row in rows if "error" not in row}
+    head = [f"{target} [{marks[target]}]" if target in marks else target for target in targets]
+    return markdown(["program", *head], body) if rows else ""
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -124,7 +127,7 @@ def errors(rows: Sequence[Row]) -> str:
 def moves(rows: Sequence[Row], most: int = 12) -> str:
     """The largest copies of all rows of one chip."""
     found = [
-        (move["bytes"], row["program"], row["target"], move["type"].split("{")[0], move["source"])
+        (move["bytes"], row["program"], row["target"], array(move["type"]), move["source"])
         for row in rows
         if row["target"].endswith("-1")
         for move in row.get("moves", ())
@@ -134,6 +137,12 @@ def moves(rows: Sequence[Row], most: int = 12) -> str:
         for size, program, target, kind, source in sorted(found, reverse=True)[:most]
     ]
     return markdown(["program", "target", "GB", "array", "operation"], body) if body else ""
+
+
+def array(kind: str) -> str:
+    """The largest array of a type of a compiled program, without its layout."""
+    largest = max(hlo.arrays(kind), key=lambda array: array.size)
+    return f"{largest.dtype}[{','.join(map(str, largest.shape))}]"
 
 
 def scaling(rows: Sequence[Row]) -> str:
