@@ -103,9 +103,10 @@ def lying(model: Model, shapes: Sequence[Prepared], codes: Codes) -> list[str]:
     found = [""] * len(shapes)
     if model.inputs is None and codes.out_of_distribution is not None and codes.residual is not None:
         doubtful = np.flatnonzero(codes.out_of_distribution).tolist()
+        data = (shapes[i].data for i in doubtful)
         turned = turns.axes(
             model.network,
-            [shapes[i].data for i in doubtful if isinstance(shapes[i].data, Observations)],
+            [each for each in data if isinstance(each, Observations)],
             codes.residual[doubtful],
             np.array([_index(shapes[i].name) for i in doubtful], np.int32),
             **_fitting(model),
