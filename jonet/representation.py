@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from jonet import arguments
 from jonet.checks import check_array, listed
@@ -20,7 +21,6 @@ from jonet.fields import Fields, Spline
 from jonet.geometry import axes
 from jonet.geometry.depth import normals_towards
 from jonet.geometry.mesh import SPHERE_RADIUS, Mesh, Similarity, as_meshes, frame_of
-from jonet.geometry.outliers import neighbor_distance
 from jonet.inference.surfaces import extraction
 from jonet.networks import spline
 from jonet.networks.field import Field
@@ -34,7 +34,8 @@ NEAR = 0.02  # samples closer than this, in radii, tell where the surface is
 MARGIN = 0.02  # of the box around the surface
 FINEST = 0.5  # cells smaller than this, in spacings of a cloud, would follow its noise
 ROUGH = 0.05  # error that is left to a cloud's noise, in its spacings
-OUTLIERS = 5.0  # points of a cloud stand alone if their neighbors are so many times as far as those of most
+NEIGHBORS = 6  # of a point of a cloud
+OUTLIERS = (4.0, 2.0)  # points stand alone if their neighbors are so many times as far as those of most, of these
 HOLES = 64  # cells a side of the mesh on which closed holes are looked for
 
 
@@ -169,11 +170,14 @@ def of_cloud(name: str, cloud: tuple[np.ndarray, np.ndarray | None], options: Re
 
 
 def _beside_others(points: np.ndarray) -> np.ndarray:
-    """Which points [N, 3] do not stand alone, bool [N]."""
-    if len(points) <= 3:
+    """Which points [N, 3] do not stand alone, bool [N]: among all points, or among those around them."""
+    if len(points) <= NEIGHBORS:
         return np.ones(len(points), bool)
-    apart = neighbor_distance(points)
-    return apart <= OUTLIERS * np.median(apart)
+    distances, nearest = KDTree(points).query(points, NEIGHBORS + 1)
+    apart = distances[:, 1:].mean(1)
+    usual = np.median(apart)
+    around = np.maximum(np.median(apart[np.asarray(nearest)[:, 1:]], axis=1), usual / 2)
+    return (apart <= OUTLIERS[0] * usual) & (apart <= OUTLIERS[1] * around)
 
 
 def of_inliers(name: str, cloud: tuple[np.ndarray, np.ndarray | None], options: Representation) -> Observed:

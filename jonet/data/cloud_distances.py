@@ -19,6 +19,8 @@ from jonet.geometry import cloud_normals
 AREA_NEIGHBORS = 8  # of which the distance gives the area that a point stands for
 WIDTHS = {0.45: 10, 0.8: 20, 1.1: 30, 1.5: 45}  # of weights by distance, in spacings → nearest points that count
 ALIKE = 0.5  # width of weights by the difference of unit normals, so that a sphere is of one side of an edge
+ASIDE = 0.4, 0.2  # spacings, and widths, that a place may be beside the points around it and still be at their surface
+STRAY = 0.8  # points farther than this off the surface of those around them, in spacings, are left out
 PROBES = 2048  # points that choose the width
 PIECE = 1 << 15  # places that are computed at once
 SPREAD = (2.0, 0.7, 0.25)  # standard deviations of samples from the points, in spacings
@@ -52,13 +54,19 @@ class Cloud:
         distances, _ = tree.query(points, min(AREA_NEIGHBORS + 1, len(points)))
         spacing = float(np.median(distances[:, min(6, distances.shape[1] - 1)]))
         cloud = Cloud(points, normals, tree, spacing, np.pi * distances[:, -1] ** 2 / AREA_NEIGHBORS)
-        return dataclasses.replace(cloud, width=min(WIDTHS, key=cloud.left_out_error))
+        cloud = dataclasses.replace(cloud, width=min(WIDTHS, key=cloud.left_out_error))
+        # points off the surface of those around them; what is left says better which of them are
+        beside = cloud._left_out(slice(None)) <= STRAY * spacing
+        return cloud if beside.all() or not beside.any() else Cloud.of(points[beside], normals[beside])
 
     def left_out_error(self, width: float) -> float:
         """The mean distance of points to spheres that are fitted without them: least for the width of their noise."""
         probes = slice(None, None, -(-len(self.points) // PROBES))
-        found = dataclasses.replace(self, width=width)._to_spheres(self.points[probes], self.normals[probes])
-        return float(np.abs(found[1]).mean())
+        return float(dataclasses.replace(self, width=width)._left_out(probes).mean())
+
+    def _left_out(self, some: slice) -> np.ndarray:
+        """The distance [N] of some points to the spheres that are fitted without them."""
+        return np.abs(self._to_spheres(self.points[some], self.normals[some])[1])
 
     def inside(self, points) -> np.ndarray:
         """Whether points [N, 3] are inside, bool [N]: the winding number exceeds 1/2."""
@@ -72,13 +80,16 @@ class Cloud:
         """Signed distances [N] of points [N, 3], negative inside: near the cloud to spheres, far from it to a point."""
         points = np.asarray(points, np.float64)
         pieces = [self._to_spheres(points[start : start + PIECE]) for start in range(0, len(points), PIECE)]
-        nearest, sphere = np.concatenate(pieces, 1) if pieces else np.zeros((2, 0))
+        nearest, sphere, aside = np.concatenate(pieces, 1) if pieces else np.zeros((3, 0))
+        # beyond an edge the sphere goes on where no points are
+        beyond = np.maximum(aside - self.spacing * (ASIDE[0] + ASIDE[1] * self.width), 0)
         far = np.clip(nearest / self.spacing - 1, 0, 1)
-        size = (1 - far) * np.minimum(np.abs(sphere), nearest) + far * nearest
+        size = (1 - far) * np.minimum(np.hypot(sphere, beyond), nearest) + far * nearest
         return np.where(self.inside(points), -size, size).astype(np.float32)
 
     def _to_spheres(self, points: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
-        """The distances of points [N, 3] to the nearest point and, signed, to the sphere fitted around each: [2, N].
+        """Distances of points [N, 3], [3, N]: to the nearest point; to the sphere fitted around each, signed; and along
+        the surface to the middle of the points that count.
 
         own [N, 3]: normals of points of the cloud, which are then left out.  A sphere is the u of the form
         u₀ + u·x + q |x|², x from the point, whose gradient differs least from the normals, and which is then least at
@@ -92,7 +103,7 @@ class Cloud:
         if own is not None:  # else the points count most that are as far off the surface as the one left out
             apart -= np.einsum("nkc,nc->nk", beside, own) ** 2
         apart = (apart - apart.min(1, keepdims=True)) / (2 * (self.width * self.spacing) ** 2)
-        turned = ((normals - normals[:, :1]) ** 2).sum(-1) / ALIKE**2
+        turned = ((normals - (normals[:, :1] if own is None else own[:, None])) ** 2).sum(-1) / ALIKE**2
         weight = np.exp(-apart - turned)
         weight /= weight.sum(1, keepdims=True)
         middle, normal = np.einsum("nk,nkc->nc", weight, beside), np.einsum("nk,nkc->nc", weight, normals)
@@ -105,7 +116,10 @@ class Cloud:
         # u = q (|x - c|² - r²), so the distance |c| - r is 2 u₀ / (|u| + 2 |q| r)
         steep = (slope**2).sum(1)
         root = np.sqrt(np.maximum(steep - 4 * level * bend, 0))
-        return np.stack([distance[:, 0], 2 * level / np.maximum(np.sqrt(steep) + root, 1e-12)])
+        sphere = 2 * level / np.maximum(np.sqrt(steep) + root, 1e-12)
+        across = (middle * normal).sum(1) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
+        aside = np.sqrt(np.maximum((middle**2).sum(1) - across**2, 0))
+        return np.stack([distance[:, 0], sphere, aside])
 
     def samples(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Points around the cloud [N, 3] float32 in [-1, 1]³ and their signed distances [N], in random order.
