@@ -15,7 +15,8 @@ from jonet.geometry.mesh_files import read, write
 
 @pytest.mark.parametrize("text, unit", [
     ("# units: mm\nv 0 0 0\n", "mm"), ("# exported\r\n# Unit = Inches\r\nv 0 0 0\n", "in"),
-    ("#units millimeters\n", "mm"), ("# File units = meters\nv 0 0 0\n", "m"), ("# 3 units high\nv 0 0 0\n", None), ("v 0 0 0\n", None),
+    ("#units millimeters\n", "mm"), ("# File units = meters\nv 0 0 0\n", "m"),
+    ("# 3 units high\nv 0 0 0\n", None), ("v 0 0 0\n", None),
 ])  # fmt: skip
 def test_units_of_an_obj(text, unit, tmp_path):
     (tmp_path / "a.obj").write_text(text)
