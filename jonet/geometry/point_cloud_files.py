@@ -307,7 +307,9 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
 def _text(lines: Iterator[bytes], rows: np.ndarray) -> np.ndarray:
     """The numbers in the given lines (ascending indices); the others are not parsed."""
     steps = np.diff(rows, prepend=-1).tolist()
-    kept = [line.decode("latin-1") for step in steps for line in itertools.islice(lines, step - 1, step)]
+    kept = [
+        cloud_rows.plain(line).decode("latin-1") for step in steps for line in itertools.islice(lines, step - 1, step)
+    ]
     if len(kept) < len(rows):
         raise FormatError("is cut off: its header announces more rows than follow")
     return np.loadtxt(kept, dtype=np.float64, ndmin=2)
