@@ -95,10 +95,10 @@ def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
     return Codes(names=tuple(shape_names), similarities=tuple(similarities), **found._asdict())
 
 
-def lying(model: Model, shapes: Sequence[Prepared], codes: Codes) -> list[str]:
-    """The axis of each shape that perhaps points up, "" for those that do not lie; only doubtful codes are looked at.
+def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> list[str]:
+    """The axis of each file that perhaps points up, "" for shapes that do not lie; only doubtful codes are looked at.
 
-    Fits every shape whose code is out of distribution in five other poses (`fitting.lying.axes`).
+    up: the axis that was taken for it.  Fits every shape whose code is out of distribution in five other poses (`fitting.lying.axes`).
     """
     found = [""] * len(shapes)
     if model.inputs is None and codes.out_of_distribution is not None and codes.residual is not None:
@@ -111,7 +111,7 @@ def lying(model: Model, shapes: Sequence[Prepared], codes: Codes) -> list[str]:
             **_fitting(model),
         )
         for i, axis in zip(doubtful, turned, strict=True):
-            found[i] = axis
+            found[i] = axis and axes.beneath(up, axis)
     return found
 
 

@@ -88,7 +88,7 @@ def fit(
 
     def solve(shapes: list[Prepared]) -> list[tuple[Codes, str]]:
         codes = codes_of(model, shapes)
-        return list(zip(_each(codes), lying(model, shapes, codes), strict=True))
+        return list(zip(_each(codes), lying(model, shapes, codes, up), strict=True))
 
     def write(key: str, result: tuple[Codes, str]) -> Row:
         code, axis = result
@@ -133,7 +133,7 @@ def reconstruct(
 
     def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh, str]]:
         codes = codes_of(model, shapes)
-        return list(zip(_each(codes), _meshes(model, codes, cells), lying(model, shapes, codes), strict=True))
+        return list(zip(_each(codes), _meshes(model, codes, cells), lying(model, shapes, codes, up), strict=True))
 
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs, files, unit), stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
