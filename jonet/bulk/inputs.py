@@ -98,7 +98,8 @@ def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
 def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> list[str]:
     """The axis of each file that perhaps points up, "" for shapes that do not lie; only doubtful codes are looked at.
 
-    up: the axis that was taken for it.  Fits every shape whose code is out of distribution in five other poses (`fitting.lying.axes`).
+    up: the axis that was taken for it.
+    Fits every shape whose code is out of distribution in five other poses (`fitting.lying.axes`).
     """
     found = [""] * len(shapes)
     if model.inputs is None and codes.out_of_distribution is not None and codes.residual is not None:
