@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from jonet.geometry import axes, point_cloud_files
 from jonet.geometry.mesh import Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting import latents
-from jonet.inference.fitting import lying as turns
+from jonet.inference.fitting import turned as turns
 from jonet.inference.fitting.observations import Observations, ObservedArrays, observe
 from jonet.model import Model
 from jonet.settings.fitting import FitConfig
@@ -99,14 +99,14 @@ def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> li
     """The axis of each file that perhaps points up, "" for shapes that do not lie; only doubtful codes are looked at.
 
     up: the axis that was taken for it.
-    Fits every shape whose code is out of distribution in five other poses (`fitting.lying.axes`).
+    Fits every shape whose code is out of distribution in five other poses (`fitting.turned.axes`).
     """
     found = [""] * len(shapes)
     if model.inputs is None and codes.out_of_distribution is not None and codes.residual is not None:
         doubtful = np.flatnonzero(codes.out_of_distribution).tolist()
         turned = turns.axes(
             model.network,
-            [shapes[i].data for i in doubtful if isinstance(shapes[i].data, Observations)],
+            [cast(Observations, shapes[i].data) for i in doubtful],
             codes.residual[doubtful],
             np.array([_index(shapes[i].name) for i in doubtful], np.int32),
             **_fitting(model),
