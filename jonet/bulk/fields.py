@@ -18,7 +18,7 @@ from jonet.bulk.manifest import DOUBTFUL, EMPTY, OK, Row
 from jonet.bulk.pipeline import Stages
 from jonet.bulk.work import DEFAULT, Settings, Summary
 from jonet.fields import SUFFIX, Fields, Spline
-from jonet.geometry import axes, mesh_files
+from jonet.geometry import axes, mesh_files, units
 from jonet.geometry.mesh import Mesh
 from jonet.representation import Observed
 from jonet.settings.representation import Representation
@@ -42,6 +42,7 @@ def represent(
     outliers: str | None = None,
     up: str = "y",
     remove_plane: bool = False,
+    unit: str | None = None,
 ) -> Summary:
     """Meshes and point clouds in input units as fields (`fields.Spline`), each by itself and without a model.
 
@@ -53,6 +54,8 @@ def represent(
     outliers: what is done about outliers that enlarge the bounding box of a cloud: None removes them with a
     warning, else "warn", "remove" or "keep"; remove_plane: leave out a plane that holds a third of a cloud (both
     `data.scans.read`).  up: the axis of the inputs that points up (`geometry.axes.UP`).
+    unit: of the inputs, a key of `geometry.units.METERS`, for the form glb, which counts in meters; None for the unit
+    that a file names, if it does.
     A row's `residual` is the field's error; where more than a hundredth of the surface of a cloud closes holes, the
     field is doubtful.
     Raises ConfigError for impossible options, for a folder with results of other settings or with inputs, for an output
@@ -64,6 +67,7 @@ def represent(
     options, folder = representation.options_of(options), Path(out)
     if form is not None:
         work.check_format(form)
+    work.check_units(unit, form)
     files = find(inputs, folder)
     shape_names = names(files)
     fields = work.outputs(shape_names, f"{{}}{SUFFIX}")
@@ -89,7 +93,7 @@ def represent(
             return row
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box")
-        mesh_files.write(mesh, folder / meshes[key])
+        mesh_files.write(mesh, folder / meshes[key], units.of_file(files[key]) if unit is None else unit)
         return row._replace(made={"beside": {meshes[key]: {}}})
 
     read = functools.partial(_read, options, outliers, up, remove_plane)
@@ -97,7 +101,7 @@ def represent(
     given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
     job = {"verb": "represent", "representation": configs.to_dict(options), **work.reading(outliers, up, remove_plane)}
     if form is not None:
-        job |= {"format": form, "surfaces": configs.to_dict(surfaces)}
+        job |= {"format": form, "surfaces": configs.to_dict(surfaces), **work.measured(unit)}
     return work.run(folder, job, given, stages, settings, splines.together, progress)
 
 

@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from jonet.geometry import axes, point_cloud_files
 from jonet.geometry.mesh import Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting import latents
-from jonet.inference.fitting import lying as turns
+from jonet.inference.fitting import turned as turns
 from jonet.inference.fitting.observations import Observations, ObservedArrays, observe
 from jonet.model import Model
 from jonet.settings.fitting import FitConfig
@@ -95,24 +95,24 @@ def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
     return Codes(names=tuple(shape_names), similarities=tuple(similarities), **found._asdict())
 
 
-def lying(model: Model, shapes: Sequence[Prepared], codes: Codes) -> list[str]:
-    """The axis of each shape that perhaps points up, "" for those that do not lie; only doubtful codes are looked at.
+def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> list[str]:
+    """The axis of each file that perhaps points up, "" for shapes that do not lie; only doubtful codes are looked at.
 
-    Fits every shape whose code is out of distribution in five other poses (`fitting.lying.axes`).
+    up: the axis that was taken for it.
+    Fits every shape whose code is out of distribution in five other poses (`fitting.turned.axes`).
     """
     found = [""] * len(shapes)
     if model.inputs is None and codes.out_of_distribution is not None and codes.residual is not None:
         doubtful = np.flatnonzero(codes.out_of_distribution).tolist()
-        data = (shapes[i].data for i in doubtful)
         turned = turns.axes(
             model.network,
-            [each for each in data if isinstance(each, Observations)],
+            [cast(Observations, shapes[i].data) for i in doubtful],
             codes.residual[doubtful],
             np.array([_index(shapes[i].name) for i in doubtful], np.int32),
             **_fitting(model),
         )
         for i, axis in zip(doubtful, turned, strict=True):
-            found[i] = axis
+            found[i] = axis and axes.beneath(up, axis)
     return found
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from jonet.bulk.pipeline import Stages
 from jonet.bulk.work import DEFAULT, Settings, Summary
 from jonet.codes import Codes
 from jonet.errors import CheckpointError, ConfigError
-from jonet.geometry import mesh_files, point_cloud_files
+from jonet.geometry import mesh_files, point_cloud_files, units
 from jonet.geometry.mesh import Mesh
 from jonet.inference.fitting.observations import COLUMNS
 from jonet.model import Model
@@ -87,7 +88,7 @@ def fit(
 
     def solve(shapes: list[Prepared]) -> list[tuple[Codes, str]]:
         codes = codes_of(model, shapes)
-        return list(zip(_each(codes), lying(model, shapes, codes), strict=True))
+        return list(zip(_each(codes), lying(model, shapes, codes, up), strict=True))
 
     def write(key: str, result: tuple[Codes, str]) -> Row:
         code, axis = result
@@ -113,13 +114,16 @@ def reconstruct(
     outliers: str | None = None,
     up: str = "y",
     remove_plane: bool = False,
+    unit: str | None = None,
 ) -> Summary:
     """Meshes of inputs, written to the folder `out`; arguments and errors as for `fit`.
 
-    resolution: grid cells per side of the box, the model's if None.  form: one of `FORMATS`.
+    resolution: grid cells per side of the box, the model's if None.  form: one of `FORMATS`.  unit: of the inputs, a
+    key of `geometry.units.METERS`, for glb, which counts in meters; None for the unit that a file names, if it does.
     """
     work.check(settings)
     cells = _cells(model, resolution, form)
+    work.check_units(unit, form)
     files, folder = find(inputs, Path(out), pictures=takes_images(model)), Path(out)
     shape_names = names(files)
     outputs = work.outputs(shape_names, f"{{}}.{form}")
@@ -129,12 +133,13 @@ def reconstruct(
 
     def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh, str]]:
         codes = codes_of(model, shapes)
-        return list(zip(_each(codes), _meshes(model, codes, cells), lying(model, shapes, codes), strict=True))
+        return list(zip(_each(codes), _meshes(model, codes, cells), lying(model, shapes, codes, up), strict=True))
 
-    stages = Stages(read, size_class(model), solve, _writer(folder, outputs), stamp)
+    stages = Stages(read, size_class(model), solve, _writer(folder, outputs, files, unit), stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
     job |= {**_of(model, model.digest), "starts": _starts(model), **work.reading(outliers, up, remove_plane)}
+    job |= work.measured(unit)
     batch = functools.partial(batch_size, max(_bytes(model), PER_CELL * cells**2))
     return work.run(folder, job, given, stages, settings, batch, progress)
 
@@ -148,6 +153,7 @@ def extract(
     *,
     resolution: int | None = None,
     form: str = "ply",
+    unit: str | None = None,
 ) -> Summary:
     """Meshes of codes, written to the folder `out`; further arguments and errors as for `fit` and `reconstruct`.
 
@@ -155,6 +161,7 @@ def extract(
     """
     work.check(settings)
     cells = _cells(model, resolution, form)
+    work.check_units(unit, form)
     source, folder = Path(codes), Path(out)
     network = model.digest
     if source.is_dir():
@@ -185,8 +192,8 @@ def extract(
     def together(code: Codes):
         return code.similarities is None, code.residual is None
 
-    stages = Stages(functools.partial(_code, network), together, solve, _writer(folder, outputs), stamp)
-    job = {"verb": "extract", "resolution": cells, "format": form, **_of(model, network)}
+    stages = Stages(functools.partial(_code, network), together, solve, _writer(folder, outputs, {}, unit), stamp)
+    job = {"verb": "extract", "resolution": cells, "format": form, **_of(model, network), **work.measured(unit)}
     given = {key: Input(sources[key], (outputs[key],)) for key in files}
     return work.run(folder, job, given, stages, settings, functools.partial(batch_size, PER_CELL * cells**2), progress)
 
@@ -289,13 +296,16 @@ def _meshes(model: Model, codes: Codes, resolution: int) -> list[Mesh]:
         return model.extract(codes, resolution)
 
 
-def _writer(folder: Path, outputs: dict[str, str]):
+def _writer(folder: Path, outputs: dict[str, str], inputs: Mapping[str, Path], unit: str | None):
+    """Writes a mesh and gives its row.  unit: of all inputs; None for that which a file names."""
+
     def write(key: str, result: tuple[Codes, Mesh, str]) -> Row:
         code, mesh, axis = result
         row = _row(key, code, outputs[key], axis)
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box", output="")
-        mesh_files.write(mesh, folder / outputs[key])
+        own = units.of_file(inputs[key]) if unit is None and key in inputs else unit
+        mesh_files.write(mesh, folder / outputs[key], own)
         return row
 
     return write

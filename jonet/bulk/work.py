@@ -16,6 +16,7 @@ from jonet.bulk.job import Input, opened
 from jonet.bulk.manifest import Row
 from jonet.bulk.pipeline import Outcome, Pipeline, Stages
 from jonet.errors import ConfigError
+from jonet.geometry import units
 from jonet.storage.names import unique
 from jonet.wording import counted
 
@@ -133,6 +134,18 @@ def check_format(form: str) -> None:
     """ConfigError for an unknown format of meshes."""
     if form not in FORMATS:
         raise ConfigError(f"format is {form!r}; meshes are written as {', '.join(FORMATS)}")
+
+
+def check_units(unit: str | None, form: str | None) -> None:
+    """ConfigError for an unknown unit of the inputs, and for one that no output would have."""
+    units.check(unit)
+    if unit is not None and form != "glb":
+        raise ConfigError(f"units is {unit!r}, but not used: of the formats only glb has a unit, and form is {form!r}")
+
+
+def measured(unit: str | None) -> dict[str, str]:
+    """What results depend on: the unit of the inputs, if it is given."""
+    return {} if unit is None else {"units": unit}
 
 
 def outputs(shape_names: dict[str, str], form: str) -> dict[str, str]:

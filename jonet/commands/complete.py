@@ -16,7 +16,7 @@ from jonet.codes import Codes, fits
 from jonet.commands import trained, written
 from jonet.data import sampling, scans
 from jonet.errors import ConfigError, MeshError
-from jonet.geometry import axes, depth, mesh_files, mesh_parsers, planes
+from jonet.geometry import axes, depth, mesh_files, mesh_parsers, planes, units
 from jonet.geometry.mesh import SPHERE_RADIUS, Similarity
 from jonet.inference.fitting import completion
 from jonet.model import Model
@@ -54,14 +54,14 @@ def complete(options, given: set[str]) -> None:
     print(
         f"{counted(len(scan.points), 'point')}: residual {fit.residual:.5f} · inliers {fit.inlier_fraction:.1%}{doubts}"
     )
+    unit = options.units or units.of_file(Path(options.scan))
+    radius = f"{SPHERE_RADIUS / transform.scale:.4g}" + f" {unit}" * (unit is not None)
     center, angle = (
         transform.inverse()([0, 0, 0]),
         np.degrees(np.arccos(np.clip((np.trace(transform.rotation) - 1) / 2, -1, 1))),
     )
-    print(
-        f"center {np.round(center, 4).tolist()} · radius {SPHERE_RADIUS / transform.scale:.4g} · rotation {angle:.0f}°"
-    )
-    written.write_meshes(options.out, "complete", {name: meshes[0]})
+    print(f"center {np.round(center, 4).tolist()} · radius {radius} · rotation {angle:.0f}°")
+    written.write_meshes(options.out, "complete", {name: meshes[0]}, unit=unit)
 
 
 def check(options, given: set[str]) -> None:

@@ -17,7 +17,7 @@ from jonet.bulk.pipeline import reason
 from jonet.data import scans
 from jonet.errors import ConfigError
 from jonet.evaluation import metrics
-from jonet.geometry import mesh_files, mesh_parsers
+from jonet.geometry import mesh_files, mesh_parsers, units
 from jonet.progress import tracked
 from jonet.run import metrics_file
 from jonet.settings.metrics import MetricsConfig
@@ -64,7 +64,8 @@ def evaluate(options, given: set[str]) -> None:
         values["shapes"] = [{"name": name, **row} for name, row in scores.items()]
         values |= {"missing": missing, "failed": failed, "without_ground_truth": unmatched}
         atomic.write_json(options.json, values)
-    print(metrics.table(summary, len(scores)))
+    unit = options.units or next(filter(None, (units.of_file(path) for _, path in pairs.values())), None)
+    print(metrics.table(summary, len(scores), unit))
     for names, what in (
         (missing, f"of {counted(len(ground_truths), 'ground-truth shape')} without a mesh, not in the means"),
         (unmatched, f"of {counted(len(predicted), 'mesh', 'meshes')} without a ground truth"),

@@ -51,6 +51,7 @@ def represent(options, given: set[str]) -> None:
             form=options.format,
             surfaces=options.surfaces,
             **_reading(options),
+            unit=options.units,
         )
     shown.end(done)
 
@@ -63,7 +64,7 @@ def _reading(options) -> dict[str, Any]:
 def _meshes(work, options, given: set[str], inputs) -> None:
     settings, shown, model = _settings(options), Progress(options), trained.load(options, given)
     with shown.display:
-        done = work(model, inputs, options.out, settings, shown, form=options.format)
+        done = work(model, inputs, options.out, settings, shown, form=options.format, unit=options.units)
     shown.end(done)
 
 

@@ -32,6 +32,7 @@ Inputs = Annotated[
 Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
 Format = Literal["ply", "obj", "stl", "glb", "off"]
+Units = Literal["um", "mm", "cm", "m", "in", "ft"]
 Outliers = Literal["warn", "remove", "keep"]
 Axis = Literal["y", "-y", "z", "-z", "x", "-x"]  # as `geometry.axes.Axis`, which needs more imports
 
@@ -87,6 +88,7 @@ class Extract(Bulk, Computing):
     codes: Annotated[str, *positional("CODES", "codes.npz, or the folder of an unfinished fit")]
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
+    units: Units | None = None  # of the codes' inputs, for glb, which counts in meters
     surfaces: Surfaces = Surfaces()
 
 
@@ -98,6 +100,7 @@ class Reconstruct(Bulk, Computing):
     inputs: Inputs
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
+    units: Units | None = None  # of the inputs, for glb, which counts in meters (default: that which a file names)
     # points that stand alone and enlarge a cloud's bounding box, by which it is normalized (default: removed, and said)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
@@ -113,6 +116,7 @@ class Represent(Bulk):
     inputs: Inputs
     out: str  # folder for the fields, NAME.npz
     format: Format | None = None  # also writes a mesh next to each field, in this format
+    units: Units | None = None  # of the inputs, for glb, which counts in meters (default: that which a file names)
     # points that stand alone and enlarge a cloud's bounding box (default: removed, and said)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
@@ -162,6 +166,7 @@ class Complete(Computing):
     ]
     out: str  # folder for the mesh
     format: Format = "ply"  # of the mesh
+    units: Units | None = None  # of the scan: printed, and for glb, which counts in meters (default: that of the file)
     known_pose: bool = False  # the axes are the model's, and --center and --radius give position and size
     up: Axis | None = None  # axis of the scan that points up (default: y; for depth images -y)
     center: tuple[float, float, float] = (0.0, 0.0, 0.0)  # with --known-pose: center of the complete bounding box
@@ -204,6 +209,7 @@ class Evaluate(Verb):
     predicted: Annotated[str, *positional("PREDICTED", "a folder of meshes, or one mesh")]
     ground_truth: Annotated[str, *positional("GROUND_TRUTH", "a folder of meshes, or one mesh")]
     json: Text = None  # file for the scores of all shapes
+    units: Units | None = None  # of the files: printed with the deviations (default: that which the first file names)
     scores: MetricsConfig = MetricsConfig()
 
 

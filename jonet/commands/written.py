@@ -61,9 +61,15 @@ def keep(
         atomic.write_json(folder / RECORD, recorded | new)
 
 
-def write_meshes(folder: str | Path, verb: str, meshes: Mapping[str, Mesh], *, alone: bool = False) -> None:
-    """Writes meshes by file name as `keep`, and prints their paths; those without faces are not written."""
-    keep(folder, verb, {name: _writer(mesh) if len(mesh.faces) else None for name, mesh in meshes.items()}, alone=alone)
+def write_meshes(
+    folder: str | Path, verb: str, meshes: Mapping[str, Mesh], *, alone: bool = False, unit: str | None = None
+) -> None:
+    """Writes meshes by file name as `keep`, and prints their paths; those without faces are not written.
+
+    unit: of their coordinates, as of `mesh_files.write`.
+    """
+    writers = {name: _writer(mesh, unit) if len(mesh.faces) else None for name, mesh in meshes.items()}
+    keep(folder, verb, writers, alone=alone)
     for name, mesh in meshes.items():
         if len(mesh.faces):
             print(Path(folder) / name)
@@ -71,8 +77,8 @@ def write_meshes(folder: str | Path, verb: str, meshes: Mapping[str, Mesh], *, a
             print(f"{name}: no surface, nothing is written", file=sys.stderr)
 
 
-def _writer(mesh: Mesh) -> Callable[[Path], Any]:
-    return lambda path: mesh_files.write(mesh, path)
+def _writer(mesh: Mesh, unit: str | None) -> Callable[[Path], Any]:
+    return lambda path: mesh_files.write(mesh, path, unit)
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:

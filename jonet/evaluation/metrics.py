@@ -414,12 +414,12 @@ def is_defined(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
 
 
-def table(scores: dict[str, dict[str, float | None]], count: int) -> str:
-    """A summary as text: plain units first, then those of each paper."""
+def table(scores: dict[str, dict[str, float | None]], count: int, length: str | None = None) -> str:
+    """A summary as text: plain units first, then those of each paper.  length: the input unit, if it is known."""
     lines = [f"{counted(count, 'shape'):24s}{'median':>10s}{'mean':>10s}"]
     for name, values in scores.items():
         one = measure(name)
-        unit = f"   {one.unit}" if one.unit else ""
+        unit = f"   {length or one.unit}" if one.unit else ""
         lines.append(f"{one.label:24s}{number(values['median']):>10s}{number(values['mean']):>10s}{unit}")
         for paper, factor in one.papers:
             median, mean = (number(scaled(values[kind], factor)) for kind in ("median", "mean"))

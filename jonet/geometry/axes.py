@@ -20,6 +20,12 @@ UP: dict[str, np.ndarray] = {  # by the axis that points up: the rotation that t
 }
 
 
+def beneath(up: str, axis: str) -> str:
+    """The axis of a file that points up if `axis` does after the axis `up` of the file was taken to +y."""
+    direction = UP[up].T @ UP[axis].T @ [0, 1, 0]
+    return next(name for name, rotation in UP.items() if (rotation @ direction).tolist() == [0, 1, 0])
+
+
 def upright(up: str) -> Similarity:
     """The rotation that takes the axis `up` of a file to +y; InputError if `up` is no key of `UP`."""
     if up not in UP:

@@ -17,6 +17,7 @@ _NORMAL = re.compile(r"n(?:ormals?)?[ _.:]?([xyz012])")
 _AROUND = re.compile(
     r"^[\s\"'/#_]+|\s*([\[(/].*)?[\s\"']*$"
 )  # quotes, marks of comments, units: "//X [m]", "X/Easting"
+_MISSING = re.compile(rb"[+-]?(nan\(\w*\)|1\.#\w+)", re.IGNORECASE)
 LONGEST = 64  # characters of a name that count
 _SURVEYED = {"easting": "x", "northing": "y", "elevation": "z", "altitude": "z", "height": "z"}
 
@@ -84,6 +85,11 @@ def _chunks(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...], rows: np.n
         here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + size)] - start
         chunk = np.frombuffer(content, dtype).reshape(size, *shape)[here]
         yield chunk if dtype.names else chunk.astype(np.float64)
+
+
+def plain(line: bytes) -> bytes:
+    """A line of text in which numbers that are missing are called nan: other runtimes write -nan(ind) or 1.#QNAN."""
+    return _MISSING.sub(b"nan", line) if b"(" in line or b"#" in line else line
 
 
 def exactly(file: IO[bytes], size: int) -> bytes:

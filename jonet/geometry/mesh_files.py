@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from jonet.errors import MeshError
-from jonet.geometry import mesh_parsers, unread
+from jonet.geometry import mesh_parsers, units, unread
 from jonet.geometry.mesh import Mesh, check
 from jonet.storage import atomic
 from jonet.storage.search import walk
@@ -42,14 +42,17 @@ def find(folder) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in mesh_parsers.SUFFIXES and path.is_file())
 
 
-def write(mesh: Mesh, path) -> Path:
+def write(mesh: Mesh, path, unit: str | None = None) -> Path:
     """Writes PLY (binary), OBJ, STL, GLB or OFF by the suffix, atomically; returns the path.
 
+    unit: of the coordinates, a key of `units.METERS`, if it is known: GLB counts in meters, the others have no unit.
     Coordinates far from the origin keep their precision (see `mesh_parsers.dump`), but not in STL, which is float32.
     """
     path = Path(path)
     if path.suffix.lower() not in mesh_parsers.WRITERS:
         raise MeshError(f"{path}: unknown kind of file; meshes are written as {', '.join(mesh_parsers.WRITERS)}")
+    if path.suffix.lower() == ".glb":
+        mesh = units.in_meters(mesh, unit)
     data = mesh_parsers.dump(mesh_parsers.Arrays(mesh.vertices, mesh.faces, mesh.normals), path.suffix.lower())
     atomic.write_bytes(path, data, sync=False)  # not synced: jobs that resume check whether files are complete
     return path

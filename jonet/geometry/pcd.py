@@ -92,7 +92,7 @@ def _ascii(file: IO[bytes], header: Header, rows: np.ndarray, found: Columns, le
     kept, wanted = [], np.zeros(header.count, bool)
     wanted[rows] = True
     for number in range(header.count):
-        words = file.readline(HEADER).split()
+        words = cloud_rows.plain(file.readline(HEADER)).split()
         if len(words) < len(header.names):
             raise FormatError(f"has {len(words)} of {len(header.names)} numbers in point {number}; it is cut off")
         if wanted[number]:

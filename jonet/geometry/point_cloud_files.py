@@ -141,6 +141,8 @@ def _npz(path: Path, limit: int, seed: int, note: Note) -> Rows:
         points = next((name for name in POINTS if name in held), held[0] if len(held) == 1 else None)
         if points is None:
             raise FormatError(f"holds {shown(', '.join(held))}, but must have an array 'points'")
+        if "faces" in held and points != POINTS[0]:
+            raise FormatError(f"holds a mesh, {shown(points)} and 'faces'; write it as PLY, OBJ, STL or GLB")
         names = [points, *(["normals"] if "normals" in held else [])]
         left = [name for name in held if name not in names]
         if points != POINTS[0]:
@@ -191,8 +193,8 @@ def _header(file: IO[bytes]) -> NpyHeader:
     if dtype.names and whole and cloud_rows.columns(dtype.names) and not dtype.hasobject:
         if all(dtype[name].kind in "fiu" and not dtype[name].shape for name in dtype.names):
             return NpyHeader(math.prod(shape), len(dtype.names), False, dtype, dtype.names)
-    elif dtype.kind in "fiu" and whole and len(shape) == 3 and 3 <= shape[2] <= 64 and not by_columns:
-        return NpyHeader(shape[0] * shape[1], shape[2], False, dtype, None)
+    elif dtype.kind in "fiu" and whole and len(shape) == 3 and 3 <= shape[2] <= 64:
+        return NpyHeader(shape[0] * shape[1], shape[2], by_columns, dtype, None)  # in the order of the file
     elif dtype.kind in "fiu" and whole and len(shape) == 2:
         if 3 <= shape[1] <= 64:
             return NpyHeader(shape[0], shape[1], by_columns, dtype, None)
@@ -305,7 +307,9 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
 def _text(lines: Iterator[bytes], rows: np.ndarray) -> np.ndarray:
     """The numbers in the given lines (ascending indices); the others are not parsed."""
     steps = np.diff(rows, prepend=-1).tolist()
-    kept = [line.decode("latin-1") for step in steps for line in itertools.islice(lines, step - 1, step)]
+    kept = [
+        cloud_rows.plain(line).decode("latin-1") for step in steps for line in itertools.islice(lines, step - 1, step)
+    ]
     if len(kept) < len(rows):
         raise FormatError("is cut off: its header announces more rows than follow")
     return np.loadtxt(kept, dtype=np.float64, ndmin=2)

@@ -154,9 +154,13 @@ def _of_row(line: bytes, header: list[bytes]) -> Dialect | None:
 
 
 def _named(line: bytes, dialect: Dialect, count: int) -> cloud_rows.Columns | None:
-    """The columns that a line of the header names; None if it does not name all of them."""
+    """The columns that a line of the header names; None if it does not name all of them.
+
+    The last columns may be empty in a row, which then seems to have less.
+    """
     line = line.lstrip(b"/#% \t").rstrip()
-    for names in (dialect.words(line), re.split(rb"[,;\s]+", line)):
+    split = dialect.words(line)
+    for names in (split[:count] if dialect.separator else split, re.split(rb"[,;\s]+", line)):
         if len(names) == count and (found := cloud_rows.columns([name.decode("latin-1") for name in names])):
             return found
     return None

@@ -37,6 +37,15 @@ def test_every_axis_is_taken_to_y(up):
 
 
 @pytest.mark.parametrize("up", axes.UP)
+def test_an_axis_beneath_another_one(up):
+    """What is up after one turn, in the axes of the file: as of both turns at once."""
+    assert axes.beneath("y", up) == up and axes.beneath(up, "y") == up
+    for axis, rotation in axes.UP.items():
+        direction = axes.upright(axes.beneath(up, axis)).inverse()([0, 1, 0])
+        assert (rotation @ axes.UP[up] @ direction).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("up", axes.UP)
 @pytest.mark.parametrize("kind", ["ply", "npy"])
 def test_files_become_y_up_and_go_back(kind, up, tmp_path):
     mesh, path = lying(up), tmp_path / f"box.{kind}"

@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -212,3 +213,42 @@ def test_a_mark_of_byte_order_is_no_number(tmp_path):
     plain = point_cloud_files.read(tmp_path / "scan.xyz")
     (tmp_path / "scan.xyz").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "scan.xyz").read_bytes())
     np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "scan.xyz"), plain)
+
+
+def test_names_of_arrays(tmp_path):
+    points, normals = ball(50)
+    np.savez(tmp_path / "a.npz", colors=points, xyz=points, normals=normals)
+    with pytest.warns(UserWarning) as caught:
+        np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npz"), np.column_stack([points, normals]))
+    said = [str(warning.message).removeprefix(f"{tmp_path / 'a.npz'}: ") for warning in caught]
+    assert said == ["its array 'xyz' is taken for the points", "its arrays 'colors' are left out"]
+    np.savez(tmp_path / "mesh.npz", vertices=points, faces=np.zeros((9, 3), int))
+    with pytest.raises(FormatError, match="mesh.npz: holds a mesh, 'vertices' and 'faces'; write it as PLY"):
+        point_cloud_files.read(tmp_path / "mesh.npz")
+    np.savez(tmp_path / "two.npz", a=points, b=normals)
+    with pytest.raises(FormatError, match="holds 'a, b', but must have an array 'points'"):
+        point_cloud_files.read(tmp_path / "two.npz")
+
+
+@pytest.mark.parametrize("shape", [(30, 20, 3), (3, 600), (600, 9), (600, 4)])
+def test_other_shapes_of_arrays(shape, tmp_path):
+    points, _ = ball(600)
+    wide = np.column_stack([points, np.arange(600)[:, None] * np.ones(6)])
+    array = points.reshape(shape) if len(shape) > 2 else points.T if shape[0] == 3 else wide[:, : shape[1]]
+    for order in "CF":
+        np.save(tmp_path / "a.npy", np.array(array, ">f4" if order == "C" else "<f8", order=order))
+        rows = array.swapaxes(0, 1).reshape(600, 3) if order == "F" and len(shape) > 2 else points  # as in the file
+        with warnings.catch_warnings(action="ignore"):
+            np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy"), rows)
+            kept = point_cloud_files.chosen(600, 17, 0)
+            np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy", 17), rows[kept])
+
+
+def test_rows_with_names(tmp_path):
+    points, normals = ball(50)
+    table = np.zeros(50, [("intensity", "<u2"), *((name, "<f4") for name in ("z", "y", "x", "nx", "ny", "nz"))])
+    for name, column in zip(("x", "y", "z", "nx", "ny", "nz"), np.column_stack([points, normals]).T, strict=True):
+        table[name] = column
+    np.save(tmp_path / "a.npy", table)
+    with pytest.warns(UserWarning, match="its columns intensity are left out"):
+        np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy"), np.column_stack([points, normals]))

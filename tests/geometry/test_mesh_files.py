@@ -70,7 +70,7 @@ def test_only_known_kinds_are_written_or_read(tmp_path):
         with pytest.raises(MeshError, match="unknown kind of file; meshes are written as"):
             write(CUBE, tmp_path / f"a.{kind}")
     (tmp_path / "a.pickle").write_bytes(pickle.dumps(1))
-    with pytest.raises(MeshError, match="unknown kind of file; mesh files end in"):
+    with pytest.raises(MeshError, match="unknown kind of file; those that are read end in .3mf, .glb"):
         read(tmp_path / "a.pickle")
     with pytest.raises(MeshError, match="missing.ply: no such file"):
         read(tmp_path / "missing.ply")

@@ -95,6 +95,15 @@ def test_points_of_an_organised_camera_that_saw_nothing_are_left_out(tmp_path):
         assert len(point_cloud_files.read(tmp_path / "scan.pcd")) == 270
 
 
+def test_missing_numbers_of_other_runtimes(tmp_path):
+    text = pcd("ascii").decode().splitlines()
+    for word in ("nan", "-nan(ind)", "1.#QNAN"):
+        row = text[-1].split()
+        (tmp_path / "scan.pcd").write_text("\n".join([*text[:-1], " ".join([row[0], word, *row[2:]])]))
+        with pytest.warns(UserWarning, match="1 of 300 rows holds numbers that are not finite"):
+            assert len(point_cloud_files.read(tmp_path / "scan.pcd")) == 299
+
+
 def test_copies_of_lzf():
     """Literals "abc", then a copy from 3 bytes back that overlaps itself, a long copy, and a distance of two bytes."""
     assert lzf(b"\x02abc" + bytes([(7 - 2) << 5, 2]), 10) == b"abcabcabca"

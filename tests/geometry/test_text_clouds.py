@@ -40,6 +40,8 @@ TEXTS = {  # text, whether its normals are read, what is said
     "//X Y Z R G B Nx Ny Nz\n" + table(POINTS, COLORS, NORMALS): (True, "its columns R, G, B are left out"),
     "# nx ny nz pos_x pos_y pos_z\n" + table(NORMALS, POINTS): (True, None),
     "Label\tX/Easting\tY/Northing\tZ/Altitude\n" + table(IDS, POINTS, separator="\t"): (False, "its columns Label are"),
+    "Label\tX (m)\tY (m)\tZ (m)\tFehler\n"
+    + "".join(f"pt{i}\t{x}\t{y}\t{z}\t\n" for i, (x, y, z) in enumerate(POINTS.tolist())): (False, "its columns Label"),
     "northing,easting,height\n" + table(POINTS[:, [1, 0, 2]], separator=","): (False, None),
     "Points:0,Points:1,Points:2\n" + table(POINTS, separator=","): (False, None),
     "x y z nx ny nz\n" + table(POINTS, 2 * NORMALS): (True, "its normals are up to 1 off unit length: normalized"),

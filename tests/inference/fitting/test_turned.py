@@ -5,7 +5,7 @@ import pytest
 from chairs import QUICK, fit, load_chairs
 
 from jonet.geometry.axes import UP
-from jonet.inference.fitting import lying, observations
+from jonet.inference.fitting import observations, turned
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def found(chairs, turn):
     index = np.arange(len(points))
     shapes = observations.observe(given, QUICK, index)
     residual = fit(chairs, points=points, normals=normals).residual
-    return lying.axes(chairs.network, shapes, residual, index, config=QUICK, prior=chairs.prior, starts=chairs.codes)
+    return turned.axes(chairs.network, shapes, residual, index, config=QUICK, prior=chairs.prior, starts=chairs.codes)
 
 
 def test_upright_chairs_do_not_lie(chairs):
@@ -29,4 +29,4 @@ def test_upright_chairs_do_not_lie(chairs):
 @pytest.mark.parametrize("up", ["z", "x"])
 def test_chairs_that_lie_are_found(up, chairs):
     assert found(chairs, UP[up]).count(up) >= 3
-    assert lying.axes(chairs.network, [], [], []) == []
+    assert turned.axes(chairs.network, [], [], []) == []
