@@ -21,6 +21,7 @@ WIDTHS = {0.45: 10, 0.8: 20, 1.1: 30, 1.5: 45}  # of weights by distance, in spa
 ALIKE = 0.5  # width of weights by the difference of unit normals, so that a sphere is of one side of an edge
 ASIDE = 0.4, 0.2  # spacings, and widths, that a place may be beside the points around it and still be at their surface
 STRAY = 0.8  # points farther than this off the surface of those around them, in spacings, are left out
+SPARSE = 1.5  # times the median spacing from which on a part of a cloud has its own
 PROBES = 2048  # points that choose the width
 PIECE = 1 << 15  # places that are computed at once
 SPREAD = (2.0, 0.7, 0.25)  # standard deviations of samples from the points, in spacings
@@ -34,12 +35,14 @@ class Cloud:
     """An oriented point cloud in the normalized frame.
 
     points, normals [N, 3] float64.  spacing: the median distance to the sixth neighbor, about twice that of the points.
-    width: one of `WIDTHS`.
+    spacings [N]: of each point and its neighbors where these are far more sparse, else the same.  areas [N]: that a
+    point stands for.  width: one of `WIDTHS`.
     """
 
     points: np.ndarray
     normals: np.ndarray
     tree: KDTree
+    spacings: np.ndarray
     spacing: float
     areas: np.ndarray
     width: float = min(WIDTHS)
@@ -50,14 +53,21 @@ class Cloud:
         points = np.asarray(points, np.float64)
         normals = cloud_normals.estimated(points) if normals is None else np.asarray(normals, np.float64)
         normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-        tree = KDTree(points)
-        distances, _ = tree.query(points, min(AREA_NEIGHBORS + 1, len(points)))
-        spacing = float(np.median(distances[:, min(6, distances.shape[1] - 1)]))
-        cloud = Cloud(points, normals, tree, spacing, np.pi * distances[:, -1] ** 2 / AREA_NEIGHBORS)
-        cloud = dataclasses.replace(cloud, width=min(WIDTHS, key=cloud.left_out_error))
+        cloud = Cloud._of_all(points, normals)
         # points off the surface of those around them; what is left says better which of them are
-        beside = cloud._left_out(slice(None)) <= STRAY * spacing
-        return cloud if beside.all() or not beside.any() else Cloud.of(points[beside], normals[beside])
+        beside = cloud._left_out(slice(None)) <= STRAY * cloud.spacings
+        return cloud if beside.all() or not beside.any() else Cloud._of_all(points[beside], normals[beside])
+
+    @staticmethod
+    def _of_all(points: np.ndarray, normals: np.ndarray) -> Cloud:
+        tree = KDTree(points)
+        distances, nearest = tree.query(points, min(AREA_NEIGHBORS + 1, len(points)))
+        spacings = distances[:, min(6, distances.shape[1] - 1)][nearest].mean(1)
+        spacing = float(np.median(spacings))
+        spacings = np.where(spacings > SPARSE * spacing, spacings, spacing)
+        areas = np.pi * distances[:, -1] ** 2 / AREA_NEIGHBORS
+        cloud = Cloud(points, normals, tree, spacings, spacing, areas)
+        return dataclasses.replace(cloud, width=min(WIDTHS, key=cloud.left_out_error))
 
     def left_out_error(self, width: float) -> float:
         """The mean distance of points to spheres that are fitted without them: least for the width of their noise."""
@@ -80,16 +90,16 @@ class Cloud:
         """Signed distances [N] of points [N, 3], negative inside: near the cloud to spheres, far from it to a point."""
         points = np.asarray(points, np.float64)
         pieces = [self._to_spheres(points[start : start + PIECE]) for start in range(0, len(points), PIECE)]
-        nearest, sphere, aside = np.concatenate(pieces, 1) if pieces else np.zeros((3, 0))
+        nearest, sphere, aside, spacing = np.concatenate(pieces, 1) if pieces else np.ones((4, 0))
         # beyond an edge the sphere goes on where no points are
-        beyond = np.maximum(aside - self.spacing * (ASIDE[0] + ASIDE[1] * self.width), 0)
-        far = np.clip(nearest / self.spacing - 1, 0, 1)
+        beyond = np.maximum(aside - spacing * (ASIDE[0] + ASIDE[1] * self.width), 0)
+        far = np.clip(nearest / spacing - 1, 0, 1)
         size = (1 - far) * np.minimum(np.hypot(sphere, beyond), nearest) + far * nearest
         return np.where(self.inside(points), -size, size).astype(np.float32)
 
     def _to_spheres(self, points: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
-        """Distances of points [N, 3], [3, N]: to the nearest point; to the sphere fitted around each, signed; and along
-        the surface to the middle of the points that count.
+        """Distances of points [N, 3], [4, N]: to the nearest point; to the sphere fitted around each, signed; along the
+        surface to the middle of the points that count; and between points there (`spacings`).
 
         own [N, 3]: normals of points of the cloud, which are then left out.  A sphere is the u of the form
         u₀ + u·x + q |x|², x from the point, whose gradient differs least from the normals, and which is then least at
@@ -102,7 +112,8 @@ class Cloud:
         apart = distance**2
         if own is not None:  # else the points count most that are as far off the surface as the one left out
             apart -= np.einsum("nkc,nc->nk", beside, own) ** 2
-        apart = (apart - apart.min(1, keepdims=True)) / (2 * (self.width * self.spacing) ** 2)
+        spacing = self.spacings[np.asarray(nearest)[:, 0]]
+        apart = (apart - apart.min(1, keepdims=True)) / (2 * (self.width * spacing[:, None]) ** 2)
         turned = ((normals - (normals[:, :1] if own is None else own[:, None])) ** 2).sum(-1) / ALIKE**2
         weight = np.exp(-apart - turned)
         weight /= weight.sum(1, keepdims=True)
@@ -119,21 +130,21 @@ class Cloud:
         sphere = 2 * level / np.maximum(np.sqrt(steep) + root, 1e-12)
         across = (middle * normal).sum(1) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
         aside = np.sqrt(np.maximum((middle**2).sum(1) - across**2, 0))
-        return np.stack([distance[:, 0], sphere, aside])
+        return np.stack([distance[:, 0], sphere, aside, spacing])
 
     def samples(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Points around the cloud [N, 3] float32 in [-1, 1]³ and their signed distances [N], in random order.
 
         count: of the samples near the cloud; there is one more for eight of them, anywhere.
         """
-        seeds = self.points[rng.integers(0, len(self.points), count)]
-        spread = self.spacing * rng.choice(SPREAD, count)[:, None]
-        near = np.clip(seeds + spread * rng.standard_normal(seeds.shape), -1, 1)
+        seeds = rng.integers(0, len(self.points), count)
+        spread = (self.spacings[seeds] * rng.choice(SPREAD, count))[:, None]
+        near = np.clip(self.points[seeds] + spread * rng.standard_normal((count, 3)), -1, 1)
         points = np.concatenate([near, rng.uniform(-1, 1, (count // UNIFORM, 3))]).astype(np.float32)
         points = rng.permutation(points)
         return points, self.distances(points)
 
     def closed(self, surface) -> float:
         """The fraction of surface points [N, 3] that are far from all points of the cloud: closed holes."""
-        distance, _ = self.tree.query(np.asarray(surface, np.float64))
-        return float(np.mean(distance > GAP * self.spacing))
+        distance, nearest = self.tree.query(np.asarray(surface, np.float64))
+        return float(np.mean(distance > GAP * self.spacings[nearest]))

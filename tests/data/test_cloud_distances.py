@@ -32,7 +32,7 @@ def test_spheres_follow_the_surface_between_points():
     rng = np.random.default_rng(1)
     asked = sphere(4000, seed=2)[1] * (0.7 + cloud.spacing * rng.uniform(-0.5, 0.5, (4000, 1)))
     off = cloud.distances(asked) - (np.linalg.norm(asked, axis=1) - 0.7)
-    assert np.abs(off).mean() < 1e-3 * cloud.spacing
+    assert np.abs(off).mean() < 2e-3 * cloud.spacing
 
 
 def test_noise_widens_the_spheres():
@@ -69,6 +69,37 @@ def test_density_that_varies_tenfold():
     exact = np.linalg.norm(asked, axis=1) - 0.7
     clear = np.abs(exact) > 0.06
     np.testing.assert_array_equal(cloud.inside(asked[clear]), exact[clear] < 0)
+
+
+def test_a_sparse_part_has_its_own_spacing():
+    """A tenth of the points on one side: distances there hold as far as three times as far apart."""
+    points, directions = sphere(20_000)
+    kept = (points[:, 0] > 0) | (np.arange(len(points)) % 10 == 0)
+    cloud = Cloud.of(points[kept], directions[kept])
+    asked = sphere(4000, seed=2)[1]
+    asked = asked[asked[:, 0] < -0.3] * (0.7 + np.random.default_rng(3).uniform(-0.03, 0.03))
+    off = np.abs(np.abs(cloud.distances(asked)) - np.abs(np.linalg.norm(asked, axis=1) - 0.7))
+    assert cloud.spacings.max() > 2 * cloud.spacing and off.mean() < 2e-3
+
+
+def test_points_off_the_surface_are_left_out():
+    points, directions = sphere(5000)
+    strays = 1.1 * sphere(50, seed=7)[0]
+    cloud = Cloud.of(np.concatenate([points, strays]), np.concatenate([directions, sphere(50, seed=8)[1]]))
+    assert 4990 < len(cloud.points) and (np.linalg.norm(cloud.points, axis=1) > 0.72).sum() <= 10
+
+
+def test_spheres_end_at_edges():
+    """Outside of a box's edge, in the plane of a face: the distance is that to the edge, not 0."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-0.5, 0.5, (12_000, 3))
+    axis, side = rng.integers(0, 3, 12_000), rng.choice([-1.0, 1.0], 12_000)
+    normals = np.zeros((12_000, 3))
+    points[np.arange(12_000), axis], normals[np.arange(12_000), axis] = side / 2, side
+    cloud = Cloud.of(points, normals)
+    beyond = cloud.spacing * 0.8
+    asked = np.column_stack([np.full(200, 0.5 + beyond), np.full(200, 0.5), np.linspace(-0.4, 0.4, 200)])
+    assert np.median(cloud.distances(asked)) > 0.4 * beyond and cloud.distances(asked).min() > 0.1 * beyond
 
 
 def test_a_hole_is_closed_and_said():
