@@ -114,7 +114,7 @@ CALLS = {  # valid arguments, and of each that is tried which of JUNK it takes
     "fit samples": (
         FITTED.fit,
         {"samples": ROWS},
-        {"samples": set(), "frame": set(), "outliers": set(), "names": NAMES, "config": NAMES},
+        {"samples": set(), "frame": set(), "outliers": {"none"}, "names": NAMES, "config": NAMES},
     ),
     "fit points": (
         FITTED.fit,

@@ -126,8 +126,8 @@ def test_what_a_killed_process_wrote_is_its_own(clouds, quick, tmp_path, monkeyp
     """Killed after the mesh of an input was written and before its row; and while a file was being written."""
     out, again = tmp_path / "fields", mesh_files.write
 
-    def write(mesh, path):
-        again(mesh, path)
+    def write(mesh, path, unit):
+        again(mesh, path, unit)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -161,7 +161,7 @@ def test_the_next_inputs_are_read_while_one_is_solved(clouds, tmp_path, monkeypa
 def test_other_processes_may_read(mixed):
     for name in ("oriented.npy", "deep/torus.obj"):
         source = File(mixed / name, name)
-        here = _read(Representation(**FEW), "warn", source)
+        here = _read(Representation(**FEW), "warn", "y", False, source)
         there = pickle.loads(pickle.dumps(here))
         np.testing.assert_array_equal(here.samples.points, there.samples.points)
         assert (here.cloud is None) == (there.cloud is None) == (name != "oriented.npy")

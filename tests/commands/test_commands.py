@@ -158,8 +158,8 @@ def test_samples_replace_those_before_and_nothing_else(stub, tmp_path, capsys):
 def test_a_stop_while_files_are_written(stub, tmp_path, monkeypatch):
     write = mesh_files.write
 
-    def stop(mesh, path):
-        write(mesh, path)
+    def stop(mesh, path, unit):
+        write(mesh, path, unit)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -107,6 +107,7 @@ def stl(folder) -> bytes:
 
 @pytest.mark.parametrize("name, change, said", [
     ("two bytes more", lambda data: data + bytes(2), "2 bytes after its 12 facets"),
+    ("more than a facet", lambda data: data + bytes(53), "53 bytes after its 12 facets"),
     ("no count", lambda data: data[:80] + bytes(4) + data[84:], None),
     ("count of all bits", lambda data: data[:80] + b"\xff" * 4 + data[84:], "announces 4,294,967,295 facets, but"),
     ("count too low", lambda data: data[:80] + struct.pack("<I", 5) + data[84:], "announces 5 facets, but its length"),

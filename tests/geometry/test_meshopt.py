@@ -1,5 +1,6 @@
 """Buffers compressed by meshoptimizer: what its own encoder wrote is unpacked; damage is an error."""
 
+import base64
 import random
 
 import numpy as np
@@ -11,6 +12,15 @@ from jonet.errors import MeshError
 from jonet.geometry import meshopt
 from jonet.geometry.mesh_files import read
 
+# 600 rows (i, i // 2, 0, 0) of int16 by the same encoder: three blocks
+RAMP = base64.b85decode(
+    "pjA~>RVu2gs;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80ssI2009930RS1ZP"
+    "h=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=YhyVZp00000000000000000000"
+    "09930RjR70s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80s;a80ssR810Du4h09930"
+    "Rfvd)h=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=Yh=_=YhyVZp000000000000000"
+    "00000096I5s;a80s;a80s;a80s;a80s;a80ssI210Du4h096Huh=_=Yh=_=Yh=_=Yh=_=Yh=_=YhyVZq0Du4h000000000000000"
+    "0000000000000000000000000000000000000"
+)
 SPHERE = trimesh.creation.icosphere(1)
 
 
@@ -28,6 +38,12 @@ def test_what_the_encoder_wrote_is_unpacked():
     np.testing.assert_array_equal(np.frombuffer(sequence, "<u4"), SPHERE.faces.ravel())
     floats = np.frombuffer(exponential, "<f4").reshape(-1, 3)
     np.testing.assert_array_equal(floats, np.round(SPHERE.vertices * 2**16) / 2**16)
+
+
+def test_blocks_continue_each_other():
+    rows = np.frombuffer(meshopt.unpacked(RAMP, 600, 8, "ATTRIBUTES", "NONE"), "<i2").reshape(-1, 4)
+    index = np.arange(600)
+    np.testing.assert_array_equal(rows, np.stack([index, index // 2, 0 * index, 0 * index], axis=1))
 
 
 def test_compressed_scenes_are_read(tmp_path):

@@ -45,6 +45,12 @@ def test_a_small_floor_is_no_floor():
     assert not planes.plane_mask(np.concatenate([points, floor(points, 800)])).any()
 
 
+def test_a_plane_through_the_middle_is_no_floor():
+    points = shape("chair")
+    wall = floor(points, 4000) - [0, points[:, 1].min(), 0]
+    assert not planes.plane_mask(np.concatenate([points, wall])).any()
+
+
 def test_clouds_without_extent_have_none():
     for points in (np.zeros((9, 3)), np.zeros((2, 3)), np.arange(30.0).reshape(10, 3)):
         assert not planes.plane_mask(points).any()

@@ -85,6 +85,12 @@ def test_zero_normals_of_some_points_leave_these_out(tmp_path):
     np.testing.assert_array_equal(found[:, :3], np.delete(POINTS, [3, 5], axis=0))
 
 
+def test_up_to_half_of_the_lines_may_be_none(tmp_path):
+    (tmp_path / "scan.xyz").write_text("1 2 3\n" * 6 + "a\n" * 5)
+    with pytest.warns(UserWarning, match="5 lines have no row of numbers: left out"):
+        assert len(point_cloud_files.read(tmp_path / "scan.xyz")) == 6
+
+
 @pytest.mark.parametrize("text, words", [
     ("5\nmethane\n" + "".join(f"C {x} {y} {z}\n" for x, y, z in POINTS.tolist()), "no row of three numbers .* 'C "),
     ("", "empty"),
