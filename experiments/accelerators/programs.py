@@ -18,7 +18,8 @@ from experiments.accelerators.unsampled import Few
 from jonet import parallel, products
 from jonet.chips import Precision
 from jonet.inference import encode as encoding
-from jonet.inference.fitting import gauss_newton, methods, sharded_batch
+from jonet.inference.fitting import methods, sharded_batch
+from jonet.inference.fitting.gauss_newton import NewtonSolver
 from jonet.inference.fitting.observations import COLUMNS, WEIGHT
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.surfaces import refinement
@@ -227,7 +228,8 @@ def newton(network: BoundNetwork, precision: Precision, codes: int = sharded_bat
     phases = zip(settings.points, settings.phases, strict=True)
     tries = (4, *[1] * (len(settings.points) - 1))  # `FitConfig.starts`, of which one goes on
     whole = sum(most * k * -(-points // BLOCK) for (points, most), k in zip(phases, tries, strict=True))
-    start = gauss_newton.start(random(codes, length), codes, length, np.float32(settings.damping))
+    damping = np.full(codes, settings.damping, np.float32)
+    start = NewtonSolver(length, damping, settings.tolerance).init(random(codes, length))
     rest = methods.penalty(Prior.plain(length), 1e-4), np.int32(blocks), np.float32(1e-3), np.int32(settings.steps)
     call = fit(network, precision, codes, blocks, methods._newton, None, start, rest, {})
     return dataclasses.replace(call, amount=call.amount * blocks / whole, inner=(settings.steps, blocks))
@@ -242,7 +244,7 @@ def adam(
     more = {"counts": np.full((devices * codes, 2), blocks * BLOCK // 2, np.int32)}
     more["index"] = np.arange(devices * codes, dtype=np.int32)
     rest = np.int32(0), np.float32(0.1)
-    return fit(network, precision, codes, blocks, methods._adam, Adam(**options), start, rest, more)
+    return fit(network, precision, codes, blocks, methods._adam, (Adam(**options), None), start, rest, more)
 
 
 def fit(
