@@ -138,6 +138,7 @@ def _read(kind, value, where: str):
     """`value` converted to the type annotation `kind`; ConfigError if it does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):  # the first type that fits; else the last one's error
+        arguments = sorted(arguments, key=lambda option: option is not type(None))
         for option in arguments[:-1]:
             with contextlib.suppress(ConfigError):
                 return _read(option, value, where)

@@ -26,7 +26,7 @@ from jonet.inference.surfaces import refinement
 from jonet.networks import deepsdf, field, occupancy, spline
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
-from jonet.settings.fitting import Adam, GaussNewton
+from jonet.settings.fitting import Adam, FitConfig, GaussNewton
 from jonet.settings.representation import SplineConfig
 from jonet.tasks import names, registry
 from jonet.training import splines
@@ -230,7 +230,8 @@ def newton(network: BoundNetwork, precision: Precision, codes: int = sharded_bat
     whole = sum(most * k * -(-points // BLOCK) for (points, most), k in zip(phases, tries, strict=True))
     damping = np.full(codes, settings.damping, np.float32)
     start = NewtonSolver(length, damping, settings.tolerance).init(random(codes, length))
-    rest = methods.penalty(Prior.plain(length), 1e-4), np.int32(blocks), np.float32(1e-3), np.int32(settings.steps)
+    gaussian = methods.penalty(Prior.plain(length), FitConfig())
+    rest = gaussian, np.int32(blocks), np.float32(1e-3), np.int32(settings.steps)
     call = fit(network, precision, codes, blocks, methods._newton, None, start, rest, {})
     return dataclasses.replace(call, amount=call.amount * blocks / whole, inner=(settings.steps, blocks))
 

@@ -83,9 +83,12 @@ class FitConfig:
     """Settings of fitting codes."""
 
     method: Method = "gauss_newton"  # Gauss-Newton; Adam, as published; or L-BFGS
-    seed: int = 0
+    seed: int = 0  # seed of all random numbers
     clamp: float = 0.1  # δ, distance in the normalized frame beyond which only the sign counts (fixed as published)
     prior: float = 1e-4  # weight of the prior against a mean error; 1e-3 for partial views (Adam has its own penalty)
+    # σ of the paper's prior of codes, ‖z‖²/σ² beside the sum of the errors (eq. 10), in place of `prior` and
+    # `adam.decay`; 0: these.  Of networks that were trained with learning.prior=paper (there 0.01)
+    prior_sigma: float = 0.0
     candidates: int = 256  # largest number of training codes that are tried as starts
     probe: int = 128  # observations of a shape that they are tried on
     starts: int = 4  # best candidates from which Gauss-Newton starts; one continues after the first level
@@ -101,10 +104,19 @@ class FitConfig:
         self._check_optimizer()
         if self.method not in ("gauss_newton", "adam", "lbfgs"):
             raise ConfigError(f"method is {self.method!r}, but must be 'gauss_newton', 'adam' or 'lbfgs'")
-        if not (self.clamp > 0 and self.prior >= 0 and self.offset > 0):
-            raise ConfigError("clamp and offset must be above 0, and the prior's weight 0 or more")
+        if not (self.clamp > 0 and self.prior >= 0 and self.prior_sigma >= 0 and self.offset > 0):
+            raise ConfigError("clamp and offset must be above 0, the prior's weight and prior_sigma 0 or more")
         if min(self.candidates, self.probe, self.starts) < 1:
             raise ConfigError("candidates, probe and starts must be at least 1")
+
+    @property
+    def code_weight(self) -> float:
+        """1/σ² of the prior that `prior_sigma` names, divided by the number of observations in the sum of a step, by
+        which all methods divide this sum: the weight of ‖z‖² beside a mean error.  0 without such a prior."""
+        if not self.prior_sigma:
+            return 0.0
+        terms = {"gauss_newton": max(self.gauss_newton.points), "adam": self.adam.rows, "lbfgs": self.lbfgs.points}
+        return 1 / (self.prior_sigma**2 * terms[self.solver])
 
     @property
     def solver(self) -> Method:

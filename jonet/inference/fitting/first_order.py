@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ class Descent(NamedTuple):
     """The state of one problem: the unknowns, the loss before the last step, and the optimizer's state."""
 
     at: Any
-    loss: jax.Array
+    loss: Any
     opt_state: Any
 
 
@@ -43,6 +44,8 @@ class OptaxSolver(NamedTuple):
             value, gradient = optax.value_and_grad_from_state(problem)(state.at, state=state.opt_state)
         else:
             value, gradient = jax.value_and_grad(problem)(state.at)
+        chex.assert_rank(value, 0)
+        chex.assert_trees_all_equal_shapes_and_dtypes(gradient, state.at)
         update = optax.with_extra_args_support(self.optimizer).update
         known = {"value": value, "grad": gradient, "value_fn": problem}
         updates, opt_state = update(gradient, state.opt_state, state.at, **known)

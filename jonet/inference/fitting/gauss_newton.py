@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +103,8 @@ def _derivatives(problem: Problem, state: State, at) -> list[jax.Array]:
 
     def add(k, sums):
         residual, jacobian, weight = rows(block(k))
+        chex.assert_equal_shape([residual, weight])
+        chex.assert_shape(jacobian, (*residual.shape, *state.gradient.shape))
         # A residual of exactly 0 means that an interval contains its value.  It stays 0 nearby, so it must not add to
         # the Hessian as an exact measurement would.
         scale = jnp.where(residual == 0, 0, weight / jnp.maximum(jnp.abs(residual), huber_epsilon))

@@ -10,6 +10,7 @@ network's precision.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from typing import NamedTuple
 
@@ -63,7 +64,10 @@ def fit(
     limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
     limit = limits.get(config.solver)
     tries = min(config.starts, len(starts)) if config.solver == "gauss_newton" else 1
-    network, penalty = network.replicated(), methods.penalty(prior, config.prior)
+    adam = config.adam
+    if config.code_weight:
+        adam = dataclasses.replace(adam, decay=config.code_weight * network.latent_size)
+    network, penalty = network.replicated(), methods.penalty(prior, config)
 
     def solve(some: slice):
         each = zip(shapes[some], index[some].tolist(), strict=True)
@@ -75,7 +79,7 @@ def fit(
                 codes, converged = methods.newton(network, observed, packed, best, penalty, config.gauss_newton)
             case "adam":
                 codes, converged = methods.adam(
-                    network, packed, best[:, 0], index[some], config.seed, config.clamp, config.adam, config.optimizer
+                    network, packed, best[:, 0], index[some], config.seed, config.clamp, adam, config.optimizer
                 )
             case "lbfgs":
                 codes, converged = methods.lbfgs(network, observed, best[:, 0], penalty, config.lbfgs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,7 @@ from jonet.inference.fitting.sharded_batch import ShardedBatch
 from jonet.inference.fitting.solver import advance
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
+from jonet.settings.fitting import FitConfig
 
 INLIER = 0.01  # error below which an observation is an inlier, in the normalized frame
 
@@ -144,14 +146,21 @@ def _newton(network, _, state, data, gaussian, limit, huber_epsilon, steps):
 
 def phase(objective: Objective, state, data, limit, huber_epsilon, steps):
     """`steps` steps on the first `limit` blocks of a shape."""
+    chex.assert_shape(data["rows"], (None, BLOCK, COLUMNS))
     blocks = jnp.minimum(data["blocks"], limit)
     solver = NewtonSolver(len(state.gradient), state.damping)
     return advance(solver, state, Problem(objective, lambda k: data["rows"][k], blocks, huber_epsilon), steps)
 
 
-def penalty(prior: Prior, weight: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [L] and matrix [L, L] of the quadratic penalty on codes, weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L."""
-    return prior.mean, (weight / len(prior.mean) * prior.precision()).astype(np.float32)
+def penalty(prior: Prior, config: FitConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [L] and matrix [L, L] of the quadratic penalty on codes, weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L.
+
+    With `prior_sigma` it is the paper's, ‖z‖²/σ² divided by the number of observations.
+    """
+    length, weight = len(prior.mean), config.prior
+    if config.code_weight:
+        return np.zeros(length, np.float32), 2 * np.float32(config.code_weight) * np.eye(length, dtype=np.float32)
+    return prior.mean, (weight / length * prior.precision()).astype(np.float32)
 
 
 def quadratic(code, mean, matrix):
@@ -243,4 +252,5 @@ def clamped(values, rows, clamp):
 
     values [n], observations as rows [n, COLUMNS] → [n].
     """
+    chex.assert_shape(rows, (*values.shape, COLUMNS))
     return jnp.abs(outside(values.clip(-clamp, clamp), rows))

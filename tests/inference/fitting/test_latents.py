@@ -259,7 +259,7 @@ def test_the_best_try_of_each_shape_goes_on(chairs, fitted):
     good = [4, 1]
     for shape, place in enumerate(good):
         tries[shape, place] = fitted.values[shape]
-    arguments = methods.penalty(chairs.prior, 1e-4)
+    arguments = methods.penalty(chairs.prior, FitConfig())
     settings = GaussNewton(points=(1024,), huber_epsilon=(0.03,), phases=(1,), steps=1)
     repeated = [shape for shape in rows for _ in range(5)]
     codes, _, chosen = methods.levels(
@@ -321,7 +321,7 @@ def test_the_program_is_lowered_for_accelerators(chairs, kind, platform):
     job = methods.sharded(rows)
     state = job.scatter(NewtonSolver(16, np.full(1, 0.1)).init(chairs.codes[:1]))
     order, count = np.zeros(job.capacity, np.int32), np.ones(1, np.int32)
-    arguments = methods.penalty(chairs.prior, 1e-4), np.int32(1), np.float32(0.01), np.int32(2)
+    arguments = methods.penalty(chairs.prior, FitConfig()), np.int32(1), np.float32(0.01), np.int32(2)
     accelerator = parallel.Platform(kind, 16 << 30)
     compiled = sharded_batch.program(methods._newton, None, len(arguments), accelerator).jitted()
     lowered = compiled.trace(chairs.network, state, job.data, order, count, *arguments)

@@ -13,7 +13,7 @@ from jonet import config, parser
 from jonet.codes import Codes
 from jonet.commands.options import Fit
 from jonet.errors import ConfigError
-from jonet.inference.fitting import latents
+from jonet.inference.fitting import latents, methods
 from jonet.inference.fitting.first_order import OptaxSolver, published_adam
 from jonet.inference.fitting.gauss_newton import NewtonSolver, Objective, Problem
 from jonet.inference.fitting.solver import Solver, advance, trace
@@ -158,3 +158,23 @@ def test_many_problems_are_solved_at_once():
     starts = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     path, _ = jax.vmap(lambda at: trace(solver, at, lambda step: problem, 200))(starts)
     np.testing.assert_allclose(path[:, -1], np.tile(TARGET, (4, 1)), atol=2e-2)
+
+
+def test_the_prior_of_the_paper_is_named_by_its_sigma(chairs):
+    """‖z‖²/σ² beside the sum of the errors (eq. 10), which all methods divide by the number of observations."""
+    code = np.random.default_rng(0).normal(size=16).astype(np.float32)
+    for method, count in (("gauss_newton", 8192), ("lbfgs", 8192)):
+        gaussian = methods.penalty(chairs.prior, FitConfig(method, prior_sigma=0.05))
+        value, _, _ = methods.quadratic(code, *gaussian)
+        np.testing.assert_allclose(value, code @ code / 0.05**2 / count, rtol=1e-5)
+    named = fit(chairs, chairs.samples[:1], config=FitConfig("adam", adam=FEW, prior_sigma=0.05))
+    decay = dataclasses.replace(FEW, decay=16 / 0.05**2 / FEW.rows)
+    same = fit(chairs, chairs.samples[:1], config=FitConfig("adam", adam=decay))
+    np.testing.assert_array_equal(named.values, same.values)
+    sizes = [
+        np.linalg.norm(fit(chairs, chairs.samples[:1], config=FitConfig("lbfgs", prior_sigma=sigma)).values)
+        for sigma in (0.002, 0.05, 10.0)
+    ]
+    assert sizes[0] < 0.5 * sizes[1] < sizes[2]
+    with pytest.raises(ConfigError, match="prior_sigma 0 or more"):
+        FitConfig(prior_sigma=-1.0)
