@@ -73,7 +73,7 @@ def measure(model, given, held, config: FitConfig, repeats: int) -> dict:
         observed = observe(ObservedArrays.checked(shapes), config, first)
         return latents.fit(model.network, observed, first, config=config, **training)
 
-    if config.method == "gauss_newton":
+    if config.solver == "gauss_newton":
         fit(given)
         times = []
         for _ in range(repeats):

@@ -19,9 +19,27 @@ from jonet.errors import ConfigError, shown
 C = TypeVar("C")  # a config, which is a dataclass
 
 
-def to_dict(config) -> dict[str, Any]:
-    """A dataclass (nested ones included) as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+def to_dict(config, where: str = "") -> dict[str, Any]:
+    """A dataclass (nested ones included) as plain JSON values.
+
+    Fields with `python_only` in their metadata hold objects and are left out; ConfigError if one is set.
+    """
+    return json.loads(json.dumps(_without_objects(config, dataclasses.asdict(config), where)))
+
+
+def _without_objects(config, values: dict[str, Any], where: str) -> dict[str, Any]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("python_only"):
+            del values[field.name]
+            if value is not field.default:
+                raise ConfigError(
+                    f"{where}{field.name} is an object ({type(value).__name__}), which serves calls from Python only; "
+                    "files and other processes take settings by name"
+                )
+        elif dataclasses.is_dataclass(value):
+            _without_objects(value, values[field.name], f"{where}{field.name}.")
+    return values
 
 
 def from_dict(cls: type[C], values: dict[str, Any], where: str = "") -> C:
@@ -120,6 +138,7 @@ def _read(kind, value, where: str):
     """`value` converted to the type annotation `kind`; ConfigError if it does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):  # the first type that fits; else the last one's error
+        arguments = sorted(arguments, key=lambda option: option is not type(None))
         for option in arguments[:-1]:
             with contextlib.suppress(ConfigError):
                 return _read(option, value, where)

@@ -515,13 +515,14 @@ class Model:
         """Writes a model folder that `load` reads: model.json, arrays.npz and codes.npz, with checksums.
 
         The folder must be new, empty, or a model folder.  An old model there stays readable until the new one is
-        complete.  Raises CheckpointError for a folder that contains anything else.
+        complete.  Raises CheckpointError for a folder that contains anything else, and ConfigError for a
+        `fitting.optimizer`, which no file can hold.
         """
         content = model_folder.Content(
             kind=self.kind,
             frame=self.frame,
             network=jonet.config.to_dict(self.network.specs),
-            fitting=jonet.config.to_dict(self.fitting),
+            fitting=jonet.config.to_dict(self.fitting, "fitting."),
             surfaces=jonet.config.to_dict(self.surfaces),
             precision=self.precision,
             inputs=None if self.inputs is None else jonet.config.to_dict(self.inputs),

@@ -46,7 +46,7 @@ def _parsed(kind: type, arguments: Sequence[str], prog: str, defaults: dict[str,
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            options = tyro.cli(kind, args=arguments, prog=prog, **defaults)
+            options = tyro.cli(kind, args=arguments, prog=prog, config=(tyro.conf.SuppressFixed,), **defaults)
     except SystemExit as end:
         if not end.code:
             raise
@@ -122,6 +122,8 @@ def _fields(kind, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(kind):
         default = field.default if isinstance(kind, type) else getattr(kind, field.name)
         flat = field.metadata.get("flat", False)  # a group whose options have no prefix
+        if field.metadata.get("python_only"):
+            continue
         if dataclasses.is_dataclass(default):
             yield from _fields(default, prefix if flat else f"{prefix}{field.name}.")
         else:

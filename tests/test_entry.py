@@ -253,7 +253,7 @@ def test_every_option_of_training_is_read_before_any_work(before_work, task):
             continue
         wrong = ["object", "mesh", "nan", "set", "mapping"]
         wrong += (
-            ["none"] * (path[-1] not in ("minutes", "encoder_width"))
+            ["none"] * (now is not None and path[-1] not in ("minutes", "encoder_width"))
             + ["text"] * (not isinstance(now, str))
             + ["true"] * (now is not False)
         )

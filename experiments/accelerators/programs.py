@@ -18,14 +18,15 @@ from experiments.accelerators.unsampled import Few
 from jonet import parallel, products
 from jonet.chips import Precision
 from jonet.inference import encode as encoding
-from jonet.inference.fitting import gauss_newton, methods, sharded_batch
+from jonet.inference.fitting import methods, sharded_batch
+from jonet.inference.fitting.gauss_newton import NewtonSolver
 from jonet.inference.fitting.observations import COLUMNS, WEIGHT
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.surfaces import refinement
 from jonet.networks import deepsdf, field, occupancy, spline, spline_levels
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
-from jonet.settings.fitting import Adam, GaussNewton
+from jonet.settings.fitting import Adam, FitConfig, GaussNewton
 from jonet.settings.representation import SplineConfig
 from jonet.tasks import names, registry
 from jonet.training import splines
@@ -227,8 +228,10 @@ def newton(network: BoundNetwork, precision: Precision, codes: int = sharded_bat
     phases = zip(settings.points, settings.phases, strict=True)
     tries = (4, *[1] * (len(settings.points) - 1))  # `FitConfig.starts`, of which one goes on
     whole = sum(most * k * -(-points // BLOCK) for (points, most), k in zip(phases, tries, strict=True))
-    start = gauss_newton.start(random(codes, length), codes, length, np.float32(settings.damping))
-    rest = methods.penalty(Prior.plain(length), 1e-4), np.int32(blocks), np.float32(1e-3), np.int32(settings.steps)
+    damping = np.full(codes, settings.damping, np.float32)
+    start = NewtonSolver(length, damping, settings.tolerance).init(random(codes, length))
+    gaussian = methods.penalty(Prior.plain(length), FitConfig())
+    rest = gaussian, np.int32(blocks), np.float32(1e-3), np.int32(settings.steps)
     call = fit(network, precision, codes, blocks, methods._newton, None, start, rest, {})
     return dataclasses.replace(call, amount=call.amount * blocks / whole, inner=(settings.steps, blocks))
 
@@ -242,7 +245,7 @@ def adam(
     more = {"counts": np.full((devices * codes, 2), blocks * BLOCK // 2, np.int32)}
     more["index"] = np.arange(devices * codes, dtype=np.int32)
     rest = np.int32(0), np.float32(0.1)
-    return fit(network, precision, codes, blocks, methods._adam, Adam(**options), start, rest, more)
+    return fit(network, precision, codes, blocks, methods._adam, (Adam(**options), None), start, rest, more)
 
 
 def fit(

@@ -9,6 +9,7 @@ import numpy as np
 from jonet.data import store as stores
 from jonet.data.store import RaggedArray, Store
 from jonet.tasks.base import Task, TaskConfig
+from jonet.tasks.shapes import STAND_IN
 
 
 class Few(NamedTuple):
@@ -24,7 +25,8 @@ def store(task: Task, config: TaskConfig, few: Few | None = None) -> Store:
     few: None for arrays of the full size that take no memory (one zero, broadcast); else fewer shapes and rows, of
     random numbers from -1 to 1 (bytes from 0 to 255).
     """
-    sources = [source for source in config.shapes.sources(config.data, config.seed) if source.split == "train"]
+    found = config.shapes.sources(config.data or STAND_IN, config.seed)
+    sources = [source for source in found if source.split == "train"]
     whole = stores.outline(sources if few is None else sources[: few.shapes], config.samples, frame=task.frame)
     if few is None:
         return whole

@@ -242,4 +242,4 @@ def size_class(model: Model) -> Callable[[Prepared], int]:
 def rows_used(model: Model) -> int | None:
     """The number of a shape's observations that its fit uses at most, None for all."""
     fitting = model.fitting
-    return {"gauss_newton": max(fitting.gauss_newton.points), "lbfgs": fitting.lbfgs.points}.get(fitting.method)
+    return {"gauss_newton": max(fitting.gauss_newton.points), "lbfgs": fitting.lbfgs.points}.get(fitting.solver)

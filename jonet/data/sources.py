@@ -92,6 +92,7 @@ class Source:
         watertight one of `fusion.fuse` first.
         Raises MeshError if the mesh has no inside that could be learned.
         """
+        recipe = recipe.of(self.split)
         mesh = dataclasses.replace(self.load(), name=self.name)
         diagnosis = diagnose(mesh)
         if self.turn is not None:

@@ -204,20 +204,25 @@ def outline(
 
     Nothing is sampled, read or written.  Of two sides each has half of the rows; a mesh has the size of `shards.MESH`.
     """
-    sources, counts = list(sources), shards.counts(recipe)
-    rows = {name: [count // 2, count - count // 2] if name in TWO_SIDED else [count] for name, count in counts.items()}
-    shape = {"similarity": Similarity().as_array().tolist(), "diagnosis": None, "rows": rows}
+    sources = list(sources)
+
+    def rows(split: str) -> dict[str, list[int]]:
+        counts = shards.counts(recipe.of(split))
+        return {name: [n // 2, n - n // 2] if name in TWO_SIDED else [n] for name, n in counts.items()}
+
+    of_split = {split: rows(split) for split in {source.split for source in sources}}
+    shape = {"similarity": Similarity().as_array().tolist(), "diagnosis": None}
     index = {
         "settings": {"recipe": config.to_dict(recipe), "seed": seed, "frame": frame, "sign": sign},
         "sources": [{"name": s.name, "split": s.split, "category": s.category, "mark": {}} for s in sources],
-        "shapes": [{"name": s.name, "split": s.split, **shape} for s in sources],
+        "shapes": [{"name": s.name, "split": s.split, **shape, "rows": of_split[s.split]} for s in sources],
         "skipped": [],
     }
     arrays = {}
     for name, (kind, row) in columns(recipe).items():
-        each = np.tile(rows[name], (len(sources), 1))
+        each = np.array([of_split[source.split][name] for source in sources], np.int64)
         values = np.broadcast_to(np.zeros((), kind), (int(each.sum()), *row))
-        arrays[name] = RaggedArray(values, np.arange(len(sources)) * counts[name], each)
+        arrays[name] = RaggedArray(values, np.cumsum(each.sum(1)) - each.sum(1), each)
     return Store(Path("not built"), index, arrays)
 
 

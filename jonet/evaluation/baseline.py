@@ -32,8 +32,8 @@ def nearest_to(clouds: Mapping, store: Store, training, count: int = 1) -> dict:
     Candidates are chosen by a few points of every shape, and then compared by all points.
     """
     clouds = {name: cloud[:POINTS] for name, cloud in clouds.items()}
-    train = {int(j): store.surface(int(j))[0][:POINTS] for j in training}
-    if not train:
+    train = {int(j): store.surface(int(j))[0][:POINTS] for j in training} if clouds else {}
+    if not train or not clouds:
         return {name: [] for name in clouds}
     coarse = np.stack([_coarse(cloud) for cloud in train.values()])
     found = {}

@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 import fast_simplification
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from jonet.evaluation.measures import number
 from jonet.evaluation.metrics import bounding, to_surface
 from jonet.geometry.mesh import Mesh
 from jonet.rendering.shading import decode
+from jonet.rendering.sheets import balls, picture
 
 ERROR_SCALE = 0.02  # end of the color scale of errors, as a fraction of the ground truth's longest side
+RED, BLUE = (0.60, 0.04, 0.04), (0.05, 0.16, 0.50)  # linear RGB: labeled points inside and outside
 # Pale at 0, so that shading stays visible where all is well; lightness falls evenly.  ColorBrewer's YlOrRd, the last
 # color of Purples: what is red is near the 95 % deviation, what is violet near the largest.
 _DEVIATION_COLORS = {0: "#ffffcc", 0.25: "#fed976", 0.5: "#fd8d3c", 0.75: "#e31a1c", 1: "#3f007d"}
@@ -154,29 +156,52 @@ def deviation_legend(most: float, largest: float) -> str:
 # Sign slices
 
 
-def section(signed, box, resolution: int = 160) -> np.ndarray:
-    """A slice [R, R] of a field through the box [2, 3], rows from top to bottom.
+ACROSS_UP = ((2, 1), (0, 2), (0, 1))  # by the axis across a plane: the axes to the right and upwards in its picture
 
-    signed: points [N, 3] → [N], negative (or, for bools, True) inside.  Of several axis-parallel planes near the
-    middle, the one with the largest inside area is taken.
+
+class Plane(NamedTuple):
+    """An axis-parallel plane through a box [2, 3]."""
+
+    box: np.ndarray
+    axis: int
+    place: float
+
+    def values(self, signed, count: int) -> np.ndarray:
+        """A function of points [N, 3] → [N] at a grid of the plane [count, count], rows from top to bottom."""
+        across, up = ACROSS_UP[self.axis]
+        low, side = self.box[0], self.box[1] - self.box[0]
+        step = (np.arange(count) + 0.5) / count
+        points = np.empty((count, count, 3))
+        points[..., self.axis] = self.place
+        points[..., across] = low[across] + step * side[across]
+        points[..., up] = (self.box[1, up] - step * side[up])[:, None]
+        return np.asarray(signed(points.reshape(-1, 3))).reshape(count, count)
+
+    def pixels(self, points: np.ndarray, count: int) -> np.ndarray:
+        """Columns and rows [N, 2] of points [N, 3] in a picture [count, count] of the plane, as fractions of pixels."""
+        across, up = ACROSS_UP[self.axis]
+        fraction = (points - self.box[0]) / (self.box[1] - self.box[0])
+        return count * np.stack([fraction[:, across], 1 - fraction[:, up]], -1)
+
+
+def best_plane(signed, box) -> Plane:
+    """Of several axis-parallel planes near the middle of a box [2, 3], the one with the largest inside area.
+
+    signed: points [N, 3] → [N], negative (or, for bools, True) inside.
     """
     box = np.asarray(box, float)
 
-    def plane(axis, place, count):
-        across, up = ((2, 1), (0, 2), (0, 1))[axis]
-        step = (np.arange(count) + 0.5) / count
-        points = np.empty((count, count, 3))
-        points[..., axis] = place
-        points[..., across] = box[0, across] + step * (box[1] - box[0])[across]
-        points[..., up] = (box[1, up] - step * (box[1] - box[0])[up])[:, None]
-        return np.asarray(signed(points.reshape(-1, 3))).reshape(count, count)
-
-    def inside(values):
+    def inside(plane: Plane) -> int:
+        values = plane.values(signed, 24)
         return int((values if values.dtype == bool else values < 0).sum())
 
     places = [(axis, box[0, axis] + s * np.ptp(box[:, axis])) for axis in range(3) for s in (0.35, 0.42, 0.5, 0.58)]
-    best = max(places, key=lambda place: inside(plane(*place, 24)))
-    return plane(*best, resolution)
+    return max((Plane(box, *place) for place in places), key=inside)
+
+
+def section(signed, box, resolution: int = 160) -> np.ndarray:
+    """A slice [R, R] of a field through the box [2, 3], rows from top to bottom, on its `best_plane`."""
+    return best_plane(signed, box).values(signed, resolution)
 
 
 def slice_picture(values: np.ndarray) -> np.ndarray:
@@ -192,6 +217,46 @@ def slice_picture(values: np.ndarray) -> np.ndarray:
         edge |= (inside != np.roll(inside, 1, axis)) | (inside != np.roll(inside, -1, axis))
     edge[[0, -1]] = edge[:, [0, -1]] = False
     return np.where(edge[..., None] & inside[..., None], [110, 52, 10], picture).astype(np.uint8)
+
+
+def labeled_points(points: np.ndarray, inside: np.ndarray, size: int = 288, limit: int = 2000) -> np.ndarray:
+    """Points [N, 3] with labels [N] bool as a picture [size, size, 4] uint8: red inside, blue outside.
+
+    Outside points in the half that faces the viewer are left out, so that those inside are seen; of each kind at most
+    `limit` points are drawn.
+    """
+    middle = points.mean(axis=0)
+    behind = points[~inside & (points[:, 2] < middle[2])]  # the camera looks along -z
+    extent = np.ptp(points, axis=0).max()
+    parts = [
+        (balls(some, radius * extent, limit), color)
+        for some, radius, color in ((points[inside], 0.011, RED), (behind, 0.006, BLUE))
+        if len(some)
+    ]
+    starts = np.cumsum([0, *(len(part.vertices) for part, _ in parts)])
+    vertices = np.concatenate([part.vertices for part, _ in parts])
+    faces = np.concatenate([part.faces + start for (part, _), start in zip(parts, starts, strict=False)])
+    colors = np.concatenate([np.tile(color, (len(part.vertices), 1)) for part, color in parts])
+    return picture(Mesh(vertices, faces), size, colors, points, background="transparent", ground=False)
+
+
+def boundary_picture(
+    signed, box, points: np.ndarray, inside: np.ndarray, size: int = 288, near: float = 0.02
+) -> np.ndarray:
+    """A slice of a learned field with its boundary as a line, and labeled points near the slice, [size, size, 3] uint8.
+
+    signed: points [N, 3] → [N], negative inside.  points [N, 3], inside [N] bool: red inside and blue outside, those
+    closer to the slice than `near` longest sides of the box [2, 3].
+    """
+    plane, scale = best_plane(signed, box), 2
+    count = scale * size
+    page = Image.fromarray(slice_picture(plane.values(signed, count)))
+    pen = ImageDraw.Draw(page)
+    close = np.abs(points[:, plane.axis] - plane.place) < near * np.ptp(plane.box, axis=0).max()
+    some, labels = points[close][:400], inside[close][:400]
+    for (x, y), label in zip(plane.pixels(some, count), labels, strict=True):
+        pen.circle((x, y), 2.5 * scale, fill=(196, 30, 30) if label else (38, 92, 190), outline="white")
+    return np.asarray(page.resize((size, size), Image.Resampling.LANCZOS))
 
 
 # Charts

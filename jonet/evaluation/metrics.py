@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import chex
 import igl
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -125,7 +126,8 @@ def score(
     - a closed mesh, oriented outwards (`geometry.diagnosis.orient`),
     - a Solid, whose sign method determines its inside; the method is added to the scores as "signs",
     - points of a surface, as vertices without faces: distances are to the nearest of these points, there is no normal
-      consistency if they have no normals, and the IoU is computed from `labeled`.
+      consistency if they have no normals, and the IoU is computed from `labeled`,
+    - nothing, a mesh without vertices: the only score is the IoU from `labeled`.
     labeled: points [K, 3] and whether they are inside [K], or None for no IoU.
     scale: of the similarity that took both meshes from input units to this frame; deviations are divided by it.
     A closed prediction that is inside out is flipped.  Scores that are not defined are None.  Random draws depend only
@@ -133,6 +135,8 @@ def score(
     """
     solid, ground_truth = (ground_truth, ground_truth.mesh) if isinstance(ground_truth, Solid) else (None, ground_truth)
     if not len(ground_truth.vertices):
+        if labeled is not None:
+            return {"iou": iou_of(mesh, *labeled)}
         raise InputError(
             f"{ground_truth.name or 'the ground truth'} has no surface, so nothing can be scored against it"
         )
@@ -311,7 +315,8 @@ def parted(mesh: Mesh, box: np.ndarray) -> tuple[Mesh, float]:
 
 def iou_of(mesh: Mesh, points: np.ndarray, inside: np.ndarray) -> float | None:
     """IoU from labeled points [K, 3], inside [K] bool, as the published code of Occupancy Networks does."""
-    predicted = Inside(mesh)(points)
+    chex.assert_shape([points, inside], [(None, 3), (len(points),)])
+    predicted = Inside(mesh)(points) if len(mesh.faces) else np.zeros(len(points), bool)
     union = np.count_nonzero(predicted | inside)
     return float(np.count_nonzero(predicted & inside) / union) if union else None
 
@@ -340,6 +345,8 @@ def normal_consistency(predicted, true, near_true, near_predicted) -> float:
     predicted, true: unit normals [N, 3] of the prediction and of the ground truth.  near_true, near_predicted: index of
     the nearest ground-truth point of each predicted point, and of the nearest predicted point of each ground-truth one.
     """
+    chex.assert_shape([predicted, true], (None, 3))
+    chex.assert_shape([near_true, near_predicted], [(len(predicted),), (len(true),)])
     of_predicted = np.abs(np.einsum("ij,ij->i", predicted, true[near_true])).mean()
     of_true = np.abs(np.einsum("ij,ij->i", true, predicted[near_predicted])).mean()
     return float((of_predicted + of_true) / 2)
@@ -384,6 +391,7 @@ def mesh_completion(gt_to_pred, threshold: float = 0.01) -> float:
 
 def emd(predicted, true) -> float:
     """Earth mover's distance: the mean distance in the best one-to-one matching of 500 points (DeepSDF, section 6)."""
+    chex.assert_shape([predicted, true], (None, 3))
     distances = np.linalg.norm(np.asarray(predicted)[:, None] - np.asarray(true)[None], axis=-1)
     return float(distances[linear_sum_assignment(distances)].mean())
 

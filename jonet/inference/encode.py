@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import zlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +114,7 @@ def _program(kind: str):
         else:
             c = apply(network.variables, inputs, method="encode")
             z = jnp.zeros((len(inputs), network.specs.z_dim))
+        chex.assert_shape([z, c], [(len(inputs), network.specs.z_dim), (len(inputs), network.specs.c_dim)])
         return jnp.concatenate([z, c], -1)
 
     return parallel.pmap(jax.named_scope("encode")(on_device), (parallel.REPLICATED, parallel.SPLIT), parallel.SPLIT)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -257,6 +258,7 @@ def evaluation(platform: parallel.Platform, gradient: bool) -> Callable:
 
     def evaluate(fields: Field, shape, points, count):
         """One device's tiles: shape [1, K], points [1, K, 128, 3], of which the first `count` are evaluated."""
+        chex.assert_shape([shape, points], [(1, points.shape[1]), (1, None, TILE, 3)])
         shape, points = shape[0], points[0]
         # At most half of the tiles: with a single group the loop's body is invariant, and XLA would hoist it out of
         # the loop and run it even if count is 0.

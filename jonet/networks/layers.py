@@ -257,7 +257,7 @@ class Norm(nn.Module):
     In training (a reduction is given) mean and variance of each unit are taken over the shapes and points of the
     global batch; the running statistics move by a tenth towards them, with the unbiased variance (n/(n - 1)).
     In evaluation the running statistics are used.  kind "instance": statistics over the points of each shape, in
-    training and evaluation alike, without running ones.
+    training and evaluation alike, without running ones; those of a call are collected as "moments" if it asks for them.
     Parameters: scale and bias, or Linears gamma and beta (a fresh network ignores c).  batch_stats: mean, variance.
     """
 
@@ -275,8 +275,11 @@ class Norm(nn.Module):
             scale = Linear(features, kernel_init=constant(0), bias_init=constant(1), name="gamma")(c)
             shift = Linear(features, kernel_init=constant(0), bias_init=constant(0), name="beta")(c)
         if self.kind == "instance":
-            centered = x - x.mean(-2, keepdims=True)
+            mean = x.mean(-2, keepdims=True)
+            centered = x - mean
             variance = jnp.square(centered).mean(-2, keepdims=True)
+            for name, moment in (("mean", mean), ("variance", variance)):
+                self.sow("moments", name, moment, reduce_fn=lambda _, new: new, init_fn=lambda start=moment: start)
         else:
             centered, variance = self._over_batch(x, reduction)
         return centered * (scale * jax.lax.rsqrt(variance + EPSILON)) + shift

@@ -18,6 +18,7 @@ from jonet.networks.field import Field
 from jonet.networks.layers import BatchReduction, Linear, Norm, ResidualBlock, affine, torch_uniform
 
 HALF = 0.55  # half the side of the box that holds the surface: the longest side 1 and a padding of 0.1
+DRAWN = 2048  # points whose moments instance norms have where a shape becomes a field; as many as in a published step
 LEAK = 0.2  # slope below zero of the published leaky ReLU
 
 
@@ -156,11 +157,12 @@ class Folded(NamedTuple):
 def fold(specs: Specs, parameters: dict, batch_stats: dict, z, c) -> tuple[dict, dict, Folded]:
     """A decoder folded with one shape's z [Z] and c [C] → (shared arrays, per-shape arrays, architecture).
 
+    Instance norms have the moments of a fixed draw of points (`moments`), so that a value depends on its point only.
     In evaluation every norm is a scale and a shift.  Biases, fc_z(z) and fc_c(c) are constants of the shape; each is
     carried forward to the next activation and added to its shift there, so that no layer needs a bias of its own.
     """
     if specs.norms == "instance":
-        raise ConfigError("a network with instance norm is no field: a value depends on the other points of its batch")
+        batch_stats = moments(specs, parameters, z, c)
 
     def linear(name, tree=parameters):
         return tree[name]["kernel"], tree[name]["bias"]
@@ -203,9 +205,27 @@ def fold(specs: Specs, parameters: dict, batch_stats: dict, z, c) -> tuple[dict,
     last, bias = linear("fc_out")
     shared = {"first": first, "kernels": kernels, "last": last[:, 0], "bias": bias[0]}
     per_shape = {"shifts": jnp.stack(shifts)}
-    if scales:  # the same for all shapes unless the norms are conditional
-        (per_shape if specs.conditional else shared)["scales"] = jnp.stack(scales)
+    if scales:  # the same for all shapes unless the norms are conditional, or their moments those of the shape
+        of_shape = specs.conditional or specs.norms == "instance"
+        (per_shape if of_shape else shared)["scales"] = jnp.stack(scales)
     return shared, per_shape, Folded(specs.residual, specs.slopes)
+
+
+def moments(specs: Specs, parameters: dict, z, c) -> dict:
+    """The means and variances of the decoder's instance norms for one shape, in the structure of batch_stats.
+
+    They are those of `DRAWN` points, uniform in the box and the same for all shapes.  Shapes are evaluated one after
+    the other, since the activations of all points are in memory.
+    """
+
+    @jax.custom_batching.sequential_vmap
+    def of_shape(parameters, z, c):
+        points = jax.random.uniform(jax.random.key(0), (1, DRAWN, 3), minval=-HALF, maxval=HALF)
+        decoder = OccupancyDecoder(specs, parent=None)  # not a part of the module whose `fold` this is
+        _, found = decoder.apply({"params": parameters}, points, z[None], c[None], mutable=["moments"])
+        return jax.tree.map(lambda moment: moment.reshape(moment.shape[-1]), found["moments"])
+
+    return of_shape(parameters, z, c)
 
 
 class OccupancyNetwork(nn.Module):

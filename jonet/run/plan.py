@@ -15,6 +15,7 @@ from jonet.data.store import Store
 from jonet.parallel import Platform
 from jonet.run import train
 from jonet.tasks.base import Task, TaskConfig
+from jonet.tasks.shapes import STAND_IN
 from jonet.training import autotune, batches, costs
 
 # Fraction of a chip's rate of matrix products that training reaches, and seconds that a small step takes at least: of
@@ -24,8 +25,18 @@ LEAST = {"tpu": 0.25e-3, "gpu": 0.6e-3}
 RATES = {"float32": "default"}  # precision of products by the type of their operands, as in `Chip.rate`
 PROCESS = 0.5e9  # bytes of memory of a process that has imported jax
 # Seconds of a core by what is sampled, of procedural chairs on an AMD EPYC, see docs/performance.md.  shape: reading,
-# diagnosis, normalization and points on the surface; sdf, occupancy: a point.
-SECONDS = {"shape": 0.16, "sdf": 5.7e-6, "occupancy": 7e-7, "voxels": 0.07, "view": 2.7e-3, "pixel": 1.1e-7}
+# diagnosis, normalization and points on the surface; views, fusion: in addition, with these signs of published samples;
+# sdf, occupancy: a point.
+SECONDS = {
+    "shape": 0.16,
+    "views": 22.0,
+    "fusion": 13.0,
+    "sdf": 5.7e-6,
+    "occupancy": 7e-7,
+    "voxels": 0.07,
+    "view": 2.7e-3,
+    "pixel": 1.1e-7,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +81,7 @@ def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
 
     Raises ConfigError as the run would before it samples shapes.
     """
-    outline = train.outline(task, config, config.shapes.sources(config.data, config.seed))
+    outline = train.outline(task, config, config.shapes.sources(config.data or STAND_IN, config.seed))
     task.check_store(config, outline)
     limits, devices = CHIPS[chip] if chip else None, parallel.working()
     platform = Platform(limits.kind, int(limits.memory)) if limits else parallel.platform()
@@ -80,7 +91,7 @@ def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
         return Plan(
             platform=platform,
             shapes=Counter(outline.splits.tolist()),
-            sampling=len(outline) * sampling_seconds(config.samples),
+            sampling=sum(sampling_seconds(config.samples.of(s), config.shapes.sign) for s in outline.splits.tolist()),
             disk=sum(array.values.nbytes for array in outline.arrays.values()),
             training=reason or training(task, config, outline, limits),
         )
@@ -115,10 +126,11 @@ def training(task: Task, config: TaskConfig, outline: Store, limits: Chip | None
     )
 
 
-def sampling_seconds(recipe: Recipe) -> float:
-    """The time that a core takes for one shape."""
+def sampling_seconds(recipe: Recipe, sign: str) -> float:
+    """The time that a core takes for one shape.  sign: how its inside is found."""
     return (
         SECONDS["shape"]
+        + SECONDS.get(sign, 0.0)
         + SECONDS["sdf"] * (recipe.near + recipe.uniform)
         + SECONDS["occupancy"] * (recipe.occupancies + recipe.near_occupancies)
         + SECONDS["voxels"] * (recipe.voxels != "none")

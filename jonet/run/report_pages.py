@@ -50,11 +50,10 @@ def write(run: RunState) -> None:
     def shown(row: Row, entry: dict, group: str, path: Path, near: dict[int, list[int]]) -> Row:
         """A row with its parts and notes.  near: the nearest training shapes of test shapes."""
         i, predicted = index[row.name], read(path, row.name)
-        parts = [
-            *task.inputs(run.config, store, i),
-            Part("ground_truth", "ground truth", store.ground_truth(i)),
-            Part("predicted", "rebuilt", store.similarities[i].apply(predicted)),
-        ]
+        parts = [*task.inputs(run.config, store, i)]
+        if len((ground_truth := store.ground_truth(i)).vertices):  # not of points with occupancies alone
+            parts.append(Part("ground_truth", "ground truth", ground_truth))
+        parts.append(Part("predicted", "rebuilt", store.similarities[i].apply(predicted)))
         note = ""
         if group == "test":
             notes = []
@@ -90,7 +89,8 @@ def write(run: RunState) -> None:
     if tested.rows and values["nearest"]["shapes"]:
         scores["baseline: nearest training shape"] = values["nearest"]["summary"]
     if rebuilt_train.rows:
-        scores["training shapes, from their trained codes"] = values["train"]["summary"]
+        alone = trained.kind in ("classifier", "spline")  # each is its own network, and no code is rebuilt by another
+        scores["shapes" if alone else "training shapes, from their trained codes"] = values["train"]["summary"]
     seconds = {name: done["seconds"] for name, done in run.done.items()}
     size = values["bytes"]
     with Progress(f"galleries of {task.name}", "gallery", None):
@@ -115,7 +115,11 @@ def write(run: RunState) -> None:
             Table(
                 "Sizes",
                 ("", "bytes"),
-                [("network", size["network"]), ("code of one shape", size["code"]), ("mesh (median)", size["mesh"])],
+                [
+                    ("network", size["network"]),
+                    *([("code of one shape", size["code"])] if size["code"] else ()),
+                    ("mesh (median)", size["mesh"]),
+                ],
                 note="The published decoder has 7.37 MB." if trained.kind == "deepsdf" else "",
             ),
         ],
@@ -201,7 +205,10 @@ def evenly(length: int, count: int) -> list[int]:
 
 
 def charts(task: Task, entries: list[dict]) -> list[Chart]:
-    """The loss with its terms, a chart of every other metric of training, and the validation, from a log."""
+    """The loss with its terms, a chart of every other metric of training, and the validation, from a log.
+
+    A validation that is a loss, too, is in one chart with that of training.
+    """
     steps = [entry for entry in entries if "loss" in entry]
     if not steps:
         return []
@@ -211,11 +218,16 @@ def charts(task: Task, entries: list[dict]) -> list[Chart]:
         for name in names.keys() - PROGRAM
     }
     positive = {name: all(value is not None and value > 0 for value in y) for name, (_, y) in lines.items()}
-    found = [Chart("Training loss", {name: lines[name] for name in LOSS if positive.get(name)})]
+    checked = [entry for entry in entries if "validation" in entry]
+    losses = {name: lines[name] for name in LOSS if positive.get(name)}
+    if checked and task.validated_loss:
+        held = ([entry["step"] for entry in checked], [-entry["validation"] for entry in checked])
+        found = [Chart("Training and validation loss", losses | {"loss of held-out points": held})]
+    else:
+        found = [Chart("Training loss", losses)]
     others = [name for name in names if name in lines.keys() - set(LOSS) and lines[name] != lines["loss"]]
     found += [Chart(measure(name).label, {name: lines[name]}, log=positive[name]) for name in others]
-    checked = [entry for entry in entries if "validation" in entry]
-    if checked:
+    if checked and not task.validated_loss:
         line = ([entry["step"] for entry in checked], [entry["validation"] for entry in checked])
         found.append(Chart("Validation", {task.validated: line}, log=False))
     return found

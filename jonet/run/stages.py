@@ -51,7 +51,7 @@ def run(task: Task, config: TaskConfig, workdir: Path, stages: Sequence[str] = S
         run.announce = lambda stage: print(f"{stage} …", file=sys.stderr, flush=True)
         for stage in [stage for stage in state.EXPENSIVE_STAGES if stage in stages]:
             if stage == "train" and "evaluate" in stages and run.is_done("prepare"):
-                check_surfaces(stores.open(run.folder / "store"))
+                check_surfaces(run.task, stores.open(run.folder / "store"))
             do(run, stage)
         if parallel.is_main():
             with parallel.local_only() if parallel.is_multiprocess() else contextlib.nullcontext():
@@ -80,9 +80,14 @@ def do(run: RunState, stage: str) -> None:
         print(f"{stage}: done before", file=sys.stderr)
 
 
-def check_surfaces(store: stores.Store) -> None:
-    """ConfigError if a shape has neither a mesh nor points on its surface, which scores and nearest shapes need."""
+def check_surfaces(task: Task, store: stores.Store) -> None:
+    """ConfigError if a shape has neither a mesh nor points on its surface, which scores and nearest shapes need.
+
+    A task that learns from points with occupancies is scored by such points.
+    """
     bare = ~(store.arrays["faces"].counts.any(1) | store.arrays["surface_points"].counts.any(1))
+    if task.learns_points:
+        bare &= ~store.arrays["occupancy"].counts.any(1)
     if bare.any():
         raise ConfigError(
             f"no surface to be scored by: {bare.sum()} of {counted(len(store), 'shape')} (first "
@@ -186,7 +191,8 @@ def evaluate(run: RunState) -> list[Path]:
             # Meshes are written in input units; scores are computed in the normalized frame, as the ground truth.
             transform = store.similarities[i]
             mesh = transform.apply(report_pages.read(path, name))
-            row = metrics.score(mesh, ground_truth(store, i), scoring, store.labeled(i), transform.scale)
+            labeled = run.task.labeled(run.config, store, i)
+            row = metrics.score(mesh, ground_truth(store, i), scoring, labeled, transform.scale)
             return {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
 
         groups[group] = in_threads(scored, f"scores of meshes/{group}", shape_names, paths)
@@ -205,6 +211,8 @@ def evaluate(run: RunState) -> list[Path]:
     nearest = in_threads(compared, "scores of nearest training shapes", near.keys(), near.values())
     shapes = groups["test"] or groups["train"]
     parameters = jax.tree.leaves(trained.network.shared)
+    length = trained.config.latent_size  # without shared parameters, a code is all of a network
+    alone = not parameters
     values = {
         "task": run.task.name,
         "device": parallel.describe(),
@@ -213,11 +221,11 @@ def evaluate(run: RunState) -> list[Path]:
         "train": {"summary": metrics.summary(groups["train"]), "shapes": groups["train"]},
         "nearest": {"summary": metrics.summary(nearest), "shapes": nearest},
         "bytes": {
-            "network": int(sum(leaf.nbytes for leaf in parameters)),
-            "code": int(4 * trained.config.latent_size),
+            "network": 4 * length if alone else int(sum(leaf.nbytes for leaf in parameters)),
+            "code": 0 if alone else 4 * length,
             "mesh": int(np.median([24 * row["vertices"] + 13 * row["faces"] for row in shapes] or [0])),
         },
-        "parameters": int(sum(leaf.size for leaf in parameters)),
+        "parameters": length if alone else int(sum(leaf.size for leaf in parameters)),
         "skipped": store.skipped,
         "seconds": {name: done["seconds"] for name, done in run.done.items()},
     }

@@ -24,8 +24,9 @@ from jonet.data.families import FAMILIES
 from jonet.data.sources import InMemory, MeshFile, Source
 from jonet.data.store import Store
 from jonet.errors import ConfigError, out_of_device_memory, shown
+from jonet.formats import labeled_points
 from jonet.formats.sampled import Sampled
-from jonet.geometry.mesh import Mesh, as_meshes
+from jonet.geometry.mesh import as_meshes
 from jonet.model import Model
 from jonet.model_folder import check_replaceable
 from jonet.run import state
@@ -57,7 +58,8 @@ def train(
     """Trains a network on shapes.
 
     data: a folder of meshes or one mesh file, the name of a procedural family, a Store, or meshes in memory: a list of
-    meshes of jonet, trimesh, or any with `vertices` and `faces`, or one, all of which are trained on.
+    meshes of jonet, trimesh, or any with `vertices` and `faces`, or one, all of which are trained on.  For the task
+    "occnet" also points with occupancies: a file of them (.npz, .csv), or a tuple (points [N, 3], occupancies [N]).
     task: the name of a built-in task or of one that an installed package declares, or a `jonet.Task`.
     workdir: folder for the store, checkpoints and the model (None: a temporary one, removed afterwards); the same call
     continues a training that was stopped.
@@ -70,16 +72,26 @@ def train(
     Raises ConfigError, before any work, for options that are unknown, of a wrong type, out of bounds, or without effect
     with the others.
     """
-    found, meshes = registry.find(task), []
+    found, held = registry.find(task), []  # held: sources of what is in memory
     changes: dict[str, Any] = {"seed": seed, **options} | ({} if minutes is None else {"minutes": minutes})
     if isinstance(data, Store):
         if extra := [name for name in ("shapes", "samples") if name in options]:
             raise ConfigError(f"{extra[0]} is given, but not read: data is a store, which has its own")
         changes |= {"data": str(data.folder), "samples": data.recipe}
+    elif isinstance(data, tuple) and len(data) == 2 and not any(_is_shape(part) for part in data):
+        if not found.learns_points:
+            raise ConfigError(
+                f"data is a pair of points and occupancies, which occnet learns from; {found.name} needs meshes"
+            )
+        points, inside = labeled_points.labels(*data, "data")
+        held = [labeled_points.PointsInMemory("points", points=points, inside=inside)]
+        changes["data"] = f"{counted(len(points), 'labeled point')} in memory"
     elif isinstance(data, list | tuple) or hasattr(data, "vertices"):
         meshes = as_meshes(data, "data")
         if not meshes:
             raise ConfigError("data is an empty list; give one or more meshes")
+        named = names.unique([mesh.name or f"mesh {i}" for i, mesh in enumerate(meshes)])
+        held = [InMemory(name, mesh=mesh) for name, mesh in zip(named, meshes, strict=True)]
         changes["data"] = f"{counted(len(meshes), 'mesh', 'meshes')} in memory"
         if preset is None and len(meshes) == 1 and "single" in found.presets:
             preset = "single"
@@ -91,12 +103,13 @@ def train(
             "list of meshes"
         )
     config = configured(found, preset, changes)
-    if meshes:
-        start = preset_of(found, preset, changes["data"])
-        if extra := configs.given(start, {"shapes": config.shapes}) - {"shapes.sign"}:
-            raise ConfigError(
-                f"{min(extra)} is given, but not read: data are meshes in memory, which are all trained on"
-            )
+    if held:
+        start, are_meshes = preset_of(found, preset, changes["data"]), isinstance(held[0], InMemory)
+        allowed = {"shapes.sign"} if are_meshes else set()
+        unused = {"shapes": config.shapes} | ({} if are_meshes else {"samples": config.samples})
+        if extra := configs.given(start, unused) - allowed:
+            kind = "meshes in memory, which are all trained on" if are_meshes else "points with occupancies"
+            raise ConfigError(f"{min(extra)} is given, but not read: data are {kind}")
     with contextlib.ExitStack() as stack:
         if workdir is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jonet-")))
@@ -104,9 +117,14 @@ def train(
         else:
             folder = _folder(workdir)
         run = stack.enter_context(state.opened(folder, found, config))
-        if meshes:
-            return train_network(run, prepare_meshes(run, meshes))
+        if held:
+            return train_network(run, prepare_held(run, held))
         return train_network(run, data if isinstance(data, Store) else prepare(run))
+
+
+def _is_shape(part) -> bool:
+    """Whether something is a mesh or the path of one, and no array."""
+    return isinstance(part, str | Path) or hasattr(part, "vertices")
 
 
 @contextlib.contextmanager
@@ -200,16 +218,15 @@ def outline(task: Task, config: TaskConfig, sources: Sequence[Source]) -> Store:
     return stores.outline(sources, config.samples, seed=config.seed, frame=task.frame, sign=config.shapes.sign)
 
 
-def prepare_meshes(run: RunState, meshes: Sequence[Mesh]) -> Store:
-    """A store of meshes in memory, all for training, in the run's folder; opened if it was built from these meshes.
+def prepare_held(run: RunState, held: Sequence[Source]) -> Store:
+    """A store of what is in memory, all for training, in the run's folder; opened if it was built from the same.
 
     Raises StoreError as `stores.build`.
     """
     config = run.config
-    named = names.unique([mesh.name or f"mesh {i}" for i, mesh in enumerate(meshes)])
     return stores.build(
         run.folder / "store",
-        [InMemory(name, mesh=mesh) for name, mesh in zip(named, meshes, strict=True)],
+        held,
         config.samples,
         seed=config.seed,
         frame=run.task.frame,
@@ -344,7 +361,7 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
         )
         if training_setup.validate and (best := loop.restore(checkpoints, found, best=True)):
             found, history = best
-            if history["best"] is None:
+            if history["best"] is None or (isinstance(history["best"], list) and None in history["best"]):
                 warnings.warn("no validation score was finite, so the latest state is kept as the best", stacklevel=4)
     shared, batch_stats = parallel.host((found.shared, found.batch_stats))
     model = run.task.model(config, store, rows, shared, loop.per_shape(found), batch_stats)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from jonet.errors import ConfigError
+from jonet.errors import ConfigError, shown
+
+Method = Literal["gauss_newton", "adam", "lbfgs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +63,32 @@ class LBFGS:
             raise ConfigError("steps, memory and points must be at least 1, huber_epsilon above 0")
 
 
+@runtime_checkable
+class GradientTransformation(Protocol):
+    """An `optax.GradientTransformation`, described here without optax, which imports jax."""
+
+    @property
+    def init(self) -> Callable[..., Any]:
+        """(parameters) → state."""
+        ...
+
+    @property
+    def update(self) -> Callable[..., Any]:
+        """(gradient, state, parameters, …) → updates, state."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
     """Settings of fitting codes."""
 
-    # Gauss-Newton; Adam, as published; or L-BFGS
-    method: Literal["gauss_newton", "adam", "lbfgs"] = "gauss_newton"
-    seed: int = 0
+    method: Method = "gauss_newton"  # Gauss-Newton; Adam, as published; or L-BFGS
+    seed: int = 0  # seed of all random numbers
     clamp: float = 0.1  # δ, distance in the normalized frame beyond which only the sign counts (fixed as published)
     prior: float = 1e-4  # weight of the prior against a mean error; 1e-3 for partial views (Adam has its own penalty)
+    # σ of the paper's prior of codes, ‖z‖²/σ² beside the sum of the errors (eq. 10), in place of `prior` and
+    # `adam.decay`; 0: these.  Of networks that were trained with learning.prior=paper (there 0.01)
+    prior_sigma: float = 0.0
     candidates: int = 256  # largest number of training codes that are tried as starts
     probe: int = 128  # observations of a shape that they are tried on
     starts: int = 4  # best candidates from which Gauss-Newton starts; one continues after the first level
@@ -76,14 +96,45 @@ class FitConfig:
     gauss_newton: GaussNewton = GaussNewton()
     adam: Adam = Adam()
     lbfgs: LBFGS = LBFGS()
+    # from Python only: an optax.GradientTransformation that takes Adam's place in its loop, with the other settings of
+    # `adam`; used whatever `method` is.  One object compiles once; files cannot hold it
+    optimizer: GradientTransformation | None = dataclasses.field(default=None, metadata={"python_only": True})
 
     def __post_init__(self):
+        self._check_optimizer()
         if self.method not in ("gauss_newton", "adam", "lbfgs"):
             raise ConfigError(f"method is {self.method!r}, but must be 'gauss_newton', 'adam' or 'lbfgs'")
-        if not (self.clamp > 0 and self.prior >= 0 and self.offset > 0):
-            raise ConfigError("clamp and offset must be above 0, and the prior's weight 0 or more")
+        if not (self.clamp > 0 and self.prior >= 0 and self.prior_sigma >= 0 and self.offset > 0):
+            raise ConfigError("clamp and offset must be above 0, the prior's weight and prior_sigma 0 or more")
         if min(self.candidates, self.probe, self.starts) < 1:
             raise ConfigError("candidates, probe and starts must be at least 1")
+
+    @property
+    def code_weight(self) -> float:
+        """1/σ² of the prior that `prior_sigma` names, divided by the number of observations in the sum of a step, by
+        which all methods divide this sum: the weight of ‖z‖² beside a mean error.  0 without such a prior."""
+        if not self.prior_sigma:
+            return 0.0
+        terms = {"gauss_newton": max(self.gauss_newton.points), "adam": self.adam.rows, "lbfgs": self.lbfgs.points}
+        return 1 / (self.prior_sigma**2 * terms[self.solver])
+
+    @property
+    def solver(self) -> Method:
+        """The method whose loop runs: that of Adam for an optimizer."""
+        return self.method if self.optimizer is None else "adam"
+
+    def _check_optimizer(self) -> None:
+        if self.optimizer is None:
+            return
+        if not (isinstance(self.optimizer, GradientTransformation) and isinstance(self.optimizer, Hashable)):
+            raise ConfigError(
+                f"optimizer is {shown(self.optimizer)}, but must be an optax.GradientTransformation, such as "
+                "optax.adam(5e-3); methods of jonet are named by method"
+            )
+        if self.method == "lbfgs":
+            raise ConfigError("method is 'lbfgs', but optimizer takes the place of the method; give one of them")
+        if (self.adam.rate, self.adam.drop) != (Adam.rate, Adam.drop):
+            raise ConfigError("adam.rate and adam.drop are given with an optimizer, which has its own learning rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +152,8 @@ class PoseConfig:
 
     def __post_init__(self):
         levels = len(self.fitting.gauss_newton.points)
-        if self.fitting.method != "gauss_newton":
-            raise ConfigError(f"method is {self.fitting.method!r}, but code and pose are fitted by 'gauss_newton' only")
+        if self.fitting.solver != "gauss_newton":
+            raise ConfigError(f"method is {self.fitting.solver!r}, but code and pose are fitted by 'gauss_newton' only")
         if len(self.keep) != levels or self.keep[-1] != 1 or list(self.keep) != sorted(self.keep, reverse=True):
             raise ConfigError(f"keep is {self.keep}, but must be {levels} numbers in falling order, the last of them 1")
         if self.rotations not in ("yaw", "any") or self.tries < self.keep[0]:

@@ -15,8 +15,10 @@ class Surfaces:
     """Settings of extracting meshes; see `inference.surfaces.extraction.extract`."""
 
     resolution: int = 128  # cells a side of the box
-    method: Literal["sparse", "dense", "mise"] = "sparse"  # coarse to fine, the whole grid, or the published octree
-    refine_steps: int = 12  # largest number of steps that move vertices onto the level
+    # coarse to fine; the whole grid; the published octree; or as the authors' programs, by scikit-image
+    method: Literal["sparse", "dense", "mise", "published"] = "sparse"
+    threshold: float | None = None  # τ, occupancy on the surface, between 0 and 1; by default the network's
+    refine_steps: int = 12  # largest number of steps that move vertices onto the level; not with method published
     normals: bool = True  # vertex normals from the field's gradient
     largest: bool = False  # keep only the component with the largest volume
     faces: int = 0  # simplified to about so many triangles at most, by quadric edge collapse; 0 keeps all
@@ -30,6 +32,8 @@ class Surfaces:
                 f"resolution is {self.resolution}, but method mise doubles {COARSE} cells a side: choose {COARSE}, "
                 f"{2 * COARSE}, {4 * COARSE}, …"
             )
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ConfigError(f"threshold is {self.threshold}, but it is an occupancy between 0 and 1 (published: 0.2)")
         if min(self.refine_steps, self.rmsprop_steps) < 0:
             raise ConfigError(
                 f"refine_steps is {self.refine_steps} and rmsprop_steps {self.rmsprop_steps}, but must be 0 or more"

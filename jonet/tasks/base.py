@@ -36,7 +36,7 @@ class TaskConfig(abc.ABC):
     @property
     @abc.abstractmethod
     def data(self) -> str:
-        """Procedural families joined by commas, a folder of meshes, or one mesh file."""
+        """Procedural families joined by commas, a folder of meshes, or one mesh file; "": to be named by the user."""
 
     @property
     @abc.abstractmethod
@@ -128,16 +128,22 @@ class TimedConfig(TaskConfig):
         """Training time in minutes; 0: `steps`."""
 
     def resolved(self, given: set[str]) -> Self:
-        """As for every config; steps given without minutes replace the preset's, and both are a ConfigError."""
+        """As for every config; of steps, minutes and epochs the one that is given replaces the preset's.
+
+        Two of them are a ConfigError, unless one is 0.
+        """
         config = super().resolved(given)
-        if "steps" not in given or not self.minutes:
-            return config
-        if "minutes" in given:
+        names = [name for name in ("steps", "minutes", "epochs") if hasattr(self, name)]
+        said = [name for name in names if name in given and getattr(self, name)]
+        if len(said) > 1:
+            first, *others = (f"{name} {'is ' * (name == said[0])}{getattr(self, name):g}" for name in said)
             raise ConfigError(
-                f"steps is {self.steps} and minutes {self.minutes:g}, but only one of them says how long training "
-                "lasts; leave the other out"
+                f"{' and '.join([first, *others])}, but only one of them says how long training lasts; leave out the "
+                "others"
             )
-        return dataclasses.replace(config, minutes=0.0)
+        if not said:
+            return config
+        return dataclasses.replace(config, **{name: 0 for name in names if name not in (said[0], "steps")})
 
 
 AnyConfig = TypeVar("AnyConfig", bound=TaskConfig)
@@ -158,6 +164,8 @@ class Task(abc.ABC, Generic[AnyConfig]):
     parts: the options that each stage reads, in the order of the stages.  A stage is repeated if one of its options
     or of an earlier stage changed, so every field of the config is in one of the parts.
     validated: what the validation of training measures, as the report calls it; higher is better.
+    validated_loss: whether that is minus the loss, on other points: the report shows both losses in one chart.
+    learns_points: whether it learns shapes from points with occupancies alone, which have no surface to be scored by.
     files: names of the files that `further` writes.
     """
 
@@ -168,6 +176,8 @@ class Task(abc.ABC, Generic[AnyConfig]):
     presets: Mapping[str, AnyConfig]
     parts: Mapping[str, tuple[str, ...]]
     validated: str = ""
+    validated_loss: bool = False
+    learns_points: bool = False
     files: tuple[str, ...] = ()
 
     def usual_preset(self, data: str) -> str:
@@ -250,6 +260,13 @@ class Task(abc.ABC, Generic[AnyConfig]):
     def scored(self, config: AnyConfig, trained: Model, store: Store, codes: Codes) -> list[dict[str, Any]]:
         """Per unseen shape: values that are reported with the metrics of its mesh; by default none."""
         return [{} for _ in codes.names]
+
+    def labeled(self, config: AnyConfig, store: Store, shape: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Points [K, 3] and whether they are inside [K], for the IoU of a shape without a mesh; None for one with it.
+
+        By default all points of the store.
+        """
+        return store.labeled(shape)
 
     def further(self, config: AnyConfig, trained: Model, store: Store, folder: Path) -> dict[str, Any]:
         """What a task evaluates beyond reconstructed shapes: entries of metrics.json; by default none.

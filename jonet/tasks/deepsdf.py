@@ -81,9 +81,10 @@ class Config(TimedConfig):
     # where samples are during training: on the devices (resident), there as float16 (half), or read from disk
     # (streamed); auto: the first that fits
     place: Literal["auto", "resident", "half", "streamed"] = "auto"
-    steps: int = 10_000  # training steps, 1 or more; given without minutes, they replace the preset's minutes
-    # training time in minutes, turned into steps by the speed measured at the start; 0: use `steps`; give one of both
+    steps: int = 10_000  # training steps, 1 or more; given alone, they replace the preset's minutes or epochs
+    # training time in minutes, turned into steps by the speed measured at the start; 0: `epochs`, or else `steps`
     minutes: float = 0.0
+    epochs: int = 0  # passes over the training shapes, in place of steps (published: 2001); 0: `steps`
     fitting: FitConfig = FitConfig()  # how the codes of unseen shapes are fitted
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
     # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
@@ -94,11 +95,15 @@ class Config(TimedConfig):
 
     def __post_init__(self):
         batch.check_options(self)
-        check_counts(self, {"steps": 1, "minutes": 0, "rebuilt_train": 0, "generated": 0})
+        check_counts(self, {"steps": 1, "minutes": 0, "epochs": 0, "rebuilt_train": 0, "generated": 0})
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
-        found = {"shapes.val_fraction": "DeepSDF has no validation"} | batch.unread(self) | super().unread()
+        found = {
+            "shapes.val_fraction": "DeepSDF has no validation",
+            "surfaces.threshold": "the surface of distances is where they are 0",
+        }
+        found |= batch.unread(self) | super().unread()
         if self.representation == "network":
             return found | {"spline": "representation is network"}
         reason = "splines are solved, not trained, and have no codes (preset single_mlp trains a network of one mesh)"
@@ -168,15 +173,16 @@ class DeepSDF(Task[Config]):
             minutes=50.0,
         ),
         "paper": Config(
-            shapes=Shapes(train=3281, test=832),
-            samples=RECIPES["deepsdf"],
+            data="",
+            shapes=Shapes(train=3281, test=832, sign="views"),
+            samples=dataclasses.replace(RECIPES["deepsdf"], published_test=True),
             network=Specs(),
             compute_dtype="float32",
             learning=AutoDecoder(prior="program", code_bound=1.0),
             optimizer=Optimizer(shared=Schedule("step", 5e-4), per_shape=Schedule("step", 1e-3)),
             batch_shapes=64,
             batch_points=16384,
-            steps=2001 * (3281 // 64),
+            epochs=2001,
             fitting=FitConfig(method="adam"),
             surfaces=Surfaces(resolution=255),  # 256 samples a side
         ),
@@ -185,7 +191,7 @@ class DeepSDF(Task[Config]):
         "prepare": ("data", "seed", "shapes", "samples"),
         "train": (
             *("seed", "representation", "spline", "network", "compute_dtype", "learning", "optimizer"),
-            *("batch_shapes", "batch_points", "cpu", "gpu", "tpu", "draw", "place", "steps", "minutes"),
+            *("batch_shapes", "batch_points", "cpu", "gpu", "tpu", "draw", "place", "steps", "minutes", "epochs"),
         ),
         "reconstruct": ("fitting", "surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
@@ -234,7 +240,7 @@ class DeepSDF(Task[Config]):
             batches=batches.load(store.arrays, lanes, sampled(batch.how(config, place)), key, place),
             shared=shared,
             per_shape=codes,
-            steps=config.steps,
+            steps=config.epochs * lanes.steps if config.epochs else config.steps,
             minutes=config.minutes,
             autotuned=autotuned,
         )

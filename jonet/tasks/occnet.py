@@ -6,6 +6,7 @@ four hidden layers of 64, → 1; 16,961 parameters.  Several shapes are trained 
     python experiments/run.py --task=occnet                       five procedural shapes, 2 minutes on 2 cores
     python experiments/run.py --task=occnet --data=mesh.obj       your own shape
     python experiments/run.py --task=occnet --data=FOLDER         all shapes of a folder, in parallel
+    python experiments/run.py --task=occnet --data=points.npz     points with occupancies, without a mesh
 
 Results: median IoU of the five shapes 0.93; of a closed bunny 0.96.
 """
@@ -14,8 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -25,6 +28,10 @@ from jonet.codes import Codes
 from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import RaggedArray, Store
 from jonet.errors import ConfigError
+from jonet.evaluation import figures
+from jonet.evaluation.gallery import Gallery, Part, Row
+from jonet.evaluation.report import Table
+from jonet.formats import labeled_points
 from jonet.model import Model
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.occupancy import Classifier, ClassifierSpecs
@@ -47,6 +54,8 @@ class TrainingShapes(Shapes):
 
     def sources(self, data: str, seed: int) -> list:
         """As for `Shapes`, all for training."""
+        if labeled_points.is_file(data):
+            return [labeled_points.PointsFile.of(data)]
         return [source.into("train") for source in super().sources(data, seed)]
 
     def untested(self, data: str) -> bool:
@@ -56,6 +65,9 @@ class TrainingShapes(Shapes):
     def unread(self, data: str) -> dict[str, str]:
         """As for `Shapes`, and the options of splits."""
         reason = "all shapes are trained on"
+        if labeled_points.is_file(data):
+            points = f"data are points with occupancies, {data}"
+            return dict.fromkeys(["shapes", "samples"], points)
         return super().unread(data) | {"shapes.test_fraction": reason, "shapes.val_fraction": reason}
 
 
@@ -72,7 +84,8 @@ class Config(TaskConfig):
 
     learned_samples: ClassVar[tuple[str, ...]] = ("occupancies",)
 
-    data: str = "chair,table,lamp,mug,aeroplane"  # procedural families joined by commas, folder of meshes, or one mesh
+    # procedural families joined by commas, folder of meshes, one mesh, or points with occupancies (.npz, .csv)
+    data: str = "chair,table,lamp,mug,aeroplane"
     seed: int = 0  # seed of all random numbers, 0 or more
     shapes: TrainingShapes = TrainingShapes(test=0)  # which shapes are used, and how many
     # what is sampled from each shape; by default 100,000 points with occupancies
@@ -81,7 +94,8 @@ class Config(TaskConfig):
     optimizer: Adam = Adam()  # optimizer of each network
     held_out: float = 0.2  # fraction of each shape's points that is held out for validation, above 0 and below 1
     batch_points: int = 512  # points of each shape per training step, 1 or more
-    epochs: int = 200  # passes over the training points, 1 or more; the parameters with the best validation are kept
+    # passes over the training points, 1 or more; of each shape the parameters with its best validation are kept
+    epochs: int = 200
     validate_every: int = 1  # epochs between validations, 1 or more
     patience: int = 0  # validations without improvement after which training stops; 0: never
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
@@ -97,7 +111,13 @@ class Config(TaskConfig):
         check_counts(self, {"batch_points": 1, "epochs": 1, "validate_every": 1, "patience": 0, "rebuilt_train": 0})
 
 
+PICTURED = 6  # shapes whose points and boundary the report shows
 FALLING = Adam(per_shape=Schedule("cosine", initial=3e-3, final=1e-5))
+
+
+def held_out(count: int, fraction: float, seed: int, shape: int) -> np.ndarray:
+    """Which of a shape's `count` points are held out, bool.  shape: its index in the store."""
+    return np.random.default_rng([seed, shape]).permutation(count) < round(fraction * count)
 
 
 def divided(points: RaggedArray, fraction: float, seed: int) -> tuple[RaggedArray, RaggedArray]:
@@ -106,7 +126,7 @@ def divided(points: RaggedArray, fraction: float, seed: int) -> tuple[RaggedArra
     counts = np.zeros((2, *points.counts.shape), np.int64)
     for i, (offset, sides) in enumerate(zip(points.offsets, points.counts, strict=True)):
         total = int(sides.sum())
-        held = np.random.default_rng([seed, i]).permutation(total) < round(fraction * total)
+        held = held_out(total, fraction, seed, i)
         rows, inside = points.values[offset : offset + total], np.arange(total) >= sides[0]
         for part, chosen in enumerate((~held, held)):
             parts[part].append(rows[chosen])
@@ -119,7 +139,7 @@ def divided(points: RaggedArray, fraction: float, seed: int) -> tuple[RaggedArra
 
 
 def validation(network: Classifier, held: RaggedArray, shapes) -> Callable:
-    """A function (shared, per_shape, batch_stats) → minus the mean cross-entropy on held-out points, mean over shapes.
+    """A function (shared, per_shape, batch_stats) → minus the mean cross-entropy on held-out points of each shape [S].
 
     shapes: indices in the store of the rows of `per_shape`.
     """
@@ -130,9 +150,9 @@ def validation(network: Classifier, held: RaggedArray, shapes) -> Callable:
         points[i, :count] = held.values[held.offsets[shape] :][:count]
         inside[i, held.counts[shape, 0] : count], weight[i, :count] = 1, 1 / count
 
-    def validate(shared, per_shape, batch_stats) -> float:
+    def validate(shared, per_shape, batch_stats) -> np.ndarray:
         logits = BoundNetwork(network, {}).fields(per_shape)(points)
-        return -float((weight * conditional.cross_entropy(logits, inside)).sum(1).mean())
+        return -np.asarray((weight * conditional.cross_entropy(logits, inside)).sum(1))
 
     return validate
 
@@ -145,6 +165,8 @@ class OccNet(Task[Config]):
     frame = "cube"
     config = Config
     validated = "minus the cross-entropy of held-out points"
+    validated_loss = True
+    learns_points = True
     presets = {
         "quick": Config(optimizer=FALLING, epochs=300),
         "small": Config(optimizer=FALLING, epochs=1000),
@@ -199,6 +221,37 @@ class OccNet(Task[Config]):
     def observe(self, config: Config, trained: Model, store: Store, shapes) -> Codes:
         """ConfigError: a classifier has no codes of other shapes.  Its stores have no test shapes."""
         raise ConfigError("a classifier only represents the shapes that it was trained on")
+
+    def labeled(self, config: Config, store: Store, shape: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The points that were held out, of a shape without a mesh."""
+        if (found := store.labeled(shape)) is None:
+            return None
+        held = held_out(len(found[0]), config.held_out, config.seed, shape)
+        return found[0][held], found[1][held]
+
+    def shown(
+        self, config: Config, trained: Model, store: Store, folder: Path, values: dict[str, Any]
+    ) -> tuple[Sequence[Gallery], Sequence[Table]]:
+        """Of a few shapes the points by label, and a slice of the field with its boundary."""
+        index = {name: i for i, name in enumerate(store.names)}
+        rows = []
+        for entry in values["train"]["shapes"][:PICTURED]:
+            points, inside = store.occupancy(index[entry["name"]])
+            field = trained.field(cast(Codes, trained.codes)[[entry["name"]]])[0]
+            box, tau = np.asarray(field.per_shape["box"]), config.surfaces.threshold
+            level = float(field.per_shape["level"]) if tau is None else math.log(tau) - math.log1p(-tau)
+            # points are stored by side, so a few of them are drawn at random
+            some = np.random.default_rng(0).permutation(len(points))[:20_000]
+            points, inside = points[some].astype(np.float64), inside[some]
+            seen = figures.labeled_points(points, inside)
+            learned = figures.boundary_picture(lambda x, f=field, at=level: at - f(x), box, points, inside)
+            parts = [
+                Part("input", "points: red inside, blue outside", seen),
+                Part("predicted", "slice of what was learned, with its boundary", learned),
+            ]
+            rows.append(Row(entry["name"], parts))
+        note = "Outside points in front are left out.  On the slice are the points next to it."
+        return [Gallery("Points and decision boundary", rows, note, rank=None)], ()
 
     def summary(self, unseen: int, trained: int | None) -> str:
         """The report's first sentence.  trained: the number of shapes."""

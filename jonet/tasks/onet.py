@@ -53,7 +53,8 @@ SMALL_SOLID = {  # for inputs that show the whole shape: twice the shapes, and h
     "minutes": 30.0,
 }
 PAPER = {  # the published settings of all tasks
-    "shapes": Shapes(train=30_000, test=8_000, val_fraction=0.1),
+    "data": "",
+    "shapes": Shapes(train=30_000, test=8_000, val_fraction=0.1, sign="fusion"),
     "samples": RECIPES["onet"],
     "optimizer": ADAM,
     "compute_dtype": "float32",
@@ -132,10 +133,6 @@ class Config(TimedConfig):
     def _check_encoder(self):
         """ConfigError if the encoder does not take the task's input; `idx` (an embedding per shape) takes none."""
         encoder, given = self.network.encoder, self.inputs
-        if self.network.norm == "instance":
-            raise ConfigError(
-                "network.norm is instance, but then a value depends on the other points, so no surface can be extracted"
-            )
         if encoder == "idx" and given.form.kind != "samples":
             if self.network.z_dim:
                 raise ConfigError(

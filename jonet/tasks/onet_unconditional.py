@@ -97,7 +97,7 @@ class OnetUnconditional(Onet[Config]):
         ),
         "paper": dataclasses.replace(
             Config(**onet.PAPER, network=Specs(decoder="simple", encoder="null", c_dim=0, z_dim=128, hidden_size=128)),
-            shapes=Shapes(train=3_000, test=800, val_fraction=0.1),
+            shapes=Shapes(train=3_000, test=800, val_fraction=0.1, sign="fusion"),
         ),
     }
 

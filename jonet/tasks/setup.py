@@ -27,9 +27,9 @@ class TrainingSetup:
 
     shared, per_shape, batch_stats: initial values; per_shape has one row per training shape.  lookup: applied to the
     rows of per_shape of a step.  steps: length of training; minutes: if above 0, as many steps as fit into this time on
-    this machine instead.  validate: called every `validate_every` steps.  patience: validations without improvement
-    after which training stops, 0 for never.  autotuned: settings measured on this machine; a run stores them and
-    continues with them.
+    this machine instead.  validate: called every `validate_every` steps (`loop.train`).  patience: validations without
+    improvement after which training stops, 0 for never.  autotuned: settings measured on this machine; a run stores
+    them and continues with them.
     """
 
     loss: Callable

@@ -10,10 +10,16 @@ from typing import Literal
 from jonet.data import sources, splits
 from jonet.data.families import FAMILIES
 from jonet.errors import ConfigError
-from jonet.formats import detect
+from jonet.formats import detect, labeled_points
 from jonet.geometry import mesh_files
 from jonet.geometry.axes import Axis
 from jonet.storage import search
+
+NO_DATA = (
+    "no data are named, and published settings are for the shapes of the papers, or yours: give --data=FOLDER "
+    "(docs/reproduce.md has its tree), or a family such as --data=chair for procedural shapes"
+)
+STAND_IN = "chair"  # family that plans count in place of data that are not named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Shapes:
     def unread(self, data: str) -> dict[str, str]:
         """Options that have no effect with such data, each with the reason."""
         families, folders = ("train", "test"), ("test_fraction", "split", "category", "up")
+        if not data:
+            return {}
         if Path(data).is_file():
             names, reason = (*families, *folders[:-1], "val_fraction"), f"data is one mesh, {data}"
         elif Path(data).is_dir():
@@ -71,6 +79,8 @@ class Shapes:
         return [source.into(split_of.get(source.name, source.split)) for source in found]
 
     def _found(self, data: str, seed: int) -> list:
+        if not data:
+            raise ConfigError(NO_DATA)
         if Path(data).exists():
             if data in FAMILIES:
                 warnings.warn(
@@ -78,6 +88,8 @@ class Shapes:
                     "name, not for the procedural family; for that, start elsewhere",
                     stacklevel=2,
                 )
+            if labeled_points.is_file(data):
+                raise ConfigError(f"{data} is no mesh; points with occupancies are data of --task=occnet")
             if Path(data).is_file():
                 return sources.discover(data)
             return detect.discover(data, self.split or None, self.category or None, self.test_fraction, seed)

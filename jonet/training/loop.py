@@ -246,7 +246,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     save_every: float = 60.0,
     log: Log | None = None,
-    validate: Callable[[Any, Any, Any], float] | None = None,
+    validate: Callable[[Any, Any, Any], float | np.ndarray] | None = None,
     validate_every: int = 0,
     patience: int = 0,
     names: Sequence[str] = (),
@@ -257,8 +257,9 @@ def train(
     save_every: seconds between checkpoints; a checkpoint is written only after its losses were checked to be finite.
     validate(shared, per_shape, batch_stats) → a score, higher is better: called every `validate_every` steps and at the
     end, with rows as `Loop.per_shape` returns them; the state with the best score is kept beside the latest ones
-    (`Loop.restore(…, best=True)`).
-    patience: validations without a better score after which training stops; 0 for never.
+    (`Loop.restore(…, best=True)`).  Where nothing is shared it may be a score of each row: then each row is kept as it
+    was when its own score was best.
+    patience: validations without a better score (of any row) after which training stops; 0 for never.
     names: of the store's shapes by index, for errors.
     Raises TrainingError if a loss is not finite, or no gradient reaches the network; CheckpointError if the best state
     of a resumed run is missing.  Ctrl-C finishes the dispatch, writes a checkpoint and raises KeyboardInterrupt with a
@@ -266,13 +267,16 @@ def train(
     """
     monitor = DispatchMonitor(loop.batches.points, CAPACITY, names)
     history = {"seconds": 0.0, "best": None, "best_step": None, "stale": 0}
+    best_rows = None  # of per_shape, where each row has a score of its own
     if checkpoints and (found := loop.restore(checkpoints, state)):
         state, history = found
-        if history["best_step"] is not None and loop.restore(checkpoints, state, best=True) is None:
-            raise CheckpointError(
-                f"{checkpoints.folder}: the best state so far, of step {history['best_step']}, is missing; "
-                "put it back, or remove the folder to start a new training"
-            )
+        if history["best_step"] is not None:
+            if (kept_best := loop.restore(checkpoints, state, best=True)) is None:
+                raise CheckpointError(
+                    f"{checkpoints.folder}: the best state so far, of step {history['best_step']}, is missing; "
+                    "put it back, or remove the folder to start a new training"
+                )
+            best_rows = loop.per_shape(kept_best[0])
     step = int(parallel.host(state.step))
     if log:
         log.cut(step)
@@ -310,16 +314,20 @@ def train(
             if not due:
                 continue
             if step == stop and validate:
-                score = float(validate(state.shared, loop.per_shape(state), state.batch_stats))
-                note(step=step, validation=score)
-                before = -math.inf if history["best"] is None else history["best"]
+                rows = loop.per_shape(state)
+                score = np.asarray(validate(state.shared, rows, state.batch_stats), np.float64)
+                note(step=step, validation=float(score.mean()))
+                before = _scores(history["best"], score.shape)
                 better = score > before  # false for nan
-                history["stale"] = 0 if better else history["stale"] + 1
-                kept = better or before == -math.inf  # until a score is finite, the latest state counts as the best
-                if kept:
-                    history |= {"best": score if better else None, "best_step": step}
-                if kept and checkpoints:
+                history["stale"] = 0 if better.any() else history["stale"] + 1
+                kept = better | np.isneginf(before)  # until a score is finite, the latest state counts as the best
+                if kept.any():
+                    history |= {"best": _listed(np.where(better, score, before)), "best_step": step}
+                if kept.any() and checkpoints:
                     best = jax.tree.map(jnp.copy, loop.held(state))  # a copy: the next dispatch donates the state
+                    if score.ndim:
+                        best_rows = rows if best_rows is None else _chosen(kept, rows, best_rows)
+                        best[BY_POSITION] = parallel.replicate(best_rows)
             stopping = step == steps or interrupt.requested or 0 < patience <= history["stale"]
             if old or stopping:
                 save()
@@ -332,3 +340,21 @@ def train(
         kept = "the same command continues from there" if checkpoints else "nothing was saved"
         raise KeyboardInterrupt(f"stopped after step {step} of {steps}; {kept}")
     return state
+
+
+def _scores(best: float | list[float | None] | None, shape: tuple[int, ...]) -> np.ndarray:
+    """The best scores of a history as an array: -∞ where there is none yet."""
+    if not isinstance(best, list):
+        return np.full(shape, -math.inf if best is None else best)
+    return np.array([-math.inf if score is None else score for score in best])
+
+
+def _listed(scores: np.ndarray) -> float | list[float | None] | None:
+    """The inverse of `_scores`, for JSON."""
+    found = [None if np.isneginf(score) else float(score) for score in np.atleast_1d(scores)]
+    return found if scores.ndim else found[0]
+
+
+def _chosen(which: np.ndarray, rows, others):
+    """Rows [S, …] of trees: the first one's where `which` [S] is set."""
+    return jax.tree.map(lambda a, b: np.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b), rows, others)

@@ -286,7 +286,8 @@ def test_outliers_that_stand_together(tmp_path):
     folder.mkdir()
     cloud = sampled(3000)[:, :3]
     np.save(folder / "alone.npy", np.vstack([cloud, [[130, 0, 0]]]))
-    np.save(folder / "together.npy", np.vstack([cloud, [[130, 0, 0], [130, 0.07, 0], [130, 0.035, 0.06]]]))
+    patch = np.stack(np.meshgrid([130.0], np.arange(4) * 0.06, np.arange(4) * 0.06), -1).reshape(-1, 3)
+    np.save(folder / "together.npy", np.vstack([cloud, patch]))
     options = Representation(**FEW)
     sizes = {}
     for name in ("alone", "together"):
@@ -295,7 +296,7 @@ def test_outliers_that_stand_together(tmp_path):
             sizes[name, outliers] = 1 / found.similarity.scale
     assert sizes["alone", "keep"] == sizes["alone", "remove"] == sizes["together", "remove"]
     assert sizes["together", "keep"] > 5 * sizes["together", "remove"]
-    with pytest.warns(UserWarning, match="together.npy: 3 of 3,003 points stand alone"):
+    with pytest.warns(UserWarning, match="together.npy: 16 of 3,016 points stand alone"):
         _read(options, "warn", "y", False, File(folder / "together.npy", "together"))
 
 

@@ -408,7 +408,9 @@ def test_training_has_a_chart_of_every_metric_of_the_loss():
         | {"loss": 2.0 / i, "error": 1.0 / i, "prior": 0.0, "far_term": 0.5, "signed": -1.0 + i, "new": None}
         for i in range(1, 4)
     ]
-    loss, *others = report_pages.charts(SimpleNamespace(validated="IoU"), [*steps, {"step": 3, "validation": 0.4}])
+    loss, *others = report_pages.charts(
+        SimpleNamespace(validated="IoU", validated_loss=False), [*steps, {"step": 3, "validation": 0.4}]
+    )
     assert list(loss.lines) == ["loss", "error"]
     assert [(chart.title, chart.log) for chart in others] == [
         ("Far term", True),

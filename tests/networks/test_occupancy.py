@@ -12,6 +12,7 @@ from onet_recorded import KEY, PUBLISHED, Recorded, close, drawn, each, find, qu
 
 from jonet import parallel
 from jonet.errors import ConfigError, FormatError
+from jonet.networks import occupancy
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.encoders import ENCODERS
 from jonet.networks.layers import BatchReduction, Norm, ResidualBlock
@@ -308,9 +309,23 @@ def test_what_cannot_be_is_refused():
             Specs(**wrong)
     with pytest.raises(ConfigError):
         ClassifierSpecs(dims=())
-    network = OccupancyNetwork(dataclasses.replace(SMALL, norm="instance"))
-    with pytest.raises(ConfigError, match="no field"):
-        network.fold({"params": {"decoder": {}}}, {}, jnp.zeros(24))
+
+
+@pytest.mark.parametrize("decoder", ["cbatchnorm", "cbatchnorm_noresnet", "batchnorm"])
+def test_instance_norms_are_folded_with_the_moments_of_a_fixed_draw(decoder):
+    specs = dataclasses.replace(SMALL, norm="instance", decoder=decoder)
+    network = OccupancyNetwork(specs)
+    shared, batch_stats = drawn(network.start(jax.random.key(1)))
+    codes = np.random.default_rng(0).normal(size=(3, specs.latent_size)).astype(np.float32)
+    draw = jax.random.uniform(jax.random.key(0), (1, occupancy.DRAWN, 3), minval=-0.55, maxval=0.55)
+    bound = BoundNetwork(network, shared, batch_stats)
+    fields = bound.fields(codes)
+    for i, code in enumerate(codes):  # at these points the plain network has the same moments
+        plain = network.apply(shared, draw, code[None], method="decode")[0]
+        np.testing.assert_allclose(fields[i](np.asarray(draw[0])), plain, rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(bound.fold(code).at(draw[0, :5]), plain[:5], rtol=2e-4, atol=2e-4)
+    one, few = fields[0](np.asarray(draw[0])), fields[0](np.asarray(draw[0, :7]))
+    np.testing.assert_array_equal(one[:7], few)  # a value depends on its point only
 
 
 def test_weights_that_do_not_fit_are_listed_on_both_sides():

@@ -137,11 +137,13 @@ def test_presets_can_be_used_as_they_are():
         for preset, config in registry.find(name).presets.items():
             config.check_later()
             values = configs.to_dict(config)
-            assert (
-                configs.from_dict(type(config), values)
-                == config
-                == program.parse([f"--task={name}", f"--preset={preset}"])[1]
-            )
+            arguments = [f"--task={name}", f"--preset={preset}"]
+            assert configs.from_dict(type(config), values) == config == program.parse([*arguments, "--plan"])[1]
+            if config.data:
+                assert program.parse(arguments)[1] == config
+            else:
+                with pytest.raises(ConfigError, match="no data are named, .*give --data=FOLDER"):
+                    program.parse(arguments)
     assert onet_points.TASK.presets["paper"].surfaces.method == "mise"
 
 

@@ -99,6 +99,25 @@ def test_an_embedding_has_a_condition_of_each_training_shape(tmp_path):
         model.reconstruct(points=np.zeros((1, 8, 3)))
 
 
+def test_moments_of_one_shape_are_trained_and_meshed_and_another_threshold_needs_no_training(tmp_path, capsys):
+    options = [*CONDITIONAL, *SCORES, *TASKS["onet_points"], "--network.norm=instance", "--network.threshold=0.5"]
+    command = ["--task=onet_points", *options, f"--workdir={tmp_path / 'run'}"]
+    assert program.run(command) == 0
+    model = jonet.load(tmp_path / "run")
+    assert model.config.norm == "instance" and not jax.tree.leaves(model.network.batch_stats.get("decoder", {}))
+    field = model.field(model.codes[:2])
+    assert field.per_shape["scales"].shape[0] == 2  # of each shape
+    meshes = model.extract(model.codes[:2], 16, frame="normalized", surfaces={"threshold": 0.3})
+    levels = [field[i](mesh.vertices[(np.abs(mesh.vertices) < 0.54).all(1)]) for i, mesh in enumerate(meshes)]
+    for values in levels:
+        np.testing.assert_allclose(jax.nn.sigmoid(values), 0.3, atol=0.01)
+    capsys.readouterr()
+    assert program.run([*command, "--surfaces.threshold=0.3"]) == 0
+    said = capsys.readouterr().err
+    assert "train: done before" in said and "reconstruct …" in said
+    assert jonet.load(tmp_path / "run").surfaces.threshold == 0.3
+
+
 def test_paper_presets_are_the_published_networks():
     for name, task in {
         "pointcloud/onet": "onet_points",
@@ -218,12 +237,8 @@ def test_options_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="one size"):
         dataclasses.replace(onet_images.TASK.presets["quick"], inputs=onet_images.View(48))
     points = onet_points.TASK.presets["quick"]
-    for change, said in (
-        ({"encoder": "voxel_simple"}, "pointnet_resnet, pointnet_simple"),
-        ({"norm": "instance"}, "no surface can be extracted"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            dataclasses.replace(points, network=dataclasses.replace(points.network, **change))
+    with pytest.raises(ConfigError, match="pointnet_resnet, pointnet_simple"):
+        dataclasses.replace(points, network=dataclasses.replace(points.network, encoder="voxel_simple"))
     images = onet_images.TASK.presets["quick"]
     with pytest.raises(ConfigError, match="of a ResNet"):
         dataclasses.replace(images, weights="x.pth", network=dataclasses.replace(images.network, encoder="simple_conv"))

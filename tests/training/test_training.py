@@ -407,6 +407,31 @@ def test_best_state_is_kept_and_patience_ends_training(loop, state, tmp_path):
         assert int(again.step) == 20 and len(seen) == 4
 
 
+def test_each_row_is_kept_as_it_was_when_its_own_score_was_best(loop, state, tmp_path):
+    """Also by a training that was stopped and resumed in between."""
+    count = len(jax.tree.leaves(loop.per_shape(state))[0])
+    scores = [np.full(count, score) for score in (0.1, 0.3, 0.2, math.nan)]
+    scores[2][0] = 0.9
+    seen = []
+
+    def validate(shared, per_shape, batch_stats):
+        seen.append(per_shape)
+        return scores[len(seen) - 1]
+
+    arguments = dict(validate=validate, validate_every=5, bar=False)
+    with Checkpoints(tmp_path) as checkpoints:
+        train(loop, state, 10, checkpoints=checkpoints, **arguments)
+    with Checkpoints(tmp_path) as checkpoints:
+        end = train(loop, miniature.fresh(loop), 20, checkpoints=checkpoints, **arguments)
+        best, history = loop.restore(checkpoints, end, best=True)
+    assert history["best"] == [0.9, *[0.3] * (count - 1)] and history["best_step"] == 15
+    found = loop.per_shape(best)
+    for rows, second, third in zip(*map(jax.tree.leaves, (found, seen[1], seen[2])), strict=True):
+        np.testing.assert_array_equal(rows[0], third[0])
+        np.testing.assert_array_equal(rows[1:], second[1:])
+        assert not np.array_equal(second[0], third[0])
+
+
 def test_a_best_state_that_has_gone_is_missed_at_once(loop, state, tmp_path):
     """Not after hours, when training ends and wants it."""
     arguments = dict(validate=lambda *_: 1.0, validate_every=5, bar=False)

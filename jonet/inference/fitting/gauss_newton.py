@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,16 +38,6 @@ class State(NamedTuple):
     damping: jax.Array | np.ndarray
 
 
-def start(at, count: int, unknowns: int, damping) -> State:
-    """Initial states of `count` problems; `at` has a leading axis of this length."""
-    # The gradient is zero and the Hessian the identity, so that the first step has length zero.  It only evaluates the
-    # loss and its derivatives at the initial unknowns, and is accepted, since the loss here is infinite.
-    hessian = np.broadcast_to(np.eye(unknowns, dtype=np.float32), (count, unknowns, unknowns))
-    zeros = np.zeros((count, unknowns), np.float32)
-    damping = np.broadcast_to(np.float32(damping), count)
-    return State(at, np.full(count, np.inf, np.float32), zeros, hessian, damping)
-
-
 def huber(residual, huber_epsilon):
     """Huber's ρ [n] of residuals [n], quadratic within ±huber_epsilon (ε); see the module's docstring."""
     size = jnp.abs(residual)
@@ -54,40 +45,45 @@ def huber(residual, huber_epsilon):
 
 
 class Objective(NamedTuple):
-    """The problem: residuals and a penalty, as functions of unknowns `at` (any tree) that `moved` updates by steps."""
+    """Residuals and a penalty, as functions of unknowns `at` (any tree) that `moved` updates by steps."""
 
     linearize: Callable  # (at) → a function of observations [n, …] → residuals [n], Jacobian [n, D], weights [n]
     penalty: Callable  # (at) → value [], gradient [D], Hessian [D, D]
     moved: Callable  # (at, step [D]) → at
 
 
-def descend(objective: Objective, state: State, block: Callable, blocks, huber_epsilon, steps) -> State:
-    """`steps` steps from a state.
+class Problem(NamedTuple):
+    """An objective with its observations, of which the first `blocks` blocks are used."""
 
-    block(k): the k-th block of observations, of which the first `blocks` are used.  huber_epsilon: ε.
-    """
+    objective: Objective
+    block: Callable  # (k) → the k-th block of observations [n, …]
+    blocks: Any  # number of blocks
+    huber_epsilon: Any  # ε
 
-    def measure(at):  # block by block, so that no Jacobian of all observations is in memory
-        rows = objective.linearize(at)
 
-        def add(k, sums):
-            residual, jacobian, weight = rows(block(k))
-            # A residual of exactly 0 means that an interval contains its value.  It stays 0 nearby, so it must not add
-            # to the Hessian as an exact measurement would.
-            scale = jnp.where(residual == 0, 0, weight / jnp.maximum(jnp.abs(residual), huber_epsilon))
-            scaled = jacobian * scale[:, None]
-            new = weight @ huber(residual, huber_epsilon), residual @ scaled, jacobian.T @ scaled, weight.sum()
-            return jax.tree.map(jnp.add, sums, new)
+class NewtonSolver(NamedTuple):
+    """The solver (`solver.Solver`); see the module's docstring."""
 
-        sums = *(jnp.zeros_like(x) for x in (state.loss, state.gradient, state.hessian)), jnp.zeros_like(state.loss)
-        *sums, weight = jax.lax.fori_loop(0, blocks, add, sums)
-        return [s / weight + p for s, p in zip(sums, objective.penalty(at), strict=True)]
+    unknowns: int  # D
+    damping: Any  # initial λ, or [B] of the B problems that `init` starts
+    tolerance: float = 0.01  # a problem has converged when its loss falls by at most this fraction
 
-    def step(_, state: State) -> State:
+    def init(self, at) -> State:
+        """The initial state of one problem or, on the host, of B problems: `at` then has a leading axis of B."""
+        # The gradient is zero and the Hessian the identity, so that the first step has length zero.  It only evaluates
+        # the loss and its derivatives at the initial unknowns, and is accepted, since the loss here is infinite.
+        several = np.shape(self.damping)
+        hessian = np.broadcast_to(np.eye(self.unknowns, dtype=np.float32), (*several, self.unknowns, self.unknowns))
+        zeros = np.zeros((*several, self.unknowns), np.float32)
+        return State(at, np.full(several, np.inf, np.float32), zeros, hessian, np.asarray(self.damping, np.float32))
+
+    @staticmethod
+    def step(state: State, problem: Problem) -> State:
+        """The state after one step, which is taken only if it lowers the loss."""
         damped = state.hessian + jnp.diag(state.damping * jnp.diag(state.hessian))
         change = -jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), state.gradient)
-        at = objective.moved(state.at, change)
-        loss, gradient, hessian = measure(at)
+        at = problem.objective.moved(state.at, change)
+        loss, gradient, hessian = _derivatives(problem, state, at)
         better = loss < state.loss  # false for nan: such a step is rejected, and the damping rises
         first = jnp.isinf(state.loss)  # the step of length zero says nothing about the damping
         damping = state.damping * jnp.where(first, 1, jnp.where(better, EASIER, HARDER))
@@ -95,21 +91,43 @@ def descend(objective: Objective, state: State, block: Callable, blocks, huber_e
         kept = state._replace(damping=new.damping)
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, kept)
 
-    return jax.lax.fori_loop(0, steps, step, state)
+    def converged(self, before, after):
+        """Whether the loss has fallen by a fraction of at most `tolerance`; never from or to one that is not finite."""
+        return np.isfinite(after) & (before <= (1 + self.tolerance) * after + NOTHING)
 
 
-def phases(advance: Callable, state, size: int, limit: int, tolerance: float) -> tuple[Any, np.ndarray]:
+def _derivatives(problem: Problem, state: State, at) -> list[jax.Array]:
+    """Loss, gradient and Hessian at other unknowns, block by block, so that no whole Jacobian is in memory."""
+    objective, block, blocks, huber_epsilon = problem
+    rows = objective.linearize(at)
+
+    def add(k, sums):
+        residual, jacobian, weight = rows(block(k))
+        chex.assert_equal_shape([residual, weight])
+        chex.assert_shape(jacobian, (*residual.shape, *state.gradient.shape))
+        # A residual of exactly 0 means that an interval contains its value.  It stays 0 nearby, so it must not add to
+        # the Hessian as an exact measurement would.
+        scale = jnp.where(residual == 0, 0, weight / jnp.maximum(jnp.abs(residual), huber_epsilon))
+        scaled = jacobian * scale[:, None]
+        new = weight @ huber(residual, huber_epsilon), residual @ scaled, jacobian.T @ scaled, weight.sum()
+        return jax.tree.map(jnp.add, sums, new)
+
+    sums = *(jnp.zeros_like(x) for x in (state.loss, state.gradient, state.hessian)), jnp.zeros_like(state.loss)
+    *sums, weight = jax.lax.fori_loop(0, blocks, add, sums)
+    return [s / weight + p for s, p in zip(sums, objective.penalty(at), strict=True)]
+
+
+def phases(advance: Callable, solver: NewtonSolver, state, size: int, limit: int) -> tuple[Any, np.ndarray]:
     """The states of `size` problems after at most `limit` phases, and which of them have converged [size].
 
     advance(state, active) → state, losses [size] runs one phase (several steps) of the problems where active [size] is
-    set.  A problem has converged, and leaves, when a phase lowers its loss by a fraction of at most `tolerance`.
-    Convergence is tested on the host between phases, so that the remaining problems run in full batches.
+    set.  A problem leaves when it has converged by the solver.  This is tested on the host between phases, so that the
+    remaining problems run in full batches.
     """
     before, converged = np.full(size, np.inf), np.zeros(size, bool)
     for _ in range(limit):
         state, losses = advance(state, ~converged)
-        # never in the first phase (before is infinite), nor if the loss is not finite yet
-        converged |= np.isfinite(losses) & (before <= (1 + tolerance) * losses + NOTHING)
+        converged |= solver.converged(before, losses)  # never in the first phase: before is infinite
         before = losses
         if converged.all():
             break

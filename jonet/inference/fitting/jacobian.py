@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +25,7 @@ def along_code(network: BoundNetwork, code) -> Callable:
 
     It returns values [N], their gradients by point [N, 3], and their Jacobian by code [N, L].
     """
+    chex.assert_shape(code, (network.latent_size,))
     field = network.fold(code)
     names = field.per_shape if field.code_dependent is None else field.code_dependent
 
@@ -38,6 +40,7 @@ def along_code(network: BoundNetwork, code) -> Callable:
         return field.architecture(field.shared, field.per_shape | arrays, point[None])[0]
 
     def rows(points):
+        chex.assert_shape(points, (None, 3))
         value_and_gradients = jax.vmap(jax.value_and_grad(value, argnums=(0, 1)), in_axes=(None, 0))
         values, (by_array, by_point) = value_and_gradients(arrays, points)
         products = (

@@ -3,12 +3,14 @@
     ẑ = argmin  mean error of the field of z at the observations  +  weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L
 
 with mean μ and covariance Σ of the training codes.  Gauss-Newton starts at the best of the training codes and needs
-tens of steps; Adam is the published loop, with its own penalty; L-BFGS is between the two.  All shapes of a call are
-solved in parallel, split over the devices, with products of the network's precision.
+tens of steps; Adam is the published loop, with its own penalty, and runs with any optimizer of optax in Adam's place;
+L-BFGS is between the two.  All shapes of a call are solved in parallel, split over the devices, with products of the
+network's precision.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from typing import NamedTuple
 
@@ -60,21 +62,24 @@ def fit(
     prior, starts = prior_and_starts(network, prior, starts, config)
     index = numbers(index, len(shapes))
     limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
-    limit = limits.get(config.method)
-    tries = min(config.starts, len(starts)) if config.method == "gauss_newton" else 1
-    network, penalty = network.replicated(), methods.penalty(prior, config.prior)
+    limit = limits.get(config.solver)
+    tries = min(config.starts, len(starts)) if config.solver == "gauss_newton" else 1
+    adam = config.adam
+    if config.code_weight:
+        adam = dataclasses.replace(adam, decay=config.code_weight * network.latent_size)
+    network, penalty = network.replicated(), methods.penalty(prior, config)
 
     def solve(some: slice):
         each = zip(shapes[some], index[some].tolist(), strict=True)
         packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in each]
         observed = methods.sharded(packed)
         best = methods.nearest(network, observed, starts, tries, config.probe, config.clamp)
-        match config.method:
+        match config.solver:
             case "gauss_newton":
                 codes, converged = methods.newton(network, observed, packed, best, penalty, config.gauss_newton)
             case "adam":
                 codes, converged = methods.adam(
-                    network, packed, best[:, 0], index[some], config.seed, config.clamp, config.adam
+                    network, packed, best[:, 0], index[some], config.seed, config.clamp, adam, config.optimizer
                 )
             case "lbfgs":
                 codes, converged = methods.lbfgs(network, observed, best[:, 0], penalty, config.lbfgs)

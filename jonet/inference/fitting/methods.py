@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jonet import parallel
 from jonet.inference.fitting import first_order, gauss_newton
-from jonet.inference.fitting.gauss_newton import Objective, huber
+from jonet.inference.fitting.gauss_newton import NewtonSolver, Objective, Problem, huber
 from jonet.inference.fitting.jacobian import along_code
 from jonet.inference.fitting.observations import COLUMNS, MEASURED, WEIGHT, blocks, grouped, outside, whole_blocks
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.fitting.sharded_batch import ShardedBatch
+from jonet.inference.fitting.solver import advance
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
+from jonet.settings.fitting import FitConfig
 
 INLIER = 0.01  # error below which an observation is an inlier, in the normalized frame
 
@@ -86,7 +89,7 @@ def levels(
     whole: `packed` as a batch on the devices, if it is there already.
     Returns the unknowns [size, …], which converged [size], and the index of the try they come from [size].
     """
-    damping, tries = settings.damping, np.arange(len(packed))
+    damping, tries = np.full(len(packed), settings.damping, np.float32), np.arange(len(packed))
     for points, huber_epsilon, limit, kept in zip(
         settings.points, settings.huber_epsilon, settings.phases, keep, strict=True
     ):
@@ -98,13 +101,13 @@ def levels(
             level = sharded([shape[:rows] for shape in packed])
         more = arguments, np.int32(rows // BLOCK), np.float32(huber_epsilon), np.int32(settings.steps)
 
-        def advance(state, active, level=level, more=more):
+        def phase_of(state, active, level=level, more=more):
             state = level.map(work, network, None, state, *more, active=active)
             return state, level.gather(state.loss)
 
         # The loss differs between levels, so a level starts with fresh derivatives, but with the damping so far.
-        state = level.scatter(gauss_newton.start(at, len(tries), unknowns, damping))
-        state, converged = gauss_newton.phases(advance, state, len(tries), limit, settings.tolerance)
+        solver = NewtonSolver(unknowns, damping, settings.tolerance)
+        state, converged = gauss_newton.phases(phase_of, solver, level.scatter(solver.init(at)), len(tries), limit)
         at, losses, damping = level.gather((state.at, state.loss, state.damping))
         order = losses.reshape(size, -1).argsort(axis=1)[:, :kept]  # the best tries of each shape
         best = (np.arange(size)[:, None] * (len(tries) // size) + order).ravel()
@@ -143,13 +146,21 @@ def _newton(network, _, state, data, gaussian, limit, huber_epsilon, steps):
 
 def phase(objective: Objective, state, data, limit, huber_epsilon, steps):
     """`steps` steps on the first `limit` blocks of a shape."""
+    chex.assert_shape(data["rows"], (None, BLOCK, COLUMNS))
     blocks = jnp.minimum(data["blocks"], limit)
-    return gauss_newton.descend(objective, state, lambda k: data["rows"][k], blocks, huber_epsilon, steps)
+    solver = NewtonSolver(len(state.gradient), state.damping)
+    return advance(solver, state, Problem(objective, lambda k: data["rows"][k], blocks, huber_epsilon), steps)
 
 
-def penalty(prior: Prior, weight: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [L] and matrix [L, L] of the quadratic penalty on codes, weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L."""
-    return prior.mean, (weight / len(prior.mean) * prior.precision()).astype(np.float32)
+def penalty(prior: Prior, config: FitConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [L] and matrix [L, L] of the quadratic penalty on codes, weight · ½ (z - μ)ᵀ Σ⁻¹ (z - μ) / L.
+
+    With `prior_sigma` it is the paper's, ‖z‖²/σ² divided by the number of observations.
+    """
+    length, weight = len(prior.mean), config.prior
+    if config.code_weight:
+        return np.zeros(length, np.float32), 2 * np.float32(config.code_weight) * np.eye(length, dtype=np.float32)
+    return prior.mean, (weight / length * prior.precision()).astype(np.float32)
 
 
 def quadratic(code, mean, matrix):
@@ -162,17 +173,22 @@ def quadratic(code, mean, matrix):
 
 
 def adam(
-    network: BoundNetwork, packed, starts, index, seed: int, clamp: float, settings
+    network: BoundNetwork, packed, starts, index, seed: int, clamp: float, settings, optimizer=None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [B, L] and whether their loss has stopped falling [B]; starts [B, L] are used for the setting "best"."""
+    """Codes [B, L] and whether their loss has stopped falling [B]; starts [B, L] are used for the setting "best".
+
+    optimizer: an optax.GradientTransformation in place of the published Adam; the same object compiles once.
+    """
     sorted_, counts = zip(*map(grouped, packed), strict=True)
     by_group = sharded(sorted_, counts=np.stack(counts), index=np.asarray(index, np.int32))
     problems = by_group.scatter((starts, np.zeros(by_group.size, bool)))
-    return by_group.gather(by_group.map(_adam, network, settings, problems, np.int32(seed), np.float32(clamp)))
+    more = np.int32(seed), np.float32(clamp)
+    return by_group.gather(by_group.map(_adam, network, (settings, optimizer), problems, *more))
 
 
 def _adam(network, settings, problem, data, seed, clamp):
     code, _ = problem
+    settings, optimizer = settings
     key = parallel.fold_in(jax.random.key(seed), "adam", data["index"])
     rows = data["rows"].reshape(-1, COLUMNS)
     if settings.start == "noise":
@@ -184,8 +200,8 @@ def _adam(network, settings, problem, data, seed, clamp):
     def loss(code, some):
         return clamped(network.fold(code).at(some[:, :3]), some, clamp).mean()
 
-    path, losses = first_order.adam(loss, code, draw, settings)
-    return path[-1], _flat(losses)
+    path, losses, converged = first_order.adam(loss, code, draw, settings, optimizer)
+    return path[-1], converged
 
 
 def lbfgs(network: BoundNetwork, observed: ShardedBatch, starts, gaussian, settings) -> tuple[np.ndarray, np.ndarray]:
@@ -201,15 +217,8 @@ def _lbfgs(network, settings, problem, data, gaussian):
         errors = huber(outside(network.fold(code).at(rows[:, :3]), rows), settings.huber_epsilon)
         return rows[:, WEIGHT] @ errors / rows[:, WEIGHT].sum() + quadratic(code, *gaussian)[0]
 
-    code, losses = first_order.lbfgs(loss, problem[0], settings)
-    return code, _flat(losses)
-
-
-def _flat(losses):
-    """Whether the mean loss of the last tenth of the steps is at most 1 % below that of the tenth before."""
-    tenth = max(1, len(losses) // 10)
-    before, last = losses[-2 * tenth : -tenth].mean(), losses[-tenth:].mean()
-    return before - last <= 0.01 * last
+    path, _, converged = first_order.lbfgs(loss, problem[0], settings)
+    return path[-1], converged
 
 
 # Fit quality
@@ -243,4 +252,5 @@ def clamped(values, rows, clamp):
 
     values [n], observations as rows [n, COLUMNS] → [n].
     """
+    chex.assert_shape(rows, (*values.shape, COLUMNS))
     return jnp.abs(outside(values.clip(-clamp, clamp), rows))

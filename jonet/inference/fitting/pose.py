@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +104,7 @@ def _solve(network: BoundNetwork, packed, prior: Prior, starts, config: PoseConf
     count = len(rotated)
     identity = np.broadcast_to(np.eye(3, dtype=np.float32), (count, 3, 3))
     at = Pose(best, identity, np.zeros((count, 3), np.float32), np.zeros(count, np.float32))
-    arguments = methods.penalty(prior, fitting.prior), np.float32(config.stiffness), np.float32(fitting.clamp)
+    arguments = methods.penalty(prior, fitting), np.float32(config.stiffness), np.float32(fitting.clamp)
     at, converged, tries = methods.levels(
         network, _newton, arguments, rotated, at, size, length + 7, config.keep, fitting.gauss_newton
     )
@@ -124,6 +125,7 @@ def _newton(network, _, state, data, arguments, limit, huber_epsilon, steps):
 
 def rows_of(network: BoundNetwork, pose: Pose, clamp):
     """A function of packed rows [n, …] → residuals [n] in units of the scan, Jacobian [n, L + 7], weights [n]."""
+    chex.assert_shape([pose.rotation, pose.shift, pose.log_scale], [(3, 3), (3,), ()])
     along, scale = along_code(network, pose.code), jnp.exp(pose.log_scale)
 
     def rows(block):

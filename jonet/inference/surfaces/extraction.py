@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ from jonet import device_memory, parallel
 from jonet.checks import check_array
 from jonet.errors import InputError
 from jonet.geometry.mesh import Mesh
-from jonet.inference.surfaces import cells, mise, refinement
+from jonet.inference.surfaces import cells, mise, published, refinement
 from jonet.inference.surfaces.grid import FieldEvaluator, Lattice, evaluate_points, lattice
 from jonet.inference.surfaces.marching_cubes import CORNERS, Samples, Welded, polygonize
 from jonet.networks.field import Field
@@ -23,7 +24,7 @@ from jonet.wording import counted
 
 BATCH = 4 * 128**2  # shapes per batch × resolution²: fits a CPU's cache, and bounds the memory
 WORKERS = 2  # batches at a time: one searches cells on the host while the other waits for values from the devices
-METHODS = ("sparse", "dense", "mise")
+METHODS = ("sparse", "dense", "mise", "published")
 
 
 @device_memory.reporting(
@@ -36,6 +37,7 @@ def extract(
     level=None,
     *,
     method: str = "sparse",
+    threshold: float | None = None,
     coarse: int | None = None,
     lipschitz: float | None = None,
     refine_steps: int = 12,
@@ -48,15 +50,18 @@ def extract(
 
     resolution: R cells a side of a grid; the vertices are on its edges.  box [2, 3]: corners of the grid, None for the
     box of each field; a shape that extends beyond it is closed by a lid in the box's face.  level: the value on the
-    surface, one for all or one per field; None for the fields' levels (for occupancies, τ as a logit).
+    surface, one for all or one per field; None for the fields' levels (for occupancies, τ as a logit).  threshold: τ
+    itself, in place of level, of occupancies only.
     method: `sparse` finds the surface's cells coarse to fine (`cells.search`, with its arguments coarse and lipschitz);
-    `dense` evaluates the whole grid; `mise` is the published octree, `mise.evaluate_octree` (coarse: 32 as published).
+    `dense` evaluates the whole grid; `mise` is the published octree, `mise.evaluate_octree` (coarse: 32 as published);
+    `published` is the authors' extraction, by scikit-image (`published.extract`), without the steps of refine_steps.
     refine_steps: largest number of steps by which vertices are moved onto the level (to 1e-3 cells; most need one or
     two); 0 keeps the linear interpolation.  normals: vertex normals from the field's gradient.  largest: keeps only the
     component with the largest volume.  faces: simplified to about so many triangles at most (`refinement.simplify`),
     0 for all.  rmsprop_steps: of the published refinement after that (`refinement.refine`), 0 for none.
 
-    Matrix products have the precision of the fields.  Every mesh is a closed manifold and oriented outwards.  A field
+    Matrix products have the precision of the fields.  Every mesh is a closed manifold and oriented outwards (with
+    `published` oriented only, and open where a shape of distances reaches beyond the box).  A field
     without surface gives a mesh without faces and a warning with its range of values; a field that is not finite raises
     InputError.
     """
@@ -66,6 +71,8 @@ def extract(
         raise InputError(f"coarse is {coarse}, but counts the cells a side of the first grid: 1 or more")
     if single := not fields.batched:
         fields, level = Field.stack([fields]), None if level is None else np.reshape(level, 1)
+    if threshold is not None:
+        level = _logit(fields, level, threshold)
     levels = check_array(np.atleast_1d(fields.per_shape["level"] if level is None else level), "level", (None,))
     if len(levels) not in (1, len(fields)):
         raise InputError(
@@ -78,6 +85,8 @@ def extract(
     def some(first):
         here = slice(first, first + each)
         evaluator = FieldEvaluator(fields[here], Lattice(grid.boxes[here], grid.resolution), levels[here], first)
+        if method == "published":
+            return published.extract(evaluator, surfaces.COARSE if coarse is None else coarse)
         samples, corners, seen = locate(evaluator, method, coarse, lipschitz)
         welded = refinement.project(evaluator, samples, polygonize(evaluator.lattice, samples, corners), refine_steps)
         return split(evaluator, samples, welded, normals), seen
@@ -110,10 +119,23 @@ def extract(
     return meshes[0] if single else meshes
 
 
+def _logit(fields: Field, level, threshold: float) -> float:
+    """The level of occupancies at a threshold τ; InputError for distances, and if a level is given, too."""
+    if level is not None:
+        raise InputError(f"level and threshold {threshold} are given, but each of them says where the surface is")
+    if fields.inside < 0:
+        raise InputError(f"threshold is {threshold}, but these fields are distances, whose surface is at 0")
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold is {threshold}, but it is an occupancy between 0 and 1")
+    return math.log(threshold) - math.log1p(-threshold)
+
+
 def with_normals(fields: Field, shape: int, mesh: Mesh) -> Mesh:
     """The mesh with unit normals, those of the field of this number in a batch."""
-    if mesh.normals is not None or not len(mesh.vertices):
+    if mesh.normals is not None:
         return mesh
+    if not len(mesh.vertices):
+        return dataclasses.replace(mesh, normals=np.zeros((0, 3)))
     rows = np.full(len(mesh.vertices), shape)
     _, gradients = evaluate_points(fields, rows, mesh.vertices, gradient=True)
     directions = -fields.inside * gradients.astype(np.float64)

@@ -11,23 +11,26 @@ from typing import Literal, overload
 import numpy as np
 
 from jonet.checks import check_array
-from jonet.errors import InputError
+from jonet.errors import InputError, shown
 from jonet.networks.field import TILE, Field, evaluate_tiles
 
 CHUNK = 2**21  # points of a dense grid that are evaluated at once
 
 
-def make_grid(xmin, xmax, resolution: int) -> np.ndarray:
+def make_grid(xmin, xmax, resolution: int, indexing: Literal["ij", "xy"] = "ij") -> np.ndarray:
     """The points of a regular grid, ends included.  Unlike elsewhere, resolution counts samples, not cells.
 
     xmin, xmax: a number for all axes, or three.  resolution: samples a side (R samples are R-1 cells).
-    Returns [R³, 3] float32, x slowest and z fastest: `field(points).reshape(R, R, R)` is indexed [x, y, z].
+    Returns [R³, 3] float32.  indexing: "ij", x slowest and z fastest: `field(points).reshape(R, R, R)` is indexed
+    [x, y, z].  "xy", the order of the classic occupancy notebook, y slowest: it is indexed [y, x, z].
     """
+    if indexing not in ("ij", "xy"):
+        raise InputError(f"indexing is {shown(indexing)}, but must be 'ij' or 'xy'")
     if resolution < 2:
         raise InputError(f"resolution is {resolution}, but a grid has at least 2 samples a side")
     box = _box([np.broadcast_to(xmin, 3), np.broadcast_to(xmax, 3)])
     ticks = Lattice(box[None], resolution - 1).to_coordinates(0, np.arange(resolution)[:, None]).astype(np.float32)
-    return np.stack(np.meshgrid(*ticks.T, indexing="ij"), -1).reshape(-1, 3)
+    return np.stack(np.meshgrid(*ticks.T, indexing=indexing), -1).reshape(-1, 3)
 
 
 def evaluate(fields: Field, resolution: int, box=None) -> np.ndarray:

@@ -7,6 +7,7 @@ import functools
 import zlib
 from collections.abc import Sequence
 
+import chex
 import fast_simplification
 import jax
 import jax.numpy as jnp
@@ -163,6 +164,7 @@ def descend(fields, vertices, opt_state, draws, shape, faces, weights, count, we
 
 def face_losses(field: Field, corners, draws, weight) -> jax.Array:
     """The loss of each face: corners [N, 3, 3], draws [N, 3] → [N]; see `refine`."""
+    chex.assert_shape([corners, draws], [(len(draws), 3, 3), (len(draws), 3)])
 
     def value(points):
         return jax.nn.sigmoid(field.at(points)) if field.inside > 0 else field.at(points)

@@ -20,7 +20,8 @@ from paths import PYTHONPATH, RECORDED
 from jonet import parallel
 from jonet.config import from_dict, to_dict
 from jonet.errors import ConfigError, InputError
-from jonet.inference.fitting import first_order, gauss_newton, latents, methods, observations, sharded_batch
+from jonet.inference.fitting import first_order, gauss_newton, latents, methods, observations, sharded_batch, solver
+from jonet.inference.fitting.gauss_newton import NewtonSolver, Problem
 from jonet.inference.fitting.jacobian import along_code
 from jonet.inference.fitting.latents import Prior
 from jonet.networks.bound import BoundNetwork
@@ -81,7 +82,7 @@ def test_the_published_fit_is_replayed(name):
         def loss(code, some):
             return methods.clamped(net.fold(code).at(some[:, :3]), some, 0.1).mean()
 
-        return first_order.adam(loss, code, lambda step: rows[drawn[step]], Adam(steps=steps, decay=decay))
+        return first_order.adam(loss, code, lambda step: rows[drawn[step]], Adam(steps=steps, decay=decay))[:2]
 
     path, losses = run(record["code_0"][0])
     for key in (key for key in record.files if key.startswith("code_") and key != "code_0"):
@@ -152,8 +153,9 @@ def test_least_squares_are_solved_in_closed_form():
     rng = np.random.default_rng(0)
     matrix, target, ridge, huber_epsilon = rng.normal(size=(60, 5)), rng.normal(size=60), 0.01, 10.0
     objective, rows = linear(jnp.asarray(matrix, jnp.float32), jnp.asarray(target, jnp.float32), ridge)
-    start = jax.tree.map(lambda x: x[0], gauss_newton.start(np.zeros((1, 5), np.float32), 1, 5, 1e-3))
-    state = gauss_newton.descend(objective, start, lambda k: rows.reshape(2, 30, 6)[k], 2, huber_epsilon, 12)
+    newton = NewtonSolver(5, 1e-3)
+    problem = Problem(objective, lambda k: rows.reshape(2, 30, 6)[k], 2, huber_epsilon)
+    state = solver.advance(newton, newton.init(np.zeros(5, np.float32)), problem, 12)
     best = np.linalg.solve(
         matrix.T @ matrix / (60 * huber_epsilon) + ridge * np.eye(5), matrix.T @ target / (60 * huber_epsilon)
     )
@@ -163,8 +165,9 @@ def test_least_squares_are_solved_in_closed_form():
 def test_robust_weights_find_the_median():
     values = jnp.asarray(np.r_[np.linspace(-1, 1, 41), np.full(20, 50.0)], jnp.float32)  # a third are far off
     objective, rows = linear(jnp.ones((61, 1)), values, 0.0)
-    start = jax.tree.map(lambda x: x[0], gauss_newton.start(np.full((1, 1), 5, np.float32), 1, 1, 1e-3))
-    losses = [gauss_newton.descend(objective, start, lambda k: rows, 1, 1e-3, steps) for steps in (1, 5, 10, 40)]
+    newton, problem = NewtonSolver(1, 1e-3), Problem(objective, lambda k: rows, 1, 1e-3)
+    start = newton.init(np.full(1, 5, np.float32))
+    losses = [solver.advance(newton, start, problem, steps) for steps in (1, 5, 10, 40)]
     assert np.all(np.diff([state.loss for state in losses]) <= 0)
     np.testing.assert_allclose(losses[-1].at, np.median(values), atol=0.02)
 
@@ -172,8 +175,8 @@ def test_robust_weights_find_the_median():
 def test_a_loss_that_is_not_finite_is_never_stepped_onto():
     objective, rows = linear(jnp.ones((8, 1)), jnp.zeros(8), 0.0)
     bad = objective._replace(linearize=lambda at: lambda block: (jnp.full(8, jnp.nan), block[:, :-1], jnp.ones(8)))
-    start = jax.tree.map(lambda x: x[0], gauss_newton.start(np.ones((1, 1), np.float32), 1, 1, 1e-3))
-    state = gauss_newton.descend(bad, start, lambda k: rows, 1, 1e-3, 3)
+    newton = NewtonSolver(1, 1e-3)
+    state = solver.advance(newton, newton.init(np.ones(1, np.float32)), Problem(bad, lambda k: rows, 1, 1e-3), 3)
     assert state.at == 1 and np.isinf(state.loss)
 
 
@@ -256,7 +259,7 @@ def test_the_best_try_of_each_shape_goes_on(chairs, fitted):
     good = [4, 1]
     for shape, place in enumerate(good):
         tries[shape, place] = fitted.values[shape]
-    arguments = methods.penalty(chairs.prior, 1e-4)
+    arguments = methods.penalty(chairs.prior, FitConfig())
     settings = GaussNewton(points=(1024,), huber_epsilon=(0.03,), phases=(1,), steps=1)
     repeated = [shape for shape in rows for _ in range(5)]
     codes, _, chosen = methods.levels(
@@ -316,9 +319,9 @@ def test_codes_are_the_same_on_one_two_and_four_devices(tmp_path):
 def test_the_program_is_lowered_for_accelerators(chairs, kind, platform):
     rows = [observations.pack(observations.of_samples(chairs.samples[0]), 0.1, None, 0, 0)]
     job = methods.sharded(rows)
-    state = job.scatter(gauss_newton.start(chairs.codes[:1], 1, 16, 0.1))
+    state = job.scatter(NewtonSolver(16, np.full(1, 0.1)).init(chairs.codes[:1]))
     order, count = np.zeros(job.capacity, np.int32), np.ones(1, np.int32)
-    arguments = methods.penalty(chairs.prior, 1e-4), np.int32(1), np.float32(0.01), np.int32(2)
+    arguments = methods.penalty(chairs.prior, FitConfig()), np.int32(1), np.float32(0.01), np.int32(2)
     accelerator = parallel.Platform(kind, 16 << 30)
     compiled = sharded_batch.program(methods._newton, None, len(arguments), accelerator).jitted()
     lowered = compiled.trace(chairs.network, state, job.data, order, count, *arguments)

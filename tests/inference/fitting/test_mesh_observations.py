@@ -148,7 +148,7 @@ def test_meshes_in_memory_are_trained_on(tmp_path):
 
 def test_one_mesh_is_one_shape_in_detail(monkeypatch):
     seen = []
-    monkeypatch.setattr("jonet.run.train.prepare_meshes", lambda run, meshes: seen.append((run.config, meshes)))
+    monkeypatch.setattr("jonet.run.train.prepare_held", lambda run, meshes: seen.append((run.config, meshes)))
     monkeypatch.setattr("jonet.run.train.train_network", lambda run, store: store)
     jonet.train(box(1))
     ((config, meshes),) = seen

@@ -171,7 +171,7 @@ def test_free_space_is_of_as_many_scans_as_points(chairs):
 def test_what_the_prior_costs_and_how_it_curves(chairs):
     """Half its weight for a shift by the spread; the Hessian is the value's, up to tiny terms in rotations."""
     config, mean = PoseConfig(spread=0.25), jnp.asarray(chairs.prior.mean)
-    gaussian = methods.penalty(chairs.prior, config.fitting.prior)
+    gaussian = methods.penalty(chairs.prior, config.fitting)
     at = Pose(mean, jnp.eye(3), jnp.array([0.25, 0, 0]), jnp.zeros(()))
     cost, *_ = pose._penalty(at, gaussian, config.stiffness)
     assert cost == pytest.approx(config.fitting.prior / 2, rel=1e-5)

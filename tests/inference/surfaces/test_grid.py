@@ -121,3 +121,15 @@ def test_block_evaluation_is_lowered_for_other_platforms(kind, platform, gradien
     program = fields_module.evaluation(parallel.Platform(kind, 16 << 30), gradient)
     exported = jax.export.export(program.jitted(), platforms=[platform])(*arguments)
     assert exported.platforms == (platform,) and "sine" in exported.mlir_module()
+
+
+def test_the_classic_notebooks_order_has_y_slowest():
+    points = grid.make_grid((-1, -2, -3), (1, 2, 3), 4, indexing="xy")
+    ticks = [np.linspace(-k, k, 4) for k in (1, 2, 3)]
+    wanted = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 3)  # as torch.meshgrid(…, indexing="xy"), flattened
+    np.testing.assert_allclose(points, wanted, atol=1e-6)
+    assert (points[:16, 1] == -2).all() and points[4, 0] > points[0, 0]
+    cube = points.reshape(4, 4, 4, 3).swapaxes(0, 1).reshape(-1, 3)
+    np.testing.assert_array_equal(cube, grid.make_grid((-1, -2, -3), (1, 2, 3), 4))
+    with pytest.raises(InputError, match="indexing is 'yx'"):
+        grid.make_grid(-1, 1, 4, indexing="yx")

@@ -1,10 +1,12 @@
 """Surfaces: the table, closed forms, the sparse method against the dense one, borders, batches, devices."""
 
+import math
 import os
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.measure
@@ -15,11 +17,14 @@ from manifolds import accepts
 from paths import PYTHONPATH, RECORDED
 from scipy.spatial import cKDTree
 
-from jonet.errors import InputError
+from jonet.errors import ConfigError, InputError
 from jonet.geometry.mesh import Mesh
 from jonet.inference.surfaces import cells, extraction, marching_cubes
 from jonet.inference.surfaces.grid import FieldEvaluator, Lattice, lattice
 from jonet.networks.published import deepsdf_checkpoint
+from jonet.run import train
+from jonet.settings.surfaces import Surfaces
+from jonet.tasks import registry
 
 UNIT = np.array([[[-1.0] * 3, [1.0] * 3]])
 
@@ -245,7 +250,7 @@ def test_a_shape_that_leaves_the_box_gets_a_lid_in_its_face():
     np.testing.assert_allclose(np.linalg.norm(rest - [1, 0.1, -0.2], axis=1), 0.55, rtol=0, atol=1e-3 * 2 / 41)
 
 
-@pytest.mark.parametrize("method", extraction.METHODS)
+@pytest.mark.parametrize("method", ["sparse", "dense", "mise"])  # published distances have no lids
 def test_a_field_that_is_inside_everywhere_gives_the_box(method):
     box = np.array([[-1, 0, 2], [1, 3, 4.0]])
     mesh = extraction.extract(field(constant, value=-1, box=box), 32, method=method)
@@ -412,3 +417,20 @@ def test_the_first_grid_may_be_as_coarse_as_one_cell(coarse):
 def test_a_first_grid_has_cells(coarse, method):
     with pytest.raises(InputError, match="coarse is"):
         extraction.extract(field(ball, center=(0, 0, 0), radius=0.6), 32, method=method, coarse=coarse)
+
+
+def test_a_threshold_is_the_occupancy_on_the_surface():
+    logits = field(lambda shared, per_shape, p: 10 * (0.35 - jnp.linalg.norm(p, axis=-1)), inside=1)
+    for tau, radius in ((0.2, 0.35 + math.log(4) / 10), (0.5, 0.35), (0.9, 0.35 - math.log(9) / 10)):
+        mesh = extraction.extract(logits, 32, threshold=tau)
+        np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), radius, atol=1e-3 * 2 / 32)
+        same = extraction.extract(logits, 32, level=math.log(tau) - math.log1p(-tau))
+        np.testing.assert_array_equal(mesh.vertices, same.vertices)
+    with pytest.raises(InputError, match="level and threshold 0.5 are given"):
+        extraction.extract(logits, 32, level=0.0, threshold=0.5)
+    with pytest.raises(InputError, match="these fields are distances"):
+        extraction.extract(field(ball, center=(0, 0, 0), radius=0.6), 32, threshold=0.5)
+    with pytest.raises(ConfigError, match="threshold is 1.0, but it is an occupancy"):
+        Surfaces(threshold=1.0)
+    with pytest.raises(ConfigError, match="surfaces.threshold is given, but not read: the surface of distances"):
+        train.configured(registry.find("deepsdf"), None, {"data": "chair", "surfaces": {"threshold": 0.4}})
