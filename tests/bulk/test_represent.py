@@ -286,7 +286,7 @@ def test_outliers_that_stand_together(tmp_path):
     folder.mkdir()
     cloud = sampled(3000)[:, :3]
     np.save(folder / "alone.npy", np.vstack([cloud, [[130, 0, 0]]]))
-    patch = np.stack(np.meshgrid([130.0], np.arange(4) * 0.06, np.arange(4) * 0.06), -1).reshape(-1, 3)
+    patch = np.stack(np.meshgrid([130.0], np.arange(4) * 0.1, np.arange(4) * 0.1), -1).reshape(-1, 3)
     np.save(folder / "together.npy", np.vstack([cloud, patch]))
     options = Representation(**FEW)
     sizes = {}
