@@ -93,7 +93,7 @@ def represent(
     given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
     job = {"verb": "represent", "representation": configs.to_dict(options), **work.removal(outliers)}
     if form is not None:
-        job |= {"format": form, "surfaces": configs.to_dict(surfaces)}
+        job |= {"format": form, "surfaces": surfaces.of_results()}
     return work.run(folder, job, given, stages, settings, splines.together, progress)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
+from jonet import config
 from jonet.errors import ConfigError
 
 COARSE = 32  # cells a side of the published octree's initial grid
@@ -16,6 +17,8 @@ class Surfaces:
 
     resolution: int = 128  # cells a side of the box
     method: Literal["sparse", "dense", "mise"] = "sparse"  # coarse to fine, the whole grid, or the published octree
+    # where sparse works: host (numpy), device (compiled programs), or device on GPUs and TPUs and host on CPUs
+    backend: Literal["auto", "host", "device"] = "auto"
     refine_steps: int = 12  # largest number of steps that move vertices onto the level
     normals: bool = True  # vertex normals from the field's gradient
     largest: bool = False  # keep only the component with the largest volume
@@ -30,9 +33,15 @@ class Surfaces:
                 f"resolution is {self.resolution}, but method mise doubles {COARSE} cells a side: choose {COARSE}, "
                 f"{2 * COARSE}, {4 * COARSE}, …"
             )
+        if self.backend == "device" and self.method != "sparse":
+            raise ConfigError(f"backend device has method sparse only, but method is {self.method}")
         if min(self.refine_steps, self.rmsprop_steps) < 0:
             raise ConfigError(
                 f"refine_steps is {self.refine_steps} and rmsprop_steps {self.rmsprop_steps}, but must be 0 or more"
             )
         if self.faces and self.faces < 4:
             raise ConfigError(f"faces is {self.faces}, but a closed mesh has at least 4; 0 keeps all")
+
+    def of_results(self) -> dict[str, Any]:
+        """What meshes depend on, as plain values: all settings but the backend."""
+        return {name: value for name, value in config.to_dict(self).items() if name != "backend"}
