@@ -101,7 +101,7 @@ def represent(
     given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
     job = {"verb": "represent", "representation": configs.to_dict(options), **work.reading(outliers, up, remove_plane)}
     if form is not None:
-        job |= {"format": form, "surfaces": configs.to_dict(surfaces), **work.measured(unit)}
+        job |= {"format": form, "surfaces": surfaces.of_results(), **work.measured(unit)}
     return work.run(folder, job, given, stages, settings, splines.together, progress)
 
 

@@ -273,7 +273,7 @@ def _of(model: Model, network: str) -> dict[str, Any]:
     return {
         "network": network,
         "fitting": configs.to_dict(model.fitting),
-        "surfaces": configs.to_dict(model.surfaces),
+        "surfaces": model.surfaces.of_results(),
         "precision": model.precision,
     }
 

@@ -189,7 +189,7 @@ def slabs(field: Callable, boxes, resolution: int) -> Grid:
 
 
 def evaluate_tiles(fields: Field, shape, points, gradient: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values (and gradients) of fields at K tiles of points; all bulk evaluation goes through this function.
+    """Values (and gradients) of fields at K tiles of points; all bulk evaluation from the host goes through it.
 
     fields: a batch.  shape [K]: the field of each tile.  points [K, 128, 3] → values [K, 128], and gradients
     [K, 128, 3] or None.  Tiles are split evenly over all devices, any K and (within a `bucket`) any number of fields
@@ -259,41 +259,56 @@ def evaluation(platform: parallel.Platform, gradient: bool) -> Callable:
     def evaluate(fields: Field, shape, points, count):
         """One device's tiles: shape [1, K], points [1, K, 128, 3], of which the first `count` are evaluated."""
         chex.assert_shape([shape, points], [(1, points.shape[1]), (1, None, TILE, 3)])
-        shape, points = shape[0], points[0]
-        # At most half of the tiles: with a single group the loop's body is invariant, and XLA would hoist it out of
-        # the loop and run it even if count is 0.
-        group = min(len(points) // 2, _group(platform, fields.shared))
-        if gradient and not platform.is_cpu:  # whose activations are kept: 1 GB of the published decoder's
-            group //= 2
 
-        def tile(owner, tile_points):
-            per_shape = jax.tree.map(lambda leaf: leaf[owner], fields.per_shape)
-            if not gradient:
-                return (fields.architecture(fields.shared, per_shape, tile_points),)
-            # a value depends on its own point only, so the gradient of the sum holds the gradient of every value
-            values, vjp = jax.vjp(lambda p: fields.architecture(fields.shared, per_shape, p), tile_points)
-            return values, *vjp(jnp.ones_like(values))
+        def tiles(start, size):
+            return [jax.lax.dynamic_slice_in_dim(array[0], start, size) for array in (shape, points)]
 
-        def evaluate_group(start, size, out):
-            owners = jax.lax.dynamic_slice_in_dim(shape, start, size)
-            inputs = jax.lax.dynamic_slice_in_dim(points, start, size)
-            results = jax.vmap(tile)(owners, inputs) if size > 1 else [r[None] for r in tile(owners[0], inputs[0])]
-            return [
-                jax.lax.dynamic_update_slice_in_dim(o, r.astype(o.dtype), start, 0)
-                for o, r in zip(out, results, strict=True)
-            ]
-
-        out = [jnp.zeros(points.shape[:2])] + ([jnp.zeros(points.shape)] if gradient else [])
-        # A CPU pays for padding, so the rest that does not fill a group runs tile by tile; an accelerator does not.
-        singly = platform.is_cpu
-        groups = count // group if singly else -(-count // group)
-        out = jax.lax.fori_loop(0, groups, lambda step, out: evaluate_group(step * group, group, out), out)
-        if singly and group > 1:
-            out = jax.lax.fori_loop(groups * group, count, lambda step, out: evaluate_group(step, 1, out), out)
-        return [o[None] for o in out]
+        out = [jnp.zeros(points.shape[1:3])] + ([jnp.zeros(points.shape[1:])] if gradient else [])
+        return [o[None] for o in evaluate_lists(platform, fields, tiles, 0, count, out)]
 
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT, parallel.REPLICATED)
     return parallel.pmap(evaluate, specs, parallel.SPLIT)
+
+
+def evaluate_lists(platform: parallel.Platform, fields: Field, tiles: Callable, first, count, out: list) -> list:
+    """The tiles first … count of a list, evaluated a group at a time, for programs of one device.
+
+    tiles(start, size): the shapes [size] and points [size, 128, 3] of consecutive tiles.  first, count []: may be
+    traced.  out: the values [K, 128] so far and, if gradients are wanted, gradients [K, 128, 3]; both are returned with
+    the new ones, and neither is kept for tiles from `count` on.
+    """
+    gradient, most = len(out) > 1, len(out[0])
+    # At most half of the tiles: with a single group the loop's body is invariant, and XLA would hoist it out of the
+    # loop and run it even if count is 0.
+    group = max(1, min(most // 2, _group(platform, fields.shared)))
+    if gradient and not platform.is_cpu:  # whose activations are kept: 1 GB of the published decoder's
+        group = max(1, group // 2)
+
+    def tile(owner, tile_points):
+        per_shape = jax.tree.map(lambda leaf: leaf[owner], fields.per_shape)
+        if not gradient:
+            return (fields.architecture(fields.shared, per_shape, tile_points),)
+        # a value depends on its own point only, so the gradient of the sum holds the gradient of every value
+        values, vjp = jax.vjp(lambda p: fields.architecture(fields.shared, per_shape, p), tile_points)
+        return values, *vjp(jnp.ones_like(values))
+
+    def evaluate_group(start, size, out):
+        start = jnp.minimum(start, most - size)  # the last group may repeat some of the one before
+        owners, inputs = tiles(start, size)
+        results = jax.vmap(tile)(owners, inputs) if size > 1 else [r[None] for r in tile(owners[0], inputs[0])]
+        return [
+            jax.lax.dynamic_update_slice_in_dim(o, r.astype(o.dtype), start, 0)
+            for o, r in zip(out, results, strict=True)
+        ]
+
+    # A CPU pays for padding, so the rest that does not fill a group runs tile by tile; an accelerator does not.
+    singly, size = platform.is_cpu, count - first
+    groups = size // group if singly else -(-size // group)
+    out = jax.lax.fori_loop(0, groups, lambda step, out: evaluate_group(first + step * group, group, out), out)
+    if singly and group > 1:
+        start = first + groups * group
+        out = jax.lax.fori_loop(start, count, lambda step, out: evaluate_group(step, 1, out), out)
+    return out
 
 
 def _group(platform: parallel.Platform, shared) -> int:

@@ -85,9 +85,7 @@ def search(evaluator: FieldEvaluator, coarse: int = COARSE, lipschitz: float | N
     ends are then evaluated, and cells are added to neighbors from there.
     """
     lattice, shapes = evaluator.lattice, len(evaluator.fields)
-    step = 1
-    while step < lattice.resolution and -(-lattice.resolution // (2 * step)) >= coarse:
-        step *= 2
+    step = coarsest(lattice.resolution, coarse)
     side = -(-lattice.resolution // step) + 1
     keys = lattice.keys(0, step * np.indices((side,) * 3).reshape(3, -1).T)
     keys = keys + (np.arange(shapes, dtype=np.int64) << 3 * lattice.bits)[:, None]
@@ -109,6 +107,14 @@ def search(evaluator: FieldEvaluator, coarse: int = COARSE, lipschitz: float | N
     order = np.argsort(cells.keys)
     samples, _, at = corners(Cells(*(array[..., order] for array in cells)), lattice.steps(CORNERS)[:, None])
     return Found(samples, at, np.stack([values.min(1), values.max(1)], -1), slopes)
+
+
+def coarsest(resolution: int, coarse: int) -> int:
+    """The size of the coarsest cells, a power of two: the largest that leaves `coarse` of them a side."""
+    step = 1
+    while step < resolution and -(-resolution // (2 * step)) >= coarse:
+        step *= 2
+    return step
 
 
 def may_hold(lattice: Lattice, keys, least, greatest, step: int, reach) -> np.ndarray:

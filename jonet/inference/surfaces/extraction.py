@@ -15,7 +15,7 @@ from jonet import device_memory, parallel
 from jonet.checks import check_array
 from jonet.errors import InputError
 from jonet.geometry.mesh import Mesh
-from jonet.inference.surfaces import cells, mise, published, refinement
+from jonet.inference.surfaces import cells, device, mise, published, refinement
 from jonet.inference.surfaces.grid import FieldEvaluator, Lattice, evaluate_points, lattice
 from jonet.inference.surfaces.marching_cubes import CORNERS, Samples, Welded, polygonize
 from jonet.networks.field import Field
@@ -23,8 +23,9 @@ from jonet.settings import surfaces
 from jonet.wording import counted
 
 BATCH = 4 * 128**2  # shapes per batch × resolution²: fits a CPU's cache, and bounds the memory
-WORKERS = 2  # batches at a time: one searches cells on the host while the other waits for values from the devices
+WORKERS = 2  # batches at a time: one works on the host while the other waits for the devices
 METHODS = ("sparse", "dense", "mise", "published")
+BACKENDS = ("auto", "host", "device")
 
 
 @device_memory.reporting(
@@ -38,6 +39,7 @@ def extract(
     *,
     method: str = "sparse",
     threshold: float | None = None,
+    backend: str = "auto",
     coarse: int | None = None,
     lipschitz: float | None = None,
     refine_steps: int = 12,
@@ -55,6 +57,9 @@ def extract(
     method: `sparse` finds the surface's cells coarse to fine (`cells.search`, with its arguments coarse and lipschitz);
     `dense` evaluates the whole grid; `mise` is the published octree, `mise.evaluate_octree` (coarse: 32 as published);
     `published` is the authors' extraction, by scikit-image (`published.extract`), without the steps of refine_steps.
+    backend: where the method `sparse` works.  `host`: cells and triangles in numpy, values on the devices; `device`:
+    compiled programs do all, on blocks of cells, and the host receives meshes (`device.extract`), with the same faces
+    and, to rounding, vertices; `auto`: `device` on GPUs and TPUs, `host` on CPUs, where it is faster.
     refine_steps: largest number of steps by which vertices are moved onto the level (to 1e-3 cells; most need one or
     two); 0 keeps the linear interpolation.  normals: vertex normals from the field's gradient.  largest: keeps only the
     component with the largest volume.  faces: simplified to about so many triangles at most (`refinement.simplify`),
@@ -67,6 +72,12 @@ def extract(
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}; there are {', '.join(METHODS)}")
+    if backend not in BACKENDS:
+        raise InputError(f"backend is {backend!r}; there are {', '.join(BACKENDS)}")
+    if backend == "device" and method != "sparse":
+        raise InputError(f"backend device has method sparse only, but method is {method}")
+    if backend == "device" and resolution > device.MOST:
+        raise InputError(f"resolution is {resolution}, but backend device has at most {device.MOST} cells a side")
     if coarse is not None and coarse < 1:
         raise InputError(f"coarse is {coarse}, but counts the cells a side of the first grid: 1 or more")
     if single := not fields.batched:
@@ -80,13 +91,19 @@ def extract(
         )
     levels = np.broadcast_to(levels, len(fields))
     grid = lattice(fields, resolution, box)
-    each = max(1, BATCH // grid.resolution**2)
+    on_device = method == "sparse" and chosen(backend, grid.resolution) == "device"
+    each = max(1, (device.BATCH if on_device else BATCH) // grid.resolution**2)
+    each *= parallel.count() if on_device else 1  # the host's lists of tiles are split over the devices as they are
 
     def some(first):
         here = slice(first, first + each)
         evaluator = FieldEvaluator(fields[here], Lattice(grid.boxes[here], grid.resolution), levels[here], first)
         if method == "published":
             return published.extract(evaluator, surfaces.COARSE if coarse is None else coarse)
+        if on_device:
+            least = cells.COARSE if coarse is None else coarse
+            if made := device.extract(evaluator, least, lipschitz, refine_steps, normals):
+                return made
         samples, corners, seen = locate(evaluator, method, coarse, lipschitz)
         welded = refinement.project(evaluator, samples, polygonize(evaluator.lattice, samples, corners), refine_steps)
         return split(evaluator, samples, welded, normals), seen
@@ -128,6 +145,13 @@ def _logit(fields: Field, level, threshold: float) -> float:
     if not 0 < threshold < 1:
         raise InputError(f"threshold is {threshold}, but it is an occupancy between 0 and 1")
     return math.log(threshold) - math.log1p(-threshold)
+
+
+def chosen(backend: str, resolution: int) -> str:
+    """`host` or `device`."""
+    if backend != "auto":
+        return backend
+    return "host" if parallel.platform().is_cpu or resolution > device.MOST else "device"
 
 
 def with_normals(fields: Field, shape: int, mesh: Mesh) -> Mesh:

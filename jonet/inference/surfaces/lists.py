@@ -1,0 +1,102 @@
+"""Lists of varying length in arrays of fixed size, inside compiled programs: compaction, and sets of bits.
+
+A list that holds more than its array has places is cut; its full length is returned, so that the caller can see it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+WORD = 32  # bits of a word
+
+
+class Packed(NamedTuple):
+    """Items that are kept, one after the other, those of each shape from a multiple of some number of places on.
+
+    items [size]: the number of the item at each place, -1 where there is none.  place [N]: of each item, `size` for
+    those that are not kept or cut off.  owner [size // align]: the shape of each row of `align` places; rows after the
+    last one belong to shape `shapes`, which there is not.  length []: places in use, more than `size` if the list is
+    cut.
+    """
+
+    items: jax.Array
+    place: jax.Array
+    owner: jax.Array
+    length: jax.Array
+
+
+def pack(keep, owner, shapes: int, size: int, align: int = 1) -> Packed:
+    """The items of a mask [N, W] that are kept, in their order.  owner [N]: the shape of each row, ascending."""
+    counted = jnp.cumsum(keep.reshape(-1), dtype=jnp.int32)
+    ends = jnp.concatenate([jnp.zeros(1, jnp.int32), counted[keep.shape[1] - 1 :: keep.shape[1]]])
+    before = ends[firsts(owner, shapes)]  # items kept of the shapes before each, [shapes + 1]
+    whole = -(-jnp.diff(before) // align) * align
+    ends = jnp.cumsum(whole, dtype=jnp.int32)
+    moved = jnp.append(ends - whole - before[:-1], 0)[jnp.minimum(owner, shapes)]
+    place = jnp.where(keep, counted.reshape(keep.shape) - 1 + moved[:, None], size).reshape(-1)
+    place = jnp.minimum(place, size)
+    items = jnp.full(size, -1, jnp.int32).at[place].set(jnp.arange(place.size, dtype=jnp.int32), mode="drop")
+    rows = jnp.arange(size // align, dtype=jnp.int32) * align
+    return Packed(items, place, (rows[:, None] >= ends).sum(1, dtype=jnp.int32), ends[-1])
+
+
+def firsts(owner, shapes: int) -> jax.Array:
+    """The first place of each shape in a list, and the end of the last: owner [N], ascending → [shapes + 1]."""
+    return jnp.searchsorted(owner, jnp.arange(shapes + 1), side="left")
+
+
+def spread(starts, counts, size: int) -> jax.Array:
+    """Which item each of `size` places belongs to, if items have places in a row: starts, counts [N] → [size]."""
+    marks = jnp.zeros(size, jnp.int32)
+    places = jnp.where(counts > 0, jnp.minimum(starts, size), size)
+    return jax.lax.cummax(marks.at[places].set(jnp.arange(len(starts), dtype=jnp.int32), mode="drop"))
+
+
+class Bits(NamedTuple):
+    """Sets of bits, one of each of N blocks; all bits that are set are numbered, block after block.
+
+    words [W, N] uint32.  before [W, N]: the number of the first bit of each word.  total []: of all bits.
+    """
+
+    words: jax.Array
+    before: jax.Array
+    total: jax.Array
+
+    @staticmethod
+    def of(flags) -> Bits:
+        """From flags [bits, N], whose number of bits is a multiple of 32."""
+        parts = flags.reshape(-1, WORD, flags.shape[-1]).astype(jnp.uint32)
+        words = (parts << jnp.arange(WORD, dtype=jnp.uint32)[:, None]).sum(1, dtype=jnp.uint32)
+        counts = jax.lax.population_count(words).astype(jnp.int32)
+        within = jnp.cumsum(counts, 0, dtype=jnp.int32)
+        blocks = jnp.cumsum(within[-1], dtype=jnp.int32)
+        return Bits(words, within - counts + blocks - within[-1], blocks[-1])
+
+    def listed(self, size: int) -> tuple[jax.Array, jax.Array]:
+        """The block and the bit of each number, both [size]; any for numbers that there are not."""
+        number = jnp.arange(size, dtype=jnp.int32)
+        starts = self.before[0]
+        block = spread(starts, jnp.diff(starts, append=self.total), size)
+        word = (number >= self.before[1:, block]).sum(0, dtype=jnp.int32)
+        rank = number - self.before[word, block]
+        return block, word * WORD + select(self.words[word, block], rank)
+
+    def number(self, block, bit) -> jax.Array:
+        """The number of a bit that is set: block, bit [...] → [...]."""
+        word, place = bit // WORD, (bit % WORD).astype(jnp.uint32)
+        lower = self.words[word, block] & ((jnp.uint32(1) << place) - 1)
+        return self.before[word, block] + jax.lax.population_count(lower).astype(jnp.int32)
+
+
+def select(words, rank) -> jax.Array:
+    """The place of the bit of each word that has so many lower bits set: words, rank [N] → [N]."""
+    place = jnp.zeros_like(rank)
+    for half in (16, 8, 4, 2, 1):
+        lower = jax.lax.population_count(words & jnp.uint32((1 << half) - 1)).astype(jnp.int32)
+        upper = rank >= lower
+        rank, place = jnp.where(upper, rank - lower, rank), jnp.where(upper, place + half, place)
+        words = jnp.where(upper, words >> half, words)
+    return place

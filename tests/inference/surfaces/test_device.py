@@ -1,0 +1,250 @@
+"""Surfaces made by compiled programs: those of the host, of all kinds of networks; short lists, lids, empty shapes."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from analytic import ball, balls, batch, field, logits, rods, waves
+from chairs import load_chairs
+from manifolds import accepts
+from onet_recorded import drawn
+from paths import PYTHONPATH
+
+from jonet import parallel
+from jonet.errors import InputError
+from jonet.inference.surfaces import block_meshes, blocks, device, extraction
+from jonet.inference.surfaces.grid import FieldEvaluator, lattice
+from jonet.networks import spline, spline_levels
+from jonet.networks.bound import BoundNetwork
+from jonet.networks.field import Field
+from jonet.networks.occupancy import OccupancyNetwork, Specs
+
+pytestmark = pytest.mark.unoptimized
+
+
+def compared(fields, resolution, other="host", **options):
+    """The meshes of the device, which are those of the host (or of another method): the same arrays to rounding."""
+    made = extraction.extract(fields, resolution, backend="device", **options)
+    given = {"backend": "host"} if other == "host" else {"method": other}
+    cells = np.ptp(np.asarray(fields.per_shape["box"]), axis=1) / resolution
+    for mesh, expected, cell in zip(
+        made, extraction.extract(fields, resolution, **given, **options), cells, strict=True
+    ):
+        np.testing.assert_array_equal(mesh.faces, expected.faces)
+        assert len(mesh.vertices) == len(expected.vertices)
+        away = np.abs(mesh.vertices - expected.vertices) / cell
+        # Where a value is within rounding of the limit up to which vertices are left, one of both is moved once more.
+        assert (away > 1e-4).any(1).sum() <= 1e-3 * len(away) and away.max(initial=0) < 1e-2
+        if expected.normals is not None:
+            close = (away < 1e-4).all(1)
+            np.testing.assert_allclose(mesh.normals[close], expected.normals[close], rtol=0, atol=1e-3)
+        if len(mesh.faces):
+            assert mesh.watertight and mesh.volume > 0 and accepts(mesh)
+    return made
+
+
+def occupancy() -> Field:
+    """An Occupancy Network that is not trained, its logits shifted so that half of the box is inside its shapes."""
+    network = OccupancyNetwork(Specs(decoder="simple", encoder="null", c_dim=0, z_dim=4, hidden_size=16, n_blocks=2))
+    shared, batch_stats = drawn(jax.eval_shape(network.start, jax.random.key(0)), seed=3)
+    decoder = shared["params"]["decoder"]
+    decoder["fc_p"]["kernel"] *= 20  # folds, holes and parts
+    bound = BoundNetwork(network, shared, batch_stats)
+    codes = np.float32(2 * np.random.default_rng(0).standard_normal((5, 4)))
+    points = np.random.default_rng(1).uniform(-0.55, 0.55, (5, 500, 3)).astype(np.float32)
+    fields = bound.fields(codes)
+    decoder["fc_out"]["bias"] += np.median(fields.per_shape["level"]) - np.median(fields(points))
+    return parallel.host(bound.fields(codes))
+
+
+def splines() -> Field:
+    """A noisy ball on a dense grid of 8³ cells, and finer cells around one place of it."""
+    rng = np.random.default_rng(0)
+    every = spline_levels.every_cell(8)
+    centers = (spline_levels.around(every, 8) + 0.5) / 4 - 1
+    values = np.float32(np.linalg.norm(centers, axis=1) - 0.6 + 0.05 * rng.standard_normal(len(centers)))
+    fine = spline_levels.every_cell(16)
+    fine = fine[np.linalg.norm((fine + 0.5) / 8 - 1 - [0.6, 0, 0], axis=1) < 0.3].astype(np.int32)
+    waves = np.float32(0.03 * rng.standard_normal(len(spline_levels.around(fine, 16))))
+    return Field.stack([spline.field([spline_levels.Level(8, every, values), spline_levels.Level(16, fine, waves)])])
+
+
+def chairs() -> Field:
+    trained = load_chairs()
+    return parallel.host(trained.network.fields(trained.codes[:5]))
+
+
+KINDS = {"deepsdf": chairs, "occupancy": occupancy, "spline": splines}
+
+
+@pytest.mark.parametrize("kind, resolution", [("deepsdf", 64), ("occupancy", 45), ("spline", 64)])
+def test_networks_of_all_kinds(kind, resolution):
+    meshes = compared(KINDS[kind](), resolution)
+    assert all(len(mesh.faces) > 1000 for mesh in meshes)
+
+
+def several(middle, radius, small=0.07) -> Field:
+    """Eleven small balls and a large one."""
+    centers = np.random.default_rng(0).uniform(-0.8, 0.8, (11, 3))
+    return field(balls, centers=[*centers, middle], radii=[*[small] * 11, radius])
+
+
+@pytest.mark.parametrize("resolution", [33, 64])  # a multiple of 4 has blocks that lie outside of the box
+def test_lids_parts_and_empty_shapes_of_different_sizes(resolution):
+    fields = batch(
+        several((0, 0, 0), 0.5),
+        several((0, 0, 0), -0.5, -0.6),
+        several((1, 0.1, -0.2), 0.55),
+        several((-1, 1, 1), 0.9),
+        several((0, 0, 0), 2.0),
+    )
+    with pytest.warns(UserWarning, match="field 1 has no surface at level 0") as seen:
+        meshes = compared(fields, resolution)
+    assert len(seen) == 2 and str(seen[0].message) == str(seen[1].message)  # one of each backend
+    assert not len(meshes[1].faces) and meshes[1].normals.shape == (0, 3)
+    assert all(mesh.euler_number > 8 for mesh in (meshes[0], meshes[2]))
+    lid = meshes[2].vertices[:, 0] == 1  # exactly
+    assert lid.sum() > 50 and meshes[2].bounds[1, 0] == 1
+    np.testing.assert_array_equal(meshes[2].normals[lid].max(0), [1, *meshes[2].normals[lid, 1:].max(0)])
+    np.testing.assert_array_equal(meshes[4].bounds, [[-1] * 3, [1] * 3])  # inside everywhere: the box
+    np.testing.assert_allclose(meshes[4].volume, 8)
+
+
+def test_every_box_and_level():
+    long = [[-4, -1, -1], [4, 1, 1]]
+    boxes = (long, long, [[-1, 0, 2], [1, 3, 4.0]])
+    balls = zip([(-3.7, 0, 0), (3.9, 0, 0), (0, 1, 3)], (0.3, 0.3, 9.0), boxes, strict=True)
+    meshes = compared(batch(*(field(ball, center=at, radius=r, box=box) for at, r, box in balls)), 40, refine_steps=0)
+    np.testing.assert_array_equal(meshes[2].bounds, boxes[2])
+    np.testing.assert_allclose(meshes[2].volume, 12)
+    steep = batch(field(logits, steepness=8.0, radius=0.35, box=[[-0.55] * 3, [0.55] * 3], inside=1))
+    compared(steep, 40, level=-1.4, normals=False)
+
+
+@pytest.mark.parametrize("resolution, coarse", [(33, 1), (24, 100), (1, 2)])
+def test_the_first_grid_may_be_as_coarse_as_one_cell(resolution, coarse):
+    compared(batch(field(ball, center=(0.1, 0, 0), radius=0.6)), resolution, coarse=coarse)
+
+
+def test_what_a_wrong_bound_hid_is_followed_from_block_to_block():
+    """A bound that is far too small hides most of a long spike."""
+    spike = field(rods, start=[(-0.3, 0, 0), (0, 0, 0)], end=[(0.3, 0, 0), (0.1, 0.9, 0.2)], radii=[0.3, 0.03])
+    fields = batch(spike)
+    compared(fields, 80, other="dense", lipschitz=0.3)
+
+
+@pytest.mark.parametrize("places", [16, 1024])  # fewer blocks than the surface has, or enough
+def test_lists_that_are_too_short_grow(monkeypatch, places):
+    fields = batch(*(field(waves, frequency=3.0 + i) for i in range(2)))
+    layouts, program = [], blocks.program
+    monkeypatch.setattr(blocks, "program", lambda platform, layout: layouts.append(layout) or program(platform, layout))
+    monkeypatch.setattr(device, "_grown", {(40, 8, 4): device.Sizes(16, places, 128)})
+    options = {"coarse": 5, "refine_steps": 1, "normals": False}
+    compared(fields, 40, **options)
+    (sizes,) = device._grown.values()
+    assert sizes.large > 16 and sizes.blocks >= places and len(layouts) > 1
+    # a second call begins with lists that are long enough
+    layouts.clear()
+    extraction.extract(fields, 40, backend="device", **options)
+    assert [(layout.large, layout.blocks) for layout in layouts] == [sizes[:2]]
+
+
+def unsteady(shared, per_shape, points):
+    """A ball, but a point's value depends on its place among the points."""
+    noise = jnp.where(jnp.arange(len(points)) % 3 == 0, 0.02, -0.02)
+    return ball(shared, per_shape, points) + noise
+
+
+def test_blocks_that_disagree_about_a_sign_are_left_to_the_host():
+    fields = batch(field(unsteady, center=(0.0, 0, 0), radius=0.5))
+    mesh, expected = (extraction.extract(fields, 40, backend=backend)[0] for backend in ("device", "host"))
+    np.testing.assert_array_equal(mesh.faces, expected.faces)
+    np.testing.assert_array_equal(mesh.vertices, expected.vertices)
+    assert mesh.watertight
+    evaluator = FieldEvaluator(fields, lattice(fields, 40), np.zeros(1))
+    assert device.extract(evaluator, 16, None, 12, True) is None
+
+
+def test_a_field_that_is_not_finite_is_named():
+    fields = batch(*(field(ball, center=(0, 0, 0), radius=radius) for radius in (0.5, np.nan)))
+    with pytest.raises(InputError, match="field 1 is nan at"):
+        extraction.extract(fields, 32, backend="device")
+
+
+def test_only_the_largest_part_and_fewer_faces():
+    fields = batch(field(balls, centers=[(0.5, 0, 0), (-0.4, 0, 0)], radii=[0.2, 0.4]))
+    compared(fields, 32, largest=True)
+    (simple,) = extraction.extract(fields, 32, faces=300, backend="device")
+    assert len(simple.faces) <= 310 and simple.normals is not None
+
+
+def test_a_second_batch_compiles_nothing(compilations):
+    fields = batch(*(field(ball, center=(0, 0, 0), radius=0.5 + 0.01 * i) for i in range(7)))
+    extraction.extract(fields[3:], 32, backend="device")
+    with compilations() as seen:
+        extraction.extract(fields[:4], 32, backend="device")
+        extraction.extract(fields[:3], 32, backend="device")
+    assert not seen, seen
+
+
+def test_the_device_is_chosen_by_the_platform():
+    assert extraction.chosen("auto", 128) == "host"
+    for kind in ("gpu", "tpu"):
+        with parallel.assuming(parallel.Platform(kind, 1 << 34)):
+            assert extraction.chosen("auto", 128) == "device" and extraction.chosen("host", 128) == "host"
+            assert extraction.chosen("auto", 5000) == "host"
+    assert extraction.chosen("device", 128) == "device"
+    one = field(ball, center=(0, 0, 0), radius=0.5)
+    for options in ({"backend": "magic"}, {"backend": "device", "method": "dense"}):
+        with pytest.raises(InputError, match="backend"):
+            extraction.extract(one, 16, **options)
+    with pytest.raises(InputError, match="4096"):
+        extraction.extract(one, 5000, backend="device")
+
+
+@pytest.mark.parametrize("kind, platform", [("tpu", "tpu"), ("gpu", "cuda")])
+def test_programs_are_lowered_for_other_platforms(kind, platform):
+    target, layout = parallel.Platform(kind, 16 << 30), blocks.Layout(128, 8, 4, 512, 1024)
+    fields = batch(*(field(waves, frequency=f) for f in (3.0, 5.0, 6.0, 7.0)))
+    rows, count = np.arange(4, dtype=np.int32)[None], np.full(1, 4, np.int32)
+    axes = np.zeros((1, 4, 3, 129), np.float32)
+    grids = blocks.Grids(axes, axes, *(np.ones((1, 4), np.float32) for _ in range(3)))
+    find = blocks.program(target, layout)
+    assert jax.export.export(find.jitted(), platforms=[platform])(fields, rows, grids, count).platforms == (platform,)
+    found, *_ = jax.eval_shape(find.jitted(), fields, rows, grids, count)
+    make = block_meshes.program(target, layout, 1024, True)
+    exported = jax.export.export(make.jitted(), platforms=[platform])(fields, rows, grids, found, np.int32(12))
+    assert exported.platforms == (platform,)
+
+
+DEVICES = """
+import os
+os.environ["NPROC"] = "16"
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import numpy as np
+from analytic import batch, field, waves
+from jonet import parallel
+from jonet.inference.surfaces import device, extraction
+fields = batch(*(field(waves, frequency=3.0 + i) for i in range(5)))
+results = []
+for count in (1, 2, 4):
+    device.BATCH = 1 if count == 2 else 10**9  # a shape of each device in two threads, or all at once
+    with parallel.use(count):
+        meshes = extraction.extract(fields, 24, backend="device")
+        results.append([a for mesh in meshes for a in (mesh.vertices, mesh.faces, mesh.normals)])
+for other in results[1:]:
+    for a, b in zip(results[0], other, strict=True):
+        np.testing.assert_array_equal(a, b)
+print("equal", sum(len(a) for a in results[0]))
+"""
+
+
+def test_one_two_and_four_devices_give_the_same_meshes():
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("equal"), done.stderr
