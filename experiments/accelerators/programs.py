@@ -203,7 +203,10 @@ def solve_splines(resolution: int = 128) -> Call:
     chunks = -(-len(level.nodes) // splines.CHUNK)
     return Call(
         splines._program(),
-        (*parallel.split((several,)), np.int32(chunks), np.int32(iterations), np.float32(1), np.float32(1e-2)),
+        (
+            *parallel.split((several, np.full(devices, chunks, np.int32))),
+            *(np.int32(iterations), np.float32(1), np.float32(1e-2)),
+        ),
         amount=devices * splines.LANES / iterations,
         unit="levels",
         precision="highest",

@@ -195,7 +195,8 @@ def solve(systems: Sequence[System], count: int, iterations: int, ridge: float, 
         stacked = System(
             *(np.stack(arrays).reshape(devices, each, *arrays[0].shape) for arrays in zip(*filled, strict=True))
         )
-        chunks = np.int32(-(-count // CHUNK))
+        chunks = np.zeros(devices, np.int32)  # a device without shapes computes nothing
+        chunks[: -(-len(some) // each)] = -(-count // CHUNK)
         with products.precise("highest"):  # residuals are small differences
             out = _program()(stacked, chunks, np.int32(iterations), np.float32(ridge), np.float32(bend))
         out = parallel.host(out)
@@ -208,10 +209,10 @@ LANES = 8  # shapes at once on each accelerator
 
 @functools.cache
 def _program() -> Callable:
-    specs = parallel.SPLIT, *[parallel.REPLICATED] * 4
+    specs = parallel.SPLIT, parallel.SPLIT, *[parallel.REPLICATED] * 3
 
     def work(systems: System, chunks, iterations, ridge, bend):
-        given = {"chunks": chunks, "iterations": iterations, "ridge": ridge, "bend": bend}
+        given = {"chunks": chunks[0], "iterations": iterations, "ridge": ridge, "bend": bend}
         one = functools.partial(_conjugate_gradients, **given)
         some = System(*(array[0] for array in systems))
         if some.start.shape[0] == 1:
