@@ -95,7 +95,7 @@ def test_training_shapes(tmp_path):
 
 def test_other_axes_are_refused(tmp_path):
     with pytest.raises(InputError, match="up is 'w'"):
-        MeshFile("a", path=tmp_path, up="w").turn  # noqa: B018
+        _ = MeshFile("a", path=tmp_path, up="w").turn
     with pytest.raises(ConfigError, match="--up"):
         parser.parse(options.Represent, ["a.ply", "--out=b", "--up=w"], "jonet represent")
 
