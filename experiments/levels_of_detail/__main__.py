@@ -5,11 +5,11 @@
     python -m experiments.levels_of_detail --out=FOLDER --rows=splines --again           some rows measured again
     python -m experiments.levels_of_detail --out=FOLDER --write                          into docs/results.md
 
-Each closed mesh is made a spline (`jonet.represent`), a DeepSDF network of its own, a bitmap, truncated distances and
-a simpler mesh, and from points with normals a spline, a Poisson reconstruction and radial basis functions, each with
+Each closed mesh is made a spline (`jonet.represent`), a DeepSDF network of its own, a code of a decoder of all shapes,
+a bitmap, truncated distances and a simpler mesh, and from points with normals a spline, a Poisson reconstruction and radial basis functions, each with
 several budgets; written to bytes, read back and scored.  FOLDER gets `levels.json` (stored rows are not measured
 again).  Seconds are processor seconds, summed over all cores, which are little affected by other programs; what is
-compiled is left out, but for the network.  Poisson reconstruction is Open3D's, of the
+compiled is left out, but for the networks.  Poisson reconstruction is Open3D's, of the
 extra `bench`, and left out without it.
 """
 
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--shapes", default="aeroplane,mug", help="procedural families and closed mesh files, joined by commas")
     add("--out", dest="folder", type=Path, required=True, help="folder for the results")
-    add("--minutes", type=float, default=7.5, help="minutes of training of a network of each shape; 0: no network")
+    add("--minutes", type=float, default=7.5, help="minutes of training of a network of each shape, and of one of all; 0: no network")
     add("--points", type=int, default=1_000_000, help="points from which the IoU is estimated; 20 or more")
     add(
         "--subdivide",
@@ -63,9 +63,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, rows: Sequence[Method]) -> list[dict]:
+def run(options: argparse.Namespace, shapes: Sequence[Shape], rows: Sequence[Method]) -> list[dict]:
     """Measures all rows of all shapes, one dictionary each, without those that failed."""
-    shapes = [Shape.of(name.strip(), options.points, options.subdivide) for name in options.shapes.split(",")]
     wanted = {
         f"{method.group}, {method.setting}, {shape.name}": (method, shape)
         for shape in shapes
@@ -86,6 +85,8 @@ def measure(pair: tuple[Method, Shape]) -> dict:
     except MeshError as error:  # simplified so much that it is not closed any more
         print(f"{method.group}, {method.setting}: {error}", flush=True)
         return row | {"error": str(error)}
+    if made.seconds is not None:
+        seconds = {"seconds": made.seconds, "elapsed": made.seconds}
     row |= {"bytes": made.size, **seconds, **shape.errors(made.surface())}
     print(f"{method.group}, {method.setting}, {shape.name}: {row['bytes']:,} bytes, {row['seconds']:.2f} s", flush=True)
     return row
@@ -118,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         if why := clouds.lacking():
             print(why, file=sys.stderr)
-        found = run(options, methods(options.minutes))
+        shapes = [Shape.of(name.strip(), options.points, options.subdivide) for name in options.shapes.split(",")]
+        found = run(options, shapes, methods(options.minutes, shapes))
         print(report.table(found))
         if options.write:
             document.write(RESULTS, report.BEGIN, report.END, report.table(found))

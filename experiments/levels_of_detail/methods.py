@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import tempfile
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +22,10 @@ from jonet.fields import Fields, Spline
 from jonet.geometry.inside import Inside
 from jonet.geometry.mesh import Mesh
 from jonet.inference.surfaces import refinement
+from jonet.model import Model
 from jonet.networks.input_field import InputField
 from jonet.run import train
+from jonet.tasks import registry
 
 EXTRACTED = 256  # cells a side at which functions become meshes
 LEVELS = 2**16 - 1  # of a coordinate of a stored mesh, over its bounding box
@@ -38,10 +42,14 @@ FACES = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 
 
 class Made(NamedTuple):
-    """A representation of one shape.  size: bytes.  surface(): what these bytes give."""
+    """A representation of one shape.  size: bytes.  surface(): what these bytes give.
+
+    seconds: of processors, of one of several shapes that were made together; None: what making this one took.
+    """
 
     size: int
     surface: Callable[[], Surface]
+    seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +67,16 @@ class Method:
     once: bool = False
 
 
-def methods(minutes: float) -> list[Method]:
-    """All rows whose libraries are installed.  minutes: of the network's training, 0 to leave it out."""
+def methods(minutes: float, shapes: Sequence[Shape]) -> list[Method]:
+    """All rows whose libraries are installed.
+
+    minutes: of the training of each network, 0 to leave them out.  shapes: those that share a decoder.
+    """
     rows = [Method("splines", setting, splines(options)) for setting, options in SPLINES.items()]
     if minutes:
         rows.append(Method("network", f"8 × 256, {minutes:g} minutes", network(minutes), once=True))
+        together = f"8 × 256 of {len(shapes)} shapes, {minutes:g} minutes"
+        rows.append(Method("codes", together, codes(minutes, shapes), once=True))
     rows += [Method("bitmap", f"{n}³", bitmap(n)) for n in BITS]
     rows += [Method("truncated distances", f"{n}³", truncated(n)) for n in DISTANCES]
     rows += [Method("mesh", f"{n:,} faces", simplified(n), faces=n) for n in FACES]
@@ -108,20 +121,49 @@ def network(minutes: float) -> Callable[[Shape], Made]:
     """The preset `single_mlp` of DeepSDF, its parameters in float16, compressed."""
 
     def make(shape):
-        model = train.train(shape.mesh, preset="single_mlp", minutes=minutes)
-        half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), model.network.shared)
-        size = len(zlib.compress(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(half)), 9))
-        shared = jax.tree.map(lambda leaf: leaf.astype(np.float32), half)
-        read = dataclasses.replace(model, network=dataclasses.replace(model.network, shared=shared))
-
-        def surface():
-            field = read.field(read.codes, frame="input")
-            assert isinstance(field, InputField)
-            return of_function(field[0], read.extract(read.codes, EXTRACTED)[0])
-
-        return Made(size, surface)
+        read, size = halved(train.train(shape.mesh, preset="single_mlp", minutes=minutes))
+        return Made(size, lambda: of_code(read, 0))
 
     return make
+
+
+def codes(minutes: float, shapes: Sequence[Shape]) -> Callable[[Shape], Made]:
+    """A code each, and one decoder of all shapes: the preset `small` of DeepSDF, with the samples of `single_mlp`.
+
+    A shape has its part of the decoder's bytes and of the seconds.
+    """
+
+    @functools.cache
+    def trained() -> tuple[Model, int, float]:
+        begun = time.process_time()
+        samples = registry.find("deepsdf").presets["single_mlp"].samples
+        model = train.train([shape.mesh for shape in shapes], preset="small", minutes=minutes, samples=samples)
+        return *halved(model), (time.process_time() - begun) / len(shapes)
+
+    def make(shape):
+        read, size, seconds = trained()
+        return Made(size // len(shapes), lambda: of_code(read, shapes.index(shape)), seconds)
+
+    return make
+
+
+def halved(model: Model) -> tuple[Model, int]:
+    """A model whose parameters and codes were stored in float16, compressed, and how many bytes that takes."""
+    both = model.network.shared, model.codes.values
+    half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), both)
+    size = len(zlib.compress(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(half)), 9))
+    shared, values = jax.tree.map(lambda leaf: leaf.astype(np.float32), half)
+    network = dataclasses.replace(model.network, shared=shared)
+    codes = dataclasses.replace(model.codes, values=values, network=None)
+    return dataclasses.replace(model, network=network, codes=codes), size
+
+
+def of_code(model: Model, row: int) -> Surface:
+    """A trained shape, in its input units."""
+    code = model.codes[[row]]
+    field = model.field(code, frame="input")
+    assert isinstance(field, InputField)
+    return of_function(field[0], model.extract(code, EXTRACTED)[0])
 
 
 def stored(encode: Callable[[Shape], bytes], decode: Callable[[bytes], Surface]) -> Callable[[Shape], Made]:

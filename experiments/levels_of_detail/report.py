@@ -14,6 +14,7 @@ Row = dict[str, Any]
 COLORS = {  # of groups, in the order of the legend
     "splines": "#d6601d",
     "network": "#7b3fa0",
+    "codes": "#c2185b",
     "bitmap": "#8c8c8c",
     "truncated distances": "#2a7f3f",
     "mesh": "#1f5fa8",

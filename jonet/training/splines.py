@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import KDTree
 
 from jonet import parallel, products
 from jonet.networks import spline, spline_levels
@@ -24,6 +25,7 @@ from jonet.settings.representation import SplineConfig
 
 NEAR_WEIGHT = 0.01  # distance at which a sample's error counts half as much as at the surface
 COARSE = (8, 16, 32)  # resolutions of the dense grids: each starts from the one before, and the last is kept
+FAR = 8  # cells a side of the grid on which the space around a shape should have samples
 SAMPLES = {8: 256, 16: 64, 32: 16}  # of a cell, at most; 8 on finer grids
 AT_SURFACE = 0.7  # samples closer than this many cells are near enough to tell that a cell is at the surface
 RIDGE = 100.0  # weight of the squared coefficients of finer levels, which few or no samples may determine
@@ -64,12 +66,13 @@ def fit(shapes: Sequence[Samples], options: Sequence[SplineConfig]) -> list[tupl
     bytes are left, and as this makes the error of samples that are held out smaller.
     """
     fitted = [Samples(*(array[: len(array) - held_out(each)] for array in each)) for each in shapes]
+    everywhere = [with_far(each) for each in fitted]
     values = [np.zeros((COARSE[0] // 2 + 2,) * 3, np.float32) for _ in shapes]
     for resolution in COARSE:
         nodes = spline_levels.around(cells := spline_levels.every_cell(resolution), resolution)
         systems = [
             system(samples, samples.distances, resolution, nodes, spline_levels.refined(each).reshape(-1))
-            for samples, each in zip(fitted, values, strict=True)
+            for samples, each in zip(everywhere, values, strict=True)
         ]
         solved = solve(systems, len(nodes), 2 * options[0].iterations, COARSE_RIDGE, COARSE_SMOOTHING)
         values = [each[: len(nodes)].reshape((resolution + 2,) * 3) for each in solved]
@@ -103,6 +106,25 @@ def fit(shapes: Sequence[Samples], options: Sequence[SplineConfig]) -> list[tupl
 def together() -> int:
     """Shapes that are solved side by side: one on each CPU device, some on each accelerator."""
     return parallel.count() * (1 if parallel.platform().is_cpu else LANES)
+
+
+def with_far(samples: Samples) -> Samples:
+    """The samples, and an estimate in the middle of each large cell beyond the shape that has no sample.
+
+    Without these, the dense grids would go on linearly from the samples near a surface, and could end in another
+    surface at a corner of the cube.  A sample inside, f(p) < 0, bounds what is beyond: f(x) <= |x - p| + f(p).
+    """
+    every = spline_levels.every_cell(FAR)
+    seen = np.unique(spline_levels.keys(cells_of(samples.points, FAR), FAR))
+    inside = samples.points[samples.distances < 0], samples.distances[samples.distances < 0]
+    if len(seen) == len(every) or not len(inside[0]):
+        return samples
+    empty = np.isin(spline_levels.keys(every, FAR), seen, assume_unique=True, invert=True)
+    middles = ((every[empty] + 0.5) * (2 / FAR) - 1).astype(np.float32)
+    middles = middles[((middles < inside[0].min(0)) | (middles > inside[0].max(0))).any(1)]
+    apart, nearest = KDTree(inside[0]).query(middles)
+    estimates = (apart + inside[1][nearest]).astype(np.float32)
+    return Samples(np.concatenate([samples.points, middles]), np.concatenate([samples.distances, estimates]))
 
 
 def held_out(samples: Samples) -> int:

@@ -1,5 +1,6 @@
 """Representations compared: each gives back the shape that it was made from, and the errors are those meant."""
 
+import dataclasses
 import functools
 import json
 import sys
@@ -157,7 +158,26 @@ def failing(shape: Shape) -> Made:
     raise MeshError(f"{shape.name} is not closed any more")
 
 
-def tiny(minutes: float) -> list[Method]:
+def test_codes_share_a_decoder_and_its_cost(monkeypatch):
+    """Each shape is that of its own code, and has its part of bytes and seconds."""
+    full = methods.train.train
+
+    def fast(meshes, preset, minutes, samples):
+        assert preset == "small"
+        samples = dataclasses.replace(samples, near=20_000, uniform=2_000)
+        network = {"dims": (64,) * 3, "norm_layers": (), "latent_in": (), "latent_size": 4}
+        return full(meshes, preset=preset, steps=400, samples=samples, network=network)
+
+    monkeypatch.setattr(methods.train, "train", fast)
+    shapes = [ball(), ring()]
+    made = [make(shape) for make in [methods.codes(1.0, shapes)] for shape in shapes]
+    assert made[0].size == made[1].size and made[0].seconds == made[1].seconds and 0 < made[0].size < 20_000
+    for i, shape in enumerate(shapes):
+        ious = [shape.errors(each.surface())["iou"] for each in made]
+        assert ious[i] > 0.9 and ious[1 - i] < 0.7, (shape.name, ious)
+
+
+def tiny(minutes: float, shapes) -> list[Method]:
     """Methods of which one does not leave these meshes closed, and one is not for shapes of few faces."""
     return [
         Method("bitmap", "8³", methods.bitmap(8)),
@@ -196,7 +216,7 @@ def test_without_open3d_poisson_is_left_out_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "open3d", None)
     clouds.lacking.cache_clear()
     assert "without Poisson" in clouds.lacking()
-    assert "Poisson of points" not in {method.group for method in methods.methods(0)}
+    assert "Poisson of points" not in {method.group for method in methods.methods(0, [])}
     monkeypatch.undo()
     clouds.lacking.cache_clear()
 
@@ -234,9 +254,9 @@ def test_better_rows_are_lower_and_larger_ones_farther_right():
 
 
 def test_every_group_has_a_color():
-    found = {method.group for method in methods.methods(1.0)} | {"Poisson of points"}
+    found = {method.group for method in methods.methods(1.0, [])} | {"Poisson of points"}
     assert found == set(report.COLORS)
-    assert any(method.once for method in methods.methods(1.0)) and not any(m.once for m in methods.methods(0))
+    assert any(method.once for method in methods.methods(1.0, [])) and not any(m.once for m in methods.methods(0, []))
 
 
 def test_documents_without_marks_are_refused(tmp_path):

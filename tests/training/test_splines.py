@@ -117,6 +117,28 @@ def test_distances_hold_where_samples_are_few():
     assert off[distances > 0.4].mean() < 0.03 and off[np.abs(distances) < 0.4].mean() < 0.03
 
 
+def test_space_without_samples_is_as_far_as_it_is():
+    """Samples near the surface alone say nothing about the cube's corners, but that the shape does not reach there."""
+    near = ball(8000)
+    near = Samples(*(array[np.abs(near.distances) < 0.08] for array in near))
+    ((levels, _),) = splines.fit([near], [SMALL])
+    points = np.random.default_rng(5).uniform(-1, 1, (5000, 3)).astype(np.float32)
+    distances = np.linalg.norm(points, axis=1) - 0.6
+    found = splines.evaluate(levels, points)
+    beyond = distances > 0.1
+    off = np.abs(found - distances)[beyond]
+    assert (found[beyond] > 0).all() and off.max() < 0.2 and off.mean() < 0.03
+    assert (found[distances < -0.05] < 0).all()
+
+
+def test_samples_everywhere_are_left_as_they_are():
+    everywhere = ball(40_000)
+    assert splines.with_far(everywhere) is everywhere
+    outside = everywhere.distances > 0
+    alone = Samples(everywhere.points[outside][:9], everywhere.distances[outside][:9])
+    assert splines.with_far(alone) is alone
+
+
 def test_cells_are_refined_where_samples_are_off():
     """A box has flat faces, which the coarse grid holds, and edges, which it does not."""
     rng = np.random.default_rng(0)
