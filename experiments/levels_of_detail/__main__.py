@@ -46,7 +46,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--shapes", default="aeroplane,mug", help="procedural families and closed mesh files, joined by commas")
     add("--out", dest="folder", type=Path, required=True, help="folder for the results")
-    add("--minutes", type=float, default=7.5, help="minutes of training of a network of each shape, and of one of all; 0: no network")
+    add(
+        "--minutes",
+        type=float,
+        default=7.5,
+        help="minutes of training of a network of each shape, and of one of all; 0: no network",
+    )
     add("--points", type=int, default=1_000_000, help="points from which the IoU is estimated; 20 or more")
     add(
         "--subdivide",

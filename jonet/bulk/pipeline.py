@@ -38,13 +38,16 @@ class Stages(NamedTuple):
 class Outcome(NamedTuple):
     """What a call did.
 
-    rows: of the written inputs.  seconds: wall time.  solving: the part of it in which a batch was solved.  solved:
-    number of inputs that were solved or failed; some rows may not be written yet.  total: number of all inputs.
+    rows: of the written inputs.  seconds: wall time.  solving, reading, writing: the parts of it in which a batch was
+    solved, and in which nothing was solved because inputs were not read yet, or results not written.  solved: number of
+    inputs that were solved or failed; some rows may not be written yet.  total: number of all inputs.
     """
 
     rows: list[Row]
     seconds: float
     solving: float
+    reading: float
+    writing: float
     solved: int
     total: int
 
@@ -64,7 +67,8 @@ class Pipeline:
         `read`, threads if None."""
         self.stages, self.keep, self.batch, self.executor = stages, keep, batch, executor
         self.rows: list[Row] = []
-        self.solving, self.solved = 0.0, 0
+        self.solving = self.reading = self.writing = 0.0
+        self.solved = 0
         self._written: collections.deque[Future] = collections.deque()
 
     def run(self, sources: Mapping[str, Any], progress: Callable[[Outcome], None] = lambda outcome: None) -> Outcome:
@@ -76,7 +80,8 @@ class Pipeline:
         groups: dict[Hashable, list[_Item]] = collections.defaultdict(list)
 
         def now() -> Outcome:
-            return Outcome(list(self.rows), time.monotonic() - begun, self.solving, self.solved, len(sources))
+            waited = self.solving, self.reading, self.writing
+            return Outcome(list(self.rows), time.monotonic() - begun, *waited, self.solved, len(sources))
 
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
             try:
@@ -108,7 +113,9 @@ class Pipeline:
                 if not waiting:
                     return
                 key, task = waiting.popleft()
+                begun = time.monotonic()
                 stamp, held, cause, seconds = task.result()  # raises if a worker process was killed
+                self.reading += time.monotonic() - begun
                 if cause:
                     self._fail(key, cause, stamp)
                 else:
@@ -158,8 +165,10 @@ class Pipeline:
 
     def _settle(self, most: int) -> None:
         """Waits until at most `most` results are still to be written; raises their errors."""
+        begun = time.monotonic()
         while len(self._written) > most or (self._written and self._written[0].done()):
             self.rows.append(self._written.popleft().result())
+        self.writing += time.monotonic() - begun
 
     def _fail(self, key: str, cause: str, stamp: dict[str, Any]) -> None:
         row = self.keep(Row(key, cause, input=stamp))

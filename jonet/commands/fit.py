@@ -124,7 +124,8 @@ class Progress:
         print(
             f"{counts} · {60 * len(outcome.rows) / outcome.seconds:.0f} per minute "
             f"({60 / self.seconds_per_input(outcome):.0f} after the first batch), "
-            f"{outcome.solving / outcome.seconds:.0%} of the time in the solver: {out}"
+            f"{outcome.solving / outcome.seconds:.0%} of the time in the solver, {outcome.reading / outcome.seconds:.0%} "
+            f"waiting for inputs, {outcome.writing / outcome.seconds:.0%} for results to be written: {out}"
         )
         left = report.inputs - report.before - len(outcome.rows)
         if left:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -215,6 +216,28 @@ def test_reading_goes_ahead_but_not_far(tmp_path):
     assert all(count <= 5 * solved + 2 * 5 + 6 for solved, count in enumerate(most))
 
 
+@pytest.mark.parametrize(("slow", "other"), [("reading", "writing"), ("writing", "reading")])
+def test_it_is_known_what_the_solver_waited_for(tmp_path, slow, other):
+    """Four threads read and two write, so that six inputs of a twentieth of a second each take some time."""
+
+    def pause(stage):
+        time.sleep(0.05 * (stage == slow))
+
+    def read(source):
+        pause("reading")
+        return source
+
+    def write(key, result):
+        pause("writing")
+        return Row(key, "ok")
+
+    stages = Stages(read, lambda held: None, list, write)
+    outcome = Pipeline(stages, Manifest(tmp_path).add, 1).run({f"{i}": i for i in range(6)})
+    waited = getattr(outcome, slow)
+    assert 0.04 < waited <= outcome.seconds - outcome.solving
+    assert getattr(outcome, other) < waited / 2
+
+
 def test_a_trial_projects_what_all_would_take(inputs, tmp_path, capsys):
     class Options:
         out, inputs = tmp_path / "made", None
@@ -225,6 +248,7 @@ def test_a_trial_projects_what_all_would_take(inputs, tmp_path, capsys):
     progress.first = report.outcome._replace(solved=2, seconds=100.0)
     progress.end(report._replace(outcome=report.outcome._replace(seconds=1900.0), size=4 * 10**9))
     said = capsys.readouterr().out
+    assert "% waiting for inputs" in said
     assert "7 inputs are left: about 1.8 hours and 7 GB" in said  # 900 s an input after the first batch
     report = bulk.reconstruct(Balls(), inputs, Options.out)
     assert report.before == 4 and report.complete
