@@ -6,10 +6,10 @@
     python -m experiments.levels_of_detail --out=FOLDER --write                          into docs/results.md
 
 Each closed mesh is made a spline (`jonet.represent`), a DeepSDF network of its own, a code of a decoder of all shapes,
-a bitmap, truncated distances and a simpler mesh, and from points with normals a spline, a Poisson reconstruction and radial basis functions, each with
-several budgets; written to bytes, read back and scored.  FOLDER gets `levels.json` (stored rows are not measured
-again).  Seconds are processor seconds, summed over all cores, which are little affected by other programs; what is
-compiled is left out, but for the networks.  Poisson reconstruction is Open3D's, of the
+a bitmap, truncated distances and a simpler mesh, and from points with normals a spline, a Poisson reconstruction and
+radial basis functions, each with several budgets; written to bytes, read back and scored.  FOLDER gets `levels.json`
+(stored rows are not measured again).  Seconds are processor seconds, summed over all cores, which are little affected
+by other programs; what is compiled is left out, but for the networks.  Poisson reconstruction is Open3D's, of the
 extra `bench`, and left out without it.
 """
 

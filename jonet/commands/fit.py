@@ -121,11 +121,13 @@ class Progress:
         for row in outcome.rows:
             kinds[row.status.split(":")[0]] += 1
         counts = " · ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        solving, reading, writing = (
+            part / outcome.seconds for part in (outcome.solving, outcome.reading, outcome.writing)
+        )
         print(
             f"{counts} · {60 * len(outcome.rows) / outcome.seconds:.0f} per minute "
-            f"({60 / self.seconds_per_input(outcome):.0f} after the first batch), "
-            f"{outcome.solving / outcome.seconds:.0%} of the time in the solver, {outcome.reading / outcome.seconds:.0%} "
-            f"waiting for inputs, {outcome.writing / outcome.seconds:.0%} for results to be written: {out}"
+            f"({60 / self.seconds_per_input(outcome):.0f} after the first batch), {solving:.0%} of the time in the "
+            f"solver, {reading:.0%} waiting for inputs, {writing:.0%} for results to be written: {out}"
         )
         left = report.inputs - report.before - len(outcome.rows)
         if left:
