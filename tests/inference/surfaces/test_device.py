@@ -1,9 +1,5 @@
 """Surfaces made by compiled programs: those of the host, of all kinds of networks; short lists, lids, empty shapes."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +8,6 @@ from analytic import ball, balls, batch, field, logits, rods, waves
 from chairs import load_chairs
 from manifolds import accepts
 from onet_recorded import drawn
-from paths import PYTHONPATH
 
 from jonet import parallel
 from jonet.errors import InputError
@@ -219,32 +214,3 @@ def test_programs_are_lowered_for_other_platforms(kind, platform):
     make = block_meshes.program(target, layout, 1024, True)
     exported = jax.export.export(make.jitted(), platforms=[platform])(fields, rows, grids, found, np.int32(12))
     assert exported.platforms == (platform,)
-
-
-DEVICES = """
-import os
-os.environ["NPROC"] = "16"
-import jax
-jax.config.update("jax_num_cpu_devices", 4)
-import numpy as np
-from analytic import batch, field, waves
-from jonet import parallel
-from jonet.inference.surfaces import device, extraction
-fields = batch(*(field(waves, frequency=3.0 + i) for i in range(5)))
-results = []
-for count in (1, 2, 4):
-    device.BATCH = 1 if count == 2 else 10**9  # a shape of each device in two threads, or all at once
-    with parallel.use(count):
-        meshes = extraction.extract(fields, 24, backend="device")
-        results.append([a for mesh in meshes for a in (mesh.vertices, mesh.faces, mesh.normals)])
-for other in results[1:]:
-    for a, b in zip(results[0], other, strict=True):
-        np.testing.assert_array_equal(a, b)
-print("equal", sum(len(a) for a in results[0]))
-"""
-
-
-def test_one_two_and_four_devices_give_the_same_meshes():
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("equal"), done.stderr

@@ -14,7 +14,7 @@ from analytic import ball, balls, batch, block, constant, field, logits, rods, t
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifolds import accepts
-from paths import PYTHONPATH, RECORDED
+from paths import PYTHONPATH, RECORDED, SUPPORT
 from scipy.spatial import cKDTree
 
 from jonet.errors import ConfigError, InputError
@@ -341,31 +341,11 @@ def test_what_cannot_be_extracted_is_refused(options, message):
         extraction.extract(fields, **{"resolution": 16, **options})
 
 
-DEVICES = """
-import os, sys
-os.environ["NPROC"] = "16"
-import jax
-jax.config.update("jax_num_cpu_devices", 4)
-import numpy as np
-from analytic import batch, field, waves
-from jonet import parallel
-from jonet.inference.surfaces import extraction as surface
-fields = batch(*(field(waves, frequency=3.0 + i) for i in range(3)))
-results = []
-for count in (1, 2, 4):
-    surface.BATCH = 1 if count < 4 else 10**9  # shape by shape in two threads, or all at once
-    with parallel.use(count):
-        results.append([a for mesh in surface.extract(fields, 24) for a in (mesh.vertices, mesh.faces, mesh.normals)])
-for other in results[1:]:
-    for a, b in zip(results[0], other, strict=True):
-        np.testing.assert_array_equal(a, b)
-print("equal", sum(len(a) for a in results[0]))
-"""
-
-
-def test_one_two_and_four_devices_give_the_same_meshes():
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True)
+@pytest.mark.parametrize("backend", ["host", "device"])
+def test_one_two_and_four_devices_give_the_same_meshes(backend):
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "NPROC": "16", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    program = [sys.executable, SUPPORT / "device_meshes.py", backend]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("equal"), done.stderr
 
 
