@@ -14,7 +14,7 @@ from jonet import arguments
 from jonet.checks import check_array, listed
 from jonet.config import changed
 from jonet.data import scans, sources
-from jonet.data.cloud_distances import Cloud
+from jonet.data.cloud_distances import Cloud, distinct
 from jonet.data.sampling import Recipe, surface
 from jonet.errors import FormatError, InputError, MeshError, shown
 from jonet.fields import Fields, Spline
@@ -121,6 +121,7 @@ def of_file(
     if (rows := scans.cloud(path, seed=options.seed)) is None:
         source = sources.MeshFile(name, "test", path=path, up=up)
         return _of_scan(name, scans.sampled(source, "samples", "sphere", _recipe(options), options.seed), options)
+    rows = rows[distinct(rows[:, :3])]
     rows = scans.cleaned(rows[_beside_others(rows[:, :3])], path, outliers, remove_plane)
     turn = axes.upright(up)
     normals = rows[:, 3:] @ turn.rotation.T if rows.shape[1] > 3 else None
@@ -165,7 +166,8 @@ def of_cloud(name: str, cloud: tuple[np.ndarray, np.ndarray | None], options: Re
     """Samples around a point cloud in input units, see `data.cloud_distances`; points that stand alone are left out."""
     points = check_array(cloud[0], f"points of {name}", (None, 3), np.float64)
     normals = None if cloud[1] is None else check_array(cloud[1], f"normals of {name}", (None, 3), np.float64)
-    kept = _beside_others(points)
+    first = distinct(points)
+    kept = first[_beside_others(points[first])]
     return of_inliers(name, (points[kept], None if normals is None else normals[kept]), options)
 
 

@@ -199,7 +199,7 @@ def solve_splines(resolution: int = 128) -> Call:
     points = (points * 2 / resolution - 1).astype(np.float32)
     samples = splines.Samples(points, (np.linalg.norm(points, axis=1) - 0.6).astype(np.float32))
     one = splines.system(samples, samples.distances, resolution, level.nodes, np.zeros(len(level.nodes), np.float32))
-    several = splines.System(*(np.broadcast_to(leaf, (devices, splines.LANES, *leaf.shape)) for leaf in one))
+    several = splines.System(*(np.broadcast_to(leaf, (devices, splines.SIDE_BY_SIDE[-1], *leaf.shape)) for leaf in one))
     chunks = -(-len(level.nodes) // splines.CHUNK)
     return Call(
         splines._program(),
@@ -207,7 +207,7 @@ def solve_splines(resolution: int = 128) -> Call:
             *parallel.split((several, np.full(devices, chunks, np.int32))),
             *(np.int32(iterations), np.float32(1), np.float32(1e-2)),
         ),
-        amount=devices * splines.LANES / iterations,
+        amount=devices * splines.SIDE_BY_SIDE[-1] / iterations,
         unit="levels",
         precision="highest",
         context=lambda: products.precise("highest"),

@@ -30,6 +30,13 @@ UNIFORM = 8  # of so many samples near the points there is one anywhere
 GAP = 4.0  # places of the surface farther from all points than this, in spacings, are closed holes
 
 
+def distinct(points: np.ndarray) -> np.ndarray:
+    """The indices, ascending, of the first of equal points [N, 3]: neighbors should say something new."""
+    order = np.lexsort(points.T)  # equal ones stay in order
+    new = np.append(True, (points[order[1:]] != points[order[:-1]]).any(1))[: len(points)]
+    return np.sort(order[new])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cloud:
     """An oriented point cloud in the normalized frame.
@@ -49,9 +56,11 @@ class Cloud:
 
     @staticmethod
     def of(points, normals=None) -> Cloud:
-        """points [N, 3], normals [N, 3] or None to estimate them."""
+        """points [N, 3], normals [N, 3] or None to estimate them.  Of equal points the first counts."""
         points = np.asarray(points, np.float64)
-        normals = cloud_normals.estimated(points) if normals is None else np.asarray(normals, np.float64)
+        kept = distinct(points)
+        points, normals = points[kept], None if normals is None else np.asarray(normals, np.float64)[kept]
+        normals = cloud_normals.estimated(points) if normals is None else normals
         normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         cloud = Cloud._of_all(points, normals)
         # points off the surface of those around them; what is left says better which of them are

@@ -210,7 +210,7 @@ def evaluate(run: RunState) -> list[Path]:
 
     nearest = in_threads(compared, "scores of nearest training shapes", near.keys(), near.values())
     shapes = groups["test"] or groups["train"]
-    parameters = jax.tree.leaves(trained.network.shared)
+    parameters = jax.tree.leaves(trained.network.stored)
     length = trained.config.latent_size  # without shared parameters, a code is all of a network
     alone = not parameters
     values = {
@@ -221,11 +221,11 @@ def evaluate(run: RunState) -> list[Path]:
         "train": {"summary": metrics.summary(groups["train"]), "shapes": groups["train"]},
         "nearest": {"summary": metrics.summary(nearest), "shapes": nearest},
         "bytes": {
-            "network": 4 * length if alone else int(sum(leaf.nbytes for leaf in parameters)),
+            "network": 4 * length if alone else sum(np.asarray(leaf).nbytes for leaf in parameters),
             "code": 0 if alone else 4 * length,
             "mesh": int(np.median([24 * row["vertices"] + 13 * row["faces"] for row in shapes] or [0])),
         },
-        "parameters": length if alone else int(sum(leaf.size for leaf in parameters)),
+        "parameters": length if alone else trained.network.num_parameters,
         "skipped": store.skipped,
         "seconds": {name: done["seconds"] for name, done in run.done.items()},
     }

@@ -86,7 +86,7 @@ class FitConfig:
     seed: int = 0  # seed of all random numbers
     clamp: float = 0.1  # δ, distance in the normalized frame beyond which only the sign counts (fixed as published)
     prior: float = 1e-4  # weight of the prior against a mean error; 1e-3 for partial views (Adam has its own penalty)
-    # σ of the paper's prior of codes, ‖z‖²/σ² beside the sum of the errors (eq. 10), in place of `prior` and
+    # σ of the paper's prior of codes, ‖z‖²/σ² beside the sum of a whole step's errors (eq. 10), in place of `prior` and
     # `adam.decay`; 0: these.  Of networks that were trained with learning.prior=paper (there 0.01)
     prior_sigma: float = 0.0
     candidates: int = 256  # largest number of training codes that are tried as starts
@@ -111,8 +111,9 @@ class FitConfig:
 
     @property
     def code_weight(self) -> float:
-        """1/σ² of the prior that `prior_sigma` names, divided by the number of observations in the sum of a step, by
-        which all methods divide this sum: the weight of ‖z‖² beside a mean error.  0 without such a prior."""
+        """1/σ² of the prior that `prior_sigma` names, divided by the number of observations in the sum of a whole step,
+        as published (8,000 or 8,192, also of a shape that has fewer): the weight of ‖z‖² beside a mean error.  0
+        without such a prior."""
         if not self.prior_sigma:
             return 0.0
         terms = {"gauss_newton": max(self.gauss_newton.points), "adam": self.adam.rows, "lbfgs": self.lbfgs.points}
@@ -122,6 +123,18 @@ class FitConfig:
     def solver(self) -> Method:
         """The method whose loop runs: that of Adam for an optimizer."""
         return self.method if self.optimizer is None else "adam"
+
+    def unread(self, group: str) -> dict[str, str]:
+        """Options, below the name of their group, that have no effect with the others, each with the reason."""
+        others = {"gauss_newton", "adam", "lbfgs"} - {self.solver}
+        found = {f"{group}.{name}": f"{group}.method is {self.method}" for name in others}
+        if self.solver != "gauss_newton":
+            found[f"{group}.starts"] = f"{group}.method is {self.method}, which has one start"
+        if self.solver == "adam":
+            found[f"{group}.prior"] = f"{group}.method is adam, whose penalty is adam.decay"
+        if self.prior_sigma:
+            found |= dict.fromkeys((f"{group}.prior", f"{group}.adam.decay"), f"{group}.prior_sigma takes its place")
+        return found
 
     def _check_optimizer(self) -> None:
         if self.optimizer is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -105,7 +106,11 @@ class Config(TimedConfig):
         }
         found |= batch.unread(self) | super().unread()
         if self.representation == "network":
-            return found | {"spline": "representation is network"}
+            if not self.network.latent_size:
+                without = "network.latent_size is 0, so there are no codes"
+                found |= dict.fromkeys(("fitting", "optimizer.per_shape", *autodecoder.OF_CODES), without)
+            each = self.fitting.unread("fitting"), self.optimizer.unread("optimizer"), self.learning.unread("learning")
+            return functools.reduce(operator.or_, each) | found | {"spline": "representation is network"}
         reason = "splines are solved, not trained, and have no codes (preset single_mlp trains a network of one mesh)"
         options = {*DeepSDF.parts["train"], "fitting"} - {"seed", "representation", "spline"}
         return found | dict.fromkeys(options, reason)
@@ -203,14 +208,14 @@ class DeepSDF(Task[Config]):
         return "single" if Path(data).is_file() else "quick"
 
     def check_outline(self, config: Config, outline: Store) -> None:
-        """As for all tasks; splines are of one shape, and a network's samples must fit where the options put them."""
-        if config.representation == "spline":
-            _check_one(len(outline.select("train")))
-            return
-        batch.check_place(config, outline, spec)
+        """As for all tasks; without codes there is one shape, and samples must fit where the options put them."""
+        _check_one(config, outline)
+        if config.representation == "network":
+            batch.check_place(config, outline, spec)
 
     def training_setup(self, config: Config, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
         """What the training loop needs: decoder, one code per training shape, batches of samples."""
+        _check_one(config, store)
         each, learning, optimizer = batch.of(config, autotuned), config.learning, config.optimizer.build()
         network = decoder(config.network, each.compute_dtype, parallel.platform())
         shared, codes = autodecoder.initial(network, len(shapes), key, std=learning.code_std, start=learning.start)
@@ -249,8 +254,9 @@ class DeepSDF(Task[Config]):
         """The splines of the one shape, from its samples in the store."""
         if config.representation == "network":
             return None
-        _check_one(len(shapes))
+        _check_one(config, store)
         rows = np.random.default_rng(config.seed).permutation(np.asarray(store.samples(shapes[0])))
+        rows = rows[(np.abs(rows[:, :3]) <= 1).all(1)]
         samples = splines.Samples(rows[:, :3], rows[:, 3])
         with Progress("splines", "shape", 1):
             ((levels, error),) = splines.fit([samples], [config.spline])
@@ -313,13 +319,19 @@ class DeepSDF(Task[Config]):
         )
 
 
-def _check_one(count: int) -> None:
-    """ConfigError for a number of training shapes that splines do not hold."""
-    if count != 1:
-        raise ConfigError(
-            f"representation is spline, which holds one shape, but there are {count} training shapes; jonet represent "
-            "makes splines of each of many, and representation=network learns them together"
-        )
+def _check_one(config: Config, shapes: Store) -> None:
+    """ConfigError if there are several shapes and no codes to tell them apart, or unseen ones that would need codes."""
+    if config.representation == "network" and config.network.latent_size:
+        return
+    train, test = (len(shapes.select(split)) for split in ("train", "test"))
+    if train == 1 and not test:
+        return
+    reason = "representation is spline" if config.representation == "spline" else "network.latent_size is 0"
+    raise ConfigError(
+        f"{reason}, which holds one shape, but there are {counted(train, 'training shape')} and "
+        f"{counted(test, 'test shape')}; jonet represent makes splines of each of many, and a network with codes "
+        "(preset quick) learns them together"
+    )
 
 
 def decoder(specs: Specs, compute_dtype: str, platform: parallel.Platform) -> DeepSDFDecoder:

@@ -110,6 +110,10 @@ class Config(TaskConfig):
             raise ConfigError(f"held_out is {self.held_out}, but must be a fraction of the points above 0 and below 1")
         check_counts(self, {"batch_points": 1, "epochs": 1, "validate_every": 1, "patience": 0, "rebuilt_train": 0})
 
+    def unread(self) -> dict[str, str]:
+        """Options that have no effect with the others, each with the reason."""
+        return super().unread() | self.optimizer.per_shape.unread("optimizer.per_shape")
+
 
 PICTURED = 6  # shapes whose points and boundary the report shows
 FALLING = Adam(per_shape=Schedule("cosine", initial=3e-3, final=1e-5))

@@ -125,7 +125,7 @@ class Config(TimedConfig):
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
-        unread = super().unread() | batch.unread(self)
+        unread = super().unread() | batch.unread(self) | self.optimizer.unread("optimizer")
         if self.network.encoder == "idx":
             unread["inputs"] = "network.encoder is idx, which takes no input"
         return unread

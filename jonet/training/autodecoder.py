@@ -17,6 +17,11 @@ from jonet.networks.deepsdf import DeepSDFDecoder
 from jonet.networks.layers import BLOCK, dropout_factor, dropout_mask, dropout_words
 from jonet.training.microbatches import accumulate, cut
 
+# options of `learning` that only networks with codes read
+OF_CODES = tuple(
+    f"learning.{name}" for name in ("prior", "prior_weight", "prior_ramp", "prior_sigma", "code_bound", "code_std")
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class AutoDecoder:
@@ -45,6 +50,11 @@ class AutoDecoder:
             )
         if not (self.code_bound >= 0 and self.code_std >= 0 and self.micro_batch >= 0):
             raise ConfigError("code_bound, code_std and micro_batch are 0 or more")
+
+    def unread(self, group: str) -> dict[str, str]:
+        """Options, below the name of their group, that have no effect with the others, each with the reason."""
+        others = ("prior_sigma",) if self.prior == "program" else ("prior_weight", "prior_ramp")
+        return {f"{group}.{name}": f"{group}.prior is {self.prior}" for name in others}
 
 
 class _Piece(NamedTuple):

@@ -336,7 +336,7 @@ def train(
                 break
     if checkpoints:
         checkpoints.wait()
-    if interrupt.requested and step < steps:
+    if interrupt.requested:
         kept = "the same command continues from there" if checkpoints else "nothing was saved"
         raise KeyboardInterrupt(f"stopped after step {step} of {steps}; {kept}")
     return state

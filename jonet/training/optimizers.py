@@ -42,6 +42,12 @@ class Schedule:
         if self.interval < 1 or self.length < 1:
             raise ConfigError(f"a schedule's interval {self.interval} and length {self.length} are at least one epoch")
 
+    def unread(self, group: str) -> dict[str, str]:
+        """Options, below the name of their group, that this kind does not read, each with the reason."""
+        read = {"step": ("interval", "factor"), "warmup": ("final", "length"), "constant": (), "cosine": ("final",)}
+        others = {"final", "interval", "factor", "length"}.difference(read[self.kind])
+        return {f"{group}.{name}": f"{group}.kind is {self.kind}" for name in others}
+
     def __call__(self, epoch, progress) -> jax.Array:
         """The rate in an epoch (integer, from 1), after a fraction `progress` in [0, 1] of all steps."""
         if self.kind == "step":
@@ -76,6 +82,11 @@ class Optimizer:
             raise ConfigError(
                 f"clip is {self.clip}, but a gradient's norm is clipped to a number above 0 (0: no clipping)"
             )
+
+    def unread(self, group: str) -> dict[str, str]:
+        """Options, below the name of their group, that have no effect with the others, each with the reason."""
+        found = self.shared.unread(f"{group}.shared") | self.per_shape.unread(f"{group}.per_shape")
+        return found if self.name == "adamw" else found | {f"{group}.weight_decay": f"{group}.name is {self.name}"}
 
     def build(self) -> optax.GradientTransformationExtraArgs:
         """A transformation of gradients {"shared": …, "per_shape": …}; `update(…, epoch=, progress=)` for schedules.

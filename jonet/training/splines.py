@@ -1,9 +1,9 @@
 """Splines of single shapes from signed distances: weighted least squares, level by level, coarse to fine.
 
-A level minimizes Σ wᵢ (f(xᵢ) - dᵢ)² + smoothing · ∫ |∇∇f|² over its coefficients, where wᵢ = 1 / (|dᵢ| + 0.01)², by
-conjugate gradients with a Jacobi preconditioner.  The coarsest grid is dense; a finer level corrects what is left, in
-the cells at the surface in which a sample is off by more than a tolerance.  Coefficients are rounded as they are
-stored, so that the next level also corrects that.
+A level minimizes Σ wᵢ (f(xᵢ) - dᵢ)² + smoothing · ∫ |∇∇f|², lengths in its cells, over its coefficients, where
+wᵢ = 1 / (|dᵢ| + 0.01)², by conjugate gradients with a Jacobi preconditioner.  The coarsest grid is dense; a finer level
+corrects what is left, in the cells at the surface in which a sample is off by more than a tolerance.  Coefficients are
+rounded as they are stored, so that the next level also corrects that.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jonet.settings.representation import SplineConfig
 
 NEAR_WEIGHT = 0.01  # distance at which a sample's error counts half as much as at the surface
 COARSE = (8, 16, 32)  # resolutions of the dense grids: each starts from the one before, and the last is kept
+SIDE_BY_SIDE = (1, 4, 8)  # shapes at once on each accelerator; on a CPU one
 FAR = 8  # cells a side of the grid on which the space around a shape should have samples
 SAMPLES = {8: 256, 16: 64, 32: 16}  # of a cell, at most; 8 on finer grids
 AT_SURFACE = 0.7  # samples closer than this many cells are near enough to tell that a cell is at the surface
@@ -105,7 +106,7 @@ def fit(shapes: Sequence[Samples], options: Sequence[SplineConfig]) -> list[tupl
 
 def together() -> int:
     """Shapes that are solved side by side: one on each CPU device, some on each accelerator."""
-    return parallel.count() * (1 if parallel.platform().is_cpu else LANES)
+    return parallel.count() * (1 if parallel.platform().is_cpu else SIDE_BY_SIDE[-1])
 
 
 def with_far(samples: Samples) -> Samples:
@@ -128,7 +129,7 @@ def with_far(samples: Samples) -> Samples:
 
 
 def held_out(samples: Samples) -> int:
-    """How many samples at the end are held out: one of 50."""
+    """How many samples at the end are held out: one of 50, so none of fewer."""
     return len(samples.points) // 50
 
 
@@ -209,9 +210,9 @@ def solve(systems: Sequence[System], count: int, iterations: int, ridge: float, 
     count: of nodes that are used in any of them.  ridge, bend: weights of squared coefficients and second derivatives.
     """
     devices, found = parallel.count(), []
-    for first in range(0, len(systems), together()):
+    for first in range(0, len(systems), together()):  # few sizes, so that few programs are compiled
         some = systems[first : first + together()]
-        each = -(-len(some) // devices)
+        each = next(size for size in SIDE_BY_SIDE if size * devices >= len(some))
         empty = System(*(np.zeros_like(array) for array in some[0]))
         filled = [*some, *[empty] * (devices * each - len(some))]
         stacked = System(
@@ -224,9 +225,6 @@ def solve(systems: Sequence[System], count: int, iterations: int, ridge: float, 
         out = parallel.host(out)
         found += [*out.reshape(devices * each, -1)[: len(some)]]
     return found
-
-
-LANES = 8  # shapes at once on each accelerator
 
 
 @functools.cache

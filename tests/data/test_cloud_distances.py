@@ -53,6 +53,20 @@ def test_noise_widens_the_spheres():
         assert errors[cloud.width] < 1.2 * min(errors.values()) < max(errors.values())
 
 
+def test_points_that_are_there_twice_count_once():
+    """A scan that was merged with itself: else a point left out of its sphere would still be in it."""
+    points, directions = sphere(1000)
+    rng = np.random.default_rng(0)
+    points = points + rng.normal(size=points.shape, scale=0.02)
+    once = Cloud.of(points, directions)
+    twice = Cloud.of(np.concatenate([points, points[::-1]]), np.concatenate([directions, directions[::-1]]))
+    assert twice.width == once.width and twice.spacing == once.spacing
+    asked = rng.uniform(-1, 1, (500, 3))
+    np.testing.assert_array_equal(twice.distances(asked), once.distances(asked))
+    often = Cloud.of(np.repeat(points, 9, 0))
+    np.testing.assert_array_equal(often.distances(asked), Cloud.of(points).distances(asked))
+
+
 def test_samples_are_in_random_order_near_and_everywhere():
     cloud = Cloud.of(*sphere(2000))
     points, distances = cloud.samples(8000, np.random.default_rng(0))

@@ -11,9 +11,11 @@ from jonet.data import store as stores
 from jonet.data.sampling import Recipe
 from jonet.errors import ConfigError
 from jonet.parallel import Platform
+from jonet.settings.fitting import FitConfig
 from jonet.tasks import batch, deepsdf, names, onet_points, registry
 from jonet.tasks.batch import Batch
 from jonet.tasks.shapes import Shapes
+from jonet.training.autodecoder import AutoDecoder
 
 TPU, GPU, CPU = Platform("tpu", 16 << 30), Platform("gpu", 80 << 30), Platform("cpu", 8 << 30)
 # as they were before there were batches by platform: shapes and points on a CPU
@@ -64,6 +66,30 @@ def test_groups_by_platform_are_not_read_where_all_is_given():
     assert not {"cpu", "gpu", "tpu"} & preset.unread().keys()
     with pytest.raises(ConfigError, match="gpu.points is given, but not read: batch_shapes, batch_points and"):
         config.resolved({"gpu.points"})
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "option", "reason"),
+    [
+        ("quick", {}, "optimizer.weight_decay", "optimizer.name is muon"),
+        ("quick", {}, "optimizer.shared.interval", "optimizer.shared.kind is cosine"),
+        ("paper", {}, "optimizer.per_shape.final", "optimizer.per_shape.kind is step"),
+        ("quick", {}, "learning.prior_sigma", "learning.prior is program"),
+        ("quick", {"learning": AutoDecoder(prior="paper")}, "learning.prior_ramp", "learning.prior is paper"),
+        ("quick", {}, "fitting.adam.steps", "fitting.method is gauss_newton"),
+        ("paper", {}, "fitting.gauss_newton.points", "fitting.method is adam"),
+        ("paper", {}, "fitting.starts", "which has one start"),
+        ("paper", {}, "fitting.prior", "whose penalty is adam.decay"),
+        ("quick", {"fitting": FitConfig(prior_sigma=0.01)}, "fitting.prior", "prior_sigma takes its place"),
+        ("single_mlp", {}, "fitting.seed", "there are no codes"),
+        ("single_mlp", {}, "learning.code_bound", "there are no codes"),
+    ],
+)
+def test_options_that_others_make_idle_are_refused(preset, changes, option, reason):
+    config = dataclasses.replace(deepsdf.TASK.presets[preset], **changes)
+    with pytest.raises(ConfigError, match=f"{option} is given, but not read: .*{reason}"):
+        config.resolved({option})
+    config.resolved({"optimizer.shared.initial", "learning.prior", "optimizer.name"} - {option, *config.unread()})
 
 
 @pytest.mark.parametrize("change", [{"batch_shapes": -1}, {"batch_points": 3}, {"batch_points": -2}])

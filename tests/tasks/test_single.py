@@ -12,6 +12,7 @@ from jonet.errors import CheckpointError, ConfigError, InputError
 from jonet.networks.spline import SplineSpecs
 from jonet.run import program
 from jonet.tasks import registry
+from jonet.training import splines
 
 SAMPLES = {"near": 20_000, "uniform": 4_000, "surface": 500}
 SPLINE = {"resolution": 64, "tolerance": 1e-3}
@@ -85,6 +86,9 @@ def test_a_run_scores_it(mesh, tmp_path):
     ]
     program.run(command)
     (shape,) = json.loads((tmp_path / "run" / "metrics.json").read_text())["shapes"]
+    values = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    network = jonet.load(tmp_path / "run").network
+    assert values["parameters"] == network.num_parameters and values["bytes"]["network"] < 200_000
     assert shape["iou"] > 0.97 and (tmp_path / "run" / "report.html").is_file()
 
 
@@ -95,10 +99,33 @@ def test_what_splines_do_not_have_is_refused(model, mesh):
         jonet.train(mesh, network={"latent_size": 8})
     with pytest.raises(ConfigError, match="holds one shape, but there are 2"):
         jonet.train([mesh, mesh], preset="single", samples=SAMPLES, spline=SPLINE)
+    with pytest.raises(ConfigError, match="latent_size is 0, which holds one shape, but there are 2 training shapes"):
+        jonet.train([mesh, mesh], preset="single_mlp", samples=SAMPLES, steps=1)
     with pytest.raises(ConfigError, match="spline.*is given.*representation is network"):
         jonet.train([mesh, mesh], preset="quick", spline=SPLINE)
     with pytest.raises(InputError, match="are not fitted"):
         model.fit(points=[np.zeros((10, 3))])
+
+
+@pytest.mark.parametrize("preset", ["single", "single_mlp"])
+def test_unseen_shapes_without_codes_are_refused_before_anything_is_sampled(preset, tmp_path):
+    with pytest.raises(ConfigError, match="1 training shape and 24 test shapes"):
+        program.run([f"--preset={preset}", "--data=mug", "--shapes.train=1", f"--workdir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run" / "store").exists()
+
+
+def test_samples_beyond_the_cube_are_no_samples(mesh, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def fit(shapes, options):
+        raise Seen(*shapes)
+
+    monkeypatch.setattr(splines, "fit", fit)
+    with pytest.raises(Seen) as found:
+        jonet.train(mesh, samples=SAMPLES | {"variances": (0.05, 0.05)}, spline=SPLINE)
+    (samples,) = found.value.args
+    assert 18_000 < len(samples.points) < 24_000 and np.abs(samples.points).max() <= 1
 
 
 def test_every_option_of_training_counts_or_is_refused():

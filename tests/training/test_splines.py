@@ -87,7 +87,7 @@ def test_shapes_are_solved_side_by_side_as_alone():
     shapes = [ball(2000, radius, seed) for seed, radius in enumerate((0.4, 0.6, 0.8))]
     alone = [splines.fit([shape], [SMALL])[0] for shape in shapes]
     with parallel.assuming(parallel.Platform("gpu", 16 << 30)):
-        assert splines.together() == splines.LANES * len(jax.devices())
+        assert splines.together() == splines.SIDE_BY_SIDE[-1] * len(jax.devices())
         together = splines.fit(shapes, [SMALL] * 3)
     for (levels, error), (others, another) in zip(alone, together, strict=True):
         assert [level.resolution for level in levels] == [level.resolution for level in others]
@@ -181,9 +181,22 @@ def test_coefficients_are_what_a_file_holds():
         assert np.abs(steps).max() <= 2**15 - 1
 
 
-def test_another_number_of_samples_and_cells_compiles_nothing():
+def test_another_number_of_samples_and_cells_compiles_nothing(compilations):
     splines.fit([ball(4000)], [SMALL])
-    program = splines._program()
-    before = program._cache_size() if hasattr(program, "_cache_size") else None
-    splines.fit([ball(4100, seed=3)], [SMALL])
-    assert before is None or program._cache_size() == before
+    with compilations() as seen:
+        splines.fit([ball(4100, seed=3)], [SMALL])
+    assert not seen, seen
+
+
+def test_another_number_of_shapes_compiles_nothing_on_accelerators(compilations):
+    nodes = spline_levels.around(spline_levels.every_cell(8)[:50], 8)
+    samples = ball(300)
+    system = splines.system(samples, samples.distances, 8, nodes, np.zeros(len(nodes), np.float32))
+    with parallel.assuming(parallel.Platform("gpu", 16 << 30)):
+        (alone,) = splines.solve([system], len(nodes), 2, 1.0, 1.0)
+        splines.solve([system] * 2, len(nodes), 2, 1.0, 1.0)
+        with compilations() as seen:
+            found = splines.solve([system] * 3, len(nodes), 2, 1.0, 1.0)
+    assert not seen and len(found) == 3, seen
+    for each in found:
+        np.testing.assert_allclose(each, alone, atol=1e-5)

@@ -459,12 +459,14 @@ def test_the_latest_state_is_kept_while_no_score_is_a_number(loop, state, tmp_pa
         assert (history["best"], int(best.step)) == (0.2, 20)
 
 
-def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch):
+@pytest.mark.parametrize("last", [False, True])
+def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch, last):
+    """Also in the last dispatch, after which nothing is left to train: what follows training is stopped."""
     whole = miniature.bits(train(loop, miniature.fresh(loop), 30, bar=False))
     segment, asked = loop.batches.segment, []
 
     def interrupted(first, limit):
-        if first >= 8 and not asked:
+        if (first + limit >= 30 if last else first >= 8) and not asked:
             asked.append(first)
             os.kill(os.getpid(), signal.SIGINT)
         return segment(first, limit)
@@ -472,9 +474,9 @@ def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.batches, "segment", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(KeyboardInterrupt, match=r"after step \d+ of 30; the same command continues"):
+        with pytest.raises(KeyboardInterrupt, match=r"after step \d+ of 30; the same command continues") as said:
             train(loop, state, 30, checkpoints=checkpoints, bar=False)
-        assert signal.getsignal(signal.SIGINT) == before
+        assert signal.getsignal(signal.SIGINT) == before and ("after step 30" in str(said.value)) == last
         end = train(loop, miniature.fresh(loop), 30, checkpoints=checkpoints, bar=False)
     assert miniature.bits(end) == whole
 
