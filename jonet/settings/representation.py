@@ -35,7 +35,7 @@ class Representation(SplineConfig):
     """The same, and what is sampled from a mesh or a point cloud."""
 
     near: int = 1_000_000  # distances of a mesh near its surface, an even number
-    uniform: int = 50_000  # distances of a mesh in all of the cube, 0 or more; where there are none, estimates
+    uniform: int = 50_000  # distances of a mesh all around it, 0 or more; where there are none, estimates
     cloud: int = 200_000  # distances near a point cloud, 8 or more
     seed: int = 0  # of the samples, 0 or more
 

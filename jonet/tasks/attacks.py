@@ -124,7 +124,8 @@ class Classifier(NamedTuple):
     def pgd_attack(self, clouds, labels, reach: float, steps: int) -> np.ndarray:
         """Clouds [B, N, 3] attacked by projected gradient ascent on the loss (Madry et al. 2018).
 
-        No point moves by more than `reach`.  Each step moves all points by the same length, 4 · reach / steps.
+        No point moves by more than `reach`.  Each step moves all points on which the loss depends
+        (others have no gradient) by the same length, 4 · reach / steps.
         """
         arguments = padded_rows(clouds), padded_rows(labels), np.float32(reach), steps
         return np.asarray(_pgd_attack(self.network, self.variables, *arguments))[: len(clouds)]

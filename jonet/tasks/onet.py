@@ -157,6 +157,21 @@ def accepts(encoder: EncoderName, shape: tuple[int, ...]) -> bool:
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
+def _check_splits(config: Config, store: Store) -> None:
+    """ConfigError where options need validation shapes that there are not, or test shapes that cannot be encoded."""
+    embedded = config.network.encoder == "idx"
+    if config.patience and not embedded and not len(store.select("val")):
+        raise ConfigError(
+            f"patience is {config.patience}, but there are no validation shapes; set shapes.val_fraction, or "
+            "patience to 0"
+        )
+    if embedded and len(store.select("test")):
+        raise ConfigError(
+            "network.encoder is idx, which only represents its training shapes: set --shapes.test=0, for a folder "
+            "--shapes.test-fraction=0"
+        )
+
+
 class Onet(Task[AnyConfig]):
     """What all conditional Occupancy Networks share: an encoder sees the shape, and codes are found in one pass."""
 
@@ -174,22 +189,14 @@ class Onet(Task[AnyConfig]):
     }
 
     def check_outline(self, config: AnyConfig, outline: Store) -> None:
-        """As for all tasks; and the samples must fit where the options put them."""
+        """As for all tasks; the samples must fit where the options put them, and splits be those that options need."""
+        _check_splits(config, outline)
         batch.check_place(config, outline, functools.partial(spec, config))
 
     def training_setup(self, config: AnyConfig, store: Store, shapes, key, autotuned: dict[str, Any]) -> TrainingSetup:
         """What the training loop needs: network, batches of points and inputs, and the IoU on validation shapes."""
+        _check_splits(config, store)
         embedded = config.network.encoder == "idx"
-        if config.patience and not embedded and not len(store.select("val")):
-            raise ConfigError(
-                f"patience is {config.patience}, but there are no validation shapes; set shapes.val_fraction, or "
-                "patience to 0"
-            )
-        if embedded and len(store.select("test")):
-            raise ConfigError(
-                "network.encoder is idx, which only represents its training shapes: set --shapes.test=0, for a folder "
-                "--shapes.test-fraction=0"
-            )
         each, optimizer = batch.of(config, autotuned), config.optimizer.build()
         network = OccupancyNetwork(config.network, jnp.dtype(each.compute_dtype))
         shared, per_shape, batch_stats = conditional.initial(network, len(shapes), key)

@@ -63,8 +63,9 @@ class System(NamedTuple):
 def fit(shapes: Sequence[Samples], options: Sequence[SplineConfig]) -> list[tuple[list[Level], float]]:
     """The levels of each shape, of which the first is dense, and the error of samples that are held out.
 
-    Shapes are solved side by side on all devices.  A shape grows by a level as long as cells are to be refined, as
-    bytes are left, and as this makes the error of samples that are held out smaller.
+    Shapes are solved side by side on all devices, with the iterations and smoothing of the first.  A shape grows by a
+    level as long as cells are to be refined, as bytes are left, and as this makes the error of samples that are held
+    out smaller.
     """
     fitted = [Samples(*(array[: len(array) - held_out(each)] for array in each)) for each in shapes]
     everywhere = [with_far(each) for each in fitted]

@@ -205,10 +205,9 @@ def test_single_steps_from_the_shell(folder, tmp_path, capfd):
     assert "inliers" in capfd.readouterr().out
     out = ["--out", str(tmp_path / "made"), "--resolution", "24", "--format", "obj"]
     assert shell.main(["extract", str(folder), str(tmp_path / "codes.npz"), *out]) == 0
-    written = list((tmp_path / "made").glob("*.obj"))
-    if written:
-        assert shell.main(["evaluate", str(tmp_path / "made"), str(ground_truth)]) == 0
-        assert "IoU" in capfd.readouterr().out
+    assert len(list((tmp_path / "made").glob("*.obj"))) == 2
+    assert shell.main(["evaluate", str(tmp_path / "made"), str(ground_truth)]) == 0
+    assert "IoU" in capfd.readouterr().out
     assert shell.main(["info", str(folder)]) == 0
     assert "deepsdf" in capfd.readouterr().out
     assert shell.main(["info", str(tmp_path)]) == 1
