@@ -85,7 +85,7 @@ class Cloud:
 
     def _left_out(self, some: slice) -> np.ndarray:
         """The distance [N] of some points to the spheres that are fitted without them."""
-        return np.abs(self._to_spheres(self.points[some], self.normals[some])[1])
+        return np.abs(self._in_pieces(self.points[some], self.normals[some])[1])
 
     def inside(self, points) -> np.ndarray:
         """Whether points [N, 3] are inside, bool [N]: the winding number exceeds 1/2."""
@@ -98,13 +98,20 @@ class Cloud:
     def distances(self, points) -> np.ndarray:
         """Signed distances [N] of points [N, 3], negative inside: near the cloud to spheres, far from it to a point."""
         points = np.asarray(points, np.float64)
-        pieces = [self._to_spheres(points[start : start + PIECE]) for start in range(0, len(points), PIECE)]
-        nearest, sphere, aside, spacing = np.concatenate(pieces, 1) if pieces else np.ones((4, 0))
+        nearest, sphere, aside, spacing = self._in_pieces(points)
         # beyond an edge the sphere goes on where no points are
         beyond = np.maximum(aside - spacing * (ASIDE[0] + ASIDE[1] * self.width), 0)
         far = np.clip(nearest / spacing - 1, 0, 1)
         size = (1 - far) * np.minimum(np.hypot(sphere, beyond), nearest) + far * nearest
         return np.where(self.inside(points), -size, size).astype(np.float32)
+
+    def _in_pieces(self, points: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+        """`_to_spheres`, of as many points at a time as memory should hold."""
+        pieces = [
+            self._to_spheres(points[start : start + PIECE], None if own is None else own[start : start + PIECE])
+            for start in range(0, len(points), PIECE)
+        ]
+        return np.concatenate(pieces, 1) if pieces else np.ones((4, 0))
 
     def _to_spheres(self, points: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
         """Distances of points [N, 3], [4, N]: to the nearest point; to the sphere fitted around each, signed; along the
