@@ -27,7 +27,7 @@ HOLLOW = (
     "Poisson of points",
     "RBF of points",
 )  # drawn with hollow marks: they have seen points only
-WIDTH, HEIGHT = 800, 400
+WIDTH, HEIGHT = 800, 420
 LEFT, TOP, WIDE, HIGH, GAP = 62, 34, 318, 262, 48  # of the panels, in pixels
 LEAST = 1e-5  # of errors and seconds that are drawn
 

@@ -259,6 +259,14 @@ def test_every_group_has_a_color():
     assert any(method.once for method in methods.methods(1.0, [])) and not any(m.once for m in methods.methods(0, []))
 
 
+def test_the_whole_legend_is_in_the_picture():
+    rows = [ROW | ERRORS | {"group": group} for group in report.COLORS]
+    root = ElementTree.fromstring(report.svg(rows))
+    places = [(float(each.get("x")), float(each.get("y"))) for each in root if each.text in report.COLORS]
+    assert len(places) == len(report.COLORS)
+    assert max(y for _, y in places) < report.HEIGHT - 5 and max(x for x, _ in places) < report.WIDTH - 100
+
+
 def test_documents_without_marks_are_refused(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("no marks")
