@@ -28,7 +28,7 @@ HOLLOW = (
     "RBF of points",
 )  # drawn with hollow marks: they have seen points only
 WIDTH, HEIGHT = 800, 420
-LEFT, TOP, WIDE, HIGH, GAP = 62, 34, 318, 262, 48  # of the panels, in pixels
+LEFT, TOP, WIDE, HIGH, GAP = 62, 34, 318, 262, 62  # of the panels, in pixels
 LEAST = 1e-5  # of errors and seconds that are drawn
 
 
