@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
+from jonet import config as configs
 from jonet import parallel
 from jonet.chips import Precision
 from jonet.codes import Codes
@@ -101,6 +102,8 @@ class Config(TimedConfig):
     # steps between validations, 1 or more; the parameters with the best validation are kept (published: 2000)
     validate_every: int = 500
     patience: int = 0  # validations without improvement after which training stops; 0: never
+    # decay of a moving average of all weights, above 0 and below 1, that is validated and becomes the model; 0: none
+    ema_decay: float = configs.added(0.0)
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
     # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
     precision: Precision = "high"
@@ -122,6 +125,10 @@ class Config(TimedConfig):
         check_counts(
             self, {"steps": 1, "validate_every": 1, "minutes": 0, "rebuilt_train": 0, "generated": 0, "patience": 0}
         )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(
+                f"ema_decay is {self.ema_decay}, but must be from 0 (no average) to below 1, such as 0.99"
+            )
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
@@ -167,6 +174,7 @@ class Onet(Task[AnyConfig]):
         "train": (
             *("seed", "inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes"),
             *("batch_points", "cpu", "gpu", "tpu", "draw", "place", "steps", "minutes", "validate_every", "patience"),
+            "ema_decay",
         ),
         "reconstruct": ("surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
@@ -201,7 +209,7 @@ class Onet(Task[AnyConfig]):
         def memory() -> int:
             example = batches.example(store.arrays, lanes, sampled("rows"))
             learned = {"shared": shared, "per_shape": per_shape}
-            return costs.of_step(loss, identity, optimizer, learned, batch_stats, example).memory
+            return costs.of_step(loss, identity, optimizer, learned, batch_stats, example, config.ema_decay).memory
 
         place = batch.place(config, store.arrays, lanes, sampled, memory, autotuned)
         return TrainingSetup(
@@ -213,6 +221,7 @@ class Onet(Task[AnyConfig]):
             steps=config.steps,
             minutes=config.minutes,
             batch_stats=batch_stats,
+            ema_decay=config.ema_decay,
             validate=validation_of_rows(config, store, shapes) if embedded else self.validation(config, store),
             validate_every=config.validate_every,
             patience=config.patience,
