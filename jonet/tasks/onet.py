@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -104,6 +105,8 @@ class Config(TimedConfig):
     patience: int = 0  # validations without improvement after which training stops; 0: never
     # decay of a moving average of all weights, above 0 and below 1, that is validated and becomes the model; 0: none
     ema_decay: float = configs.added(0.0)
+    # weight of the KL divergence in the loss of a generative network, 0 or more (published: 1); 0: a plain autoencoder
+    kl_weight: float = configs.added(1.0)
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
     # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
     precision: Precision = "high"
@@ -126,15 +129,17 @@ class Config(TimedConfig):
             self, {"steps": 1, "validate_every": 1, "minutes": 0, "rebuilt_train": 0, "generated": 0, "patience": 0}
         )
         if not 0 <= self.ema_decay < 1:
-            raise ConfigError(
-                f"ema_decay is {self.ema_decay}, but must be from 0 (no average) to below 1, such as 0.99"
-            )
+            raise ConfigError(f"ema_decay is {self.ema_decay}, but must be from 0 (no average) to below 1")
+        if not 0 <= self.kl_weight < math.inf:
+            raise ConfigError(f"kl_weight is {self.kl_weight}, but must be 0 or more")
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
         unread = super().unread() | batch.unread(self)
         if self.network.encoder == "idx":
             unread["inputs"] = "network.encoder is idx, which takes no input"
+        if not self.network.z_dim:
+            unread["kl_weight"] = "network.z_dim is 0, so there is no KL divergence"
         return unread
 
     def _check_encoder(self):
@@ -174,7 +179,7 @@ class Onet(Task[AnyConfig]):
         "train": (
             *("seed", "inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes"),
             *("batch_points", "cpu", "gpu", "tpu", "draw", "place", "steps", "minutes", "validate_every", "patience"),
-            "ema_decay",
+            *("ema_decay", "kl_weight"),
         ),
         "reconstruct": ("surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
@@ -202,7 +207,7 @@ class Onet(Task[AnyConfig]):
         network = OccupancyNetwork(config.network, jnp.dtype(each.compute_dtype))
         shared, per_shape, batch_stats = conditional.initial(network, len(shapes), key)
         lanes = Lanes.deal(shapes, each.shapes, config.seed, parallel.count())
-        loss = functools.partial(conditional.loss, network=network)
+        loss = functools.partial(conditional.loss, network=network, kl_weight=config.kl_weight)
 
         sampled = functools.partial(spec, config, each.points)
 
