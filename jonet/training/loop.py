@@ -113,7 +113,8 @@ def train_step(
     learned = cast(dict[str, Any], optax.apply_updates(learned, updates))
     metrics = {name: total / shapes for name, total in parallel.sum(metrics).items()}
     metrics = {"loss": parallel.sum(value), **metrics, "gradient": norm, "epoch": batch.epoch}
-    state = state.replace(**learned, batch_stats=batch_stats, opt_state=opt_state, step=state.step + 1)
+    learned |= {"batch_stats": batch_stats, "opt_state": opt_state}
+    state = dataclasses.replace(state, **learned, step=state.step + 1)
     return averaged(state, ema_decay) if ema_decay else state, metrics
 
 
@@ -126,9 +127,8 @@ def averaged(state: State, decay: float) -> State:
     """
     steps = state.step.astype(jnp.float32)
     rate = 1 - jnp.minimum(decay, (1 + steps) / (10 + steps))
-    return state.replace(
-        ema=optax.incremental_update({name: getattr(state, name) for name in EVALUATED}, state.ema, rate)
-    )
+    values = {name: getattr(state, name) for name in EVALUATED}
+    return dataclasses.replace(state, ema=optax.incremental_update(values, state.ema, rate))
 
 
 class Loop:
@@ -208,7 +208,7 @@ class Loop:
         places = self._specs({"shared": state.shared, "per_shape": state.per_shape}).opt_state
         opt_state = jax.tree.map(lambda at, leaf: move(leaf) if at == parallel.SPLIT else leaf, places, state.opt_state)
         ema = state.ema and {**state.ema, "per_shape": jax.tree.map(move, state.ema["per_shape"])}
-        return state.replace(per_shape=jax.tree.map(move, state.per_shape), opt_state=opt_state, ema=ema)
+        return dataclasses.replace(state, per_shape=jax.tree.map(move, state.per_shape), opt_state=opt_state, ema=ema)
 
     def _in_lanes(self, rows) -> jax.Array:
         """Rows by position → rows in the order of the lanes, on the devices; padding is zeros without gradient."""

@@ -131,8 +131,9 @@ def test_averages_are_the_model_of_the_same_training(tmp_path):
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
     assert losses[0] == losses[1]
     last, average = (model.network.shared["params"]["decoder"]["fc_p"]["kernel"] for model in models)
-    moved = np.abs(average - last).max()
-    assert 0 < moved < 6 * 4e-3  # by less than six steps of Adam
+    assert 0 < np.abs(average - last).max() < 6 * 4e-3  # less than six steps of Adam
+    last, average = (model.network.batch_stats["decoder"]["bn"] for model in models)
+    assert all(np.abs(average[name] - last[name]).min() > 0 for name in ("mean", "variance"))
     assert models[1].history["options"]["ema_decay"] == 0.9
     for model, log in zip(models, logs, strict=True):
         config = dataclasses.replace(onet_points.TASK.presets["quick"], inputs=onet_points.Cloud(40))

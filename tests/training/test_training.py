@@ -483,7 +483,7 @@ def test_averages_follow_their_formula_and_change_nothing_else(loop, averaging):
     found = jax.device_get((state.ema["shared"], state.ema["per_shape"]))
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), found, expected)
     plain, _, _ = loop.advance(plain, data, 40, 40)
-    assert plain.ema is None and miniature.bits(plain) == miniature.bits(state.replace(ema=None))
+    assert plain.ema is None and miniature.bits(plain) == miniature.bits(dataclasses.replace(state, ema=None))
     assert miniature.bits(loop.evaluated(plain)) == miniature.bits((plain.shared, loop.per_shape(plain), {}))
 
 
