@@ -60,6 +60,20 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str = "") -> C:
         raise ConfigError(f"{where.removesuffix('.') or cls.__name__}: {error}") from error
 
 
+def added(default) -> Any:
+    """The default of an option that runs made before it do not have, by which it changes nothing.
+
+    At its default it is no part of what identifies their results (`unchanged`), so that they go on.
+    """
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
+def unchanged(config) -> set[str]:
+    """Names of the `added` options of a dataclass that have their class's default."""
+    fields = (field for field in dataclasses.fields(config) if field.metadata.get("added"))
+    return {field.name for field in fields if getattr(config, field.name) == field.default}
+
+
 def changed(config: C, changes: dict[str, Any], where: str = "") -> C:
     """A copy of a dataclass with other values.
 

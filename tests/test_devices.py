@@ -29,8 +29,11 @@ def test_float64_agrees_after_500_steps(device_runs, devices):
 
 @pytest.mark.parametrize("devices", [2, 4])
 def test_no_more_shapes_than_a_batch_agree(device_runs, devices):
-    """Three shapes, on two devices in a batch of three: lanes that stay empty fill the devices."""
+    """Three shapes, on two devices in a batch of three: lanes that stay empty fill the devices.  With averages."""
     assert_equal(device_runs, "few_1", f"few_{devices}", atol=1e-6)
+    with np.load(device_runs / f"few_{devices}.npz") as learned:
+        averages = [name for name in learned.files if name.startswith("['ema'][1]")]
+        assert averages and not np.array_equal(learned[averages[0]], learned["['codes']"])
 
 
 @pytest.mark.parametrize("devices", [3, 4])

@@ -75,7 +75,9 @@ def train(task: str, preset: str, few: Few | None = None, **changes) -> Call:
     config = dataclasses.replace(found.presets[preset], **changes)
     store = unsampled.store(found, config, few)
     given = found.training_setup(config, store, np.arange(len(store)), KEY(0), {})
-    loop = Loop(given.loss, given.optimizer.build(), given.batches, KEY(0), lookup=given.lookup)
+    loop = Loop(
+        given.loss, given.optimizer.build(), given.batches, KEY(0), lookup=given.lookup, ema_decay=given.ema_decay
+    )
     state = loop.start(given.shared, given.per_shape, given.batch_stats)
     data, steps = given.batches.segment(0, STEPS)
     return Call(

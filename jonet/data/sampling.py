@@ -46,8 +46,8 @@ class Recipe:
     padding: float = 0.1  # by which fraction that cube's side exceeds the longest side of the bounding box; above -1
     near_occupancies: int = 0  # points with occupancies near the surface, 0 or more
     sigma: float = 0.01  # standard deviation of near_occupancies from the surface, in longest sides; above 0
-    # method of the 32³ voxel grid (see `geometry.voxels`); ray: as published; none: no grid
-    voxels: Literal["none", "ray", "fill", "interior", "surface"] = "none"
+    # method of the 32³ voxel grid (see `geometry.voxels`); ray: as published, random: as in the text; none: no grid
+    voxels: Literal["none", "ray", "fill", "interior", "surface", "random"] = "none"
     images: int = 0  # rendered views per shape, 0 or more (published: 24)
     image_size: int = 224  # pixels per side of a view, 8 to 1024
     image_channels: Literal[1, 3] = 1  # channels of a view: 1 is gray, 3 is color (for views that are image files)

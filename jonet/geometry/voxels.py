@@ -17,7 +17,8 @@ from jonet.checks import check_array
 from jonet.errors import InputError
 from jonet.geometry.mesh import Mesh
 
-METHODS = ("ray", "fill", "interior", "surface")
+METHODS = ("ray", "fill", "interior", "surface", "random")
+JITTER = 0.1  # side of the cube around a cell's center in which its point is drawn, in cells
 SIDE = 32  # cells per side of the networks' inputs
 _PAIRS = 1 << 20  # pairs of triangle and cell tested at once: bounds memory
 
@@ -35,6 +36,8 @@ def voxelize(
         "surface": cells that a triangle touches;
         "interior": cells whose center, jittered by up to 0.05 cells if `rng` is given, is inside;
         "ray" (published): the union of both;
+        "random": the same with one random point anywhere in each cell, as the paper's text has it, in place of its
+        jittered center (without `rng` the center);
         "fill": the surface with its cavities filled, for meshes without a reliable inside.
     inside: an inside test, points [N, 3] -> bool [N]; winding numbers if None.
     """
@@ -43,14 +46,14 @@ def voxelize(
     if method == "interior":
         return _interior(mesh, resolution, rng, inside)
     touched = _touched((mesh.corners + 0.5) * resolution, resolution)
-    if method == "ray":
-        touched |= _interior(mesh, resolution, rng, inside)
+    if method in ("ray", "random"):
+        touched |= _interior(mesh, resolution, rng, inside, JITTER if method == "ray" else 1.0)
     return np.asarray(ndimage.binary_fill_holes(touched)) if method == "fill" else touched
 
 
-def _interior(mesh, resolution, rng, inside):
+def _interior(mesh, resolution, rng, inside, spread=JITTER):
     cells = np.moveaxis(np.indices((resolution,) * 3), 0, -1).reshape(-1, 3)
-    offset = 0.5 if rng is None else 0.5 + 0.1 * (rng.random(cells.shape) - 0.5)
+    offset = 0.5 if rng is None else 0.5 + spread * (rng.random(cells.shape) - 0.5)
     points = (cells + offset) / resolution - 0.5
     if inside is None:
         found = np.asarray(igl.fast_winding_number(mesh.vertices, mesh.faces, points)) > 0.5

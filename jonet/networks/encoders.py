@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jonet.networks.convolutions import ConvEncoder, VoxelEncoder
-from jonet.networks.layers import BatchReduction, Linear, ResidualBlock
+from jonet.networks.layers import BatchReduction, Linear, PostActivationBlock, ResidualBlock
 from jonet.networks.resnet import Resnet
 
 
@@ -26,12 +26,14 @@ def _pooled(x):
 class ResnetPointnet(nn.Module):
     """The published `pointnet_resnet`: residual blocks on each point's features and their maximum over the cloud.
 
-    c_dim: numbers in c.  width: hidden units (512 as published).  blocks: 5 as published.
+    c_dim: numbers in c.  width: hidden units (512 as published).  blocks: 5 as published.  post: blocks with ReLU after
+    their two layers, as descriptions of the network have them, in place of the program's with ReLU before each.
     """
 
     c_dim: int
     width: int = 512
     blocks: int = 5
+    post: bool = False
     dtype: jnp.dtype | None = None
 
     input_shape = (None, 3)
@@ -42,7 +44,10 @@ class ResnetPointnet(nn.Module):
         chex.assert_shape(points, (None, *self.input_shape))
         parts = [Linear(2 * self.width, dtype=self.dtype, name="fc_pos")(points)]
         for i in range(self.blocks):
-            x = ResidualBlock(self.width, self.width, dtype=self.dtype, name=f"block_{i}")(*parts)
+            if self.post:
+                x = PostActivationBlock(self.width, dtype=self.dtype, name=f"block_{i}")(*parts)
+            else:
+                x = ResidualBlock(self.width, self.width, dtype=self.dtype, name=f"block_{i}")(*parts)
             parts = [x, _pooled(x)]
         return Linear(self.c_dim, name="fc_c")(nn.relu(parts[1][:, 0]))
 
@@ -101,9 +106,11 @@ EncoderName = Literal[
     "resnet34",
     "resnet50",
     "resnet101",
+    "resnet101_full",
     "simple_conv",
     "pointnet_resnet",
     "pointnet_simple",
+    "pointnet_resnet_post",
     "voxel_simple",
 ]
 ENCODERS: dict[EncoderName, Callable[..., nn.Module]] = {
@@ -111,11 +118,15 @@ ENCODERS: dict[EncoderName, Callable[..., nn.Module]] = {
     "resnet34": partial(Resnet, blocks=(3, 4, 6, 3)),
     "resnet50": partial(Resnet, blocks=(3, 4, 6, 3), bottleneck=True),
     "resnet101": partial(Resnet, blocks=(3, 4, 6, 3), bottleneck=True),  # as published: a ResNet-50
+    "resnet101_full": partial(Resnet, blocks=(3, 4, 23, 3), bottleneck=True),  # He et al. 2016
     "simple_conv": ConvEncoder,
     "pointnet_resnet": ResnetPointnet,
     "pointnet_simple": SimplePointnet,
+    "pointnet_resnet_post": partial(ResnetPointnet, post=True),
     "voxel_simple": VoxelEncoder,
 }
 """Encoders by their published names, each constructed with c_dim (`idx` and `null` have no network).
+
+`resnet101_full` and `pointnet_resnet_post` are as descriptions have what the program has otherwise.
 
 `input_shape` is the shape of one shape's input, None along axes of any size."""

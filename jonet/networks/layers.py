@@ -320,6 +320,24 @@ def affine(parameters: dict, batch_stats: dict, c: jax.Array | None = None) -> t
     return scale, beta - scale * batch_stats["mean"]
 
 
+class PostActivationBlock(nn.Module):
+    """A residual block with its only activation after both layers: shortcut(x) + relu(fc_1(fc_0(x))).
+
+    features: output and hidden units.  The shortcut is a linear layer without bias.  Unlike in `ResidualBlock`, fc_1's
+    kernel does not start at zero: units with a negative bias would then have no gradient, ever.
+    """
+
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, *parts: jax.Array) -> jax.Array:
+        """parts [S, ..., Fᵢ], as for `Linear` → [S, ..., features]."""
+        h = Linear(self.features, dtype=self.dtype, name="fc_0")(*parts)
+        h = nn.relu(Linear(self.features, dtype=self.dtype, name="fc_1")(h))
+        return h + Linear(self.features, dtype=self.dtype, bias_init=None, name="shortcut")(*parts)
+
+
 class ResidualBlock(nn.Module):
     """A pre-activation residual block: shortcut(x) + fc_1(relu(norm(fc_0(relu(norm(x)))))).
 

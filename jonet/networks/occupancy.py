@@ -34,7 +34,8 @@ class Specs:
       cbatchnorm_noresnet  linear layers in place of blocks, with conditional batch norms between them
     (`legacy` decoders are the same functions under other names.)
     encoder: `idx` (c is a row of an embedding, one per shape) and `null` (there is no c) are not networks; the
-    published `resnet101` is a ResNet-50.
+    published `resnet101` is a ResNet-50, `resnet101_full` has 101 layers; `pointnet_resnet_post` is `pointnet_resnet`
+    with ReLU after the two layers of a block, not before each.
     """
 
     decoder: Literal["simple", "batchnorm", "cbatchnorm", "cbatchnorm2", "cbatchnorm_noresnet"] = "cbatchnorm"

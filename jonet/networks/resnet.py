@@ -49,10 +49,10 @@ class Block(nn.Module):
 
 
 class Resnet(nn.Module):
-    """ResNet-18, 34 or 50 with a linear layer to c, randomly initialized unless weights are imported.
+    """ResNet-18, 34, 50 or 101 with a linear layer to c, randomly initialized unless weights are imported.
 
-    blocks: number in each of the four stages.  bottleneck: blocks of ResNet-50.  width: channels of the first stage
-    (64 as published).
+    blocks: number in each of the four stages.  bottleneck: blocks of ResNet-50 and 101.  width: channels of the first
+    stage (64 as published).
     """
 
     c_dim: int

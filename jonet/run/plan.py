@@ -107,7 +107,9 @@ def training(task: Task, config: TaskConfig, outline: Store, limits: Chip | None
     source: Any = setup.batches
     example = batches.example(source.arrays, source.lanes, source.plan)
     learned = {"shared": setup.shared, "per_shape": setup.per_shape}
-    cost = costs.of_step(setup.loss, setup.lookup, setup.optimizer.build(), learned, setup.batch_stats, example)
+    cost = costs.of_step(
+        setup.loss, setup.lookup, setup.optimizer.build(), learned, setup.batch_stats, example, setup.ema_decay
+    )
     seconds, steps, minutes = None, None if setup.minutes else setup.steps, setup.minutes or None
     if limits:
         busy = sum(count / limits.rate(RATES.get(kind, kind)) for kind, count in cost.operations.items())

@@ -173,8 +173,14 @@ class RunState:
 
     def key(self, stage: str) -> str:
         """Digest of the options that a stage and all earlier stages read, without those that name files."""
-        names = list(self.task.parts)
-        return configs.digest({name: self._options(name) for name in names[: names.index(stage) + 1]})
+        names, unchanged = list(self.task.parts), configs.unchanged(self.config)
+        options = {name: self._options(name) for name in names[: names.index(stage) + 1]}
+        return configs.digest(
+            {
+                stage: {name: value for name, value in read.items() if name not in unchanged}
+                for stage, read in options.items()
+            }
+        )
 
     def inputs(self, stage: str, store: Store | None = None) -> dict[str, str]:
         """Digests of what training reads: the store, a given model, given files; {} for other stages.

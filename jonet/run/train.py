@@ -335,7 +335,12 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
     key = parallel.fold_in(jax.random.key(config.seed), "train")
     training_setup = run.task.training_setup(config, store, rows, key, dict(run.autotuned))
     loop = Loop(
-        training_setup.loss, training_setup.optimizer.build(), training_setup.batches, key, lookup=training_setup.lookup
+        training_setup.loss,
+        training_setup.optimizer.build(),
+        training_setup.batches,
+        key,
+        lookup=training_setup.lookup,
+        ema_decay=training_setup.ema_decay,
     )
 
     def start():
@@ -363,8 +368,7 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
             found, history = best
             if history["best"] is None or (isinstance(history["best"], list) and None in history["best"]):
                 warnings.warn("no validation score was finite, so the latest state is kept as the best", stacklevel=4)
-    shared, batch_stats = parallel.host((found.shared, found.batch_stats))
-    model = run.task.model(config, store, rows, shared, loop.per_shape(found), batch_stats)
+    model = run.task.model(config, store, rows, *parallel.host(loop.evaluated(found)))
     return dataclasses.replace(model, history=model.history | {"options": options_of(run.task, config)})
 
 

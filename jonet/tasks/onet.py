@@ -5,12 +5,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
+from jonet import config as configs
 from jonet import parallel
 from jonet.chips import Precision
 from jonet.codes import Codes
@@ -101,6 +103,10 @@ class Config(TimedConfig):
     # steps between validations, 1 or more; the parameters with the best validation are kept (published: 2000)
     validate_every: int = 500
     patience: int = 0  # validations without improvement after which training stops; 0: never
+    # decay of a moving average of all weights, above 0 and below 1, that is validated and becomes the model; 0: none
+    ema_decay: float = configs.added(0.0)
+    # weight of the KL divergence in the loss of a generative network, 0 or more (published: 1); 0: a plain autoencoder
+    kl_weight: float = configs.added(1.0)
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
     # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
     precision: Precision = "high"
@@ -122,12 +128,18 @@ class Config(TimedConfig):
         check_counts(
             self, {"steps": 1, "validate_every": 1, "minutes": 0, "rebuilt_train": 0, "generated": 0, "patience": 0}
         )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay is {self.ema_decay}, but must be from 0 (no average) to below 1")
+        if not 0 <= self.kl_weight < math.inf:
+            raise ConfigError(f"kl_weight is {self.kl_weight}, but must be 0 or more")
 
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
         unread = super().unread() | batch.unread(self) | self.optimizer.unread("optimizer")
         if self.network.encoder == "idx":
             unread["inputs"] = "network.encoder is idx, which takes no input"
+        if not self.network.z_dim:
+            unread["kl_weight"] = "network.z_dim is 0, so there is no KL divergence"
         return unread
 
     def _check_encoder(self):
@@ -182,6 +194,7 @@ class Onet(Task[AnyConfig]):
         "train": (
             *("seed", "inputs", "network", "compute_dtype", "optimizer", "points_sampling", "batch_shapes"),
             *("batch_points", "cpu", "gpu", "tpu", "draw", "place", "steps", "minutes", "validate_every", "patience"),
+            *("ema_decay", "kl_weight"),
         ),
         "reconstruct": ("surfaces", "precision", "rebuilt_train", "generated"),
         "evaluate": ("scores",),
@@ -201,14 +214,14 @@ class Onet(Task[AnyConfig]):
         network = OccupancyNetwork(config.network, jnp.dtype(each.compute_dtype))
         shared, per_shape, batch_stats = conditional.initial(network, len(shapes), key)
         lanes = Lanes.deal(shapes, each.shapes, config.seed, parallel.count())
-        loss = functools.partial(conditional.loss, network=network)
+        loss = functools.partial(conditional.loss, network=network, kl_weight=config.kl_weight)
 
         sampled = functools.partial(spec, config, each.points)
 
         def memory() -> int:
             example = batches.example(store.arrays, lanes, sampled("rows"))
             learned = {"shared": shared, "per_shape": per_shape}
-            return costs.of_step(loss, identity, optimizer, learned, batch_stats, example).memory
+            return costs.of_step(loss, identity, optimizer, learned, batch_stats, example, config.ema_decay).memory
 
         place = batch.place(config, store.arrays, lanes, sampled, memory, autotuned)
         return TrainingSetup(
@@ -220,6 +233,7 @@ class Onet(Task[AnyConfig]):
             steps=config.steps,
             minutes=config.minutes,
             batch_stats=batch_stats,
+            ema_decay=config.ema_decay,
             validate=validation_of_rows(config, store, shapes) if embedded else self.validation(config, store),
             validate_every=config.validate_every,
             patience=config.patience,

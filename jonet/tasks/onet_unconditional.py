@@ -102,7 +102,7 @@ class OnetUnconditional(Onet[Config]):
     }
 
     def validation(self, config: Config, store: Store) -> Callable | None:
-        """As for all conditional tasks, but the mean ELBO."""
+        """As for all conditional tasks, but the mean ELBO, with the weight that the divergence has in training."""
         shapes = store.select("val")
         if not len(shapes):
             return None
@@ -110,7 +110,8 @@ class OnetUnconditional(Onet[Config]):
 
         def validate(shared, per_shape, batch_stats) -> float:
             network = BoundNetwork(module, *parallel.host((shared, batch_stats)))
-            return -float(bounds(config, store, shapes, network)["minus_elbo"].mean())
+            terms = bounds(config, store, shapes, network)
+            return -float((terms["reconstruction_error"] + config.kl_weight * terms["kl"]).mean())
 
         return validate
 

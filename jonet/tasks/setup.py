@@ -26,10 +26,11 @@ class TrainingSetup:
     """All that the training loop needs of a task; the signatures of the functions are in `training.loop`.
 
     shared, per_shape, batch_stats: initial values; per_shape has one row per training shape.  lookup: applied to the
-    rows of per_shape of a step.  steps: length of training; minutes: if above 0, as many steps as fit into this time on
-    this machine instead.  validate: called every `validate_every` steps (`loop.train`).  patience: validations without
-    improvement after which training stops, 0 for never.  autotuned: settings measured on this machine; a run stores
-    them and continues with them.
+    rows of per_shape of a step.  ema_decay: of the moving averages that are validated and saved; 0 without.
+    steps: length of training; minutes: if above 0, as many steps as fit into this time on this machine instead.
+    validate: called every `validate_every` steps (`loop.train`).  patience: validations without improvement after which
+    training stops, 0 for never.  autotuned: settings measured on this machine; a run stores them and continues with
+    them.
     """
 
     loss: Callable
@@ -41,6 +42,7 @@ class TrainingSetup:
     minutes: float = 0.0
     batch_stats: Any = None
     lookup: Callable = identity
+    ema_decay: float = 0.0
     validate: Callable | None = None
     validate_every: int = 0
     patience: int = 0

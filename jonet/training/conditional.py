@@ -21,6 +21,7 @@ def loss(
     key,
     *,
     network: OccupancyNetwork,
+    kl_weight: float = 1.0,
     gather: Callable = parallel.gather,
     train: bool = True,
 ):
@@ -29,6 +30,7 @@ def loss(
     batch: points [S, N, 3], values [S, N] (occupancies, 0 or 1), index [S], mask [S], inputs [S, ...] of the encoder,
     and weights of the points' cross-entropies, None or [S, N].
     per_shape [S, C]: c of each shape for the encoder `idx`, else unused.
+    kl_weight: of the divergence; 1 as published, with 0 the network is an autoencoder without a prior.
     gather: rows of all devices for batch norm, as in `BatchReduction`; outside of a mapped function, the identity.
     train: if False, batch norm uses its running statistics, and the sum is the negative ELBO.
     Returns (sum, (batch_stats, metrics)); the metrics are sums over this device's shapes, too.
@@ -52,7 +54,9 @@ def loss(
     metrics = {"cross_entropy": jnp.sum(batch.mask * errors)}
     if specs.z_dim:
         metrics["kl"] = jnp.sum(batch.mask * divergence)
-    return jnp.sum(batch.mask * (errors + divergence)), (changed.get("batch_stats", batch_stats), metrics)
+    if kl_weight:  # a divergence that nothing limits may overflow, and 0 · inf is nan
+        errors = errors + kl_weight * divergence
+    return jnp.sum(batch.mask * errors), (changed.get("batch_stats", batch_stats), metrics)
 
 
 def classifier_loss(shared, per_shape, batch_stats, batch, key, *, network: Classifier):

@@ -28,18 +28,20 @@ class Costs(NamedTuple):
     memory: int
 
 
-def of_step(loss: Callable, lookup: Callable, optimizer, learned, batch_stats, batch) -> Costs:
+def of_step(loss: Callable, lookup: Callable, optimizer, learned, batch_stats, batch, ema_decay: float = 0.0) -> Costs:
     """The costs of `loop.train_step`.
 
     learned: {"shared", "per_shape"}, per_shape as on one device.  batch: of one device, arrays or their shapes.
     """
+    values = {**learned, "batch_stats": batch_stats or {}}
 
-    def step(learned, batch_stats, batch):
-        opt_state = optimizer.init(learned)
-        state = State(**learned, batch_stats=batch_stats, opt_state=opt_state, step=jnp.int32(0))
-        return train_step(loss, lookup, optimizer, state, batch, jax.random.key(0))
+    def step(values, ema, batch):
+        opt_state = optimizer.init({name: values[name] for name in learned})
+        state = State(**values, opt_state=opt_state, step=jnp.int32(0), ema=ema)
+        return train_step(loss, lookup, optimizer, state, batch, jax.random.key(0), ema_decay=ema_decay)
 
-    closed: Any = jax.make_jaxpr(step, axis_env=[(parallel.AXIS, parallel.count())])(learned, batch_stats or {}, batch)
+    trace = jax.make_jaxpr(step, axis_env=[(parallel.AXIS, parallel.count())])
+    closed: Any = trace(values, values if ema_decay else None, batch)
     return Costs(_operations(closed.jaxpr), _memory(closed.jaxpr))
 
 

@@ -32,6 +32,7 @@ from jonet.training.log import Log
 from jonet.training.monitor import DispatchMonitor, Interrupt, agreed
 
 CAPACITY = 1024  # most steps per dispatch: their metrics are collected on the device
+EVALUATED = ("shared", "per_shape", "batch_stats")  # the parts of a state that a model has, and averages
 BY_POSITION = "per_shape_by_position"  # name of per-shape rows in checkpoints, distinct from that of rows in lanes
 
 
@@ -44,6 +45,7 @@ class State:
     are ordered by position among the training shapes, for any number of devices.
     batch_stats: running statistics of batch norm, replicated.
     opt_state: of the optimizer, distributed as the parameters that it belongs to.  step [].
+    ema: moving averages {"shared", "per_shape", "batch_stats"}, distributed as these; None without.
     """
 
     shared: Any
@@ -51,6 +53,7 @@ class State:
     batch_stats: Any
     opt_state: Any
     step: Any
+    ema: Any = None
 
 
 class Batches(Protocol):
@@ -69,12 +72,14 @@ class Batches(Protocol):
         ...
 
 
-def train_step(loss: Callable, lookup: Callable, optimizer, state: State, batch, key, progress=0.0):
+def train_step(
+    loss: Callable, lookup: Callable, optimizer, state: State, batch, key, progress=0.0, ema_decay: float = 0.0
+):
     """One update on one device → (state, metrics); the loss and the metrics are means over the shapes of all devices.
 
     batch.row [S]: rows of this device's per-shape arrays.  lookup: changes these rows before the update (DeepSDF's
     bound on codes) and is not differentiated.  key: of this step, the same on every device.  progress: fraction of all
-    steps that is done, for schedules.
+    steps that is done, for schedules.  ema_decay: of the moving averages (`averaged`); 0 without them.
     The metric `gradient` is the norm of the shared parameters' gradient (of the per-shape one if nothing is shared).
     """
     chex.assert_equal_shape([batch.row, batch.index, batch.mask])
@@ -108,7 +113,22 @@ def train_step(loss: Callable, lookup: Callable, optimizer, state: State, batch,
     learned = cast(dict[str, Any], optax.apply_updates(learned, updates))
     metrics = {name: total / shapes for name, total in parallel.sum(metrics).items()}
     metrics = {"loss": parallel.sum(value), **metrics, "gradient": norm, "epoch": batch.epoch}
-    return State(**learned, batch_stats=batch_stats, opt_state=opt_state, step=state.step + 1), metrics
+    learned |= {"batch_stats": batch_stats, "opt_state": opt_state}
+    state = dataclasses.replace(state, **learned, step=state.step + 1)
+    return averaged(state, ema_decay) if ema_decay else state, metrics
+
+
+def averaged(state: State, decay: float) -> State:
+    """The state after a step, with its averages moved: ema ← d · ema + (1 - d) · value.
+
+    After t steps d = min(decay, (1 + t)/(10 + t)), as in TensorFlow's ExponentialMovingAverage: while steps are few, an
+    average is that of about the last tenth of them, so that it forgets the start.  The running statistics are averaged
+    like the parameters.
+    """
+    steps = state.step.astype(jnp.float32)
+    rate = 1 - jnp.minimum(decay, (1 + steps) / (10 + steps))
+    values = {name: getattr(state, name) for name in EVALUATED}
+    return dataclasses.replace(state, ema=optax.incremental_update(values, state.ema, rate))
 
 
 class Loop:
@@ -116,34 +136,62 @@ class Loop:
 
     loss: as in the module's docstring.  optimizer: over {"shared", "per_shape"}, see `optimizers.Optimizer.build`.
     lookup(rows) → rows: applied to per-shape rows when they are looked up.  key: of all random draws; every step folds
-    its own key from it.
+    its own key from it.  ema_decay: above 0, a moving average of what is learned is kept (`averaged`), and it is what
+    is validated and becomes the model.
     """
 
-    def __init__(self, loss: Callable, optimizer, batches: Batches, key, *, lookup: Callable = lambda rows: rows):
+    def __init__(
+        self,
+        loss: Callable,
+        optimizer,
+        batches: Batches,
+        key,
+        *,
+        lookup: Callable = lambda rows: rows,
+        ema_decay: float = 0.0,
+    ):
         self.loss, self.optimizer, self.batches, self.lookup = loss, optimizer, batches, lookup
+        self.ema_decay = ema_decay
         self.key = parallel.replicate(key)
         self._opt_state = self.dispatch = None  # compiled at their first use
 
     def start(self, shared, per_shape, batch_stats=None) -> State:
         """The state before the first step, on the devices.  per_shape: one row per training shape, by position."""
-        learned = {"shared": parallel.replicate(shared), "per_shape": jax.tree.map(self._in_lanes, per_shape)}
+        batch_stats = {} if batch_stats is None else batch_stats
+
+        def placed() -> dict[str, Any]:
+            rows = jax.tree.map(self._in_lanes, per_shape)
+            return {**parallel.replicate({"shared": shared, "batch_stats": batch_stats}), "per_shape": rows}
+
+        start = placed()
+        learned = {name: start[name] for name in ("shared", "per_shape")}
         if self._opt_state is None:
             specs = self._specs(learned)
             arguments = ({"shared": specs.shared, "per_shape": specs.per_shape},)
             self._opt_state = parallel.pmap(self.optimizer.init, arguments, specs.opt_state)
         opt_state = self._opt_state(learned)
-        batch_stats = parallel.replicate({} if batch_stats is None else batch_stats)
-        return State(**learned, batch_stats=batch_stats, opt_state=opt_state, step=parallel.replicate(np.int32(0)))
+        ema = placed() if self.ema_decay else None  # arrays of its own, since the state is donated
+        return State(**start, opt_state=opt_state, step=parallel.replicate(np.int32(0)), ema=ema)
 
     def per_shape(self, state: State):
         """The state's per-shape rows as host arrays, by position among the training shapes."""
         return jax.tree.map(self._by_position, state.per_shape)
+
+    def evaluated(self, state: State) -> tuple[Any, Any, Any]:
+        """What is validated and saved: shared, per-shape rows as of `per_shape`, batch_stats; averages where kept."""
+        values = {name: getattr(state, name) for name in EVALUATED} if state.ema is None else state.ema
+        return values["shared"], jax.tree.map(self._by_position, values["per_shape"]), values["batch_stats"]
 
     def held(self, state: State) -> dict[str, Any]:
         """A state as in checkpoints, replicated: per-shape rows and their optimizer state by position, unpadded."""
         state = self._moved(state, lambda rows: parallel.replicate(self._by_position(rows)))
         parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
         return {BY_POSITION if name == "per_shape" else name: part for name, part in parts.items()}
+
+    def with_rows(self, held: dict[str, Any], rows) -> dict[str, Any]:
+        """A state as of `held` whose per-shape rows, as of `evaluated`, are these."""
+        rows = parallel.replicate(rows)
+        return held | ({BY_POSITION: rows} if held["ema"] is None else {"ema": held["ema"] | {"per_shape": rows}})
 
     def placed(self, held: dict[str, Any]) -> State:
         """The state of a checkpoint, with its per-shape rows in the lanes of the current devices."""
@@ -159,7 +207,8 @@ class Loop:
         """A state whose per-shape rows, and their optimizer state, are moved by a function."""
         places = self._specs({"shared": state.shared, "per_shape": state.per_shape}).opt_state
         opt_state = jax.tree.map(lambda at, leaf: move(leaf) if at == parallel.SPLIT else leaf, places, state.opt_state)
-        return dataclasses.replace(state, per_shape=jax.tree.map(move, state.per_shape), opt_state=opt_state)
+        ema = state.ema and {**state.ema, "per_shape": jax.tree.map(move, state.ema["per_shape"])}
+        return dataclasses.replace(state, per_shape=jax.tree.map(move, state.per_shape), opt_state=opt_state, ema=ema)
 
     def _in_lanes(self, rows) -> jax.Array:
         """Rows by position → rows in the order of the lanes, on the devices; padding is zeros without gradient."""
@@ -200,7 +249,9 @@ class Loop:
             batch = self.batches.draw(data, state.step)
             key_now = parallel.fold_in(key, "step", state.step)
             progress = state.step / total
-            state, metrics = train_step(self.loss, self.lookup, self.optimizer, state, batch, key_now, progress)
+            state, metrics = train_step(
+                self.loss, self.lookup, self.optimizer, state, batch, key_now, progress, self.ema_decay
+            )
             return state, metrics, jnp.where(batch.mask > 0, batch.index, -1)
 
         def body(i, carry):
@@ -234,8 +285,9 @@ class Loop:
         def place(one, two):
             return parallel.REPLICATED if one.shape == two.shape else parallel.SPLIT
 
+        places = dict(zip(EVALUATED, (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED), strict=True))
         opt_state = jax.tree.map(place, opt_state(1), opt_state(2))
-        return State(parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED, opt_state, parallel.REPLICATED)
+        return State(**places, opt_state=opt_state, step=parallel.REPLICATED, ema=places if self.ema_decay else None)
 
 
 def train(
@@ -256,7 +308,7 @@ def train(
 
     save_every: seconds between checkpoints; a checkpoint is written only after its losses were checked to be finite.
     validate(shared, per_shape, batch_stats) → a score, higher is better: called every `validate_every` steps and at the
-    end, with rows as `Loop.per_shape` returns them; the state with the best score is kept beside the latest ones
+    end, with what `Loop.evaluated` returns; the state with the best score is kept beside the latest ones
     (`Loop.restore(…, best=True)`).  Where nothing is shared it may be a score of each row: then each row is kept as it
     was when its own score was best.
     patience: validations without a better score (of any row) after which training stops; 0 for never.
@@ -276,7 +328,7 @@ def train(
                     f"{checkpoints.folder}: the best state so far, of step {history['best_step']}, is missing; "
                     "put it back, or remove the folder to start a new training"
                 )
-            best_rows = loop.per_shape(kept_best[0])
+            best_rows = loop.evaluated(kept_best[0])[1]
     step = int(parallel.host(state.step))
     if log:
         log.cut(step)
@@ -314,8 +366,8 @@ def train(
             if not due:
                 continue
             if step == stop and validate:
-                rows = loop.per_shape(state)
-                score = np.asarray(validate(state.shared, rows, state.batch_stats), np.float64)
+                values = loop.evaluated(state)
+                score = np.asarray(validate(*values), np.float64)
                 note(step=step, validation=float(score.mean()))
                 before = _scores(history["best"], score.shape)
                 better = score > before  # false for nan
@@ -326,8 +378,8 @@ def train(
                 if kept.any() and checkpoints:
                     best = jax.tree.map(jnp.copy, loop.held(state))  # a copy: the next dispatch donates the state
                     if score.ndim:
-                        best_rows = rows if best_rows is None else _chosen(kept, rows, best_rows)
-                        best[BY_POSITION] = parallel.replicate(best_rows)
+                        best_rows = values[1] if best_rows is None else _chosen(kept, values[1], best_rows)
+                        best = loop.with_rows(best, best_rows)
             stopping = step == steps or interrupt.requested or 0 < patience <= history["stale"]
             if old or stopping:
                 save()

@@ -120,11 +120,37 @@ def test_padding_does_not_count_in_an_image_encoders_batch_stats():
     each(changed, batch_stats, lambda name, a, b: close(a, b, 4e-6, name))
 
 
-def test_the_published_101_is_a_50():
+def test_blocks_with_the_activation_last_are_their_formula():
+    """shortcut(x) + ReLU(fc_1(fc_0(x))), with the maximum over the cloud beside each point's features."""
+    encoder = ENCODERS["pointnet_resnet_post"](5, width=6, blocks=2)
+    cloud = np.random.default_rng(0).standard_normal((2, 9, 3)).astype(np.float32)
+    parameters, _ = drawn(shapes_of(encoder, cloud))
+
+    def linear(name, x, tree=parameters):
+        return x @ tree[name]["kernel"] + tree[name].get("bias", 0)
+
+    x = linear("fc_pos", cloud)
+    for i in range(2):
+        block = parameters[f"block_{i}"]
+        x = np.maximum(linear("fc_1", linear("fc_0", x, block), block), 0) + linear("shortcut", x, block)
+        pooled = x.max(1, keepdims=True)
+        x = np.concatenate([x, np.broadcast_to(pooled, x.shape)], -1)
+    c = quickly(lambda cloud: encoder.apply({"params": parameters}, cloud))(cloud)
+    close(c, linear("fc_c", np.maximum(pooled[:, 0], 0)), 2e-6, "c")
+    fresh = quickly(encoder.init)(KEY, cloud)["params"]
+    assert all(np.any(fresh[f"block_{i}"]["fc_1"]["kernel"]) for i in range(2))
+
+
+def test_the_published_101_is_a_50_and_the_full_one_torchvisions():
+
     one, other = (
         jax.eval_shape(ENCODERS[name](16).init, KEY, jnp.zeros((1, 64, 64, 3))) for name in ("resnet50", "resnet101")
     )
     assert jax.tree.map(lambda x: x.shape, one) == jax.tree.map(lambda x: x.shape, other)
+    full = jax.eval_shape(ENCODERS["resnet101_full"](1000).init, KEY, jnp.zeros((1, 64, 64, 3)))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(full)) == 44_549_160  # torchvision.models.resnet101
+    convolutions = sum(name.startswith("conv") for block in full.values() for name in block)
+    assert convolutions + 2 == 101  # and the first one, and fc
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "idx", "null"])

@@ -41,7 +41,7 @@ from jonet.formats import detect
 from jonet.geometry import mesh_files
 from jonet.run import stages
 from jonet.run.state import RunState
-from jonet.tasks import deepsdf
+from jonet.tasks import deepsdf, onet_points
 
 pytestmark = pytest.mark.unoptimized
 
@@ -616,3 +616,24 @@ def test_a_config_that_no_run_writes_is_one_error(change, words, tmp_path):
     with pytest.raises(ConfigError, match=words) as caught:
         RunState(tmp_path, deepsdf.TASK, deepsdf.TASK.config())
     assert str(tmp_path) in str(caught.value)
+
+
+def test_options_that_runs_before_did_not_have_leave_their_keys(tmp_path):
+    """At their defaults, so that finished stages stay done and trainings go on."""
+
+    class Before(onet_points.OnetPoints):
+        parts = {
+            stage: tuple(name for name in names if name not in ("ema_decay", "kl_weight"))
+            for stage, names in onet_points.TASK.parts.items()
+        }
+
+    config = dataclasses.replace(onet_points.TASK.presets["quick"], ema_decay=0.0)
+
+    def keys(task, config):
+        run = RunState(tmp_path, task, config)
+        return [run.key(stage) for stage in task.parts]
+
+    before = keys(Before(), config)
+    assert keys(onet_points.TASK, config) == before
+    changed = keys(onet_points.TASK, dataclasses.replace(config, ema_decay=0.9))
+    assert changed[0] == before[0] and not set(changed[1:]) & set(before)

@@ -39,8 +39,10 @@ class Doubled:
 
 
 def result(loop: Loop, state) -> dict[str, np.ndarray]:
-    """Parameters and codes, these in the order of the store."""
+    """Parameters and codes, these in the order of the store; and their averages, if the loop keeps them."""
     learned = {"shared": parallel.host(state.shared), "codes": loop.per_shape(state)}
+    if loop.ema_decay:
+        learned["ema"] = parallel.host(loop.evaluated(state))
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(learned)}
 
 
@@ -138,7 +140,8 @@ def main(folder: Path):
             loop = miniature.make()
             np.savez(folder / f"float32_{devices}.npz", **twenty_steps(loop))
             np.savez(folder / f"float64_{devices}.npz", **five_hundred_steps())
-            few[devices] = miniature.make(miniature.batches(shapes=3, batch=3 if devices == 2 else 4))
+            source = miniature.batches(shapes=3, batch=3 if devices == 2 else 4)
+            few[devices] = miniature.make(source, ema_decay=0.8)
             np.savez(folder / f"few_{devices}.npz", **twenty_steps(few[devices]))
     moves = (5, 1), (10, 4), (15, 2), (20, 1)
     np.savez(folder / "few_moved.npz", **moving_steps(few, folder / "few_moved", moves))

@@ -39,13 +39,13 @@ def batches(shapes: int = 6, batch: int = 4, points: int = 32, *, arrays=None, p
     return load(arrays or spheres(shapes), lanes, BatchSpec(RowSampling("sdf", points, how)), jax.random.key(0), place)
 
 
-def make(source=None, *, decoder=DECODER, rate: float = 5e-3) -> Loop:
+def make(source=None, *, decoder=DECODER, rate: float = 5e-3, ema_decay: float = 0.0) -> Loop:
     """A loop over batches of spheres."""
     source, settings = source or batches(), AutoDecoder()
     optimizer = Optimizer(shared=Schedule("cosine", rate), per_shape=Schedule("constant", rate), clip=1.0)
     loss = functools.partial(autodecoder.loss, decoder=decoder, settings=settings)
     lookup = functools.partial(autodecoder.lookup, bound=settings.code_bound)
-    return Loop(loss, optimizer.build(), source, jax.random.key(0), lookup=lookup)
+    return Loop(loss, optimizer.build(), source, jax.random.key(0), lookup=lookup, ema_decay=ema_decay)
 
 
 @functools.cache

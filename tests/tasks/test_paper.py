@@ -53,6 +53,8 @@ ONET = ADAM | {
     "minutes": (0.0, "as steps"),
     "validate_every": (2000, "default.yaml training.validate_every"),
     "patience": (0, "train.py: nothing stops it"),
+    "ema_decay": (0.0, "train.py: the weights themselves"),
+    "kl_weight": (1.0, "training.py compute_loss: loss + kl"),
     "network.decoder": ("cbatchnorm", "configs model.decoder"),
     "network.c_dim": (256, "configs model.c_dim"),
     "network.z_dim": (0, "configs model.z_dim"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from jonet.inference.encode import Inputs
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.convolutions import ConvEncoder
 from jonet.networks.occupancy import OccupancyNetwork, Specs
+from jonet.run import train
 from jonet.tasks import occnet, onet, onet_images, onet_points, onet_unconditional, registry
 from jonet.tasks.shapes import Shapes
 
@@ -116,6 +118,29 @@ def test_moments_of_one_shape_are_trained_and_meshed_and_another_threshold_needs
     said = capsys.readouterr().err
     assert "train: done before" in said and "reconstruct …" in said
     assert jonet.load(tmp_path / "run").surfaces.threshold == 0.3
+
+
+def test_averages_are_the_model_of_the_same_training(tmp_path):
+    options = [*CONDITIONAL, *TASKS["onet_points"], "--validate-every=6", "--stages=prepare,train"]
+    models, logs = [], []
+    for decay in ("0", "0.9"):
+        folder = tmp_path / decay
+        assert program.run(["--task=onet_points", *options, f"--ema-decay={decay}", f"--workdir={folder}"]) == 0
+        models.append(jonet.load(folder))
+        logs.append([json.loads(line) for line in (folder / "log.jsonl").open()])
+    losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
+    assert losses[0] == losses[1]
+    last, average = (model.network.shared["params"]["decoder"]["fc_p"]["kernel"] for model in models)
+    assert 0 < np.abs(average - last).max() < 6 * 4e-3  # less than six steps of Adam
+    last, average = (model.network.batch_stats["decoder"]["bn"] for model in models)
+    assert all(np.abs(average[name] - last[name]).min() > 0 for name in ("mean", "variance"))
+    assert models[1].history["options"]["ema_decay"] == 0.9
+    for model, log in zip(models, logs, strict=True):
+        config = dataclasses.replace(onet_points.TASK.presets["quick"], inputs=onet_points.Cloud(40))
+        config = dataclasses.replace(config, network=model.config)
+        validate = onet_points.TASK.validation(config, stores.open(tmp_path / "0" / "store"))
+        score = validate(model.network.shared, (), model.network.batch_stats)
+        assert score == next(entry["validation"] for entry in log if "validation" in entry)
 
 
 def test_paper_presets_are_the_published_networks():
@@ -248,3 +273,9 @@ def test_options_that_cannot_be_are_refused():
         occnet.Config(held_out=1.0)
     with pytest.raises(ConfigError, match="validate_every"):
         dataclasses.replace(points, validate_every=0)
+    for name, value in (("ema_decay", 1.0), ("ema_decay", -0.1), ("kl_weight", -1.0), ("kl_weight", math.inf)):
+        with pytest.raises(ConfigError, match=f"{name} is"):
+            dataclasses.replace(points, **{name: value})
+    with pytest.raises(ConfigError, match=r"kl_weight is given, but not read: network\.z_dim is 0"):
+        train.configured(onet_points.TASK, "quick", {"kl_weight": 0.5})
+    assert train.configured(registry.find("onet_unconditional"), "quick", {"kl_weight": 0}).kl_weight == 0

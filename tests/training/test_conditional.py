@@ -161,12 +161,13 @@ def test_the_classifier_trains_as_recorded():
     assert np.all(codes[1] == 1)
 
 
-def vae():
+def vae(**settings):
     network = OccupancyNetwork(MODELS["vae"])
     shared, batch_stats = drawn(jax.eval_shape(network.start, KEY))
     points = np.random.default_rng(0).uniform(size=(4, 10, 3)).astype(np.float32)
     batch = Batch(points, points[..., 0] > 0.5, np.array([7, 3, 5, 1]), np.ones(4, np.float32))
-    return quickly(lambda batch: conditional.loss(shared, (), batch_stats, batch, KEY, network=network)), batch
+    run = functools.partial(conditional.loss, shared, (), batch_stats, key=KEY, network=network, **settings)
+    return quickly(lambda batch: run(batch=batch)), batch
 
 
 def test_a_shapes_noise_depends_on_its_index_only():
@@ -178,6 +179,14 @@ def test_a_shapes_noise_depends_on_its_index_only():
     np.testing.assert_allclose(metrics["cross_entropy"] + metrics["kl"], total, rtol=1e-6)
     renamed, _ = loss(batch._replace(index=np.array([7, 3, 5, 2])))
     assert renamed != total
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0, 4.0])
+def test_the_divergence_counts_by_its_weight(weight):
+    loss, batch = vae(kl_weight=weight)
+    total, (_, metrics) = loss(batch)
+    assert metrics["kl"] > 1
+    np.testing.assert_allclose(total, metrics["cross_entropy"] + weight * metrics["kl"], rtol=1e-6)
 
 
 def test_points_count_by_their_weights():

@@ -459,6 +459,77 @@ def test_the_latest_state_is_kept_while_no_score_is_a_number(loop, state, tmp_pa
         assert (history["best"], int(best.step)) == (0.2, 20)
 
 
+# Averages
+
+
+@pytest.fixture(scope="module")
+def averaging():
+    """As `loop`, with averages whose decay is reached after 26 steps."""
+    return miniature.make(ema_decay=0.75)
+
+
+def test_averages_follow_their_formula_and_change_nothing_else(loop, averaging):
+    plain, state, data = miniature.fresh(loop), miniature.fresh(averaging), averaging.batches.segment(0, 40)[0]
+    expected = jax.device_get((state.shared, state.per_shape))
+    for step in range(1, 41):
+        state, _, _ = averaging.advance(state, data, 1, 40)
+        if step == 1:  # two of eleven parts are left of the start
+            now, (shared, _, _) = state.shared["params"]["lin0"]["bias"], averaging.evaluated(state)
+            first = miniature.start(miniature.DECODER, 6)[0]["params"]["lin0"]["bias"]
+            np.testing.assert_allclose(shared["params"]["lin0"]["bias"], 2 / 11 * first + 9 / 11 * now, atol=1e-7)
+        kept = min(0.75, (1 + step) / (10 + step))
+        values = jax.device_get((state.shared, state.per_shape))
+        expected = jax.tree.map(lambda old, new, kept=kept: kept * old + (1 - kept) * new, expected, values)
+    found = jax.device_get((state.ema["shared"], state.ema["per_shape"]))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), found, expected)
+    plain, _, _ = loop.advance(plain, data, 40, 40)
+    assert plain.ema is None and miniature.bits(plain) == miniature.bits(dataclasses.replace(state, ema=None))
+    assert miniature.bits(loop.evaluated(plain)) == miniature.bits((plain.shared, loop.per_shape(plain), {}))
+
+
+def test_averages_are_what_is_validated_kept_and_resumed(averaging, tmp_path, monkeypatch):
+    """To the bit, also where the training is stopped halfway; each row in its own best state, too."""
+    whole = miniature.bits(train(averaging, miniature.fresh(averaging), 20, bar=False))
+    scores = {"all": [0.2, 0.9, 0.4, 0.3], "rows": np.full((4, 6), [[0.2], [0.9], [0.4], [0.3]])}
+    scores["rows"][2, 5] = 1.0
+
+    def trained(kind: str):
+        seen, segment = [], averaging.batches.segment
+
+        def validate(*values):
+            seen.append(parallel.host(values))
+            return scores[kind][len(seen) - 1]
+
+        def stopping(first, limit):
+            if first >= 10:
+                raise InterruptedError
+            return segment(first, limit)
+
+        arguments = dict(validate=validate, validate_every=5, save_every=0.0, bar=False)
+        with Checkpoints(tmp_path / kind) as checkpoints, monkeypatch.context() as patched:
+            patched.setattr(averaging.batches, "segment", stopping)
+            with pytest.raises(InterruptedError):
+                train(averaging, miniature.fresh(averaging), 20, checkpoints=checkpoints, **arguments)
+        with Checkpoints(tmp_path / kind) as checkpoints:
+            end = train(averaging, miniature.fresh(averaging), 20, checkpoints=checkpoints, **arguments)
+            best, _ = averaging.restore(checkpoints, end, best=True)
+        assert miniature.bits(end) == whole and len(seen) == 4
+        return averaging.evaluated(best), seen
+
+    best, seen = trained("all")
+    assert miniature.bits(best) == miniature.bits(seen[1])
+    best, seen = trained("rows")
+    np.testing.assert_array_equal(best[1], np.concatenate([seen[1][1][:5], seen[2][1][5:]]))
+
+
+def test_checkpoints_without_averages_are_those_of_before(loop, averaging):
+    def names(loop):
+        return {path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(loop.held(miniature.fresh(loop)))}
+
+    assert names(loop) == {"shared", "per_shape_by_position", "opt_state", "step"}
+    assert names(averaging) == names(loop) | {"ema"}
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_ctrl_c_keeps_what_was_learned(loop, state, tmp_path, monkeypatch, last):
     """Also in the last dispatch, after which nothing is left to train: what follows training is stopped."""
