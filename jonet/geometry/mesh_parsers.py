@@ -91,7 +91,8 @@ class _Property(NamedTuple):
 
 def _ply(data: bytes, note: Note) -> Arrays:
     """A PLY file, ASCII or binary.  An ASCII body is converted to float64 first, then both are parsed alike."""
-    end = re.search(rb"^end_header[ \t]*(\r\n|\n|\r)", data, re.MULTILINE)
+    ends = rb"\r" if ply_by_cr(data) else rb"\r\n|\n|\r"  # a line feed after CR alone may be a number
+    end = re.search(rb"(?<=[\r\n])end_header[ \t]*(" + ends + rb")", data)
     if not data.startswith(b"ply"):
         raise MeshError("does not begin with 'ply', so it is no PLY file")
     if not end:
@@ -104,15 +105,18 @@ def _ply(data: bytes, note: Note) -> Arrays:
             case ["format", encoding, *_]:
                 order = ">" if "big" in encoding else "<"
             case ["element", name, count]:
-                elements.append((name[:40].lower(), int(count[:20]), []))  # longer ones would only fill messages
+                elements.append((name[:40].lower(), int(count[:20]), {}))  # longer ones would only fill messages
             case ["property", "list", count, kind, name]:
-                elements[-1][2].append(_Property(name.lower(), _ply_type(kind, order), _ply_type(count, order)))
+                _ply_add(elements[-1][2], name, _ply_type(kind, order), _ply_type(count, order))
             case ["property", kind, name]:
-                elements[-1][2].append(_Property(name.lower(), _ply_type(kind, order), None))
+                _ply_add(elements[-1][2], name, _ply_type(kind, order), None)
     at, vertices, normals, polygons, others = 0, np.zeros((0, 3)), None, [], []
-    for name, count, properties in elements:
+    for name, count, named in elements:
+        properties = list(named.values())
         columns, at = _ply_element(body, at, name, count, properties)
-        if name in PLY_VERTICES and count:
+        if name in PLY_VERTICES and len(vertices) and count:
+            note(f"its element {shown(f'{count} {name}')} is left out, its vertices are those of another")
+        elif name in PLY_VERTICES and count:
             if not {"x", "y", "z"} <= columns.keys():
                 raise MeshError(f"has vertices without x, y and z; their properties are {shown(', '.join(columns))}")
             vertices, normals = (_ply_vectors(columns, keys) for keys in (("x", "y", "z"), ("nx", "ny", "nz")))
@@ -133,12 +137,24 @@ def _ply(data: bytes, note: Note) -> Arrays:
     return Arrays(vertices, np.concatenate([np.zeros((0, 3), np.int64), *faces]), normals)
 
 
+def ply_by_cr(data: bytes) -> bool:
+    """Whether the lines of a PLY file end in CR alone, as those of old programs of the Macintosh."""
+    return re.match(rb"(\xef\xbb\xbf)?ply[ \t]*\r(?!\n)", data) is not None
+
+
 def _ply_strips(vertices, sizes, corners) -> np.ndarray:
     """The triangles of strips, several of which may be in one list, separated by -1."""
     corners = np.asarray(corners, np.int64)
     faces = strips(np.insert(corners, np.cumsum(sizes, dtype=np.int64)[:-1], -1))
     triangulate(vertices, np.full(len(faces), 3), faces.ravel())  # raises for invalid indices
     return faces
+
+
+def _ply_add(properties: dict[str, _Property], name: str, kind: np.dtype, count: np.dtype | None) -> None:
+    """Adds a property of an element; one whose name is taken gets another, which no file can have."""
+    name = name.lower()
+    name = f"{name} {len(properties)}" if name in properties else name
+    properties[name] = _Property(name, kind, count)
 
 
 def _ply_type(kind: str, order: str) -> np.dtype:

@@ -176,6 +176,22 @@ def write(path: Path, **named: Any) -> None:
         np.savez(file, **named)
 
 
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is stored by columns, and dtype of an array in .npy format, whose data follow in the stream.
+
+    Raises FormatError, without the file's name, for an unknown version.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise FormatError(f"is of version {version[0]}.{version[1]} of .npy, but those are 1.0, 2.0 and 3.0")
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    shape, fortran, kind = np.lib.format.read_array_header_2_0(file)  # as 3.0, but for names, which are UTF-8 there
+    if version == (3, 0) and kind.names:
+        kind.names = tuple(name.encode("latin-1").decode("utf-8", "replace") for name in kind.names)
+    return shape, fortran, kind
+
+
 def check_size(path: Path, claimed: int) -> None:
     """FormatError if an archive announces an implausible unpacked size (a zip bomb)."""
     size = path.stat().st_size
@@ -189,9 +205,7 @@ def _array(file: IO[bytes], size: int, kinds: str) -> np.ndarray:
     Its header must announce exactly the bytes of the member: `np.load` would allocate whatever the header claims.
     """
     with file:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, kind = read(file)
+        shape, fortran, kind = npy_header(file)
         if kind.kind not in kinds:
             raise ValueError(f"an array is of type {kind}, but must be of {'numbers' if kinds == NUMBERS else kinds}")
         count = int(np.prod(shape, dtype=object))  # Python integers do not overflow
