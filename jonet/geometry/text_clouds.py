@@ -38,9 +38,9 @@ MISSING = re.compile(rb"|[+-]?1\.#\w+|[+-]?nan\S*|null|none|n/?a|-", re.IGNORECA
 class Dialect(NamedTuple):
     """How a file writes its rows.
 
-    separator: between columns, None for blanks, b", " for commas with blanks between numbers with decimal commas.  used:
-    the columns that are read.  named: the header names columns of normals.  left: the other columns, by name or, if
-    there are none, their number.  taken: names that are no axes, of the columns that are taken for x, y and z.
+    separator: between columns, None for blanks, b", " for commas with blanks between numbers with decimal commas.
+    used: the columns that are read.  named: the header names columns of normals.  left: the other columns, by name or,
+    if there are none, their number.  taken: names that are no axes, of the columns that are taken for x, y and z.
     announced: with how many rows below the first one is no row but their number, -1 if it has no such number.
     """
 
@@ -248,9 +248,8 @@ def _second_look(line: bytes, dialect: Dialect, below: list[bytes]) -> tuple[boo
     if not any(number is not None and math.isfinite(number) for number in numbers):
         return False, -1
     places = [str(i).encode() for i in range(len(words))]
-    if len(words) == len(row) and (
-        words == places or words[1:] == places[:-1] and not words[0]
-    ):  # of a table in memory
+    numbered = words == places or (not words[0] and words[1:] == places[:-1])  # the columns of a table in memory
+    if numbered and len(words) == len(row):
         return True, -1
     if len(words) < len(row) or dialect.separator != under.separator or (not all(words) and all(row)):
         return True, -1
