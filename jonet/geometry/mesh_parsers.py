@@ -26,7 +26,7 @@ from trimesh.exchange.load import mesh_formats
 
 from jonet.errors import MeshError, shown
 from jonet.geometry import gltf, threemf
-from jonet.geometry.polygons import strips, triangulate
+from jonet.geometry.polygons import large_enough, strips, triangulate
 from jonet.storage import archives
 from jonet.wording import counted
 
@@ -58,6 +58,8 @@ def load(path: Path) -> Arrays:
     except MeshError:
         raise
     except Exception as error:  # damaged files make numpy and trimesh raise errors of many types
+        if words := archives.unopened(error):
+            raise MeshError(words) from error
         cause = f"{type(error).__name__}: {archives.brief(error)}"
         raise MeshError(f"cannot be read, the file is damaged or cut off ({cause})") from error
 
@@ -70,7 +72,7 @@ def _content(path: Path, kind: str) -> bytes:
     """The bytes of a file; those of text are UTF-8 without a byte order mark."""
     data = path.read_bytes()
     _, mark = archives.encoding(data)
-    if kind == ".stl" and data[mark : mark + 20].replace(b"\0", b"")[:5].lower() != b"solid":
+    if kind == ".stl" and data[mark : mark + 80].replace(b"\0", b"").lstrip()[:5].lower() != b"solid":
         return data  # binary: its first 80 bytes may be anything, a mark included
     return archives.utf8(data)
 
@@ -125,7 +127,10 @@ def _ply(data: bytes, note: Note) -> Arrays:
             key = next(filter(PLY_CORNERS.fullmatch, lists), lists[0] if len(lists) == 1 else None)
             if key is None:
                 raise MeshError(f"has a {name} element without a list vertex_indices")
-            polygons.append((_ply_strips if name in PLY_STRIPS else triangulate, columns[key]))
+            if name in PLY_STRIPS:
+                polygons.append((_ply_strips, columns[key]))
+            else:
+                polygons.append((triangulate, large_enough(*columns[key], note)))
         elif name not in PLY_VERTICES and count and any(p.count for p in properties):
             others.append(f"{count} {name}")
     if left := len(body) - at:
@@ -229,8 +234,9 @@ def _obj(data: bytes, note: Note) -> Arrays:
     Faces of one or two corners have no area and are left out; as the last one such a face means that the file is cut.
     """
     vertices, sizes, corners = [], [], []
-    for number, line in enumerate(re.sub(rb"\\\r?\n", b" ", data).splitlines(), 1):
-        key, *words = line.partition(b"#")[0].split() or [b""]
+    data = re.sub(rb"#[^\r\n]*", b"", data)  # first, since a comment may end in a backslash
+    for number, line in enumerate(re.sub(rb"\\(\r\n|\n|\r)", b" ", data).splitlines(), 1):
+        key, *words = line.split() or [b""]
         if key == b"v":
             if len(words) < 3:
                 raise MeshError(
@@ -245,11 +251,8 @@ def _obj(data: bytes, note: Note) -> Arrays:
                 corners.append(index - 1 if index > 0 else len(vertices) // 3 + index)  # negative: from the last one
             sizes.append(len(words))
     vertices = _numbers(vertices, np.float64).reshape(-1, 3)
-    sizes, corners = np.array(sizes, np.int64), np.array(corners, np.int64)
-    small = sizes < 3
-    if small.any() and not small[-1]:
-        note(f"{counted(small.sum(), 'of its faces has', 'of its faces have')} fewer than 3 corners: left out")
-        sizes, corners = sizes[~small], corners[np.repeat(~small, sizes)]
+    if sizes and sizes[-1] > 2:  # else the file is cut off there
+        sizes, corners = large_enough(sizes, corners, note)
     return Arrays(vertices, triangulate(vertices, sizes, corners))
 
 
@@ -277,10 +280,11 @@ def _off(data: bytes, note: Note) -> Arrays:
     vertices = vertices.reshape(counts[0], 3)
     if left := len(lines) - sum(counts):
         note(f"{counted(left, 'line')} after the vertices and faces that it announces: left out")
-    return Arrays(vertices, triangulate(vertices, sizes, corners))
+    return Arrays(vertices, triangulate(vertices, *large_enough(sizes, corners, note)))
 
 
 PIECE = 1 << 16  # rows that become text at once
+SOLID = re.compile(rb"\b((?:end\s*)?solid)\b[^\r\n]*?(?=\bfacet\s+normal\b|[\r\n]|\Z)")  # a name may hold any word
 STL_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
@@ -293,7 +297,7 @@ def _stl(data: bytes, note: Note) -> Arrays:
     announced = int.from_bytes(data[80:84], "little")
     exact = len(data) == 84 + 50 * announced
     # Binary files may begin with "solid", too, so the text must go on like a text file.
-    head = data[:2000].rstrip(b"\0").lower()
+    head = data[:2000].rstrip(b"\0").strip().lower()
     if not exact and head[:5] == b"solid" and b"facet" in head and b"\0" not in head:
         return _stl_text(data, note)
     count, left = divmod(max(len(data) - 84, 0), 50)
@@ -315,7 +319,7 @@ def _stl(data: bytes, note: Note) -> Arrays:
 
 
 def _stl_text(data: bytes, note: Note) -> Arrays:
-    text = data.lower()
+    text = SOLID.sub(rb"\1 ", data.lower())
     corners = re.findall(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
     words = [word for corner in corners for word in corner]
     if any(b"," in word for word in words):

@@ -50,6 +50,8 @@ def read(path: Path, limit: int = LIMIT, seed: int = 0) -> np.ndarray:
     except FormatError as error:
         raise FormatError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error.__cause__
     except Exception as error:  # damaged files make numpy, zipfile, zlib and laspy raise errors of many types
+        if words := archives.unopened(error):
+            raise FormatError(f"{path}: {words}") from error
         cause = f"{type(error).__name__}: {archives.brief(error)}"
         raise FormatError(f"{path}: cannot be read as a point cloud, it is damaged or cut off ({cause})") from error
     return checked(rows, path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import io
 import json
 import zipfile
@@ -128,6 +129,15 @@ def picture(path: Path) -> Iterator[Image.Image]:
         raise FormatError(f"{path}: cannot be read as an image: it is damaged, or none of {kinds}") from error
     except Exception as error:  # damaged files make Pillow raise errors of many types
         raise FormatError(f"{path}: cannot be read as an image ({brief(error)})") from error
+
+
+def unopened(error: Exception) -> str | None:
+    """Words for an error in reading a file that tells nothing of its content; None for others."""
+    if isinstance(error, MemoryError):
+        return "needs more memory to be read than there is"
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # which a damaged place in a file gives
+        return f"cannot be read: {error.strerror}"
+    return None
 
 
 def brief(error: Exception, most: int = 200) -> str:
