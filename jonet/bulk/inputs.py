@@ -136,21 +136,26 @@ def find(inputs, out: Path | None = None, results: Iterable[Path] = (), pictures
     """Meshes and point clouds (or images) by their name in the manifest: the path relative to the given folder.
 
     inputs: a path or several, files, folders or patterns (`scans/*.ply`).  out: the folder of results; it, `results`
-    (files) and other jobs' folders are not searched for inputs.  Raises ConfigError if `out` is one of the searched
+    (files) and other jobs' folders are not searched for inputs.  A file that several of the inputs hold is found once,
+    under its name in the first of them.  Raises ConfigError if `out` is one of the searched
     folders, or no file is found.
     """
     listed = [inputs] if isinstance(inputs, str | Path) else inputs
     found: dict[str, Path] = {}
+    done: set[str] = set()  # real paths of what the inputs before hold
     left_out = {os.path.realpath(path) for path in (out, *results) if path is not None}
     for given in (place for one in listed for place in search.matching(one)):
         folder = Path(given).is_dir()
         if folder and out is not None and os.path.realpath(given) == os.path.realpath(out):
             raise ConfigError(f"{out} is searched for inputs, and results would be among them; choose another --out")
         paths = scans.find(given, pictures)
-        for path in searched(paths, Path(given), left_out) if folder else paths:
+        paths = searched(paths, Path(given), left_out) if folder else paths
+        real = {path: os.path.realpath(path) for path in paths}
+        for path in (path for path in paths if real[path] not in done):
             key = path.relative_to(given).as_posix() if folder else path.name
             keys = (key, path.as_posix(), os.path.abspath(path))
             found[next(key for key in keys if found.get(key, path) == path)] = path
+        done.update(real.values())
     if not found:
         raise ConfigError(f"no usable {'image' if pictures else 'mesh or cloud'} in {inputs}")
     return found

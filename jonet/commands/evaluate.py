@@ -25,6 +25,7 @@ from jonet.storage import atomic, search
 from jonet.storage.names import unique
 from jonet.wording import counted
 
+METERS = (".glb", ".gltf")  # files that count in meters
 SUFFIXES = (
     *mesh_parsers.SUFFIXES,
     *scans.CLOUDS,
@@ -36,7 +37,8 @@ SUFFIXES = (
 def evaluate(options, given: set[str]) -> None:
     """The verb: prints scores of meshes and writes them as JSON.
 
-    Lengths are in units of the longest side of each ground truth, deviations in those of the files.
+    Lengths are in units of the longest side of each ground truth, deviations in those of the ground truths.  A mesh of
+    GLB that is in meters is brought to the unit of its ground truth, where that is known.
     Pairs are matched by name (`matched`).  Prints ground-truth shapes without a mesh, meshes without a ground truth,
     and pairs that could not be scored; means are over the other pairs.
     """
@@ -51,8 +53,10 @@ def evaluate(options, given: set[str]) -> None:
     if not pairs:
         raise ConfigError(f"no file in {options.predicted} has the name of one in {options.ground_truth}")
     with ThreadPoolExecutor(resources.cores()) as pool:
-        rows = pool.map(lambda pair: _score(pair[0], pair[1], options.scores), pairs.values())
-        found = list(tracked(rows, "scores", "shape", len(pairs)))
+        rows = pool.map(lambda pair: _score(*pair, options.scores, options.units), pairs.values())
+        results = list(tracked(rows, "scores", "shape", len(pairs)))
+    found = [row for row, _ in results]
+    brought = Counter(unit for _, unit in results if unit)
     scores = {name: row for name, row in zip(pairs, found, strict=True) if not isinstance(row, str)}
     failed = {name: cause for name, cause in zip(pairs, found, strict=True) if isinstance(cause, str)}
     if not scores:
@@ -66,6 +70,9 @@ def evaluate(options, given: set[str]) -> None:
         atomic.write_json(options.json, values)
     unit = options.units or next(filter(None, (units.of_file(path) for _, path in pairs.values())), None)
     print(metrics.table(summary, len(scores), unit))
+    for name, count in brought.items():
+        words = counted(count, "mesh of GLB is in meters, and was", "meshes of GLB are in meters, and were")
+        print(f"{words} compared in {name}")
     for names, what in (
         (missing, f"of {counted(len(ground_truths), 'ground-truth shape')} without a mesh, not in the means"),
         (unmatched, f"of {counted(len(predicted), 'mesh', 'meshes')} without a ground truth"),
@@ -133,13 +140,24 @@ def _found(folder: str, other: str) -> dict[str, Path]:
     return {sources.get(place, place): path for place, path in found.items()}
 
 
-def _score(predicted: Path, ground_truth: Path, scoring: MetricsConfig) -> dict[str, float] | str:
-    """The scores of a pair, or the reason why it could not be scored."""
+def _score(
+    predicted: Path, ground_truth: Path, scoring: MetricsConfig, unit: str | None
+) -> tuple[dict[str, float] | str, str | None]:
+    """The scores of a pair, or the reason why it could not be scored, and the unit to which the first was brought.
+
+    unit: of the ground truth; None for that which the file names, if it does.
+    """
+    brought = None
     try:
-        (found,) = metrics.evaluate(mesh_files.read(predicted), mesh_files.read(ground_truth), scoring)["shapes"]
-        return {name: value for name, value in found.items() if name != "name"}
+        mesh, truth = mesh_files.read(predicted), mesh_files.read(ground_truth)
+        if predicted.suffix.lower() in METERS and ground_truth.suffix.lower() not in METERS:
+            own = units.of_file(ground_truth) if unit is None else unit
+            if own is not None and (scaled := units.from_meters(mesh, own, truth)) is not mesh:
+                mesh, brought = scaled, own
+        (found,) = metrics.evaluate(mesh, truth, scoring)["shapes"]
+        return {name: value for name, value in found.items() if name != "name"}, brought
     except Exception as error:  # a damaged file may raise anything, and must not stop the others
-        return reason(error)
+        return reason(error), brought
 
 
 def _check_replaceable(path: Path) -> None:

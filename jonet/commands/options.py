@@ -209,7 +209,7 @@ class Evaluate(Verb):
     predicted: Annotated[str, *positional("PREDICTED", "a folder of meshes, or one mesh")]
     ground_truth: Annotated[str, *positional("GROUND_TRUTH", "a folder of meshes, or one mesh")]
     json: Text = None  # file for the scores of all shapes
-    units: Units | None = None  # of the files: printed with the deviations (default: that which the first file names)
+    units: Units | None = None  # of the ground truths: printed, and for GLB in meters (default: that of a file)
     scores: MetricsConfig = MetricsConfig()
 
 

@@ -200,7 +200,7 @@ def _points_only(path: Path) -> bool:
     """Whether this is a PLY without faces, by its header: then it can be read in bounded memory."""
     try:
         return path.suffix.lower() == ".ply" and not point_cloud_files.ply_header(path).lists
-    except (FormatError, ValueError):
+    except (FormatError, ValueError, OSError, MemoryError):
         return False  # the mesh parser reports what is wrong
 
 

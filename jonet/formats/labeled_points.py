@@ -94,19 +94,13 @@ def labels(points: Any, occupancies: Any, where: str) -> tuple[np.ndarray, np.nd
 
     occupancies: [N] (or [N, 1]) numbers 0 and 1 or bools, or packed bits, uint8 [⌈N / 8⌉].  where: for messages.
     """
-    points, values = np.asarray(points), np.asarray(occupancies).reshape(-1)
+    points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu" or not len(points):
         raise FormatError(f"{where}: points are {points.dtype} {list(points.shape)}, but must be numbers [N, 3]")
     points = points.astype(np.float64)
     if not np.isfinite(points).all():
         raise FormatError(f"{where}: {np.count_nonzero(~np.isfinite(points).all(1))} points are not finite")
-    if values.dtype == np.uint8 and len(values) == -(-len(points) // 8) != len(points):
-        values = np.unpackbits(values)[: len(points)]
-    if len(values) != len(points):
-        raise FormatError(f"{where}: {len(values)} occupancies, packed or not, do not belong to {len(points)} points")
-    if values.dtype.kind not in "fiub" or not np.isin(values, (0, 1)).all():
-        raise FormatError(f"{where}: occupancies must be 0 (outside) or 1 (inside)")
-    return points, values > 0
+    return points, onet_samples.labels(np.asarray(occupancies), len(points), where)
 
 
 def of_box(points: np.ndarray) -> Similarity:

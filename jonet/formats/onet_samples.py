@@ -140,15 +140,28 @@ def read_points(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], Similarity, 
     similarity from input units to the frame `cube`, and whether the points may be in the order of sampling."""
     found = archives.arrays(path, ("points", "occupancies"), ("loc", "scale", "shuffled"))
     kind = found["points"].dtype
-    points, bits = rows(found["points"], path, "points", 3), found["occupancies"].ravel()
-    if bits.dtype == np.uint8 and len(bits) == -(-len(points) // 8) != len(points):  # packed (`points_unpackbits`)
-        bits = np.unpackbits(bits)[: len(points)]
-    if len(bits) != len(points):
-        raise FormatError(
-            f"{path}: {len(bits)} occupancies, packed or not, do not belong to {counted(len(points), 'point')}"
-        )
-    points, inside = points.astype(kind if kind == np.float16 else np.float32), bits > 0
+    points = rows(found["points"], path, "points", 3)
+    inside = labels(found["occupancies"], len(points), str(path))
+    points = points.astype(kind if kind == np.float16 else np.float32)
     return (points[~inside], points[inside]), _similarity(found, path), "shuffled" not in found
+
+
+def labels(occupancies: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Whether each of `count` points is inside, [N] bool; FormatError for other numbers than 0 and 1.
+
+    occupancies: [N] (or [N, 1]) numbers 0 and 1 or bools, or packed bits, uint8 [⌈N / 8⌉] (`points_unpackbits`).
+    where: for messages.
+    """
+    values = occupancies.reshape(-1)
+    if values.dtype == np.uint8 and len(values) == -(-count // 8) != count:
+        values = np.unpackbits(values)[:count]
+    if len(values) != count:
+        raise FormatError(
+            f"{where}: {len(values)} occupancies, packed or not, do not belong to {counted(count, 'point')}"
+        )
+    if values.dtype.kind not in "fiub" or not ((values == 0) | (values == 1)).all():
+        raise FormatError(f"{where}: occupancies must be 0 (outside) or 1 (inside)")
+    return values > 0
 
 
 def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray]:

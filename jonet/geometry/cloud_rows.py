@@ -12,13 +12,17 @@ import numpy as np
 from jonet.errors import FormatError
 
 CHUNK = 1 << 16  # rows in memory at once, in addition to the kept ones
-_AXIS = re.compile(r"(?:p|pos|position|points?|coords?)?[ _.:]?([xyz012])")
-_NORMAL = re.compile(r"n(?:ormals?)?[ _.:]?([xyz012])")
+# Names of columns: the group `of` is what the three of one kind have in common, and may be on either side of the axis.
+_AXIS = re.compile(
+    r"(?P<of>(?:p|pos|position|points?|coords?|coordinates?)?[ _.:]?)(?P<axis>[xyz012])|"
+    r"(?P<plain>[xyz])(?P<after>[ _.:-]?(?:pos|position|coords?|coordinates?)|[ _.:-](?:um|mm|cm|m|in|ft))"
+)
+_NORMAL = re.compile(r"(?P<of>n(?:ormals?)?[ _.:]?)(?P<axis>[xyz012])")
 _AROUND = re.compile(
     r"^[\s\"'/#_]+|\s*([\[(/].*)?[\s\"']*$"
 )  # quotes, marks of comments, units: "//X [m]", "X/Easting"
 _MISSING = re.compile(rb"[+-]?(nan\(\w*\)|1\.#\w+)", re.IGNORECASE)
-LONGEST = 64  # characters of a name that count
+LONGEST = 64  # characters of a name that count, and of a number
 _SURVEYED = {"easting": "x", "northing": "y", "elevation": "z", "altitude": "z", "height": "z"}
 
 
@@ -42,22 +46,35 @@ class Columns(NamedTuple):
 
 
 def columns(names: Sequence[str]) -> Columns | None:
-    """The columns of coordinates and normals by their names, in any case; None if x, y or z is missing."""
+    """The columns of coordinates and normals by their names, in any case; None if x, y or z is missing.
+
+    Three columns belong together only if their names differ by nothing but the axis; x, y and z come before others.
+    """
     plain = [_AROUND.sub("", name[:LONGEST]).lower() for name in names]
-    plain = [_SURVEYED.get(name, name) for name in plain]
-    axes, normals = (_three(plain, pattern) for pattern in (_AXIS, _NORMAL))
+    axes = _three(plain, _AXIS)
+    if axes is None:  # a surveyor's words stand for axes that have no column of their own
+        plain = [axis if (axis := _SURVEYED.get(name, name)) not in plain else name for name in plain]
+        axes = _three(plain, _AXIS)
     if axes is None:
         return None
-    used = (*axes, *(normals or ()))
-    return Columns(used, tuple(name for i, name in enumerate(names) if i not in used))
+    used = (*axes, *(_three(plain, _NORMAL) or ()))
+    left = (name if name.strip(" \t\"'") else "(unnamed)" for i, name in enumerate(names) if i not in used)
+    return Columns(used, tuple(left))
 
 
 def _three(names: list[str], pattern: re.Pattern[str]) -> tuple[int, ...] | None:
-    places: dict[str, int] = {}
+    """The first columns of three names of one kind, those without more than the axis first."""
+    kinds: dict[tuple[str, bool], dict[str, int]] = {("", False): {}}
     for i, name in enumerate(names):
         if found := pattern.fullmatch(name):
-            places.setdefault(found[1], i)
-    return next((tuple(places[key] for key in keys) for keys in ("xyz", "012") if set(keys) <= places.keys()), None)
+            parts = found.groupdict()
+            kind = (parts["of"], False) if parts["axis"] else (parts["after"], True)
+            kinds.setdefault(kind, {}).setdefault(parts["axis"] or parts["plain"], i)
+    for keys in ("xyz", "012"):
+        for places in kinds.values():
+            if set(keys) <= places.keys():
+                return tuple(places[key] for key in keys)
+    return None
 
 
 def chosen(count: int, limit: int, seed: int) -> np.ndarray:

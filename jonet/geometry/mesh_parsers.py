@@ -26,7 +26,7 @@ from trimesh.exchange.load import mesh_formats
 
 from jonet.errors import MeshError, shown
 from jonet.geometry import gltf, threemf
-from jonet.geometry.polygons import strips, triangulate
+from jonet.geometry.polygons import large_enough, strips, triangulate
 from jonet.storage import archives
 from jonet.wording import counted
 
@@ -58,6 +58,8 @@ def load(path: Path) -> Arrays:
     except MeshError:
         raise
     except Exception as error:  # damaged files make numpy and trimesh raise errors of many types
+        if words := archives.unopened(error):
+            raise MeshError(words) from error
         cause = f"{type(error).__name__}: {archives.brief(error)}"
         raise MeshError(f"cannot be read, the file is damaged or cut off ({cause})") from error
 
@@ -70,7 +72,7 @@ def _content(path: Path, kind: str) -> bytes:
     """The bytes of a file; those of text are UTF-8 without a byte order mark."""
     data = path.read_bytes()
     _, mark = archives.encoding(data)
-    if kind == ".stl" and data[mark : mark + 20].replace(b"\0", b"")[:5].lower() != b"solid":
+    if kind == ".stl" and data[mark : mark + 80].replace(b"\0", b"").lstrip()[:5].lower() != b"solid":
         return data  # binary: its first 80 bytes may be anything, a mark included
     return archives.utf8(data)
 
@@ -91,7 +93,8 @@ class _Property(NamedTuple):
 
 def _ply(data: bytes, note: Note) -> Arrays:
     """A PLY file, ASCII or binary.  An ASCII body is converted to float64 first, then both are parsed alike."""
-    end = re.search(rb"^end_header[ \t]*(\r\n|\n|\r)", data, re.MULTILINE)
+    ends = rb"\r" if ply_by_cr(data) else rb"\r\n|\n|\r"  # a line feed after CR alone may be a number
+    end = re.search(rb"(?<=[\r\n])end_header[ \t]*(" + ends + rb")", data)
     if not data.startswith(b"ply"):
         raise MeshError("does not begin with 'ply', so it is no PLY file")
     if not end:
@@ -104,15 +107,18 @@ def _ply(data: bytes, note: Note) -> Arrays:
             case ["format", encoding, *_]:
                 order = ">" if "big" in encoding else "<"
             case ["element", name, count]:
-                elements.append((name[:40].lower(), int(count[:20]), []))  # longer ones would only fill messages
+                elements.append((name[:40].lower(), int(count[:20]), {}))  # longer ones would only fill messages
             case ["property", "list", count, kind, name]:
-                elements[-1][2].append(_Property(name.lower(), _ply_type(kind, order), _ply_type(count, order)))
+                _ply_add(elements[-1][2], name, _ply_type(kind, order), _ply_type(count, order))
             case ["property", kind, name]:
-                elements[-1][2].append(_Property(name.lower(), _ply_type(kind, order), None))
+                _ply_add(elements[-1][2], name, _ply_type(kind, order), None)
     at, vertices, normals, polygons, others = 0, np.zeros((0, 3)), None, [], []
-    for name, count, properties in elements:
+    for name, count, named in elements:
+        properties = list(named.values())
         columns, at = _ply_element(body, at, name, count, properties)
-        if name in PLY_VERTICES and count:
+        if name in PLY_VERTICES and len(vertices) and count:
+            note(f"its element {shown(f'{count} {name}')} is left out, its vertices are those of another")
+        elif name in PLY_VERTICES and count:
             if not {"x", "y", "z"} <= columns.keys():
                 raise MeshError(f"has vertices without x, y and z; their properties are {shown(', '.join(columns))}")
             vertices, normals = (_ply_vectors(columns, keys) for keys in (("x", "y", "z"), ("nx", "ny", "nz")))
@@ -121,7 +127,10 @@ def _ply(data: bytes, note: Note) -> Arrays:
             key = next(filter(PLY_CORNERS.fullmatch, lists), lists[0] if len(lists) == 1 else None)
             if key is None:
                 raise MeshError(f"has a {name} element without a list vertex_indices")
-            polygons.append((_ply_strips if name in PLY_STRIPS else triangulate, columns[key]))
+            if name in PLY_STRIPS:
+                polygons.append((_ply_strips, columns[key]))
+            else:
+                polygons.append((triangulate, large_enough(*columns[key], note)))
         elif name not in PLY_VERTICES and count and any(p.count for p in properties):
             others.append(f"{count} {name}")
     if left := len(body) - at:
@@ -133,12 +142,24 @@ def _ply(data: bytes, note: Note) -> Arrays:
     return Arrays(vertices, np.concatenate([np.zeros((0, 3), np.int64), *faces]), normals)
 
 
+def ply_by_cr(data: bytes) -> bool:
+    """Whether the lines of a PLY file end in CR alone, as those of old programs of the Macintosh."""
+    return re.match(rb"(\xef\xbb\xbf)?ply[ \t]*\r(?!\n)", data) is not None
+
+
 def _ply_strips(vertices, sizes, corners) -> np.ndarray:
     """The triangles of strips, several of which may be in one list, separated by -1."""
     corners = np.asarray(corners, np.int64)
     faces = strips(np.insert(corners, np.cumsum(sizes, dtype=np.int64)[:-1], -1))
     triangulate(vertices, np.full(len(faces), 3), faces.ravel())  # raises for invalid indices
     return faces
+
+
+def _ply_add(properties: dict[str, _Property], name: str, kind: np.dtype, count: np.dtype | None) -> None:
+    """Adds a property of an element; one whose name is taken gets another, which no file can have."""
+    name = name.lower()
+    name = f"{name} {len(properties)}" if name in properties else name
+    properties[name] = _Property(name, kind, count)
 
 
 def _ply_type(kind: str, order: str) -> np.dtype:
@@ -213,8 +234,9 @@ def _obj(data: bytes, note: Note) -> Arrays:
     Faces of one or two corners have no area and are left out; as the last one such a face means that the file is cut.
     """
     vertices, sizes, corners = [], [], []
-    for number, line in enumerate(re.sub(rb"\\\r?\n", b" ", data).splitlines(), 1):
-        key, *words = line.partition(b"#")[0].split() or [b""]
+    data = re.sub(rb"#[^\r\n]*", b"", data)  # first, since a comment may end in a backslash
+    for number, line in enumerate(re.sub(rb"\\(\r\n|\n|\r)", b" ", data).splitlines(), 1):
+        key, *words = line.split() or [b""]
         if key == b"v":
             if len(words) < 3:
                 raise MeshError(
@@ -229,11 +251,8 @@ def _obj(data: bytes, note: Note) -> Arrays:
                 corners.append(index - 1 if index > 0 else len(vertices) // 3 + index)  # negative: from the last one
             sizes.append(len(words))
     vertices = _numbers(vertices, np.float64).reshape(-1, 3)
-    sizes, corners = np.array(sizes, np.int64), np.array(corners, np.int64)
-    small = sizes < 3
-    if small.any() and not small[-1]:
-        note(f"{counted(small.sum(), 'of its faces has', 'of its faces have')} fewer than 3 corners: left out")
-        sizes, corners = sizes[~small], corners[np.repeat(~small, sizes)]
+    if sizes and sizes[-1] > 2:  # else the file is cut off there
+        sizes, corners = large_enough(sizes, corners, note)
     return Arrays(vertices, triangulate(vertices, sizes, corners))
 
 
@@ -261,10 +280,11 @@ def _off(data: bytes, note: Note) -> Arrays:
     vertices = vertices.reshape(counts[0], 3)
     if left := len(lines) - sum(counts):
         note(f"{counted(left, 'line')} after the vertices and faces that it announces: left out")
-    return Arrays(vertices, triangulate(vertices, sizes, corners))
+    return Arrays(vertices, triangulate(vertices, *large_enough(sizes, corners, note)))
 
 
 PIECE = 1 << 16  # rows that become text at once
+SOLID = re.compile(rb"\b((?:end\s*)?solid)\b[^\r\n]*?(?=\bfacet\s+normal\b|[\r\n]|\Z)")  # a name may hold any word
 STL_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
@@ -277,7 +297,7 @@ def _stl(data: bytes, note: Note) -> Arrays:
     announced = int.from_bytes(data[80:84], "little")
     exact = len(data) == 84 + 50 * announced
     # Binary files may begin with "solid", too, so the text must go on like a text file.
-    head = data[:2000].rstrip(b"\0").lower()
+    head = data[:2000].rstrip(b"\0").strip().lower()
     if not exact and head[:5] == b"solid" and b"facet" in head and b"\0" not in head:
         return _stl_text(data, note)
     count, left = divmod(max(len(data) - 84, 0), 50)
@@ -299,7 +319,7 @@ def _stl(data: bytes, note: Note) -> Arrays:
 
 
 def _stl_text(data: bytes, note: Note) -> Arrays:
-    text = data.lower()
+    text = SOLID.sub(rb"\1 ", data.lower())
     corners = re.findall(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", text)
     words = [word for corner in corners for word in corner]
     if any(b"," in word for word in words):

@@ -97,6 +97,8 @@ def _ascii(file: IO[bytes], header: Header, rows: np.ndarray, found: Columns, le
             raise FormatError(f"has {len(words)} of {len(header.names)} numbers in point {number}; it is cut off")
         if wanted[number]:
             kept.append([words[i] for i in found.used])
+            if (longest := max(map(len, kept[-1]))) > cloud_rows.LONGEST:  # numpy pads all words to the longest: memory
+                raise FormatError(f"has a word of {longest} characters where a number should be")
     return np.array(kept, np.bytes_).reshape(-1, len(found.used)).astype(np.float64)
 
 

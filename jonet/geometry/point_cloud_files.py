@@ -50,6 +50,8 @@ def read(path: Path, limit: int = LIMIT, seed: int = 0) -> np.ndarray:
     except FormatError as error:
         raise FormatError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error.__cause__
     except Exception as error:  # damaged files make numpy, zipfile, zlib and laspy raise errors of many types
+        if words := archives.unopened(error):
+            raise FormatError(f"{path}: {words}") from error
         cause = f"{type(error).__name__}: {archives.brief(error)}"
         raise FormatError(f"{path}: cannot be read as a point cloud, it is damaged or cut off ({cause})") from error
     return checked(rows, path)
@@ -186,9 +188,7 @@ class NpyHeader(NamedTuple):
 
 def _header(file: IO[bytes]) -> NpyHeader:
     """The header of an array in .npy format; pickled objects and arrays that hold no points are refused."""
-    version = np.lib.format.read_magic(file)
-    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, by_columns, dtype = header(file)
+    shape, by_columns, dtype = archives.npy_header(file)
     whole = min(shape, default=0) >= 0
     if dtype.names and whole and cloud_rows.columns(dtype.names) and not dtype.hasobject:
         if all(dtype[name].kind in "fiu" and not dtype[name].shape for name in dtype.names):
@@ -196,10 +196,10 @@ def _header(file: IO[bytes]) -> NpyHeader:
     elif dtype.kind in "fiu" and whole and len(shape) == 3 and 3 <= shape[2] <= 64:
         return NpyHeader(shape[0] * shape[1], shape[2], by_columns, dtype, None)  # in the order of the file
     elif dtype.kind in "fiu" and whole and len(shape) == 2:
+        if shape[0] in (3, 6) and shape[1] > 9:  # transposed, since so few points have no more columns
+            return NpyHeader(shape[1], shape[0], not by_columns, dtype, None)
         if 3 <= shape[1] <= 64:
             return NpyHeader(shape[0], shape[1], by_columns, dtype, None)
-        if shape[0] in (3, 6) and shape[1] > 6:  # transposed
-            return NpyHeader(shape[1], shape[0], not by_columns, dtype, None)
     raise FormatError(
         f"a point cloud is an array of numbers, 3 or 6 in a row, but this is {shown(str(dtype))} {list(shape)}"
     )
@@ -225,30 +225,33 @@ class Header(NamedTuple):
 
     form: str  # "ascii", "binary_little_endian" or "binary_big_endian"
     elements: dict[str, int]  # name: count
-    properties: dict[str, str]  # of the vertex element; name: type, "list" for lists
+    properties: list[tuple[str, str]]  # of the first element of vertices: name, and type or "list"; names may repeat
     lists: tuple[str, ...]  # other elements with lists: faces, maybe
     size: int  # bytes of the header
 
 
 def ply_header(path: Path) -> Header:
     """The header of a PLY file; FormatError (without the file's name) if it has none."""
-    form, elements, properties, lists, element = "", {}, {}, [], ""
+    form, elements, properties, lists, element = "", {}, [], [], ""
     with path.open("rb") as file:
         encoding, mark = archives.encoding(file.read(4))
         if encoding != "utf-8":
             raise FormatError(f"is {encoding.upper()} text, of which no header is read")
         file.seek(mark)
-        if not file.readline(16).startswith(b"ply"):
+        if not (first := file.readline(16)).startswith(b"ply"):
             raise FormatError("does not begin with 'ply', so it is no PLY file")
+        if mesh_parsers.ply_by_cr(first):
+            raise FormatError("has lines that end in CR alone, of which no header is read")
         for line in iter(lambda: file.readline(1 << 12), b""):  # bounded: a binary file may have no line breaks
             match line.decode("latin-1").split():
                 case ["format", form, *_]:
                     pass
                 case ["element", element, count]:
                     element = "vertex" if element.lower() in PLY_VERTICES else element.lower()
+                    element = f"another {element}" if element in elements else element
                     elements[element] = int(count)
                 case ["property", kind, *_, name] if element == "vertex":
-                    properties[name] = kind
+                    properties.append((name, kind))
                 case ["property", "list", *_] if elements.get(element):
                     lists.append(element)
                 case ["end_header"]:
@@ -258,19 +261,21 @@ def ply_header(path: Path) -> Header:
 
 def _ply(path: Path, limit: int, seed: int, note: Note) -> Rows:
     with path.open("rb") as file:
-        if archives.encoding(file.read(4))[0] != "utf-8":
+        head = file.read(8)
+        if archives.encoding(head)[0] != "utf-8" or mesh_parsers.ply_by_cr(head):
             return _loaded(path, limit, seed)
     header = ply_header(path)
-    found = cloud_rows.columns(list(header.properties))
+    names, kinds = ([each[i] for each in header.properties] for i in range(2))
+    found = cloud_rows.columns(names)
     if found is None:
-        packed = "; they are compressed Gaussian splats, write plain PLY" * ("packed_position" in header.properties)
-        words = f"has vertices without x, y and z; their properties are {shown(', '.join(header.properties))}"
+        packed = "; they are compressed Gaussian splats, write plain PLY" * ("packed_position" in names)
+        words = f"has vertices without x, y and z; their properties are {shown(', '.join(names))}"
         raise FormatError(words + packed)
-    if next(iter(header.elements), "") != "vertex" or "list" in header.properties.values():
+    if next(iter(header.elements), "") != "vertex" or "list" in kinds:
         return _loaded(path, limit, seed, found.left)
     if (count := header.elements["vertex"]) < 4:
         raise FormatError(f"announces {count} vertices, but a point cloud has at least 4 points")
-    names, rows = list(header.properties), chosen(count, limit, seed)
+    rows = chosen(count, limit, seed)
     with path.open("rb") as file:
         file.seek(header.size)
         if header.form == "ascii":
@@ -279,9 +284,9 @@ def _ply(path: Path, limit: int, seed: int, note: Note) -> Rows:
                 raise FormatError(f"has {table.shape[1]} of {len(names)} numbers in a row; it is damaged")
             return Rows(table[:, list(found.used)], True, found.left)
         order = ">" if "big" in header.form else "<"
-        record = np.dtype([(name, order + PLY_TYPES[kind]) for name, kind in header.properties.items()])
+        record = np.dtype([(f"f{i}", order + PLY_TYPES[kind]) for i, kind in enumerate(kinds)])
         table = picked(file, record, (), rows, count)
-    return Rows(np.stack([table[names[i]].astype(np.float64) for i in found.used], axis=1), True, found.left)
+    return Rows(np.stack([table[f"f{i}"].astype(np.float64) for i in found.used], axis=1), True, found.left)
 
 
 def _loaded(path: Path, limit: int, seed: int, left: tuple[str, ...] = ()) -> Rows:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import manifold3d
 import numpy as np
 
 from jonet.errors import MeshError
 from jonet.geometry import monotone
+from jonet.wording import counted
 
 LARGE = 1000  # corners from which on polygons that are not convex are cut by `monotone`
 # manifold3d takes time of the order of the corners squared.  The sum of these squares may be CORNERS_SQUARED plus
 # PER_CORNER for each corner of the file: less than a second, and polygons below PER_CORNER corners are never refused.
 CORNERS_SQUARED, PER_CORNER = 5 * 10**7, 5000
+
+
+def large_enough(sizes, corners, note: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+    """Polygons (as of `triangulate`) without those of fewer than three corners, which have no area.
+
+    note: called with their number, if there are any.
+    """
+    sizes, corners = np.asarray(sizes, np.int64), np.asarray(corners, np.int64)
+    small = sizes < 3
+    if not small.any():
+        return sizes, corners
+    note(f"{counted(int(small.sum()), 'of its faces has', 'of its faces have')} fewer than 3 corners: left out")
+    return sizes[~small], corners[np.repeat(~small, sizes)]
 
 
 def triangulate(vertices, sizes, corners) -> np.ndarray:

@@ -8,10 +8,11 @@ unpacked, documents with a DOCTYPE are refused, and only parts of the archive ar
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from jonet.wording import counted
 
 ROOT = "3D/3dmodel.model"
 UNITS = ("micron", "millimeter", "centimeter", "inch", "foot", "meter")
+PIECE = 1 << 12  # bytes that are parsed at once until the root of a part is found
 DEEP = 64  # levels of components, at most
 # Vertices and corners that a file may have: FREE, and PER_BYTE for each of its bytes; a placed object counts as PLACED.
 FREE, PER_BYTE, PLACED = 2_000_000, 8, 100
@@ -47,23 +49,70 @@ def read(path: Path, note: Callable[[str], None]) -> tuple[np.ndarray, np.ndarra
         return _Archive(archive, FREE + PER_BYTE * path.stat().st_size).read(note)
 
 
+def unit(path: Path) -> str:
+    """The unit of a file, one of `UNITS`, as `read` takes it; raises MeshError, without the file's name."""
+    if not zipfile.is_zipfile(path):
+        raise MeshError("is no 3MF file, which is a zip archive, or cut off")
+    with zipfile.ZipFile(path) as archive:
+        names = _names(archive)
+        part = _first(names)
+        with archive.open(names[part]) as file:
+            return _checked(_root_attributes(file, part))
+
+
+def _names(archive: zipfile.ZipFile) -> dict[str, str]:
+    """The names of the parts of an archive, by the form in which they are looked up."""
+    return {name.lstrip("/").lower(): name for name in archive.namelist()}
+
+
+def _first(names: Iterable[str]) -> str:
+    """The part that has the build."""
+    models = sorted(name for name in names if name.endswith(".model"))
+    if not models:
+        raise MeshError("holds no part '3D/3dmodel.model', so it is no 3MF file with a shape")
+    return ROOT.lower() if ROOT.lower() in models else models[0]
+
+
+def _checked(attributes: Mapping[str, str]) -> str:
+    """The unit among the attributes of a model, that of the standard if there is none."""
+    unit = attributes.get("unit", "millimeter")
+    if unit not in UNITS:
+        raise MeshError(f"has the unit {shown(unit)}; those of 3MF are {', '.join(UNITS)}")
+    return unit
+
+
+def _root_attributes(file: IO[bytes], part: str) -> dict[str, str]:
+    """The attributes of a part's root element, in any encoding; MeshError for a DOCTYPE, which precedes it."""
+    found: list[dict[str, str]] = []
+    refused: list[bool] = []
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = lambda *_: refused.append(True)
+    parser.StartElementHandler = lambda _, attributes: found.append(attributes)
+    try:
+        for piece in iter(lambda: file.read(PIECE), b""):
+            parser.Parse(piece)
+            if refused:
+                raise MeshError("has a DOCTYPE, which no 3MF file may have")
+            if found:
+                return found[0]
+        parser.Parse(b"", True)
+    except (expat.ExpatError, ValueError) as error:
+        raise MeshError(f"has a part {shown(part)} that is no XML ({archives.brief(error)}); it is damaged") from error
+    raise MeshError(f"has a part {shown(part)} that is no XML; it is damaged")
+
+
 class _Archive:
     def __init__(self, archive: zipfile.ZipFile, most: int):
         self.archive, self.most, self.left = archive, most, most
-        self.names = {name.lstrip("/").lower(): name for name in archive.namelist()}
+        self.names = _names(archive)
         self.objects: dict[tuple[str, str], _Object] = {}
         self.loaded: set[str] = set()
         self.found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def read(self, note: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
-        models = sorted(name for name in self.names if name.endswith(".model"))
-        first = ROOT.lower() if ROOT.lower() in self.names else next(iter(models), "")
-        if not first:
-            raise MeshError("holds no part '3D/3dmodel.model', so it is no 3MF file with a shape")
+        first = _first(self.names)
         root = self.model(first)
-        unit = root.get("unit", "millimeter")
-        if unit not in UNITS:
-            raise MeshError(f"has the unit {shown(unit)}; those of 3MF are {', '.join(UNITS)}")
+        unit = _checked(root.attrib)
         supports = 0
         for item in _named(root, "item"):
             key = (self.part(item) or first, item.get("objectid", ""))
@@ -86,9 +135,9 @@ class _Archive:
         """A part of the archive as a tree, its objects noted."""
         if part not in self.names:
             raise MeshError(f"refers to the part {shown(part)}, which it does not hold; it is damaged")
+        with self.archive.open(self.names[part]) as file:
+            _root_attributes(file, part)  # refuses a DOCTYPE before anything is expanded
         data = self.archive.read(self.names[part])
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            raise MeshError("has a DOCTYPE, which no 3MF file may have")
         try:
             root = ElementTree.fromstring(data)
         except (ElementTree.ParseError, ValueError) as error:

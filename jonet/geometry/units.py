@@ -6,17 +6,18 @@ import contextlib
 import dataclasses
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from jonet.errors import ConfigError, shown
+from jonet.errors import ConfigError, MeshError, shown
+from jonet.geometry import threemf
 from jonet.geometry.mesh import Mesh
 
 METERS = {"um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0, "in": 0.0254, "ft": 0.3048}  # of one unit
 NAMES = {"micron": "um", "millimeter": "mm", "centimeter": "cm", "meter": "m", "inch": "in", "foot": "ft"}
-HEAD = 4096  # bytes at the beginning of a file or part, in which its unit is looked for
-_MODEL = re.compile(rb"<model\b[^>]*?\bunit\s*=\s*[\"']([a-z]+)[\"']")
+HEAD = 4096  # bytes at the beginning of an OBJ file, in which its unit is looked for
 _COMMENT = re.compile(
     rb"^#.*\bunits?\b\s*[:=]?\s*(um|mm|cm|m|in|ft|micron|millimeter|centimeter|meter|inch|foot)(e?s)?\s*$",
     re.IGNORECASE | re.MULTILINE,
@@ -34,24 +35,31 @@ def of_file(path: Path) -> str | None:
 
     None if it names none, or cannot be read.
     """
-    found = None
-    with contextlib.suppress(OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
+    unread = (OSError, MeshError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+    with contextlib.suppress(*unread):
+        if path.suffix.lower() == ".3mf":
+            return NAMES[threemf.unit(path)]
         if path.suffix.lower() == ".obj":
             with path.open("rb") as file:
                 found = _COMMENT.search(file.read(HEAD))
-        if path.suffix.lower() == ".3mf":
-            with zipfile.ZipFile(path) as archive:
-                part = next((name for name in archive.namelist() if name.lower().endswith("3dmodel.model")), None)
-                if part is not None:
-                    with archive.open(part) as file:
-                        head = file.read(HEAD)
-                    found = _MODEL.search(head)
-                    if found is None and b"<model" in head:
-                        return "mm"  # the default of the standard
-    if found is None:
-        return None
-    name = found[1].decode().lower()
-    return NAMES.get(name, name)
+            if found is not None:
+                name = found[1].decode().lower()
+                return NAMES.get(name, name)
+    return None
+
+
+def from_meters(mesh: Mesh, unit: str, like: Mesh) -> Mesh:
+    """A mesh of a GLB file in the unit of another that is like it.
+
+    GLB counts in meters, but a program that does not know the unit writes the coordinates as they are.  So the mesh
+    itself is returned if its size is then nearer to that of the other one.
+    """
+    sizes = [np.linalg.norm(np.ptp(one.bounds, axis=0)) for one in (mesh, like)]
+    with np.errstate(all="ignore"):
+        ratio = np.log(sizes[0] / sizes[1])
+    if not np.isfinite(ratio) or abs(ratio) <= abs(ratio - np.log(METERS[unit])):
+        return mesh
+    return dataclasses.replace(mesh, vertices=np.divide(mesh.vertices, METERS[unit]))
 
 
 def in_meters(mesh: Mesh, unit: str | None) -> Mesh:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import io
 import json
 import zipfile
@@ -130,6 +131,15 @@ def picture(path: Path) -> Iterator[Image.Image]:
         raise FormatError(f"{path}: cannot be read as an image ({brief(error)})") from error
 
 
+def unopened(error: Exception) -> str | None:
+    """Words for an error in reading a file that tells nothing of its content; None for others."""
+    if isinstance(error, MemoryError):
+        return "needs more memory to be read than there is"
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # which a damaged place in a file gives
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
 def brief(error: Exception, most: int = 200) -> str:
     """An error's words on one line, truncated: libraries quote what they read."""
     words = " ".join(str(error)[: 2 * most].split())
@@ -176,6 +186,22 @@ def write(path: Path, **named: Any) -> None:
         np.savez(file, **named)
 
 
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is stored by columns, and dtype of an array in .npy format, whose data follow in the stream.
+
+    Raises FormatError, without the file's name, for an unknown version.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise FormatError(f"is of version {version[0]}.{version[1]} of .npy, but those are 1.0, 2.0 and 3.0")
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    shape, fortran, kind = np.lib.format.read_array_header_2_0(file)  # as 3.0, but for names, which are UTF-8 there
+    if version == (3, 0) and kind.names:
+        kind.names = tuple(name.encode("latin-1").decode("utf-8", "replace") for name in kind.names)
+    return shape, fortran, kind
+
+
 def check_size(path: Path, claimed: int) -> None:
     """FormatError if an archive announces an implausible unpacked size (a zip bomb)."""
     size = path.stat().st_size
@@ -189,9 +215,7 @@ def _array(file: IO[bytes], size: int, kinds: str) -> np.ndarray:
     Its header must announce exactly the bytes of the member: `np.load` would allocate whatever the header claims.
     """
     with file:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, kind = read(file)
+        shape, fortran, kind = npy_header(file)
         if kind.kind not in kinds:
             raise ValueError(f"an array is of type {kind}, but must be of {'numbers' if kinds == NUMBERS else kinds}")
         count = int(np.prod(shape, dtype=object))  # Python integers do not overflow

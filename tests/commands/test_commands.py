@@ -283,6 +283,27 @@ def test_every_shape_is_scored_or_counted(trees, capsys):
         assert "Largest deviation" in said and found["summary"].keys() >= {"deviation_max", "hausdorff"}
 
 
+@pytest.mark.parametrize("given, named, factor, said", [
+    ("mm", None, 1e-3, True), (None, "mm", 1e-3, True), ("in", None, 0.0254, True), ("mm", "in", 1e-3, True),
+    ("mm", None, 1, False), (None, None, 1, False), ("m", None, 1, False),
+])  # fmt: skip
+def test_glb_in_meters_is_compared_in_the_unit_of_the_ground_truth(given, named, factor, said, tmp_path, capsys):
+    """As bulk jobs write it where a unit is known; without one GLB has the coordinates of the files."""
+    truth = ball(tmp_path / "truth" / "a.obj", 40)
+    if named:
+        path = tmp_path / "truth" / "a.obj"
+        path.write_text(f"# units: {named}\n" + path.read_text())
+    mesh_files.write(Mesh(truth.vertices * factor * 1.01, truth.faces), tmp_path / "made" / "a.glb")
+    options = [f"--units={given}"] if given else []
+    found, out = [], tmp_path / "scores.json"
+    arguments = ["evaluate", str(tmp_path / "made"), str(tmp_path / "truth"), f"--json={out}"]
+    assert shell.main([*arguments, *options]) == 0
+    (found,) = json.loads(out.read_text())["shapes"]
+    assert found["iou"] > 0.95 and found["deviation_max"] == pytest.approx(0.4, rel=0.1)
+    printed = capsys.readouterr().out
+    assert (f"1 mesh of GLB is in meters, and was compared in {given or named}" in printed) == said
+
+
 def test_scores_are_written_over_scores_alone(trees, capsys):
     (trees / "config.json").write_text("{}")
     before = contents(trees)

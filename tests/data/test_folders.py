@@ -34,6 +34,42 @@ def test_linked_folders_are_searched_once_and_cycles_end(tmp_path):
     assert len(detect.discover(tmp_path / "data")) == 2
 
 
+def test_each_folder_is_searched_once(tmp_path):
+    """Links side by side to the next folder would be 2 ** 20 paths; the folder itself goes before links to it."""
+    for i in range(20):
+        (tmp_path / "chain" / f"{i}").mkdir(parents=True)
+        for name in ("a", "b") if i else ():
+            (tmp_path / "chain" / f"{i - 1}" / name).symlink_to(tmp_path / "chain" / f"{i}")
+    (path,) = meshes(tmp_path / "chain" / "19", "x.ply")
+    assert scans.find(tmp_path / "chain") == mesh_files.find(tmp_path / "chain") == [path]
+    assert search.matching(tmp_path / "chain" / "**" / "*.ply") == [path]
+    found = search.matching(tmp_path / "chain" / "1?" / "**" / "x*")  # one of each folder that `1?` matches
+    assert len(found) == 10 and {each.resolve() for each in found} == {path}
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "first").symlink_to(tmp_path / "late")
+    (late,) = meshes(tmp_path / "late", "y.ply")
+    (tmp_path / "linked").symlink_to(tmp_path / "chain" / "18")
+    assert mesh_files.find(tmp_path) == [path, late]
+    assert mesh_files.find(tmp_path / "linked") == [tmp_path / "linked" / "a" / "x.ply"]
+
+
+def test_a_name_that_begins_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    meshes(tmp_path, "~scan.ply", "~/inner.ply")
+    for name in ("~scan.ply", "~no such user.ply", "~"):
+        assert [str(path) for path in search.matching(name)] == [name]
+    assert inputs.find("~scan.ply").keys() == {"~scan.ply"}
+
+
+def test_a_file_below_two_inputs_is_one(tmp_path):
+    a, b = meshes(tmp_path / "scans", "a.ply", "sub/b.ply")
+    (tmp_path / "link").symlink_to(tmp_path / "scans")
+    places = [tmp_path / "scans", tmp_path / "scans" / "sub", b, tmp_path / "link", tmp_path / "scans" / "*.ply"]
+    assert inputs.find(places) == {"a.ply": a, "sub/b.ply": b}
+    (tmp_path / "scans" / "c.ply").symlink_to(a)  # a name of its own in one folder
+    assert list(inputs.find(places)) == ["a.ply", "c.ply", "sub/b.ply"]
+
+
 def test_home_and_patterns(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     a, b, c = meshes(tmp_path / "scans", "a.ply", "b.ply", "deep/c.ply")

@@ -16,7 +16,7 @@ from jonet.data import splits, store
 from jonet.data.sampling import Recipe
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError, FormatError, StoreError
-from jonet.formats import deepsdf_samples, detect, onet_samples
+from jonet.formats import deepsdf_samples, detect, labeled_points, onet_samples
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh, Similarity
 from jonet.storage import archives
@@ -368,6 +368,10 @@ def test_damaged_occupancies_voxels_and_views(tmp_path):
     refused(path, onet_samples.read_points, "2 occupancies, packed or not")
     np.savez(path, points=np.zeros((20, 3)), occupancies=np.zeros(3, np.uint8), scale=0.0)
     refused(path, onet_samples.read_points, "scale one above 0")
+    for wrong in (0.5, 2, -1, np.nan, "1"):
+        np.savez(path, points=np.zeros((20, 3)), occupancies=np.full(20, wrong), loc=np.zeros(3), scale=1.0)
+        for reader in (onet_samples.read_points, labeled_points.read):
+            refused(path, reader, "occupancies must be 0 .outside. or 1 .inside.|must be of numbers")
     cloud = tmp_path / "pointcloud.npz"
     np.savez(cloud, points=np.zeros((20, 3)), normals=np.zeros((19, 3)))
     refused(cloud, onet_samples.read_cloud, "19 normals")

@@ -10,7 +10,8 @@ import pytest
 
 from jonet.data import scans
 from jonet.errors import FormatError
-from jonet.geometry import cloud_rows, point_cloud_files
+from jonet.geometry import cloud_rows, mesh_parsers, point_cloud_files
+from jonet.storage import archives
 
 KINDS = ("npy", "npz", "packed.npz", "xyz", "ascii.ply", "little.ply", "big.ply")
 
@@ -230,17 +231,74 @@ def test_names_of_arrays(tmp_path):
         point_cloud_files.read(tmp_path / "two.npz")
 
 
-@pytest.mark.parametrize("shape", [(30, 20, 3), (3, 600), (600, 9), (600, 4)])
+@pytest.mark.parametrize("form", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_properties_that_are_named_twice(form, tmp_path):
+    """The first of a name counts, and each takes its place in a row."""
+    points, _ = ball(20)
+    names = ("x", "y", "z", "q", "q", "x")
+    head = f"ply\nformat {form} 1.0\nelement vertex 20\n" + "".join(f"property float {name}\n" for name in names)
+    rows = np.column_stack([points, np.full((20, 3), 7)])
+    body = rows.astype(">f4" if "big" in form else "<f4").tobytes()
+    if form == "ascii":
+        body = "".join(" ".join(map(repr, row)) + "\n" for row in rows.tolist()).encode()
+    (tmp_path / "a.ply").write_bytes(head.encode() + b"end_header\n" + body)
+    with pytest.warns(UserWarning, match="a.ply: its columns q, q, x are left out"):
+        np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.ply"), points)
+    faces = b"element face 1\nproperty list uchar int vertex_indices\n"
+    face = b"3 0 1 2\n" if form == "ascii" else b"\3" + np.arange(3, dtype=">i4" if "big" in form else "<i4").tobytes()
+    (tmp_path / "b.ply").write_bytes(head.encode() + faces + b"end_header\n" + body + face)
+    np.testing.assert_array_equal(mesh_parsers.load(tmp_path / "b.ply").vertices, points)
+
+
+def test_a_second_element_of_vertices_is_left_out(tmp_path):
+    points, _ = ball(20)
+    axes = "".join(f"property float {axis}\n" for axis in "xyz")
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex 20\n{axes}element point 5\n{axes}end_header\n"
+    (tmp_path / "a.ply").write_bytes(head.encode() + points.tobytes() + np.zeros((5, 3), "<f4").tobytes())
+    np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.ply"), points)
+    with pytest.warns(UserWarning, match="its element '5 point' is left out, its vertices are those of another"):
+        np.testing.assert_array_equal(mesh_parsers.load(tmp_path / "a.ply").vertices, points)
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary_little_endian"])
+def test_lines_that_end_in_cr(form, tmp_path):
+    points, _ = ball(20)
+    points[0, 0] = np.frombuffer(b"\n\0\x80?", "<f4")[0]  # its first byte is a line end
+    head = f"ply\nformat {form} 1.0\nelement vertex 20\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    body = points.astype("<f4").tobytes()
+    if form == "ascii":
+        body = "".join(" ".join(map(repr, row)) + "\r" for row in points.tolist()).encode()
+    (tmp_path / "a.ply").write_bytes((head + "end_header\n").replace("\n", "\r").encode() + body)
+    np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.ply"), points)
+    np.testing.assert_array_equal(scans.cloud(tmp_path / "a.ply"), points)
+
+
+@pytest.mark.parametrize("names, used", [
+    ("px,py,x,y,z", (2, 3, 4)), ("x,y,height,z", (0, 1, 3)), ("easting,northing,x,y,z", (2, 3, 4)),
+    ("easting,northing,height", (0, 1, 2)), ("easting,northing,height,z", (0, 1, 3)), ("x,y,height", (0, 1, 2)),
+    ("x,y,pos_x,pos_y,pos_z", (2, 3, 4)), ("points:0,points:1,points:2,x,y,z", (3, 4, 5)),
+    ("0,1,2,x,y,z", (3, 4, 5)), ("px,y,z", None), ("nx,ny,normal_x,normal_y,normal_z,x,y,z", (5, 6, 7, 2, 3, 4)),
+    ("id,x_coord,y_coord,z_coord", (1, 2, 3)), ("x_m,y_m,z_m", (0, 1, 2)), ("XCoord,YCoord,ZCoord", (0, 1, 2)),
+    ("x coordinate,y coordinate,z coordinate", (0, 1, 2)), ("coordinate_x,coordinate_y,coordinate_z", (0, 1, 2)),
+    ("x_m,y_m,z_m,x,y,z", (3, 4, 5)), ("x_ft,y_ft,z_ft,x_m,y_m,z_m", (0, 1, 2)), ("xm,ym,zm", None),
+])  # fmt: skip
+def test_columns_of_one_kind_of_names_belong_together(names, used):
+    found = cloud_rows.columns(names.split(","))
+    assert (found and found.used) == used
+
+
+@pytest.mark.parametrize("shape", [(30, 20, 3), (3, 600), (3, 50), (3, 10), (600, 9), (600, 4)])
 def test_other_shapes_of_arrays(shape, tmp_path):
-    points, _ = ball(600)
-    wide = np.column_stack([points, np.arange(600)[:, None] * np.ones(6)])
+    count = max(shape) if len(shape) == 2 else 600
+    points, _ = ball(count)
+    wide = np.column_stack([points, np.arange(count)[:, None] * np.ones(6)])
     array = points.reshape(shape) if len(shape) > 2 else points.T if shape[0] == 3 else wide[:, : shape[1]]
     for order in "CF":
         np.save(tmp_path / "a.npy", np.array(array, ">f4" if order == "C" else "<f8", order=order))
-        rows = array.swapaxes(0, 1).reshape(600, 3) if order == "F" and len(shape) > 2 else points  # as in the file
+        rows = array.swapaxes(0, 1).reshape(-1, 3) if order == "F" and len(shape) > 2 else points  # as in the file
         with warnings.catch_warnings(action="ignore"):
             np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy"), rows)
-            kept = point_cloud_files.chosen(600, 17, 0)
+            kept = point_cloud_files.chosen(count, 17, 0)
             np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy", 17), rows[kept])
 
 
@@ -252,3 +310,28 @@ def test_rows_with_names(tmp_path):
     np.save(tmp_path / "a.npy", table)
     with pytest.warns(UserWarning, match="its columns intensity are left out"):
         np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy"), np.column_stack([points, normals]))
+
+
+def test_rows_of_six_may_be_stored_by_columns(tmp_path):
+    for count in (10, 50, 64, 65):
+        rows = np.column_stack(ball(count))
+        np.save(tmp_path / "a.npy", rows.T)
+        np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy"), rows)
+    np.save(tmp_path / "a.npy", np.column_stack([*ball(6), np.arange(6)]))
+    with pytest.warns(UserWarning, match="only the first 6 of its 7 columns"):
+        assert len(point_cloud_files.read(tmp_path / "a.npy")) == 6
+
+
+def test_version_3_of_npy(tmp_path):
+    points, _ = ball(20)
+    for array in (points, np.array([(*row, 1) for row in points], [(n, "<f4") for n in ("x", "y", "z", "höhe")])):
+        with (tmp_path / "a.npy").open("wb") as file:
+            np.lib.format.write_array(file, array, version=(3, 0))
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy"), points)
+        assert all("its columns höhe are left out" in str(one.message) for one in caught)
+        if array is points:
+            np.testing.assert_array_equal(archives.array(tmp_path / "a.npy"), points)
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x09\x00" + bytes(99))
+    with pytest.raises(FormatError, match="version 9.0 of .npy"):
+        point_cloud_files.read(tmp_path / "a.npy")

@@ -11,7 +11,7 @@ from gltf_scenes import glb, scene
 from solids import CUBE
 
 from jonet.data import scans
-from jonet.errors import MeshError
+from jonet.errors import FormatError, MeshError
 from jonet.geometry.diagnosis import orient
 from jonet.geometry.mesh_files import find, read, write
 from jonet.geometry.polygons import strips
@@ -61,6 +61,10 @@ PYRAMIDS = {
     "colored.off": f"COFF\n5 5 8\n{BODY_OFF}\n{FACES_OFF}".replace(" 0\n", " 0 9 9 9 9\n").encode(),
     "plain.obj": f"# mesh\nmtllib none.mtl\no a\n{BODY_OBJ}\nvt 0 0\nvn 0 0 1\ng b\nusemtl c\n{FACES_OBJ}".encode(),
     "crlf.obj": f"{BODY_OBJ}\n{FACES_OBJ} # end\n".replace("\n", "\r\n").encode(),
+    "comment.obj": f"# path C:\\\n{BODY_OBJ} # \\\n# \\\r\n{FACES_OBJ}".encode(),
+    "cr.obj": f"{BODY_OBJ}\n{FACES_OBJ}".replace("f 1/1/1 ", "f 1/1/1 \\\n").replace("\n", "\r").encode(),
+    "cr.ply": pyramid_ply("ascii").replace(b"\n", b"\r"),
+    "cr.off": f"OFF\n5 5 0\n{BODY_OFF}\n{FACES_OFF}".replace("\n", "\r").encode(),
     "relative.obj": f"{BODY_OBJ}\nf -5 -2 -3 \\\n-4\nf 1//1 2//1 5//1\nf 2 3 5\nf -3 -2 -1\nf 4 1 5".encode(),
 }
 
@@ -80,6 +84,17 @@ LEFT = {  # what follows the end of a file, or is no face, is not lost without a
     "edges.obj": (
         PYRAMIDS["plain.obj"].replace(b"\nf ", b"\nf 1 2\nf ", 1),
         "1 of its faces has fewer than 3 corners",
+    ),
+    "edges.off": (
+        PYRAMIDS["plain.off"].replace(b"5 5 0", b"5 7 0").replace(b"\n4 0 3", b"\n2 0 1\n4 0 3") + b"\n1 4",
+        "2 of its faces have fewer than 3 corners",
+    ),
+    "edges.ply": (
+        PYRAMIDS["ascii.ply"]
+        .replace(b"face 5", b"face 7")
+        .replace(b"\n7 4 0 3", b"\n7 2 0 1 0.5\n7 4 0 3")
+        .replace(b"\n2 0 1\n", b"\n7 0 0.5\n2 0 1\n"),
+        "2 of its faces have fewer than 3 corners",
     ),
 }
 
@@ -117,6 +132,11 @@ def stl(folder) -> bytes:
     ("another name", lambda data: TEXT_STL + b"endsolid " + b"x" * 500, None),
     ("no end", lambda data: TEXT_STL, None),
     ("end apart", lambda data: TEXT_STL.upper() + b"END SOLID\n", None),
+    ("blank lines", lambda data: b" \r\n\n" + TEXT_STL + b"endsolid", None),
+    ("blank lines in utf-16", lambda data: (b"\n\n" + TEXT_STL + b"endsolid").decode().encode("utf-16"), None),
+    ("vertex", lambda data: TEXT_STL.replace(b"a b", b"a vertex and endfacet") + b"endsolid a vertex 1 2 3\n", None),
+    ("one line", lambda data: (TEXT_STL + b"endsolid a").replace(b"\n", b" "), None),
+    ("two solids", lambda data: TEXT_STL.replace(b"facet n", b"endsolid vertex\nsolid x\nfacet n") + b"endsolid", None),
     ("zeros at the end", lambda data: TEXT_STL + b"endsolid\n" + bytes(99), None),
     ("lines at the end", lambda data: TEXT_STL + b"endsolid\n" + b"by a program\n" * 99, None),
     ("commas", lambda data: TEXT_STL.replace(b".0", b",0") + b"endsolid", "decimal commas"),
@@ -280,3 +300,17 @@ def test_reading_makes_no_noise(tmp_path, capfd, caplog):
             except MeshError:
                 assert path.name == "broken.glb"
     assert not caplog.records and capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["a.obj", "a.ply", "a.npy", "a.xyz"])
+def test_files_that_cannot_be_opened_are_not_called_damaged(name, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(PYRAMIDS["little.ply"])
+    for error, words in (
+        (PermissionError(13, "Permission denied"), "a.*: cannot be read: Permission denied$"),
+        (MemoryError(), "a.*: needs more memory to be read than there is"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), "open", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+            patch.setattr(type(tmp_path), "read_bytes", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+            with pytest.raises((MeshError, FormatError), match=words):
+                scans.read(tmp_path / name)

@@ -1,6 +1,7 @@
 """PCD files in all forms, written here byte by byte, and their compression."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -113,3 +114,28 @@ def test_copies_of_lzf():
     for damaged in (b"\x02ab", bytes([1 << 5, 0]), b"\x00x" + bytes([7 << 5]), b""):
         with pytest.raises(FormatError, match="do not unpack"):
             lzf(damaged, 3)
+
+
+def test_long_words_take_no_memory(tmp_path):
+    path = tmp_path / "scan.pcd"
+    rows = ["0.5 1 2"] * 20_000
+    head = HEAD.split("FIELDS")[0] + "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nPOINTS 20000\nDATA ascii\n"
+    path.write_text(head + "\n".join([*rows[1:], "0." + "5" * 60_000 + " 1 2"]) + "\n")
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="scan.pcd: has a word of 60002 characters where a number should be"):
+            point_cloud_files.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 3e7
+    finally:
+        tracemalloc.stop()
+
+
+def test_whole_numbers_below_zero(tmp_path):
+    rows = np.random.default_rng(1).integers(-30_000, 30_000, (50, 3)).astype("<i2")
+    head = HEAD.split("FIELDS")[0] + "FIELDS x y z\nSIZE 2 2 2\nTYPE I I I\nPOINTS 50\nDATA "
+    bodies = {"ascii": "\n".join(" ".join(map(str, row)) for row in rows.tolist()).encode(), "binary": rows.tobytes()}
+    body = packed(np.ascontiguousarray(rows.T).tobytes())
+    bodies["binary_compressed"] = struct.pack("<II", len(body), rows.nbytes) + body
+    for form, body in bodies.items():
+        (tmp_path / "scan.pcd").write_bytes((head + form + "\n").encode() + body)
+        np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "scan.pcd"), rows)

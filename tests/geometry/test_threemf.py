@@ -75,7 +75,7 @@ BAD = {
     "index": (model(one().replace('v1="7"', 'v1="70"'), '<item objectid="1"/>'), "uses vertex 70 of 8"),
     "unit": (model(one(), "", ' unit="mile"'), "has the unit 'mile'"),
     "transform": (model(one(), '<item objectid="1" transform="1 2"/>'), "needs 12 numbers"),
-    "entities": ('<!DOCTYPE a [<!ENTITY b "c">]>' + model(one(), ""), "DOCTYPE"),
+    "entities": (model(one(), "").replace("?>", '?><!DOCTYPE a [<!ENTITY b "c">]>'), "DOCTYPE"),
     "xml": ("<model>", "is no XML"),
     "empty": (model(one(), ""), "no vertices and no faces"),
     "number": (model(one().replace('x="', 'x="a'), '<item objectid="1"/>'), "damaged"),
@@ -87,6 +87,45 @@ def test_damaged_files_are_named(name, tmp_path, recwarn):
     text, words = BAD[name]
     with pytest.raises(MeshError, match=words):
         read(written(tmp_path / "a.3mf", **{"3dmodel": text}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_doctype_is_refused_in_every_encoding(encoding, tmp_path):
+    head, rest = model(one(), '<item objectid="1"/>').replace("UTF-8", "UTF-16").split("?>", 1)
+    for doctype in ('<!DOCTYPE a [<!ENTITY b "c">]>', ""):
+        data = f"{head}?>{doctype}{rest}".encode(encoding)
+        path = tmp_path / "a.3mf"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("3D/3dmodel.model", data)
+        if doctype:
+            with pytest.raises(MeshError, match="DOCTYPE"):
+                read(path)
+        elif encoding == "utf-16":
+            with pytest.warns(UserWarning, match="inch"):
+                assert read(path).volume == pytest.approx(8)
+
+
+QUARTER = "0 1 0 -1 0 0 0 0 1"  # about z: x becomes y
+
+
+def test_quarter_turns_of_items_and_of_components(tmp_path):
+    """A box of 2 x 4 x 6 whose corner is the origin; rows of the matrix are what the axes become."""
+    corners = (CUBE.vertices + 1) * [1, 2, 3]
+    rows = "".join('<vertex x="{}" y="{}" z="{}"/>'.format(*row) for row in corners.tolist())
+    box = f'<object id="1"><mesh><vertices>{rows}</vertices><triangles>{TRIANGLES}</triangles></mesh></object>'
+    turned = np.column_stack([-corners[:, 1], corners[:, 0], corners[:, 2]]) + [10, 0, 0]
+    path = tmp_path / "a.3mf"
+    for resources, number, transform in ((box, 1, f"{QUARTER} 10 0 0"), (box, 2, "1 0 0 0 1 0 0 0 1 0 0 0")):
+        inner = component(2, 1, f"{QUARTER} 10 0 0") if number == 2 else ""
+        build = f'<item objectid="{number}" transform="{transform}"/>'
+        with pytest.warns(UserWarning, match="inch"):
+            found = read(written(path, **{"3dmodel": model(resources + inner, build)}))
+        np.testing.assert_allclose(found.vertices, turned)
+        assert found.volume == pytest.approx(48)
+    build = f'<item objectid="2" transform="{QUARTER} 0 5 0"/>'  # the component first, then the item
+    with pytest.warns(UserWarning, match="inch"):
+        found = read(written(path, **{"3dmodel": model(box + component(2, 1, f"{QUARTER} 10 0 0"), build)}))
+    np.testing.assert_allclose(found.vertices, np.column_stack([-turned[:, 1], turned[:, 0], turned[:, 2]]) + [0, 5, 0])
 
 
 def test_other_files_are_no_3mf(tmp_path):

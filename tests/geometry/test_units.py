@@ -7,9 +7,9 @@ import pytest
 from solids import CUBE
 
 from jonet.bulk import work
-from jonet.errors import ConfigError
+from jonet.errors import ConfigError, MeshError
 from jonet.evaluation import metrics
-from jonet.geometry import units
+from jonet.geometry import threemf, units
 from jonet.geometry.mesh_files import read, write
 
 
@@ -28,6 +28,39 @@ def test_units_of_a_3mf(attribute, unit, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.3mf", "w") as archive:
         archive.writestr("3D/3dmodel.model", f'<?xml version="1.0"?><model xml:lang="en"{attribute}></model>')
     assert units.of_file(tmp_path / "a.3mf") == unit
+
+
+HEAD = '<?xml version="1.0" encoding="UTF-8"?>'
+INCH = "<model unit='inch'></model>"
+PACKED = {  # by what a file holds, its parts and unit
+    "another name": ({"3D/part.model": INCH}, "in"),
+    "another part first": ({"3D/other/3dmodel.model": "<model unit='foot'/>", "3D/3dmodel.model": INCH}, "in"),
+    "prefix": ({"3D/3dmodel.model": f"{HEAD}<m:model xmlns:m='a' unit='inch'></m:model>"}, "in"),
+    "prefix without a unit": ({"3D/3dmodel.model": "<m:model xmlns:m='a'></m:model>"}, "mm"),
+    "utf-16": ({"3D/3dmodel.model": INCH.encode("utf-16")}, "in"),
+    "late": ({"3D/3dmodel.model": f"{HEAD}<!--{'a' * 100_000}--><model {' ' * 9000} unit='inch'></model>"}, "in"),
+    "in a comment": ({"3D/3dmodel.model": f"<!-- <model unit='foot'> -->{INCH}"}, "in"),
+    "unknown": ({"3D/3dmodel.model": "<model unit='mile'></model>"}, None),
+    "doctype": ({"3D/3dmodel.model": f"<!DOCTYPE model>{INCH}"}, None),
+    "no part": ({"a.txt": "a"}, None),
+    "no xml": ({"3D/3dmodel.model": "unit='inch'"}, None),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_the_unit_of_a_3mf_is_that_with_which_it_is_read(name, tmp_path):
+    parts, unit = PACKED[name]
+    with zipfile.ZipFile(tmp_path / "a.3mf", "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, text in parts.items():
+            archive.writestr(part, text)
+    assert units.of_file(tmp_path / "a.3mf") == unit
+    said = []
+    try:
+        threemf.read(tmp_path / "a.3mf", said.append)
+    except MeshError:
+        assert unit is None
+    else:
+        assert units.NAMES[said[-1].split()[4].rstrip(",")] == unit
 
 
 def test_other_files_name_none(tmp_path):
