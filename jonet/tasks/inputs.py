@@ -9,11 +9,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jonet import parallel
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.evaluation.gallery import Part
+from jonet.inference import encode
 from jonet.inference.encode import Inputs
-from jonet.storage.names import encoded
+from jonet.networks.bound import BoundNetwork
+from jonet.storage import names
 from jonet.training.batches import RowSampling
 from jonet.wording import counted
 
@@ -93,7 +96,7 @@ class Cloud(EncoderInput):
 
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
         """The input of a shape in evaluation [points, 3] float32, the same in every call."""
-        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(encoded(store.names[shape]))])
+        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(names.encoded(store.names[shape]))])
         points = store.surface(shape)[0]
         points = points[rng.integers(len(points), size=self.points)]
         return (points + self.noise * rng.standard_normal(points.shape)).astype(np.float32)
@@ -169,7 +172,7 @@ class Labeled(EncoderInput):
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
         """The input of a shape in evaluation [points, 4] (x, y, z, occupancy), the same in every call."""
         points, inside = store.occupancy(shape)
-        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(encoded(store.names[shape]))])
+        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(names.encoded(store.names[shape]))])
         chosen = rng.permutation(len(points))[: self.points]
         return np.column_stack([points[chosen].astype(np.float32), inside[chosen]])
 
@@ -177,3 +180,11 @@ class Labeled(EncoderInput):
         """The input as shown in the report: the points inside."""
         samples = self.of(store, shape, seed)
         return Part("input", "points inside", samples[samples[:, 3] > 0, :3])
+
+
+def encoded(inputs: EncoderInput, seed: int, network: BoundNetwork, store: Store, shapes) -> np.ndarray:
+    """Codes [B, L] of shapes of the store; the inputs of one batch are in memory at a time."""
+    form, size = inputs.form, encode.TOGETHER.most * parallel.count()
+    batched = [shapes[first : first + size] for first in range(0, len(shapes), size)]
+    arrays = (form.check([inputs.of(store, i, seed) for i in some]) for some in batched)
+    return np.concatenate([encode.encode(network, some, form.kind) for some in arrays])
