@@ -222,23 +222,30 @@ def _prepare_given(run: RunState, given: Store, done: bool) -> Store:
     done: whether the stage is.  Raises StoreError if it was done with another store.
     """
     folder = run.folder / "store"
-    if (folder / "index.json").exists() and state.store_digest(stores.open(folder)) != state.store_digest(given):
-        raise StoreError(
-            f"{folder}: of other shapes or samples than {given.folder}; remove the folder, or name another --workdir"
-        )
-    if done:
-        run.confirm("prepare")
-        return stores.open(folder)
-    run.task.check_store(run.config, given)
-    run.task.check_outline(run.config, given)
+
+    def is_other() -> bool:
+        return state.store_digest(stores.open(folder)) != state.store_digest(given)
 
     def work():
-        if parallel.is_main() and not (folder / "index.json").exists():
+        if parallel.is_main() and not atomic.is_free(folder):
+            if not stores.is_whole(folder):
+                _set_aside(folder)
+            elif is_other():
+                raise StoreError(other)
+        if parallel.is_main() and atomic.is_free(folder):
             stores.linked(given, folder)
         parallel.from_main(None)  # a barrier: the others wait until the store is there
         return state.stamps(path for path in sorted(folder.iterdir()) if path.is_file())
 
-    run.do("prepare", work)
+    other = f"{folder}: of other shapes or samples than {given.folder}; remove the folder, or name another --workdir"
+    if done:
+        if is_other():
+            raise StoreError(other)
+        run.confirm("prepare")
+    else:
+        run.task.check_store(run.config, given)
+        run.task.check_outline(run.config, given)
+        run.do("prepare", work)
     return stores.open(folder)
 
 

@@ -35,7 +35,7 @@ from jonet.settings.surfaces import Surfaces
 from jonet.tasks import batch, deepsdf, onet
 from jonet.tasks.base import Task, TimedConfig
 from jonet.tasks.batch import Batch
-from jonet.tasks.inputs import Cloud, encoded
+from jonet.tasks.inputs import Points, encoded
 from jonet.tasks.setup import TrainingSetup, check_counts, history, identity, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import batches, costs, encoding
@@ -44,15 +44,7 @@ from jonet.training.lanes import Lanes
 from jonet.training.optimizers import Optimizer
 from jonet.wording import counted
 
-STAND_IN = deepsdf.small(256, 8, 128)  # decoder that plans count where no model is named: of DeepSDF's preset small
-
-
-@dataclasses.dataclass(frozen=True)
-class InSphere(Cloud):
-    """Noisy points on the surface, in the frame of DeepSDF."""
-
-    noise: float = 0.008  # standard deviation of the noise on the points in the normalized frame (radius 1), 0 or more
-    scale_augmentation: ClassVar[float] = 0.0  # would change the distances
+PLANNED = deepsdf.small(256, 8, 128)  # decoder that plans count where no model is named: of DeepSDF's preset small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +60,7 @@ class Config(TimedConfig):
     seed: int = 0  # seed of all random numbers, 0 or more
     shapes: Shapes = Shapes()  # which shapes are used, and how many; not of a store
     samples: Recipe = RECIPES["default"]  # what is sampled from each shape; not of a store
-    inputs: InSphere = InSphere()  # the point cloud that the encoder takes
+    inputs: Points = Points()  # the point cloud that the encoder takes
     network: Encoder = Encoder()  # structure of the encoder; that of the decoder is the model's
     # dtype of the matrix products in training, auto: by platform; parameters are always float32
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -258,7 +250,7 @@ class DeepSDFPoints(Task[Config]):
 def frozen(config: Config) -> tuple[Specs, dict[str, Any], float]:
     """The structure of encoder and decoder, the decoder's variables as the model has them, and the clamp δ.
 
-    Where no model is named, as in plans, the decoder is `STAND_IN` with parameters of 0.
+    Where no model is named, as in plans, the decoder is `PLANNED` with parameters of 0.
     """
     encoder = dataclasses.asdict(config.network)
     if config.model:
@@ -268,10 +260,10 @@ def frozen(config: Config) -> tuple[Specs, dict[str, Any], float]:
             given.network.shared,
             given.history.get("clamp", given.fitting.clamp),
         )
-    start = deepsdf.DeepSDFDecoder(STAND_IN).init
-    shapes = jax.eval_shape(start, jax.random.key(0), jnp.zeros((1, STAND_IN.latent_size)), jnp.zeros((1, 1, 3)))
+    start = deepsdf.DeepSDFDecoder(PLANNED).init
+    shapes = jax.eval_shape(start, jax.random.key(0), jnp.zeros((1, PLANNED.latent_size)), jnp.zeros((1, 1, 3)))
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    return Specs(**encoder, decoder=STAND_IN), variables, FitConfig.clamp
+    return Specs(**encoder, decoder=PLANNED), variables, FitConfig.clamp
 
 
 def spec(config: Config, points: int, how: How) -> batches.BatchSpec:

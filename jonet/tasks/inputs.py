@@ -62,23 +62,17 @@ class EncoderInput(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cloud(EncoderInput):
+class Points(EncoderInput):
     """Noisy points on the surface."""
 
     points: int = 300  # number of points per shape, 1 or more
-    # standard deviation of the noise on the points, in longest sides of the shape; 0 or more (the published 0.05 is in
-    # tenths of the longest side)
-    noise: float = 0.005
-    # in training, each axis of a shape is scaled by a factor of up to exp(±scale_augmentation), a new one each epoch;
-    # 0 or more
-    scale_augmentation: float = 0.0
+    noise: float = (
+        0.008  # standard deviation of the noise on the points in the normalized frame (of radius 1), 0 or more
+    )
 
     def __post_init__(self):
-        if self.points < 1 or min(self.noise, self.scale_augmentation) < 0:
-            raise ConfigError(
-                f"inputs.points is {self.points}, noise {self.noise} and scale_augmentation {self.scale_augmentation}, "
-                "but they must be at least 1, 0 and 0"
-            )
+        if self.points < 1 or self.noise < 0:
+            raise ConfigError(f"inputs.points is {self.points} and noise {self.noise}, but must be at least 1 and 0")
 
     @property
     def form(self) -> Inputs:
@@ -87,8 +81,8 @@ class Cloud(EncoderInput):
 
     @property
     def augmentation(self) -> Augmentation:
-        """Noise on the points, and scaled axes."""
-        return Augmentation(self.noise, self.scale_augmentation)
+        """Noise on the points."""
+        return Augmentation(self.noise)
 
     def draw(self, how: Literal["rows", "windows"]) -> RowSampling:
         """Points of the surface."""
@@ -104,6 +98,28 @@ class Cloud(EncoderInput):
     def picture(self, store: Store, shape: int, seed: int) -> Part:
         """The input as shown in the report."""
         return Part("input", counted(self.points, "point"), self.of(store, shape, seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud(Points):
+    """Noisy points on the surface of a shape whose longest side is 1, and which may be scaled."""
+
+    # standard deviation of the noise on the points, in longest sides of the shape; 0 or more (the published 0.05 is in
+    # tenths of the longest side)
+    noise: float = 0.005
+    # in training, each axis of a shape is scaled by a factor of up to exp(±scale_augmentation), a new one each epoch;
+    # 0 or more
+    scale_augmentation: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.scale_augmentation < 0:
+            raise ConfigError(f"inputs.scale_augmentation is {self.scale_augmentation}, but must be at least 0")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Noise on the points, and scaled axes."""
+        return Augmentation(self.noise, self.scale_augmentation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,12 +19,11 @@ def loss(shared, per_shape, batch_stats, batch, key, *, network: EncodedDeepSDF,
     shared: the encoder's parameters.  per_shape: unused.  batch_stats: {"decoder"}, the decoder's variables; they are
     no parameters, so they have neither gradient nor optimizer state, and are returned as they came.
     batch: points [S, N, 3], values [S, N] (signed distances), inputs [S, M, 3] (points of the surface), mask [S].
-    clamp: δ.  Returns (loss, (batch_stats, metrics)).  Metrics: error, the same; length ‖z‖.
+    clamp: δ.  Returns (loss, (batch_stats, metrics)).  Metrics: length ‖z‖.
     """
     chex.assert_equal_shape_prefix([batch.points, batch.values], 2)
     codes = cast(jax.Array, network.apply(shared, batch.inputs, method="encode"))
     predicted = cast(jax.Array, decoder.apply(batch_stats["decoder"], codes, batch.points))
     gap = jnp.abs(clamped(predicted, clamp) - clamped(batch.values, clamp))
-    error = jnp.sum(batch.mask * gap.mean(-1))
     length = jnp.sum(batch.mask * jnp.linalg.norm(jax.lax.stop_gradient(codes), axis=-1))
-    return error, (batch_stats, {"error": error, "length": length})
+    return jnp.sum(batch.mask * gap.mean(-1)), (batch_stats, {"length": length})

@@ -20,6 +20,7 @@ from jonet import config as configs
 from jonet.bulk.shapes import Settings
 from jonet.codes import Codes
 from jonet.data import store as stores
+from jonet.data.sources import Procedural
 from jonet.errors import CheckpointError, ConfigError, InputError
 from jonet.geometry import mesh_files
 from jonet.geometry.mesh import Mesh
@@ -32,6 +33,7 @@ from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.run import train
 from jonet.settings.fitting import LBFGS, Adam, FitConfig, GaussNewton
 from jonet.tasks import deepsdf_points
+from jonet.tasks.inputs import Points
 from jonet.tasks.setup import identity
 from jonet.training.batches import Resident
 from jonet.training.loop import Loop
@@ -112,7 +114,7 @@ def test_a_step_moves_the_encoder_alone_and_keeps_no_state_of_the_decoder(decode
     state = loop.start(setup.shared, setup.per_shape, setup.batch_stats)
     kernels = {np.shape(leaf) for leaf in jax.tree.leaves(setup.batch_stats)}
     held = {np.shape(leaf) for leaf in jax.tree.leaves(state.opt_state)}
-    assert (64, 32) not in held and (32, 32) in kernels  # of the decoder, whose widths the encoder has nowhere
+    assert (32, 32) in kernels and not kernels & held  # the encoder has none of the decoder's widths
     before, frozen = leaves(parallel.host(state.shared)), leaves(parallel.host(state.batch_stats))
     data, count = loop.batches.segment(0, 5)
     state, metrics, _ = loop.advance(state, data, count, 5)
@@ -183,7 +185,7 @@ def test_shapes_that_the_decoder_did_not_learn_get_codes_of_the_encoder(decoder,
     assert found.codes.names == tuple(f"mug_{i:04d}" for i in range(8)) and len(given.codes) == 6
     np.testing.assert_array_equal(found.codes.values[:6], given.codes.values)
     assert found.codes.sources == tuple(store.contents[i] for i in store.select("train"))
-    cloud = deepsdf_points.InSphere(50).of(store, int(store.select("train")[6]), 0)
+    cloud = Points(50).of(store, int(store.select("train")[6]), 0)
     np.testing.assert_allclose(found.encode(points=[cloud]).values[0], found.codes.values[6], atol=1e-5)
     assert found.codes.residual.shape == (8,)
 
@@ -232,7 +234,6 @@ def test_options_without_effect_are_refused(decoder, tmp_path, capsys, option, w
 
 
 def test_any_task_takes_a_store_as_its_data(decoder, tmp_path, capsys):
-    """And keeps it, when the other run has gone."""
     shutil.copytree(decoder, tmp_path / "first")
     given = [option for option in small_run.SMALL if not option.startswith(("--data", "--shapes", "--samples"))]
     split = [part for option in given for part in option.replace("=", " ", 1).split(" ")]
@@ -240,11 +241,14 @@ def test_any_task_takes_a_store_as_its_data(decoder, tmp_path, capsys):
     assert program.run([*split, *more]) == 0
     assert jonet.load(tmp_path / "run").digest == jonet.load(decoder).digest
     assert stores.open(tmp_path / "run" / "store").index == stores.open(decoder / "store").index
-    shutil.rmtree(tmp_path / "first")
     capsys.readouterr()
-    with pytest.warns(UserWarning, match="does not exist any more; continuing with the store"):
-        assert program.run([*split, *more]) == 0
+    assert program.run([*split, *more]) == 0
     assert "train: done before" in capsys.readouterr().err
+    store = stores.open(tmp_path / "first" / "store")
+    shutil.rmtree(tmp_path / "first" / "store")
+    stores.build(tmp_path / "first" / "store", [Procedural("lamp")], store.recipe, progress=False)
+    assert program.run([*split, *more]) == 1
+    assert "of other shapes or samples than" in capsys.readouterr().err
 
 
 # Codes
@@ -285,7 +289,8 @@ SETTINGS = {
 def losses(model, arrays, config, codes):
     """The loss that fits minimize, at all observations."""
     shapes = observe(arrays, config)
-    observed = methods.sharded([pack(rows, config.clamp, None, config.seed, i) for i, rows in enumerate(shapes)])
+    limit = None if config.method == "adam" else 1024  # rows that the settings above use
+    observed = methods.sharded([pack(rows, config.clamp, limit, config.seed, i) for i, rows in enumerate(shapes)])
     gaussian = methods.penalty(model.prior, config)
     return methods.losses(model.network.replicated(), observed, codes, gaussian, config.clamp)
 
@@ -307,17 +312,12 @@ def test_no_fit_is_worse_than_the_code_that_it_starts_from(model, seen, name, ki
 
 
 def test_points_that_were_encoded_are_the_start(model, seen):
-    """Steps too small to move: what is left is the start, whatever the method."""
+    """Of steps too small to move what is left is the start."""
     points, normals = [cloud[:50] for cloud in seen[1]], [cloud[:50] for cloud in seen[2]]
     start = model.encode(points=points).values
-    for config in (FitConfig("adam", adam=Adam(2, rate=1e-12)), FitConfig("lbfgs", lbfgs=LBFGS(1, points=1024))):
-        found = model.fit(points=points, normals=normals, config=config).values
-        if config.method == "adam":
-            np.testing.assert_allclose(found, start, atol=1e-6)
-    plain = dataclasses.replace(model, inputs=None).fit(
-        points=points, normals=normals, config=FitConfig("adam", adam=Adam(2, rate=1e-12))
-    )
-    assert np.abs(plain.values - start).max() > 1e-3
+    given = {"points": points, "normals": normals, "config": FitConfig("adam", adam=Adam(2, rate=1e-12))}
+    np.testing.assert_allclose(model.fit(**given).values, start, atol=1e-6)
+    assert np.abs(dataclasses.replace(model, inputs=None).fit(**given).values - start).max() > 1e-3
 
 
 def test_the_start_does_not_know_the_order_of_rows_and_is_near_the_surface(model, seen):
@@ -340,17 +340,17 @@ def test_partial_scans_start_from_training_codes(model, seen):
     np.testing.assert_array_equal(model.fit(**given).values, plain.fit(**given).values)
 
 
-def test_reconstruct_and_bulk_jobs_fit_from_the_encoder(model, finished, tmp_path):
-    mesh = model.extract(model.codes[0], 24)[0]
-    rng = np.random.default_rng(0)
-    cloud = mesh.vertices[rng.permutation(len(mesh.vertices))[:400]]
-    mesh_files.write(Mesh(cloud, np.zeros((0, 3), int)), tmp_path / "scans" / "one.ply")
+def test_reconstruct_and_bulk_jobs_fit_from_the_encoder(model, seen, tmp_path, monkeypatch):
+    asked, guesses = [], encoded.guesses
+    monkeypatch.setattr(encoded, "guesses", lambda *given: asked.append(len(given[2])) or guesses(*given))
+    for i, (points, normals) in enumerate(zip(*seen[1:], strict=True)):
+        cloud = Mesh(points, np.zeros((0, 3), int), normals)
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        mesh_files.write(cloud, tmp_path / "scans" / f"{i}.ply")
     bulk.fit(model, tmp_path / "scans", tmp_path / "codes.npz", Settings())
     codes = Codes.load(tmp_path / "codes.npz")
-    assert codes.residual is not None and codes.network == model.digest
-    found = model.fit(points=[cloud], frame="input")
-    assert codes.residual[0] == pytest.approx(found.residual[0], rel=0.2)  # of other draws of free space
-    assert len(model.reconstruct(points=[cloud], frame="input", resolution=16)) == 1
+    assert asked == [2] and codes.network == model.digest and codes.residual.shape == (2,)
+    assert len(model.reconstruct(points=seen[1], normals=seen[2], resolution=16)) == 2 and asked == [2, 2]
     with pytest.raises(InputError, match="voxels is given, but not used"):
         model.reconstruct(voxels=np.zeros((1, 8, 8, 8)))
 

@@ -58,7 +58,7 @@ def fit(
     network: of distances, trained.  shapes: of `observations.observe`, in the normalized frame.  index [B]: seeds each
     shape's random draws (its number in a longer list); 0, 1, … if None.  prior, starts [S, L]: of the training codes;
     None for those of an untrained network.  guesses [B, L]: a start of each shape, of an encoder, in place of `starts`;
-    then no code has a larger loss (mean clamped error at all observations, and prior) than its guess.
+    then no code has a larger loss (mean clamped error at the observations that are used, and prior) than its guess.
     A code depends only on the shape's observations, the seed, its index and its guess.
     Raises InputError for a network without codes or of occupancies.
     """

@@ -225,7 +225,7 @@ def _lbfgs(network, settings, problem, data, gaussian):
 
 
 def losses(network: BoundNetwork, observed: ShardedBatch, codes: np.ndarray, gaussian, clamp: float) -> np.ndarray:
-    """The loss of codes [B, L] at all observations of each shape: mean clamped error, and the penalty on codes [B]."""
+    """The loss of codes [B, L] at the observations of each shape: mean clamped error and penalty on codes, [B]."""
     problems = observed.scatter((codes, np.zeros(observed.size, np.float32)))
     return observed.gather(observed.map(_losses, network, None, problems, np.float32(clamp), gaussian))[1]
 
