@@ -41,8 +41,15 @@ from jonet.training.loop import Loop
 pytestmark = pytest.mark.unoptimized
 
 OPTIONS = [
-    *("--task=deepsdf_points", "--inputs.points=50", "--network.encoder-width=8", "--batch-shapes=4"),
-    *("--batch-points=64", "--minutes=0", "--steps=8", "--fitting.gauss-newton.points=1024 1024 1024", *SCORES),
+    *("--task=deepsdf_points", "--inputs.points=50", "--network.encoder-width=16", "--optimizer.name=adam"),
+    *(
+        "--batch-shapes=4",
+        "--batch-points=64",
+        "--minutes=0",
+        "--steps=8",
+        "--fitting.gauss-newton.points=1024 1024 1024",
+        *SCORES,
+    ),
 ]
 
 
@@ -99,8 +106,8 @@ def test_the_decoder_stays_bit_for_bit_and_only_the_encoder_is_learned(decoder, 
     code = given.codes.values[0]
     points = np.random.default_rng(0).uniform(-1, 1, (100, 3)).astype(np.float32)
     np.testing.assert_array_equal(model.field(code)(points), given.field(code)(points))
-    first, last = [json.loads(line) for line in (finished / "log.jsonl").open()][:: 8 - 1]
-    assert last["step"] == 8 and np.isfinite(first["loss"])
+    last = [json.loads(line) for line in (finished / "log.jsonl").open()][-1]
+    assert last["step"] == 8 and {"loss", "length", "gradient"} <= last.keys() and 0 < last["loss"] < 0.2
 
 
 def test_a_step_moves_the_encoder_alone_and_keeps_no_state_of_the_decoder(decoder, finished):
@@ -147,18 +154,19 @@ def test_a_run_is_whole_without_the_decoders(decoder, finished, tmp_path, capsys
 
 
 def test_a_training_continues_from_its_checkpoint(decoder, model, tmp_path, monkeypatch, capsys):
-    """Interrupted after 3 of 8 steps: encoder, optimizer and the frozen decoder come back."""
+    """Interrupted amid 8 steps: encoder, optimizer and the frozen decoder come back."""
     more, segment = [f"--model={decoder}", "--stages=prepare,train"], Resident.segment
 
     def interrupted(source, first, limit):
-        os.kill(os.getpid(), signal.SIGINT)
+        if first:
+            os.kill(os.getpid(), signal.SIGINT)
         data, count = segment(source, first, limit)
-        return data, min(count, 3)
+        return data, min(count, 2)
 
     with monkeypatch.context() as patched:
         patched.setattr(Resident, "segment", interrupted)
         assert program.run(arguments(tmp_path / "run", *more)) == 130
-    assert "stopped after step 3 of 8" in capsys.readouterr().err
+    assert re.search("stopped after step [234] of 8; the same command continues", capsys.readouterr().err)
     assert program.run(arguments(tmp_path / "run", *more)) == 0
     log = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").open()]
     assert log[-1] == 8 and jonet.load(tmp_path / "run").digest == model.digest
@@ -222,7 +230,7 @@ def test_what_is_no_trained_deepsdf_is_refused(decoder, finished, tmp_path, caps
     ("option", "words"),
     [
         ("--shapes.train=3", "shapes.train is given, but not read: data is the store"),
-        ("--samples.near=3", "samples are given, but not read: data is the store"),
+        ("--samples.near=2", "samples are given, but not read: data is the store"),
         ("--optimizer.per-shape.initial=1", "optimizer.per_shape.initial .* no codes are learned"),
         ("--network.encoder-width=0", "encoder_width is 0"),
         ("--inputs.points=0", "inputs.points is 0"),
@@ -307,8 +315,8 @@ def test_no_fit_is_worse_than_the_code_that_it_starts_from(model, seen, name, ki
     assert (after <= before * (1 + 1e-6)).all()
     if name == "adam that diverges":
         np.testing.assert_array_equal(fitted, start)
-    elif name == "gauss_newton":
-        assert (after < 0.9 * before).all()
+    elif name in ("gauss_newton", "lbfgs"):
+        assert (after < before).all()
 
 
 def test_points_that_were_encoded_are_the_start(model, seen):
@@ -364,8 +372,15 @@ def test_a_plan_needs_no_model(decoder, capsys):
 
 def test_python_takes_a_store_and_the_model(decoder, model):
     store = stores.open(decoder / "store")
-    options = configs.to_dict(deepsdf_points.Encoder(encoder_width=8))
-    more = {"batch_shapes": 4, "batch_points": 64, "steps": 8, "minutes": 0, "inputs": {"points": 50}}
+    options = configs.to_dict(deepsdf_points.Encoder(encoder_width=16))
+    more = {
+        "optimizer": {"name": "adam"},
+        "batch_shapes": 4,
+        "batch_points": 64,
+        "steps": 8,
+        "minutes": 0,
+        "inputs": {"points": 50},
+    }
     found = jonet.train(store, "deepsdf_points", model=str(decoder), network=options, **more)
     assert found.digest == model.digest
     with pytest.raises(ConfigError, match="no model is named"):
