@@ -60,14 +60,11 @@ def test_every_way_of_a_network_to_its_codes_is_compared():
         )
 
     found = [compare.Seen(None, np.zeros((1, 4)), np.zeros((1, 3)))]
+    both = [f"encoded, then fitted, {what}" for what in ("20,000 distances", "30 points")]
     ways = {
         (False, True): ["fitted, 20,000 distances", "fitted, 30 points"],
         (True, False): ["encoded, 30 points"],
-        (True, True): [
-            "encoded, 30 points",
-            "encoded, then fitted, 20,000 distances",
-            "encoded, then fitted, 30 points",
-        ],
+        (True, True): ["encoded, 30 points", *both],
     }
     for (encodes, fits), names in ways.items():
         one = model(Inputs("points", 30) if encodes else None, fits)

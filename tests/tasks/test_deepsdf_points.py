@@ -42,14 +42,8 @@ pytestmark = pytest.mark.unoptimized
 
 OPTIONS = [
     *("--task=deepsdf_points", "--inputs.points=50", "--network.encoder-width=16", "--optimizer.name=adam"),
-    *(
-        "--batch-shapes=4",
-        "--batch-points=64",
-        "--minutes=0",
-        "--steps=8",
-        "--fitting.gauss-newton.points=1024 1024 1024",
-        *SCORES,
-    ),
+    *("--batch-shapes=4", "--batch-points=64", "--minutes=0", "--steps=8", *SCORES),
+    "--fitting.gauss-newton.points=1024 1024 1024",
 ]
 
 
@@ -373,14 +367,8 @@ def test_a_plan_needs_no_model(decoder, capsys):
 def test_python_takes_a_store_and_the_model(decoder, model):
     store = stores.open(decoder / "store")
     options = configs.to_dict(deepsdf_points.Encoder(encoder_width=16))
-    more = {
-        "optimizer": {"name": "adam"},
-        "batch_shapes": 4,
-        "batch_points": 64,
-        "steps": 8,
-        "minutes": 0,
-        "inputs": {"points": 50},
-    }
+    more = {"optimizer": {"name": "adam"}, "batch_shapes": 4, "batch_points": 64, "inputs": {"points": 50}}
+    more |= {"steps": 8, "minutes": 0}
     found = jonet.train(store, "deepsdf_points", model=str(decoder), network=options, **more)
     assert found.digest == model.digest
     with pytest.raises(ConfigError, match="no model is named"):
