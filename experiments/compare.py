@@ -1,7 +1,8 @@
 """Compares trained networks on the same unseen shapes:  python -m experiments.compare RUN_A RUN_B --data=chair,lamp
 
 A network with an encoder gets noisy points on each surface, in one pass.  A network whose codes are fitted is fitted
-once to signed distances around the shape, as in training, and once to the same points without normals.  Shapes of
+once to signed distances around the shape, as in training, and once to the same points without normals; from the code
+of its encoder if it has one, too (`deepsdf_points`); with --adam, others also by the published loop.  Shapes of
 procedural families are generated with their own seed; of a folder, the runs' test shapes are used.  Shapes that one of
 the networks was trained on or validated with are left out; they are identified by their content, not their name.
 """
@@ -13,12 +14,14 @@ import dataclasses
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jonet import interrupt, model
+from jonet.codes import Codes
 from jonet.data import store as stores
 from jonet.data.sampling import RECIPES, Solid
 from jonet.data.sources import Source, content
@@ -26,6 +29,7 @@ from jonet.errors import ConfigError
 from jonet.evaluation import metrics
 from jonet.geometry.mesh import Mesh
 from jonet.model import Model
+from jonet.settings.fitting import FitConfig
 from jonet.storage import atomic
 from jonet.storage.names import encoded
 from jonet.tasks import unseen as training_shapes
@@ -33,6 +37,7 @@ from jonet.tasks.shapes import Shapes
 from jonet.wording import counted
 
 RECIPE = dataclasses.replace(RECIPES["default"], surface=4_096)
+ADAM = "fitted by Adam"
 SHOWN = ("iou", "chamfer_l1", "f_score", "normal_consistency")
 
 
@@ -93,33 +98,47 @@ def seen(source: Source, trained: Model, points: int, noise: float, seed: int) -
     return Seen(ground_truth, np.concatenate(shape.rows["sdf"]), cloud)
 
 
-def code_methods(trained: Model, points: int) -> dict:
-    """The methods to get codes from observations, by their description: encoding or fitting."""
+def code_methods(trained: Model, points: int, adam: bool = False) -> dict[str, Callable[[list[Seen]], Codes]]:
+    """The methods to get codes from observations, by their description: encoding, fitting, and both in turn.
+
+    adam: networks whose codes are fitted, from no code of an encoder, are fitted by the published loop, too.
+    """
+    found: dict[str, Callable[[list[Seen]], Codes]] = {}
     if trained.inputs is not None:
-        return {f"encoded, {points} points": lambda found: trained.encode(points=[one.points for one in found])}
-    distances = RECIPE.near + RECIPE.uniform
-    return {
-        f"fitted, {distances:,} distances": lambda found: trained.fit([one.samples for one in found]),
-        f"fitted, {points} points": lambda found: trained.fit(points=[one.points for one in found]),
-    }
+        found[f"encoded, {points} points"] = lambda found: trained.encode(points=[one.points for one in found])
+    if not trained.is_fitted:
+        return found
+    distances, how = RECIPE.near + RECIPE.uniform, "fitted" if trained.inputs is None else "encoded, then fitted"
+    settings = {how: None} | ({ADAM: FitConfig("adam")} if adam and trained.inputs is None else {})
+    for how, config in settings.items():
+        found[f"{how}, {distances:,} distances"] = lambda found, config=config: trained.fit(
+            [one.samples for one in found], config=config
+        )
+        found[f"{how}, {points} points"] = lambda found, config=config: trained.fit(
+            points=[one.points for one in found], config=config
+        )
+    return found
 
 
-def timed(function, *arguments):
-    """The result and the seconds of a second call; the first one compiles."""
-    function(*arguments)
+def timed(function, *arguments, warm: bool = True):
+    """The result and the seconds of a second call, as the first one compiles; of the first if not `warm`."""
+    if warm:
+        function(*arguments)
     begun = time.perf_counter()
     return function(*arguments), time.perf_counter() - begun
 
 
-def compare(folders: list[Path], data: str, count: int, points: int, noise: float, seed: int) -> list[dict]:
+def compare(
+    folders: list[Path], data: str, count: int, points: int, noise: float, seed: int, adam: bool = False
+) -> list[dict]:
     """One row per category, network and method: medians of the metrics, and seconds per shape for code and mesh."""
     rows, networks = [], {folder: model.load(folder) for folder in folders}
     for category in data.split(","):
         sources = unseen(category, networks, count, seed)
         for folder, trained in networks.items():
             found = [seen(source, trained, points, noise, seed) for source in sources]
-            for method, codes_of in code_methods(trained, points).items():
-                codes, coding = timed(codes_of, found)
+            for method, codes_of in code_methods(trained, points, adam).items():
+                codes, coding = timed(codes_of, found, warm=not method.startswith(ADAM))  # which takes far longer
                 predicted, meshing = timed(trained.extract, codes)
                 scores = metrics.evaluate_all(
                     [(mesh, one.ground_truth) for mesh, one in zip(predicted, found, strict=True)]
@@ -156,11 +175,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--points", type=int, default=300, help="number of points of each point cloud")
     parser.add_argument("--noise", type=float, default=0.005, help="standard deviation of the points, in longest sides")
     parser.add_argument("--seed", type=int, default=1, help="seed of the procedural shapes")
+    parser.add_argument("--adam", action="store_true", help="also fit by the published loop, 800 steps of Adam")
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     options = parser.parse_args(arguments)
 
     def work():
-        rows = compare(options.runs, options.data, options.count, options.points, options.noise, options.seed)
+        given = (getattr(options, name) for name in ("runs", "data", "count", "points", "noise", "seed", "adam"))
+        rows = compare(*given)
         if options.json:
             atomic.write_json(options.json, {"rows": rows})
         print(table(rows))

@@ -22,11 +22,11 @@ from jonet.geometry.mesh import Mesh, Similarity, as_meshes
 from jonet.inference import encode as encoding
 from jonet.inference import purification
 from jonet.inference.encode import Inputs
-from jonet.inference.fitting import completion, latents, pose
+from jonet.inference.fitting import completion, encoded, latents, pose
 from jonet.inference.fitting.observations import ObservedArrays, observe
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.surfaces import extraction
-from jonet.networks import deepsdf, occupancy, spline
+from jonet.networks import deepsdf, encoded_deepsdf, occupancy, spline
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.field import Field
 from jonet.networks.input_field import InputField
@@ -36,11 +36,13 @@ from jonet.wording import counted
 
 NETWORKS = {  # kind of network: its config class and its module class
     "deepsdf": (deepsdf.Specs, deepsdf.DeepSDFDecoder),
+    "encoded_deepsdf": (encoded_deepsdf.Specs, encoded_deepsdf.EncodedDeepSDF),
     "occupancy": (occupancy.Specs, occupancy.OccupancyNetwork),
     "spline": (spline.SplineSpecs, spline.SplineNetwork),
     "classifier": (occupancy.ClassifierSpecs, occupancy.Classifier),
 }
 FITTED = ("samples", "points", "normals", "free_space", "meshes")  # arguments of `Model.fit` that are observations
+DISTANCES = ("deepsdf", "encoded_deepsdf")  # kinds of networks whose codes are fitted to distances
 ENCODED = ("samples", "points", "voxels", "images", "meshes")  # the same of `Model.encode`
 
 
@@ -51,7 +53,7 @@ class Model:
     kind: the network's key in NETWORKS.  network: the module with its parameters.  frame: "sphere" or "cube", how
     meshes are normalized for it.  codes: of the training shapes, None if not stored.  prior: distribution that `sample`
     draws from and `fit` regularizes by, or None.  fitting, surfaces: default settings of `fit` and `extract`.
-    inputs: what the encoder takes; None if codes are fitted.  history: task, data, recipe and options of the
+    inputs: what the encoder takes; None without one.  history: task, data, recipe and options of the
     training, as `jonet info` prints.
     """
 
@@ -101,6 +103,11 @@ class Model:
         """Parameters and running statistics as plain pytrees: {"shared", "batch_stats"}."""
         return {"shared": self.network.shared, "batch_stats": self.network.batch_stats}
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether codes of new shapes are fitted: from those of the encoder if the network has one, too."""
+        return self.kind in DISTANCES
+
     @functools.cached_property
     def digest(self) -> str:
         """Identifies this network, see `model_folder.network_digest`."""
@@ -139,7 +146,7 @@ class Model:
         if frame == "input":
             if not isinstance(codes, Codes) or codes.similarities is None:
                 raise InputError("frame is 'input', but these codes have no similarities to input units")
-            clamp = self.history.get("clamp", self.fitting.clamp) if self.kind in ("deepsdf", "spline") else None
+            clamp = self.history.get("clamp", self.fitting.clamp) if self.kind in (*DISTANCES, "spline") else None
             return InputField(batch, codes.similarities, clamp)
         return batch[0] if values.ndim == 1 else batch
 
@@ -159,6 +166,8 @@ class Model:
     ) -> Codes:
         """Codes of unseen shapes, found by optimization with the network's parameters fixed (DeepSDF, section 4.2).
 
+        A network with an encoder in front (`deepsdf_points`) starts from its code of each shape, and no code is worse
+        than that; where free_space tells that points are not of the whole surface, from training codes, as others do.
         Give one of: samples: [B, N, 4] points with signed distances, or a list of [Nᵢ, 4].  points: [B, N, 3] or a list
         of [Nᵢ, 3] on surfaces, with outward normals of the same shapes (without normals the inside is only guessed),
         and free_space: lists of points known to be outside.  meshes: a list of meshes (of jonet, trimesh, or any with
@@ -183,7 +192,10 @@ class Model:
             names = arguments.names(names, len(given.rows))
             given = arguments.without_outliers(given, outliers, frame, names)
             given, similarities = self._normalized(given, frame)
-        found = latents.fit(network, observe(given, config), config=config, **self._known())
+        shapes, guesses = observe(given, config), None
+        if self.inputs is not None and given.free_space is None:
+            guesses = encoded.guesses(network, self.inputs, shapes)
+        found = latents.fit(network, shapes, config=config, guesses=guesses, **self._known())
         return Codes(names=names, similarities=similarities, network=self.digest, **found._asdict())
 
     def fit_pose(
@@ -273,7 +285,7 @@ class Model:
         names: Sequence[str] | None = None,
         precision: Precision | None = None,
     ) -> Codes:
-        """Codes of unseen shapes, by one pass of the network's encoder (Occupancy Networks).
+        """Codes of unseen shapes, by one pass of the network's encoder (Occupancy Networks, and `deepsdf_points`).
 
         Give the kind of input that the network was trained with.  points: [B, N, 3] on surfaces, or a list of [Nᵢ, 3],
         subsampled to the number used in training.  voxels: [B, R, R, R] of 0 and 1, axes x, y, z.  images:
@@ -292,7 +304,7 @@ class Model:
         (kind,), similarities = kinds, None
         rows = kind in ("points", "samples")
         if kind == "meshes":
-            sampled, names = self._sampled(meshes, frame, names)
+            sampled, names = self._sampled(meshes, frame, names, inputs)
             arrays = [one.array(inputs.kind) for one in sampled]
             similarities = tuple(one.similarity for one in sampled)
         else:
@@ -313,17 +325,16 @@ class Model:
 
     def _check_fitted(self) -> None:
         """InputError if codes of this network are not fitted."""
-        if self.kind != "deepsdf":
+        if not self.is_fitted:
             raise InputError(f"codes of a network of kind {self.kind!r} are not fitted; {self._takes()}")
         latents.check_fitted(self.network)
 
     def _takes(self) -> str:
         """How this network gets the code of a new shape, for error messages."""
         if self.inputs is not None:
-            return (
-                f"this network encodes {self.inputs.kind} {list(self.inputs.shape)}: model.encode({self.inputs.kind}=…)"
-            )
-        if self.kind == "deepsdf":
+            kind, fitted = self.inputs.kind, ", or fits codes: model.fit(…)" * self.is_fitted
+            return f"this network encodes {kind} {list(self.inputs.shape)}: model.encode({kind}=…){fitted}"
+        if self.is_fitted:
             return "codes of this network are fitted: model.fit(…)"
         return "this network only represents the shapes that it was trained on: model.codes"
 
@@ -337,8 +348,10 @@ class Model:
         similarities = arguments.transforms(frame, given.kind, given.rows, self.frame)
         return (given if similarities is None else given.transformed(similarities, distances)), similarities
 
-    def _sampled(self, meshes, frame, names) -> tuple[list[scans.Observed], tuple[str, ...]]:
-        """Observations of meshes as this network takes them, and the names of the shapes."""
+    def _sampled(
+        self, meshes, frame, names, inputs: Inputs | None = None
+    ) -> tuple[list[scans.Observed], tuple[str, ...]]:
+        """Observations of meshes as an encoder takes them, or for a fit (None), and the names of the shapes."""
         if frame != "normalized":
             raise InputError("frame is given with meshes, but each mesh is normalized by its own bounding box")
         found = as_meshes(meshes, "meshes")
@@ -347,8 +360,8 @@ class Model:
         if names is None and all(mesh.name for mesh in found):
             names = [mesh.name for mesh in found]
         names = arguments.names(names, len(found))
-        kind = "samples" if self.inputs is None else self.inputs.kind
-        size = None if self.inputs is None else self.inputs.size
+        kind = "samples" if inputs is None else inputs.kind
+        size = None if inputs is None else inputs.size
         each = zip(found, names, strict=True)
         return [
             scans.of_mesh(dataclasses.replace(mesh, name=name), kind, self.frame, size) for mesh, name in each
@@ -407,7 +420,7 @@ class Model:
     ) -> list[Mesh]:
         """Meshes of unseen shapes: their codes are encoded or fitted, then their surfaces extracted.
 
-        Observations, frame, outliers and names as for `encode` if the network has an encoder, else as for `fit`;
+        Observations, frame, outliers and names as for `encode` of Occupancy Networks, and as for `fit` of DeepSDF;
         resolution and precision as for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space:
         [B, M, 3], or lists of one array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
         Raises InputError as these do, and for observations that the network does not take.
@@ -419,8 +432,8 @@ class Model:
         return model.extract(model._codes(given, frame, outliers, names), resolution)
 
     def _codes(self, observed: dict[str, Any], frame, outliers: str | None, names=None) -> Codes:
-        """Codes of observations, by `encode` if the network has an encoder, else by `fit`."""
-        method, known = (self.fit, FITTED) if self.inputs is None else (self.encode, ENCODED)
+        """Codes of observations, by `fit` if codes of the network are fitted, else by `encode`."""
+        method, known = (self.encode, ENCODED) if self.inputs is not None and not self.is_fitted else (self.fit, FITTED)
         observed = {name: arrays for name, arrays in observed.items() if arrays is not None}
         for name in observed:
             if name not in known:

@@ -309,7 +309,7 @@ def programs(few: Few | None = None) -> dict[str, Callable[[], Call]]:
     """All programs by name.  few: as for `train`."""
     found: dict[str, Callable[[], Call]] = {}
     for task in names.BUILT_IN:
-        for preset in PRESETS:
+        for preset in [name for name in PRESETS if name in registry.find(task).presets]:
             found[f"{task}/{preset}/train"] = functools.partial(train, task, preset, few)
     found |= steps(few)
     for name, network in DECODERS.items():

@@ -20,7 +20,7 @@ from jonet.errors import ConfigError, InputError
 from jonet.geometry import axes, point_cloud_files
 from jonet.geometry.mesh import Similarity
 from jonet.inference.encode import Inputs
-from jonet.inference.fitting import latents
+from jonet.inference.fitting import encoded, latents
 from jonet.inference.fitting import turned as turns
 from jonet.inference.fitting.observations import Observations, ObservedArrays, observe
 from jonet.model import Model
@@ -81,15 +81,16 @@ class Prepared(NamedTuple):
 
 
 def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
-    """Codes of prepared inputs, encoded if the network has an encoder, else fitted."""
+    """Codes of prepared inputs, fitted if codes of the network are, else encoded."""
     shape_names, similarities, data = (list(column) for column in zip(*shapes, strict=True))
-    if model.inputs is not None:
+    if model.inputs is not None and not model.is_fitted:
         observed: dict[str, Any] = {model.inputs.kind: data}
         return model.encode(**observed, names=shape_names).placed(similarities)
     found = latents.fit(
         model.network,
         data,
         np.array([_index(name) for name in shape_names], np.int32),
+        guesses=None if model.inputs is None else encoded.guesses(model.network, model.inputs, data),
         **_fitting(model),
     )
     return Codes(names=tuple(shape_names), similarities=tuple(similarities), **found._asdict())
@@ -102,7 +103,7 @@ def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> li
     Fits every shape whose code is out of distribution in five other poses (`fitting.turned.axes`).
     """
     found = [""] * len(shapes)
-    if model.inputs is None and codes.out_of_distribution is not None and codes.residual is not None:
+    if model.is_fitted and codes.out_of_distribution is not None and codes.residual is not None:
         doubtful = np.flatnonzero(codes.out_of_distribution).tolist()
         turned = turns.axes(
             model.network,
@@ -197,9 +198,9 @@ def reader(
     Raises InputError for a network that takes no files of shapes, or, where these are given, no point clouds.
     """
     axes.upright(up)  # checks it
-    if model.inputs is None and model.kind != "deepsdf":
+    if model.inputs is None and not model.is_fitted:
         raise InputError("this network only represents the shapes that it was trained on, and takes no others")
-    if model.inputs is None:
+    if model.inputs is None or model.is_fitted:
         limit = rows_used(model) or point_cloud_files.LIMIT
         return functools.partial(_observations, model.frame, model.fitting, limit, outliers, up, remove_plane)
     if model.inputs.kind == "samples":

@@ -279,8 +279,8 @@ def _of(model: Model, network: str) -> dict[str, Any]:
 
 
 def _starts(model: Model) -> str:
-    """A digest of the training codes and prior, on which fitted codes depend; "" for networks with an encoder."""
-    if model.inputs is not None:
+    """A digest of the training codes and prior, on which fitted codes depend; "" for codes that are not fitted."""
+    if not model.is_fitted:
         return ""
     arrays = [model.codes and model.codes.values, *(model.prior or ())]
     return configs.digest([x if x is None else hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in arrays])

@@ -39,7 +39,7 @@ def purify(options, given: set[str]) -> None:
         group = {
             output: cloud
             for output, cloud in clouds.items()
-            if (model.inputs is None and cloud.normals is not None) == with_normals
+            if (model.is_fitted and cloud.normals is not None) == with_normals
         }
         if not group:
             continue

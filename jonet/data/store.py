@@ -30,6 +30,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import shutil
 import warnings
 import zlib
 from collections import Counter
@@ -224,6 +225,23 @@ def outline(
         values = np.broadcast_to(np.zeros((), kind), (int(each.sum()), *row))
         arrays[name] = RaggedArray(values, np.cumsum(each.sum(1)) - each.sum(1), each)
     return Store(Path("not built"), index, arrays)
+
+
+def is_there(folder) -> bool:
+    """Whether a folder is a store, which may be damaged; nothing is opened."""
+    return bool(str(folder)) and Path(folder, "index.json").is_file() and Path(folder, "vertices.npy").is_file()
+
+
+def linked(store: Store, folder) -> Store:
+    """The same store in another folder, which must be new or empty; its files are links to the same content where the
+    file system has them, else copies."""
+    with atomic.new_folder(folder) as temporary:
+        for name in ("index.json", *(f"{name}.npy" for name in store.arrays)):
+            try:
+                os.link(store.folder / name, temporary / name)
+            except OSError:
+                shutil.copyfile(store.folder / name, temporary / name)
+    return open(folder)
 
 
 def is_whole(folder) -> bool:

@@ -87,7 +87,6 @@ def parse(arguments: Sequence[str], prog: str = "jonet run") -> tuple[Task, Task
         raise SystemExit(0 if arguments else 2)
     from jonet.run import train  # imported late: they import jax, which the usage does not need
     from jonet.tasks import registry
-    from jonet.tasks.shapes import NO_DATA
 
     task = registry.find("deepsdf" if name is None else name)
     preset = parser.value(arguments, "preset") or task.usual_preset(parser.value(arguments, "data") or "")
@@ -113,7 +112,7 @@ def parse(arguments: Sequence[str], prog: str = "jonet run") -> tuple[Task, Task
     options, given = parser.parse(kind, arguments, prog, kind(config=start, task=task.name, preset=preset))
     config = options.config.resolved(given)
     if not config.data and not options.plan:
-        raise ConfigError(NO_DATA)
+        raise ConfigError(config.no_data)
     config.check_later()
     if options.chip is not None and (not options.plan or options.chip not in CHIPS):
         raise ConfigError(f"--chip is {options.chip}; with --plan, it is one of {', '.join(CHIPS)}")

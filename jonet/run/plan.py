@@ -10,6 +10,7 @@ import jax
 
 from jonet import parallel
 from jonet.chips import CHIPS, Chip
+from jonet.data import store as stores
 from jonet.data.sampling import Recipe
 from jonet.data.store import Store
 from jonet.parallel import Platform
@@ -81,7 +82,9 @@ def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
 
     Raises ConfigError as the run would before it samples shapes.
     """
-    outline = train.outline(task, config, config.shapes.sources(config.data or STAND_IN, config.seed))
+    given = stores.is_there(config.data)  # then nothing is sampled
+    sources = [] if given else config.shapes.sources(config.data or STAND_IN, config.seed)
+    outline = stores.open(config.data) if given else train.outline(task, config, sources)
     task.check_store(config, outline)
     limits, devices = CHIPS[chip] if chip else None, parallel.working()
     platform = Platform(limits.kind, int(limits.memory)) if limits else parallel.platform()
@@ -91,7 +94,7 @@ def make(task: Task, config: TaskConfig, chip: str | None = None) -> Plan:
         return Plan(
             platform=platform,
             shapes=Counter(outline.splits.tolist()),
-            sampling=sum(sampling_seconds(config.samples.of(s), config.shapes.sign) for s in outline.splits.tolist()),
+            sampling=sum(sampling_seconds(config.samples.of(s.split), config.shapes.sign) for s in sources),
             disk=sum(array.values.nbytes for array in outline.arrays.values()),
             training=reason or training(task, config, outline, limits),
         )

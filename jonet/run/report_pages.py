@@ -91,12 +91,12 @@ def write(run: RunState) -> None:
     if rebuilt_train.rows:
         alone = trained.kind in ("classifier", "spline")  # each is its own network, and no code is rebuilt by another
         scores["shapes" if alone else "training shapes, from their trained codes"] = values["train"]["summary"]
-    seconds = {name: done["seconds"] for name, done in run.done.items()}
+    seconds, data = {name: done["seconds"] for name, done in run.done.items()}, Path(run.config.data)
     size = values["bytes"]
     with Progress(f"galleries of {task.name}", "gallery", None):
         galleries, tables = task.shown(run.config, trained, store, folder, values)
     page = Report(
-        title=f"{task.title} on {Path(run.config.data).name}",
+        title=f"{task.title} on {(data.parent if data.name == 'store' else data).name}",
         summary=" ".join(
             filter(None, [task.summary(count if tested.rows else 0, unseen.count(trained)), below_baseline(values)])
         ),

@@ -234,7 +234,7 @@ class RunState:
         self.done = {name: value for name, value in self.done.items() if names.index(name) < names.index(stage)}
         inputs, before = inputs or {}, self.made.get(stage, {})
         if before.get("inputs") not in (None, inputs):
-            if self._has_output(stage) and _expensive(inputs) != _expensive(before["inputs"]):
+            if self._has_output(stage) and self._expensive(inputs) != self._expensive(before["inputs"]):
                 raise ConfigError(
                     f"{self.folder} holds a network that was trained on other shapes, samples or weights; remove its "
                     "folders model and checkpoints to train again, or choose another --workdir"
@@ -243,6 +243,13 @@ class RunState:
         # files are kept: they are still the run's, even if this start does not finish
         self.made[stage] = {"options": self.values, "inputs": inputs, "files": before.get("files", [])}
         self._write()
+
+    def _expensive(self, inputs: dict[str, str]) -> dict[str, Any]:
+        """Inputs whose change would discard a training.
+
+        A given model that is only copied is reduced to whether there is one: exchanging it loses nothing.
+        """
+        return inputs if self.task.extends_model else inputs | {"model": "model" in inputs}
 
     def claim(self, stage: str, paths: Iterable[Path]) -> None:
         """Records files that a stage is about to write; only recorded files are replaced or removed by the run.
@@ -379,11 +386,3 @@ def _check_entries(autotuned, done, made) -> None:
         raise ValueError("an entry is no text")
     if not all(isinstance(entry["files"], list) and isinstance(entry["options"], dict) for entry in made.values()):
         raise ValueError("an entry of made has no files or no options")
-
-
-def _expensive(inputs: dict[str, str]) -> dict[str, Any]:
-    """Inputs whose change would discard a training.
-
-    A given model is reduced to whether there is one: it is only copied, so exchanging it for another one loses nothing.
-    """
-    return inputs | {"model": "model" in inputs}

@@ -23,7 +23,7 @@ from jonet.data import store as stores
 from jonet.data.families import FAMILIES
 from jonet.data.sources import InMemory, MeshFile, Source
 from jonet.data.store import Store
-from jonet.errors import ConfigError, out_of_device_memory, shown
+from jonet.errors import ConfigError, StoreError, out_of_device_memory, shown
 from jonet.formats import labeled_points
 from jonet.formats.sampled import Sampled
 from jonet.geometry.mesh import as_meshes
@@ -177,6 +177,9 @@ def prepare(run: RunState) -> Store:
         warnings.warn(f"{config.data} does not exist any more; continuing with the store built from it", stacklevel=2)
         return stores.open(folder)
 
+    if stores.is_there(config.data):
+        return _prepare_given(run, stores.open(config.data), done)
+
     @functools.cache
     def sources() -> list[Source]:
         return config.shapes.sources(config.data, config.seed)
@@ -211,6 +214,39 @@ def prepare(run: RunState) -> Store:
     if any(isinstance(source, MeshFile) for source in sources()):
         lying.warn(store)
     return store
+
+
+def _prepare_given(run: RunState, given: Store, done: bool) -> Store:
+    """The stage prepare where `data` names a store: the run's becomes the same one, without sampling.
+
+    done: whether the stage is.  Raises StoreError if it was done with another store.
+    """
+    folder = run.folder / "store"
+
+    def is_other() -> bool:
+        return state.store_digest(stores.open(folder)) != state.store_digest(given)
+
+    def work():
+        if parallel.is_main() and not atomic.is_free(folder):
+            if not stores.is_whole(folder):
+                _set_aside(folder)
+            elif is_other():
+                raise StoreError(other)
+        if parallel.is_main() and atomic.is_free(folder):
+            stores.linked(given, folder)
+        parallel.from_main(None)  # a barrier: the others wait until the store is there
+        return state.stamps(path for path in sorted(folder.iterdir()) if path.is_file())
+
+    other = f"{folder}: of other shapes or samples than {given.folder}; remove the folder, or name another --workdir"
+    if done:
+        if is_other():
+            raise StoreError(other)
+        run.confirm("prepare")
+    else:
+        run.task.check_store(run.config, given)
+        run.task.check_outline(run.config, given)
+        run.do("prepare", work)
+    return stores.open(folder)
 
 
 def outline(task: Task, config: TaskConfig, sources: Sequence[Source]) -> Store:
@@ -328,7 +364,8 @@ def _trained(run: RunState, store: Store, identity: str) -> Model:
     run.task.check_store(config, store)
     if (given := run.task.given_model(config)) is not None:
         unseen.unseen(store, given)  # raises if it was trained on all test shapes
-        return given
+        if not run.task.extends_model:
+            return given
     rows = store.select("train")
     if (solved := run.task.solved(config, store, rows)) is not None:
         return dataclasses.replace(solved, history=solved.history | {"options": options_of(run.task, config)})

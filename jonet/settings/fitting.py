@@ -91,7 +91,9 @@ class FitConfig:
     prior_sigma: float = 0.0
     candidates: int = 256  # largest number of training codes that are tried as starts
     probe: int = 128  # observations of a shape that they are tried on
-    starts: int = 4  # best candidates from which Gauss-Newton starts; one continues after the first level
+    # best candidates from which Gauss-Newton starts; one continues after the first level.  A network with an encoder
+    # starts from its code alone
+    starts: int = 4
     offset: float = 0.01  # η, distance of the samples in front of and behind a surface point with a normal
     gauss_newton: GaussNewton = GaussNewton()
     adam: Adam = Adam()

@@ -12,6 +12,7 @@ import numpy as np
 
 from jonet.chips import Precision
 from jonet.codes import Codes
+from jonet.data import store as stores
 from jonet.data.sampling import Recipe
 from jonet.data.store import Store
 from jonet.errors import ConfigError
@@ -21,7 +22,7 @@ from jonet.model import Model
 from jonet.settings.metrics import MetricsConfig
 from jonet.settings.surfaces import Surfaces
 from jonet.tasks.setup import TrainingSetup
-from jonet.tasks.shapes import Shapes
+from jonet.tasks.shapes import NO_DATA, Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,11 @@ class TaskConfig(abc.ABC):
     def generated(self) -> int:
         """Number of samples from the prior, and of meshes between two unseen shapes; 0 or more."""
 
+    @property
+    def no_data(self) -> str:
+        """What to say where no data are named."""
+        return NO_DATA
+
     def unread(self) -> dict[str, str]:
         """Options that have no effect with the others, each with the reason."""
         return self.shapes.unread(self.data)
@@ -92,7 +98,12 @@ class TaskConfig(abc.ABC):
             for name, reason in unread.items():
                 if f"{option}.".startswith(f"{name}."):
                     raise ConfigError(f"{option} is given, but not read: {reason}")
-        return self
+        if not stores.is_there(self.data):
+            return self
+        recipe = stores.open(self.data).recipe
+        if any(option.startswith("samples.") for option in given) and self.samples != recipe:
+            raise ConfigError(f"samples are given, but not read: data is the store {self.data}, which has its own")
+        return dataclasses.replace(self, **{"samples": recipe})
 
     def check_later(self) -> None:
         """ConfigError if stages after training could not work with these options."""
@@ -167,6 +178,7 @@ class Task(abc.ABC, Generic[AnyConfig]):
     validated_loss: whether that is minus the loss, on other points: the report shows both losses in one chart.
     learns_points: whether it learns shapes from points with occupancies alone, which have no surface to be scored by.
     files: names of the files that `further` writes.
+    extends_model: whether a given model is a part of what is trained, and does not take its place.
     """
 
     name: str
@@ -179,6 +191,7 @@ class Task(abc.ABC, Generic[AnyConfig]):
     validated_loss: bool = False
     learns_points: bool = False
     files: tuple[str, ...] = ()
+    extends_model: bool = False
 
     def usual_preset(self, data: str) -> str:
         """The name of the default preset for this option `data`."""
@@ -201,10 +214,10 @@ class Task(abc.ABC, Generic[AnyConfig]):
         """
 
     def given_model(self, config: AnyConfig) -> Model | None:
-        """The trained model that the option `model` names, instead of which none is trained; None without one.
+        """The trained model that the option `model` names; None without one.
 
-        Raises ConfigError if it does not suit the task.  Runs compare it by its content, not by its path, and leave out
-        test shapes that it was trained on.
+        None is trained in its place, unless the task `extends_model`.  Raises ConfigError if it does not suit the task.
+        Runs compare it by its content, not by its path, and leave out test shapes that it was trained on.
         """
         return None
 
@@ -243,7 +256,7 @@ class Task(abc.ABC, Generic[AnyConfig]):
 
     def untrained(self, config: AnyConfig) -> str:
         """Why there is no training loop with these options, for `--plan`; "" if there is one."""
-        return "a trained model is given" if self.given_model(config) is not None else ""
+        return "a trained model is given" if not self.extends_model and self.given_model(config) is not None else ""
 
     # Unseen shapes
 

@@ -145,10 +145,10 @@ class DeepSDFCompletion(DeepSDF):
         if not config.model:
             return None
         trained = load(config.model)
-        if trained.kind != "deepsdf" or trained.frame != self.frame or not trained.config.latent_size:
+        if not trained.is_fitted or trained.frame != self.frame or not trained.config.latent_size:
             raise ConfigError(
-                f"model {config.model} is not a DeepSDF whose codes are fitted; give a run of deepsdf or "
-                "deepsdf_completion"
+                f"model {config.model} is not a DeepSDF whose codes are fitted; give a run of deepsdf, "
+                "deepsdf_completion or deepsdf_points"
             )
         return trained
 

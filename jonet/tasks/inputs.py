@@ -9,11 +9,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jonet import parallel
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.evaluation.gallery import Part
+from jonet.inference import encode
 from jonet.inference.encode import Inputs
-from jonet.storage.names import encoded
+from jonet.networks.bound import BoundNetwork
+from jonet.storage import names
 from jonet.training.batches import RowSampling
 from jonet.wording import counted
 
@@ -59,23 +62,17 @@ class EncoderInput(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cloud(EncoderInput):
+class Points(EncoderInput):
     """Noisy points on the surface."""
 
     points: int = 300  # number of points per shape, 1 or more
-    # standard deviation of the noise on the points, in longest sides of the shape; 0 or more (the published 0.05 is in
-    # tenths of the longest side)
-    noise: float = 0.005
-    # in training, each axis of a shape is scaled by a factor of up to exp(±scale_augmentation), a new one each epoch;
-    # 0 or more
-    scale_augmentation: float = 0.0
+    noise: float = (
+        0.008  # standard deviation of the noise on the points in the normalized frame (of radius 1), 0 or more
+    )
 
     def __post_init__(self):
-        if self.points < 1 or min(self.noise, self.scale_augmentation) < 0:
-            raise ConfigError(
-                f"inputs.points is {self.points}, noise {self.noise} and scale_augmentation {self.scale_augmentation}, "
-                "but they must be at least 1, 0 and 0"
-            )
+        if self.points < 1 or self.noise < 0:
+            raise ConfigError(f"inputs.points is {self.points} and noise {self.noise}, but must be at least 1 and 0")
 
     @property
     def form(self) -> Inputs:
@@ -84,8 +81,8 @@ class Cloud(EncoderInput):
 
     @property
     def augmentation(self) -> Augmentation:
-        """Noise on the points, and scaled axes."""
-        return Augmentation(self.noise, self.scale_augmentation)
+        """Noise on the points."""
+        return Augmentation(self.noise)
 
     def draw(self, how: Literal["rows", "windows"]) -> RowSampling:
         """Points of the surface."""
@@ -93,7 +90,7 @@ class Cloud(EncoderInput):
 
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
         """The input of a shape in evaluation [points, 3] float32, the same in every call."""
-        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(encoded(store.names[shape]))])
+        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(names.encoded(store.names[shape]))])
         points = store.surface(shape)[0]
         points = points[rng.integers(len(points), size=self.points)]
         return (points + self.noise * rng.standard_normal(points.shape)).astype(np.float32)
@@ -101,6 +98,28 @@ class Cloud(EncoderInput):
     def picture(self, store: Store, shape: int, seed: int) -> Part:
         """The input as shown in the report."""
         return Part("input", counted(self.points, "point"), self.of(store, shape, seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud(Points):
+    """Noisy points on the surface of a shape whose longest side is 1, and which may be scaled."""
+
+    # standard deviation of the noise on the points, in longest sides of the shape; 0 or more (the published 0.05 is in
+    # tenths of the longest side)
+    noise: float = 0.005
+    # in training, each axis of a shape is scaled by a factor of up to exp(±scale_augmentation), a new one each epoch;
+    # 0 or more
+    scale_augmentation: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.scale_augmentation < 0:
+            raise ConfigError(f"inputs.scale_augmentation is {self.scale_augmentation}, but must be at least 0")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Noise on the points, and scaled axes."""
+        return Augmentation(self.noise, self.scale_augmentation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +188,7 @@ class Labeled(EncoderInput):
     def of(self, store: Store, shape: int, seed: int) -> np.ndarray:
         """The input of a shape in evaluation [points, 4] (x, y, z, occupancy), the same in every call."""
         points, inside = store.occupancy(shape)
-        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(encoded(store.names[shape]))])
+        rng = np.random.default_rng([seed, zlib.crc32(b"inputs"), zlib.crc32(names.encoded(store.names[shape]))])
         chosen = rng.permutation(len(points))[: self.points]
         return np.column_stack([points[chosen].astype(np.float32), inside[chosen]])
 
@@ -177,3 +196,11 @@ class Labeled(EncoderInput):
         """The input as shown in the report: the points inside."""
         samples = self.of(store, shape, seed)
         return Part("input", "points inside", samples[samples[:, 3] > 0, :3])
+
+
+def encoded(inputs: EncoderInput, seed: int, network: BoundNetwork, store: Store, shapes) -> np.ndarray:
+    """Codes [B, L] of shapes of the store; the inputs of one batch are in memory at a time."""
+    form, size = inputs.form, encode.TOGETHER.most * parallel.count()
+    batched = [shapes[first : first + size] for first in range(0, len(shapes), size)]
+    arrays = (form.check([inputs.of(store, i, seed) for i in some]) for some in batched)
+    return np.concatenate([encode.encode(network, some, form.kind) for some in arrays])

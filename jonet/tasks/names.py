@@ -7,8 +7,8 @@ from importlib import metadata
 STAGES = ("prepare", "train", "reconstruct", "evaluate", "report")
 GROUP = "jonet.tasks"  # of entry points: name of the task = module:TASK
 BUILT_IN = (  # each is the file of its name in this folder
-    *("deepsdf", "deepsdf_completion", "occnet", "onet_points", "onet_voxels", "onet_images", "onet_unconditional"),
-    "purify",
+    *("deepsdf", "deepsdf_completion", "deepsdf_points", "occnet"),
+    *("onet_points", "onet_voxels", "onet_images", "onet_unconditional", "purify"),
 )
 
 

@@ -20,7 +20,6 @@ from jonet.data.sampling import RECIPES, Recipe
 from jonet.data.store import Store
 from jonet.errors import ConfigError
 from jonet.evaluation.gallery import Part
-from jonet.inference import encode
 from jonet.model import Model
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.encoders import ENCODERS, EncoderName
@@ -30,7 +29,7 @@ from jonet.settings.surfaces import Surfaces
 from jonet.tasks import batch
 from jonet.tasks.base import Task, TimedConfig
 from jonet.tasks.batch import Batch
-from jonet.tasks.inputs import Augmentation, EncoderInput
+from jonet.tasks.inputs import Augmentation, EncoderInput, encoded
 from jonet.tasks.setup import TrainingSetup, check_counts, history, identity, training_codes
 from jonet.tasks.shapes import Shapes
 from jonet.training import batches, conditional, costs
@@ -252,7 +251,7 @@ class Onet(Task[AnyConfig]):
         def validate(shared, per_shape, batch_stats) -> float:
             shared, batch_stats = parallel.host((shared, batch_stats))
             network = BoundNetwork(module, shared, batch_stats)
-            codes = encoded(config, network, store, shapes)
+            codes = encoded(config.inputs, config.seed, network, store, shapes)
             logits = network.fields(codes)(points.astype(np.float32))
             return float(conditional.iou(logits, inside, config.network.threshold).mean())
 
@@ -277,7 +276,10 @@ class Onet(Task[AnyConfig]):
         names = [store.names[i] for i in shapes]
         similarities = tuple(store.similarities[i] for i in shapes)
         return Codes(
-            encoded(config, trained.network, store, shapes), tuple(names), similarities, network=trained.digest
+            encoded(config.inputs, config.seed, trained.network, store, shapes),
+            tuple(names),
+            similarities,
+            network=trained.digest,
         )
 
     def inputs(self, config: AnyConfig, store: Store, shape: int) -> list[Part]:
@@ -297,14 +299,6 @@ def spec(config: Config, points: int, how: How) -> batches.BatchSpec:
         *(Augmentation() if embedded else config.inputs.augmentation),
         importance_weighted=config.points_sampling == "stratified",
     )
-
-
-def encoded(config: Config, network: BoundNetwork, store: Store, shapes) -> np.ndarray:
-    """Codes [B, L] of shapes of the store; the inputs of one batch are in memory at a time."""
-    form, size = config.inputs.form, encode.TOGETHER.most * parallel.count()
-    batched = [shapes[first : first + size] for first in range(0, len(shapes), size)]
-    inputs = (form.check([config.inputs.of(store, i, config.seed) for i in some]) for some in batched)
-    return np.concatenate([encode.encode(network, some, form.kind) for some in inputs])
 
 
 def validation_of_rows(config: Config, store: Store, shapes) -> Callable:

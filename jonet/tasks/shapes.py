@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from jonet.data import sources, splits
+from jonet.data import store as stores
 from jonet.data.families import FAMILIES
 from jonet.errors import ConfigError
 from jonet.formats import detect, labeled_points
@@ -56,6 +57,8 @@ class Shapes:
             return {}
         if Path(data).is_file():
             names, reason = (*families, *folders[:-1], "val_fraction"), f"data is one mesh, {data}"
+        elif stores.is_there(data):
+            names, reason = (field.name for field in dataclasses.fields(self)), f"data is the store {data}"
         elif Path(data).is_dir():
             names, reason = families, f"it counts shapes of procedural families, and data is the folder {data}"
         elif all(name.strip() in FAMILIES for name in data.split(",")):

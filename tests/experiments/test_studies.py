@@ -8,6 +8,7 @@ import pytest
 from experiments import compare, study
 from jonet.data.sources import Procedural
 from jonet.errors import ConfigError
+from jonet.inference.encode import Inputs
 
 
 def test_rows_are_measured_once_and_kept(tmp_path):
@@ -44,3 +45,35 @@ def test_every_shape_has_its_own_noise():
 def test_a_cloud_may_have_more_points_than_the_recipe():
     source = Procedural("mug", seed=1, index=0, split="test")
     assert len(compare.seen(source, SimpleNamespace(frame="sphere"), 5_000, 0.0, 3).points) == 5_000
+
+
+def test_every_way_of_a_network_to_its_codes_is_compared():
+    """Encoding, fitting, both in turn, and the published loop where it is asked for."""
+    asked = []
+
+    def model(inputs, is_fitted):
+        def fit(samples=None, *, points=None, config=None):
+            asked.append(("distances" if points is None else "points", config and config.method))
+
+        return SimpleNamespace(
+            inputs=inputs, is_fitted=is_fitted, fit=fit, encode=lambda points: asked.append(("one pass", None))
+        )
+
+    found = [compare.Seen(None, np.zeros((1, 4)), np.zeros((1, 3)))]
+    both = [f"encoded, then fitted, {what}" for what in ("20,000 distances", "30 points")]
+    ways = {
+        (False, True): ["fitted, 20,000 distances", "fitted, 30 points"],
+        (True, False): ["encoded, 30 points"],
+        (True, True): ["encoded, 30 points", *both],
+    }
+    for (encodes, fits), names in ways.items():
+        one = model(Inputs("points", 30) if encodes else None, fits)
+        for adam in (False, True):
+            by_adam = [f"fitted by Adam, {rest}" for rest in ("20,000 distances", "30 points")]
+            methods = compare.code_methods(one, 30, adam)
+            assert list(methods) == names + by_adam * (adam and not encodes)
+            asked.clear()
+            for method in methods.values():
+                method(found)
+            seen = [("one pass", None)] * encodes + [("distances", None), ("points", None)] * fits
+            assert asked == seen + [("distances", "adam"), ("points", "adam")] * (adam and not encodes)

@@ -134,12 +134,12 @@ def test_files_are_read_without_far_points(tmp_path):
 def test_inputs_of_bulk_jobs_lose_far_points(tmp_path):
     np.save(tmp_path / "clean.npy", cloud())
     np.save(tmp_path / "dusty.npy", np.concatenate([cloud(), STRAYS[2]]))
-    model = SimpleNamespace(inputs=Inputs("points", 300), kind="occupancy", frame="cube")
+    model = SimpleNamespace(inputs=Inputs("points", 300), is_fitted=False, frame="cube")
     read = inputs.reader(model, "remove")
     clean, dusty = (read(inputs.File(tmp_path / f"{name}.npy", name)) for name in ("clean", "dusty"))
     np.testing.assert_array_equal(dusty.data, clean.data)
     with pytest.raises(InputError, match="'remove', but this network takes images"):
-        inputs.reader(SimpleNamespace(inputs=Inputs("images", 32), kind="occupancy", frame="cube"), "remove")
+        inputs.reader(SimpleNamespace(inputs=Inputs("images", 32), is_fitted=False, frame="cube"), "remove")
     assert work.reading("remove", "y", False) == work.reading(None, "y", False) == {}
     assert work.reading("warn", "y", False) == work.reading("keep", "y", False) != {}  # jobs continue with either
     assert len(work.reading("keep", "z", True)) == 3

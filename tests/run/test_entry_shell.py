@@ -142,7 +142,8 @@ def test_presets_can_be_used_as_they_are():
             if config.data:
                 assert program.parse(arguments)[1] == config
             else:
-                with pytest.raises(ConfigError, match="no data are named, .*give --data=FOLDER"):
+                words = "no model is named" if name == "deepsdf_points" else "no data are named, .*give --data=FOLDER"
+                with pytest.raises(ConfigError, match=words):
                     program.parse(arguments)
     assert onet_points.TASK.presets["paper"].surfaces.method == "mise"
 

@@ -39,6 +39,7 @@ class Balls:
     kind = "occupancy"
     frame = "sphere"
     inputs = Inputs("points", 200)
+    is_fitted = False
     fitting = FitConfig()
     surfaces = Surfaces(resolution=8)
 

@@ -22,6 +22,7 @@ TPU, GPU, CPU = Platform("tpu", 16 << 30), Platform("gpu", 80 << 30), Platform("
 ON_CPU = {
     "deepsdf": {"quick": (16, 64), "small": (32, 256), "single_mlp": (1, 1024), "paper": (64, 16384)},
     "deepsdf_completion": {"quick": (16, 64), "small": (32, 256), "paper": (64, 16384)},
+    "deepsdf_points": {"quick": (16, 256), "small": (32, 256)},
     "onet_points": {"quick": (16, 512), "small": (16, 512), "paper": (64, 2048)},
     "onet_voxels": {"quick": (8, 1024), "small": (16, 512), "paper": (64, 1024)},
     "onet_images": {"quick": (8, 512), "small": (16, 256), "paper": (64, 2048)},

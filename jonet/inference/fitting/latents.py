@@ -51,20 +51,23 @@ def fit(
     config: FitConfig = FitConfig(),
     prior: Prior | None = None,
     starts=None,
+    guesses: np.ndarray | None = None,
 ) -> Fit:
     """Codes of B shapes.
 
     network: of distances, trained.  shapes: of `observations.observe`, in the normalized frame.  index [B]: seeds each
     shape's random draws (its number in a longer list); 0, 1, … if None.  prior, starts [S, L]: of the training codes;
-    None for those of an untrained network.  A code depends only on the shape's observations, the seed and its index.
+    None for those of an untrained network.  guesses [B, L]: a start of each shape, of an encoder, in place of `starts`;
+    then no code has a larger loss (mean clamped error at the observations that are used, and prior) than its guess.
+    A code depends only on the shape's observations, the seed, its index and its guess.
     Raises InputError for a network without codes or of occupancies.
     """
     prior, starts = prior_and_starts(network, prior, starts, config)
     index = numbers(index, len(shapes))
     limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
     limit = limits.get(config.solver)
-    tries = min(config.starts, len(starts)) if config.solver == "gauss_newton" else 1
-    adam = config.adam
+    tries = min(config.starts, len(starts)) if config.solver == "gauss_newton" and guesses is None else 1
+    adam = config.adam if guesses is None else dataclasses.replace(config.adam, start="best")
     if config.code_weight:
         adam = dataclasses.replace(adam, decay=config.code_weight * network.latent_size)
     network, penalty = network.replicated(), methods.penalty(prior, config)
@@ -73,7 +76,10 @@ def fit(
         each = zip(shapes[some], index[some].tolist(), strict=True)
         packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in each]
         observed = methods.sharded(packed)
-        best = methods.nearest(network, observed, starts, tries, config.probe, config.clamp)
+        if guesses is None:
+            best = methods.nearest(network, observed, starts, tries, config.probe, config.clamp)
+        else:
+            best = guesses[some, None]
         match config.solver:
             case "gauss_newton":
                 codes, converged = methods.newton(network, observed, packed, best, penalty, config.gauss_newton)
@@ -83,6 +89,10 @@ def fit(
                 )
             case "lbfgs":
                 codes, converged = methods.lbfgs(network, observed, best[:, 0], penalty, config.lbfgs)
+        if guesses is not None:
+            # levels differ in their loss, and Adam's steps are random: where the end is worse, the start stays
+            before, after = (methods.losses(network, observed, z, penalty, config.clamp) for z in (best[:, 0], codes))
+            codes = np.where((before < after)[:, None], best[:, 0], codes)
         return codes, *methods.fit_quality(network, observed, codes, config.clamp), converged
 
     results = TOGETHER.map(solve, len(shapes), most=_together(shapes, limit, tries))

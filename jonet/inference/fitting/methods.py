@@ -224,6 +224,25 @@ def _lbfgs(network, settings, problem, data, gaussian):
 # Fit quality
 
 
+def losses(network: BoundNetwork, observed: ShardedBatch, codes: np.ndarray, gaussian, clamp: float) -> np.ndarray:
+    """The loss of codes [B, L] at the observations of each shape: mean clamped error and penalty on codes, [B]."""
+    problems = observed.scatter((codes, np.zeros(observed.size, np.float32)))
+    return observed.gather(observed.map(_losses, network, None, problems, np.float32(clamp), gaussian))[1]
+
+
+def _losses(network, _, problem, data, clamp, gaussian):
+    code, _ = problem
+    field = network.fold(code)
+
+    def add(k, sums):
+        rows = data["rows"][k]
+        errors = clamped(field.at(rows[:, :3]), rows, clamp)
+        return jax.tree.map(jnp.add, sums, (rows[:, WEIGHT] @ errors, rows[:, WEIGHT].sum()))
+
+    error, count = jax.lax.fori_loop(0, data["blocks"], add, (jnp.zeros((), code.dtype),) * 2)
+    return code, error / count + quadratic(code, *gaussian)[0]
+
+
 def fit_quality(
     network: BoundNetwork, observed: ShardedBatch, codes: np.ndarray, clamp: float
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -207,6 +207,14 @@ def _beyond_hull(points, around) -> np.ndarray:
     return np.einsum("nc,nc->n", asked[:, :4], farthest)
 
 
+def nearest_to_surface(rows: Observations, count: int) -> np.ndarray:
+    """The `count` measured points of a shape with the least distance to its surface, [count, 3], or all if there are
+    fewer; of equal distances a random choice, which depends on the points' values and not on their order."""
+    rows = Observations(*(column[rows.measured] for column in rows))
+    order = _shuffled(rows, np.random.default_rng(zlib.crc32(b"cloud")))
+    return rows.points[order[np.argsort(np.abs(rows.low[order]), kind="stable")[:count]]]
+
+
 def pack(rows: Observations, clamp: float, limit: int | None, seed: int, index: int) -> np.ndarray:
     """One shape's observations as rows [n, COLUMNS] float32, shuffled.
 
