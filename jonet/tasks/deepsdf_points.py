@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -103,7 +104,8 @@ class Config(TimedConfig):
             "surfaces.threshold": "the surface of distances is where they are 0",
             "optimizer.per_shape": "no codes are learned",
         }
-        return found | batch.unread(self) | super().unread()
+        each = self.fitting.unread("fitting"), self.optimizer.unread("optimizer"), batch.unread(self), super().unread()
+        return functools.reduce(operator.or_, each) | found
 
     def resolved(self, given: set[str]) -> Config:
         """As for every config; without data, those are the store of the model's run."""
