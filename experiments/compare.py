@@ -121,17 +121,18 @@ def code_methods(trained: Model, points: int, adam: bool = False) -> dict[str, C
 
 
 def timed(function, *arguments, warm: bool = True):
-    """The result and the seconds of a second call, as the first one compiles; of the first if not `warm`."""
+    """The result and the processor seconds, summed over all cores, of a second call, since the first one compiles; of
+    the first if not `warm`."""
     if warm:
         function(*arguments)
-    begun = time.perf_counter()
-    return function(*arguments), time.perf_counter() - begun
+    begun = time.process_time()
+    return function(*arguments), time.process_time() - begun
 
 
 def compare(
     folders: list[Path], data: str, count: int, points: int, noise: float, seed: int, adam: bool = False
 ) -> list[dict]:
-    """One row per category, network and method: medians of the metrics, and seconds per shape for code and mesh."""
+    """One row per category, network and method: medians of the metrics, processor seconds per shape for code and mesh."""
     rows, networks = [], {folder: model.load(folder) for folder in folders}
     for category in data.split(","):
         sources = unseen(category, networks, count, seed)
