@@ -53,7 +53,7 @@ def evaluate(options, given: set[str]) -> None:
     if not pairs:
         raise ConfigError(f"no file in {options.predicted} has the name of one in {options.ground_truth}")
     with ThreadPoolExecutor(resources.cores()) as pool:
-        rows = pool.map(lambda pair: _score(*pair, options.scores, options.units), pairs.values())
+        rows = pool.map(lambda pair: _score(pair[0], pair[1], options.scores, options.units), pairs.values())
         results = list(tracked(rows, "scores", "shape", len(pairs)))
     found = [row for row, _ in results]
     brought = Counter(unit for _, unit in results if unit)

@@ -2,8 +2,8 @@
 
 Read are the triangles, strips and fans of all meshes that nodes of the scene place, with their instances, sparse and
 quantized accessors, the weights of morph targets, and buffers compressed by meshoptimizer (`meshopt`).  Meshes that are
-compressed by Draco are unpacked by DracoPy, the extra `gltf`.  Skins are left in their bind pose.  Materials, cameras,
-lights and animations do not change the shape and are ignored.  Extensions that do change it are refused by name.
+compressed by Draco are unpacked by DracoPy, the extra `gltf`.  Skins have the pose of their joints.  Materials,
+cameras, lights and animations do not change the shape and are ignored.  Extensions that do are refused by name.
 
 Files are untrusted: memory is bounded by their size, whatever they announce, and only files in the scene's folder are
 opened.
@@ -12,7 +12,9 @@ opened.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import os
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -59,18 +61,21 @@ def read(path: Path, note: Callable[[str], None]) -> tuple[np.ndarray, np.ndarra
     note: called with what is left out, if anything.  Raises MeshError, without the file's name.
     """
     scene = _Scene(*_contents(path, note))
-    parts, used, skinned = [], set(), 0
+    parts, used, rigid = [], set(), 0
     for node, matrix in scene.placed():
-        skinned += "skin" in node
         used.add(node["mesh"])
-        vertices, faces, points = scene.mesh(node["mesh"], node.get("weights"))
+        joints = None
+        if "skin" in node and scene.has_joints(node["mesh"]):
+            joints, matrix = scene.joints(node["skin"]), np.eye(4)  # the node's own transform does not count
+        rigid += "skin" in node and joints is None
+        vertices, faces, points = scene.mesh(node["mesh"], node.get("weights"), joints)
         scene.take(len(vertices) + faces.size + len(points))
         linear, moved = matrix[:3, :3], matrix[:3, 3]
         if np.linalg.det(linear) < 0:
             faces = faces[:, ::-1]
         parts.append(_Mesh(vertices @ linear.T + moved, faces, points @ linear.T + moved))
-    if skinned:
-        note(f"{counted(skinned, 'of its meshes is', 'of its meshes are')} read in the bind pose, without skins")
+    if rigid:
+        note(f"{counted(rigid, 'of its meshes is', 'of its meshes are')} read in the bind pose, without skins")
     if unused := len(scene.tree.get("meshes", ())) - len(used):
         note(f"{counted(unused, 'of its meshes is', 'of its meshes are')} not in its scene and left out")
     vertices, faces, points = _joined(parts)
@@ -108,8 +113,9 @@ def _contents(path: Path, note) -> tuple[dict[str, Any], list[bytes | memoryview
     for name in tree.get("extensionsRequired", ()):
         if not HARMLESS.fullmatch(str(name)):
             raise MeshError(f"requires the extension {shown(name)}, which is not read; {ADVICE}")
-    buffers = [_buffer(path, one, number, binary) for number, one in enumerate(tree.get("buffers", ()))]
-    return tree, buffers, len(data) + sum(len(one) for one in buffers if isinstance(one, bytes))
+    files: dict[str, bytes] = {}
+    buffers = [_buffer(path, one, number, binary, files) for number, one in enumerate(tree.get("buffers", ()))]
+    return tree, buffers, len(data) + sum(map(len, files.values()))
 
 
 def _chunks(data: bytes, note) -> tuple[bytes, memoryview | None]:
@@ -135,8 +141,13 @@ def _chunks(data: bytes, note) -> tuple[bytes, memoryview | None]:
     return bytes(found[b"JSON"]).rstrip(b"\0 "), found.get(b"BIN\0")
 
 
-def _buffer(path: Path, buffer: dict, number: int, binary: memoryview | None) -> bytes | memoryview | None:
-    """The bytes of a buffer: in the file itself, or in a file that lies in its folder or below; None if it has none."""
+def _buffer(
+    path: Path, buffer: dict, number: int, binary: memoryview | None, files: dict[str, bytes]
+) -> bytes | memoryview | None:
+    """The bytes of a buffer: in the file itself, or in a file that lies in its folder or below; None if it has none.
+
+    files: those that were read already, by their real path; this one is added.
+    """
     uri = buffer.get("uri")
     if uri is None:
         data = binary if number == 0 else None
@@ -144,20 +155,23 @@ def _buffer(path: Path, buffer: dict, number: int, binary: memoryview | None) ->
         head, _, body = uri.partition(",")
         data = base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote(body).encode("latin-1")
     else:
-        data = _file(path, uri, number)
+        data = _file(path, uri, number, files)
     if data is not None and len(data) < buffer["byteLength"]:
         raise MeshError(f"its buffer {number} has {len(data)} of {buffer['byteLength']} bytes; it is cut off")
     return data
 
 
-def _file(path: Path, uri: str, number: int) -> bytes:
+def _file(path: Path, uri: str, number: int, files: dict[str, bytes]) -> bytes:
     for name in (unquote(uri), uri):  # the standard wants names to be encoded, some programs do not
         place = Path(name)
         if place.is_absolute() or place.drive or ".." in place.parts or "\0" in name:
             raise MeshError(f"its buffer {number} is outside of its folder ({shown(uri)}); put both into one folder")
         try:
             if (path.parent / place).is_file():
-                return (path.parent / place).read_bytes()
+                real = os.path.realpath(path.parent / place)
+                if real not in files:
+                    files[real] = (path.parent / place).read_bytes()
+                return files[real]
         except OSError:  # a name that no file can have
             continue
     raise MeshError(f"its buffer {number} is missing: there is no file {shown(unquote(uri))} in its folder")
@@ -171,6 +185,8 @@ class _Scene:
         self.left = self.most = FREE + PER_BYTE * size
         self._meshes: dict[int, _Mesh] = {}
         self._views: dict[int, bytes] = {}
+        self._joints: dict[int, np.ndarray] = {}
+        self._world: dict[int, np.ndarray] | None = None  # transforms of all nodes, for joints
 
     def take(self, count: int) -> None:
         """Counts vertices and corners; MeshError if there are too many for a file of this size."""
@@ -221,24 +237,85 @@ class _Scene:
         for i in range(len(next(iter(columns.values()), [()]))):
             yield _transform({key.lower(): column[i].tolist() for key, column in columns.items()}, index)
 
-    def mesh(self, index, weights=None) -> _Mesh:
-        """A mesh.  weights: of its morph targets; None for the mesh's own."""
+    def has_joints(self, index) -> bool:
+        """Whether all primitives of a mesh name joints for their vertices, in data that are not compressed by Draco."""
+        primitives = self.entry("meshes", index)["primitives"]
+        return all("JOINTS_0" in one["attributes"] and DRACO not in one.get("extensions", ()) for one in primitives)
+
+    def joints(self, index) -> np.ndarray:
+        """The matrices [J, 4, 4] by which the joints of a skin move vertices (glTF 2.0, section 3.7.3)."""
+        skin = self.entry("skins", index)
+        if index in self._joints:
+            return self._joints[index]
+        if self._world is None:
+            self._world = self._transforms()
+        for joint in skin["joints"]:
+            self.entry("nodes", joint)
+            if joint not in self._world:
+                raise MeshError(f"has a joint, node {joint}, that is below itself; it is damaged")
+        world = np.array([self._world[joint] for joint in skin["joints"]]).reshape(-1, 4, 4)
+        if "inverseBindMatrices" in skin:
+            inverse = self.accessor(skin["inverseBindMatrices"], "MAT4").astype(np.float64)
+            if len(inverse) < len(world):
+                raise MeshError(f"has {len(inverse)} inverse bind matrices for {len(world)} joints; it is damaged")
+            world = world @ inverse[: len(world)].reshape(-1, 4, 4).swapaxes(1, 2)  # column by column
+        self._joints[index] = world
+        return world
+
+    def _transforms(self) -> dict[int, np.ndarray]:
+        """The transform [4, 4] of each node in its tree, those in circles left out."""
+        nodes = self.tree.get("nodes", [])
+        below = {child for node in nodes for child in node.get("children", ())}
+        found: dict[int, np.ndarray] = {}
+        open_ = [(index, np.eye(4)) for index in range(len(nodes)) if index not in below]
+        while open_:
+            index, above = open_.pop()
+            node = self.entry("nodes", index)
+            if index not in found:
+                found[index] = above @ _transform(node, index)
+                open_ += [(child, found[index]) for child in node.get("children", [])]
+        return found
+
+    def mesh(self, index, weights=None, joints=None) -> _Mesh:
+        """A mesh.  weights: of its morph targets; None for the mesh's own.  joints [J, 4, 4]: of its skin, if any."""
         mesh = self.entry("meshes", index)
-        if weights is None and index in self._meshes:
+        own = weights is None and joints is None
+        if own and index in self._meshes:
             return self._meshes[index]
         used = mesh.get("weights", ()) if weights is None else weights
         primitives = enumerate(mesh["primitives"])
-        found = _joined([self._primitive(one, used, f"primitive {i} of mesh {index}") for i, one in primitives])
-        if weights is None:
+        found = _joined([self._primitive(one, used, joints, f"primitive {i} of mesh {index}") for i, one in primitives])
+        if own:
             self._meshes[index] = found
         return found
 
-    def _primitive(self, primitive: dict, weights, where: str) -> _Mesh:
+    def _skinned(self, points: np.ndarray, attributes: dict, joints: np.ndarray, where: str) -> np.ndarray:
+        """Points [N, 3] moved by the joints of their vertices; those without weights stay."""
+        moved, total = np.zeros_like(points), np.zeros(len(points))
+        for number in itertools.takewhile(lambda i: f"JOINTS_{i}" in attributes, itertools.count()):
+            which = self.accessor(attributes[f"JOINTS_{number}"], "VEC4").astype(np.int64)
+            weights = self.accessor(attributes[f"WEIGHTS_{number}"], "VEC4").astype(np.float64)
+            if not len(which) == len(weights) == len(points):
+                raise MeshError(f"{where} has joints for {len(which)} of its {len(points)} vertices; it is damaged")
+            if len(which) and not 0 <= which.min() <= which.max() < len(joints):
+                raise MeshError(f"{where} uses joint {which.max()} of {len(joints)}; it is damaged")
+            for k in range(4):
+                matrices = joints[which[:, k], :3]
+                places = np.einsum("nij,nj->ni", matrices[:, :, :3], points) + matrices[:, :, 3]
+                moved += weights[:, k, None] * places
+                total += weights[:, k]
+        held = total > 0
+        moved[held] /= total[held, None]
+        return np.where(held[:, None], moved, points)
+
+    def _primitive(self, primitive: dict, weights, joints, where: str) -> _Mesh:
         attributes, mode = primitive["attributes"], primitive.get("mode", TRIANGLES)
         if "POSITION" not in attributes:
             raise MeshError(f"{where} has no POSITION, so it has no vertices")
         if "bufferView" not in (positions := self.entry("accessors", attributes["POSITION"])):
             if DRACO in primitive.get("extensions", ()):
+                if any(weights) and primitive.get("targets"):
+                    raise MeshError(f"{where} is compressed by {DRACO} and has morph targets with weights; {ADVICE}")
                 return self._unpacked(primitive["extensions"][DRACO], where)
             if unread := sorted(primitive.get("extensions", ())):
                 raise MeshError(f"{where} is compressed by {unread[0]}, which is not read; {ADVICE}")
@@ -248,6 +325,8 @@ class _Scene:
         for weight, target in zip(weights, primitive.get("targets", ()), strict=False):
             if weight and "POSITION" in target:
                 points += weight * self.accessor(target["POSITION"], "VEC3")
+        if joints is not None:
+            points = self._skinned(points, attributes, joints, where)
         if mode in (0, 1, 2, 3):
             return _Mesh(points[:0], np.zeros((0, 3), np.int64), points)
         if mode not in (TRIANGLES, STRIP, FAN):

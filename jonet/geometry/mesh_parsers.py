@@ -130,7 +130,8 @@ def _ply(data: bytes, note: Note) -> Arrays:
             if name in PLY_STRIPS:
                 polygons.append((_ply_strips, columns[key]))
             else:
-                polygons.append((triangulate, large_enough(*columns[key], note)))
+                sizes, corners = columns[key]
+                polygons.append((triangulate, large_enough(sizes, corners, note)))
         elif name not in PLY_VERTICES and count and any(p.count for p in properties):
             others.append(f"{count} {name}")
     if left := len(body) - at:

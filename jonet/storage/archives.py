@@ -189,11 +189,11 @@ def write(path: Path, **named: Any) -> None:
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether it is stored by columns, and dtype of an array in .npy format, whose data follow in the stream.
 
-    Raises FormatError, without the file's name, for an unknown version.
+    Raises ValueError if it is none, or of an unknown version.
     """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):
-        raise FormatError(f"is of version {version[0]}.{version[1]} of .npy, but those are 1.0, 2.0 and 3.0")
+        raise ValueError(f"it is of version {version[0]}.{version[1]} of .npy, but those are 1.0, 2.0 and 3.0")
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     shape, fortran, kind = np.lib.format.read_array_header_2_0(file)  # as 3.0, but for names, which are UTF-8 there

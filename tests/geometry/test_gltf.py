@@ -105,6 +105,62 @@ def test_skins_are_left_in_their_bind_pose_and_said(tmp_path):
         assert read(tmp_path / "a.glb").volume == pytest.approx(1 / 6)
 
 
+def skinned(tmp_path, nodes, joints, weights, inverse):
+    """A tetrahedron with a skin of these joints (a row for each vertex) and inverse bind matrices."""
+    tree = scene(nodes)
+    tree, binary = added(tree, np.array(joints, "<u1").ravel(), "SCALAR")
+    for data, kind, code in ((weights, "VEC4", 5126), (np.swapaxes(inverse, 1, 2), "MAT4", 5126)):
+        data = np.array(data, "<f4")
+        tree["bufferViews"].append({"buffer": 0, "byteOffset": len(binary), "byteLength": data.nbytes})
+        view = len(tree["bufferViews"]) - 1
+        tree["accessors"].append({"bufferView": view, "componentType": code, "count": len(data), "type": kind})
+        binary += data.tobytes()
+    tree["buffers"][0]["byteLength"] = len(binary)
+    tree["accessors"][2] |= {"type": "VEC4", "count": 4}
+    tree["meshes"][0]["primitives"][0]["attributes"] |= {"JOINTS_0": 2, "WEIGHTS_0": 3}
+    tree["skins"] = [{"joints": [1, 2], "inverseBindMatrices": 4}]
+    return tree, binary
+
+
+def test_skins_follow_their_joints_and_not_their_node(tmp_path):
+    """glTF 2.0, section 3.7.3.3: the transform of a node that has a skin is ignored."""
+    nodes = [
+        {"children": [1, 3], "scale": [2, 2, 2]},  # above both
+        {"children": [2], "translation": [1, 0, 0]},
+        {"rotation": [0, 0, 0.5**0.5, 0.5**0.5]},  # a quarter turn about z
+        {"mesh": 0, "skin": 0, "translation": [50, 60, 70]},
+    ]
+    inverse = np.stack([np.eye(4), np.eye(4)])
+    inverse[1, :3, 3] = [0, 0, 3]
+    joints = [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
+    weights = [[1, 0, 0, 0], [1, 0, 0, 0], [0.5, 0.5, 0, 0], [1, 0, 0, 0]]
+    mesh = loaded(tmp_path, *skinned(tmp_path, nodes, joints, weights, inverse))
+    first, second = CORNERS + [1, 0, 0], (CORNERS + [0, 0, 3])[:, [1, 0, 2]] * [-1, 1, 1] + [1, 0, 0]
+    expected = 2 * np.stack([first[0], second[1], (first[2] + second[2]) / 2, second[3]])
+    np.testing.assert_allclose(mesh.vertices, expected, atol=1e-6)
+
+
+def test_skins_in_their_bind_pose_are_the_mesh(tmp_path):
+    """Joints whose matrices are those of the pose in which the mesh was bound; one is mirrored, which turns no face."""
+    nodes = [{"children": [1, 3], "scale": [0.01] * 3}, {"children": [2], "translation": [1, 2, 3]}]
+    nodes += [{"scale": [1, 1, -1]}, {"mesh": 0, "skin": 0}]
+    world = [np.diag([0.01, 0.01, 0.01, 1.0]) for _ in range(2)]
+    world[0][:3, 3] = world[1][:3, 3] = [0.01, 0.02, 0.03]
+    world[1][2, 2] *= -1
+    joints, weights = [[0, 1, 0, 0]] * 4, [[0.25, 0.75, 0, 0]] * 4
+    tree, binary = skinned(tmp_path, nodes, joints, weights, np.linalg.inv(world))
+    mesh = loaded(tmp_path, tree, binary)
+    np.testing.assert_allclose(mesh.vertices, CORNERS, atol=1e-6)
+    assert mesh.volume == pytest.approx(1 / 6)
+    for change, words in (
+        ({"joints": [1]}, "uses joint 1 of 1"),
+        ({"joints": [1, 2, 0]}, "has 2 inverse bind matrices for 3 joints"),
+        ({"joints": [1, 9]}, "refers to entry 9 of nodes"),
+    ):
+        with pytest.raises(MeshError, match=words):
+            loaded(tmp_path, tree | {"skins": [tree["skins"][0] | change]}, binary)
+
+
 def test_morph_targets_move_by_their_weights(tmp_path):
     tree, binary = added(scene([{"mesh": 0}]), CORNERS, "VEC3")
     tree["meshes"][0]["primitives"][0]["targets"] = [{"POSITION": 2}]
@@ -138,6 +194,25 @@ def test_quantized_and_interleaved_vertices_are_read(tmp_path):
     tree["accessors"][2] |= {"type": "VEC3", "count": 4, "normalized": True}
     tree["meshes"][0]["primitives"][0]["attributes"]["POSITION"] = 2
     np.testing.assert_array_equal(loaded(tmp_path, tree, binary).vertices, CORNERS)
+
+
+@pytest.mark.parametrize("dtype", ["<i1", "<u1", "<i2", "<u2"])
+def test_whole_numbers_stand_for_numbers_of_length_1(dtype, tmp_path):
+    """Normalized, the least two numbers with a sign are both -1; plain, all keep their values."""
+    info = np.iinfo(dtype)
+    low = [info.min, info.min + 1] if info.min else [0, 1]
+    rows = np.array([[low[0], 0, 0], [low[1], info.max, 0], [0, info.max, 0], [0, 0, info.max]], dtype)
+    padded = np.zeros((4, 4), dtype)
+    padded[:, :3] = rows
+    tree, binary = added(scene([{"mesh": 0}], extensionsRequired=["KHR_mesh_quantization"]), padded.ravel(), "SCALAR")
+    tree["bufferViews"][2]["byteStride"] = padded.strides[0]
+    tree["accessors"][2] |= {"type": "VEC3", "count": 4}
+    tree["meshes"][0]["primitives"][0]["attributes"]["POSITION"] = 2
+    np.testing.assert_array_equal(loaded(tmp_path, tree, binary).vertices, rows)
+    tree["accessors"][2]["normalized"] = True
+    least = [-1, -1] if info.min else [0, 1 / info.max]
+    expected = [[least[0], 0, 0], [least[1], 1, 0], [0, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(loaded(tmp_path, tree, binary).vertices, expected, rtol=1e-12)
 
 
 REFUSED = {
@@ -190,6 +265,16 @@ def test_draco_is_unpacked(tmp_path):
         loaded(tmp_path, draco_scene(data[:30]), data[:30])
 
 
+def test_draco_with_weights_of_morph_targets_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "DracoPy", None)
+    tree = draco_scene(bytes(9))
+    tree["meshes"][0]["primitives"][0]["targets"] = [{"POSITION": 0}]
+    for weights, words in (([0.0], "needs DracoPy"), ([0.5], "by KHR_draco_mesh_compression and has morph targets")):
+        tree["nodes"][0]["weights"] = weights
+        with pytest.raises(MeshError, match=words):
+            loaded(tmp_path, tree, bytes(9))
+
+
 def test_without_dracopy_it_is_said_what_unpacks(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "DracoPy", None)
     with pytest.raises(MeshError, match="by KHR_draco_mesh_compression, which needs DracoPy .* pip install"):
@@ -227,6 +312,23 @@ def test_buffers_are_in_the_text_or_in_files_with_any_name(tmp_path):
         tree["buffers"][0]["uri"] = uri
         (tmp_path / "a.gltf").write_text(json.dumps(tree))
         assert read(tmp_path / "a.gltf").volume == pytest.approx(1 / 6)
+
+
+def test_a_file_of_many_buffers_is_read_and_counted_once(tmp_path):
+    tree = scene([{"mesh": 0}])
+    size = 1 << 20
+    (tmp_path / "a.bin").write_bytes(BINARY.ljust(size, b"\0"))
+    (tmp_path / "b.bin").symlink_to(tmp_path / "a.bin")
+    tree["buffers"] = [{"byteLength": 96, "uri": uri} for uri in ("a.bin", "./a.bin", "%61.bin", "b.bin") * 100]
+    (tmp_path / "a.gltf").write_text(json.dumps(tree))
+    tracemalloc.start()
+    try:
+        assert read(tmp_path / "a.gltf").volume == pytest.approx(1 / 6)
+        assert tracemalloc.get_traced_memory()[1] < 10 * size
+    finally:
+        tracemalloc.stop()
+    _, _, counted = gltf._contents(tmp_path / "a.gltf", None)
+    assert counted == size + (tmp_path / "a.gltf").stat().st_size
 
 
 def test_counts_are_not_believed(tmp_path):

@@ -34,6 +34,23 @@ def test_coordinates_keep_their_digits(name, version, form, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["a.las", "a.laz"])
+def test_normals_of_extra_dimensions(name, tmp_path):
+    """Those of CloudCompare; the names of axes in other dimensions are no coordinates."""
+    laspy = pytest.importorskip("laspy", reason="reading LAS needs laspy (extra `scans`)")
+    path = written(tmp_path / name)
+    data = laspy.read(path)
+    normals = np.random.default_rng(1).standard_normal((500, 3))
+    normals = (normals / np.linalg.norm(normals, axis=1, keepdims=True)).astype(np.float32)
+    for label, column in zip(("NormalZ", "NormalX", "NormalY"), normals[:, [2, 0, 1]].T, strict=True):
+        data.add_extra_dim(laspy.ExtraBytesParams(label, np.float32))
+        data[label] = column
+    data.write(path)
+    with pytest.warns(UserWarning, match=f"{name}: only x, y, z and normals of its [0-9]+ dimensions are read"):
+        found = point_cloud_files.read(path)
+    np.testing.assert_allclose(found, np.column_stack([POINTS, normals]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["a.las", "a.laz"])
 def test_what_is_cut_off_or_lies_is_refused(name, tmp_path):
     whole = written(tmp_path / name).read_bytes()
     for data in (whole[:100], whole[:300], whole[:-60] if name == "a.las" else whole[: len(whole) // 2]):
