@@ -165,8 +165,9 @@ class Model:
         `vertices` and `faces`), from which signed distances are sampled.
         frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
         shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
-        units; meshes are always normalized so.  outliers: what is done about few points that stand alone and enlarge a
-        cloud's bounding box: with frame="input" they are left out with a warning (None); "warn", "remove" or "keep".
+        units; meshes are always normalized so.  outliers: what is done about points that stand alone, if they
+        are many or enlarge a cloud's bounding box (`geometry.outliers.outlier_mask`): with frame="input" they are left
+        out with a warning (None); "warn", "remove" or "keep".
         names: of the shapes.  config, precision: replace the model's settings.
         Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network whose codes come from
         an encoder or from training only; MeshError for a mesh without an inside.

@@ -67,8 +67,8 @@ def fit(
     before, each code is in a file of its own in the folder of the same name without .npz, next to manifest.csv (or out
     is that folder, and the file is codes.npz in it).  The same call continues a stopped job.  settings: see `Settings`.
     progress: called with the `Outcome` so far after each batch.
-    Of clouds, outliers: what is done about those that enlarge the bounding box, by which it is normalized: None removes
-    them with a warning, else "warn", "remove" or "keep".  remove_plane: leave out a plane that holds a third of it.
+    Of clouds, outliers: what is done about points that stand alone, if they are many or enlarge the bounding box: None
+    removes them with a warning, else "warn", "remove" or "keep".  remove_plane: leave out a plane that holds a third of it.
     up: the axis of the inputs that points up.  All three as for `data.scans.read`; codes have the rotation, and meshes
     the axes of the inputs.  The status of a doubtful code says if the shape is fitted far better with another axis up.
     Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was

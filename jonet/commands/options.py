@@ -73,7 +73,7 @@ class Fit(Bulk, Computing):
     model: ModelFolder
     inputs: Inputs
     out: str  # codes.npz, or a folder
-    # points that stand alone and enlarge a cloud's bounding box, by which it is normalized (default: removed, and said)
+    # points of a cloud that stand alone, if they are many or enlarge its bounding box (default: removed, and said)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
@@ -101,7 +101,7 @@ class Reconstruct(Bulk, Computing):
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
     units: Units | None = None  # of the inputs, for glb, which counts in meters (default: that which a file names)
-    # points that stand alone and enlarge a cloud's bounding box, by which it is normalized (default: removed, and said)
+    # points of a cloud that stand alone, if they are many or enlarge its bounding box (default: removed, and said)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
@@ -117,7 +117,7 @@ class Represent(Bulk):
     out: str  # folder for the fields, NAME.npz
     format: Format | None = None  # also writes a mesh next to each field, in this format
     units: Units | None = None  # of the inputs, for glb, which counts in meters (default: that which a file names)
-    # points that stand alone and enlarge a cloud's bounding box (default: removed, and said)
+    # points of a cloud that enlarge its bounding box; those that stand alone are always removed (default: removed)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
@@ -173,7 +173,7 @@ class Complete(Computing):
     radius: float | None = None  # with --known-pose: distance of the shape's farthest vertex (default: the model's)
     eye: tuple[float, float, float] | None = None  # viewpoint of a cloud: gives free space and normals
     whole: bool = False  # the cloud covers the whole surface: nothing is outside its hull
-    outliers: Outliers = "warn"  # points that stand alone and enlarge the scan's bounding box
+    outliers: Outliers = "warn"  # points of the scan that stand alone, if they are many or far
     remove_plane: bool = False  # leave out a plane that holds a third of a scan: a floor or table
     intrinsics: Text = None  # of a depth image: JSON with fx, fy, cx, cy (default: <name>.json next to it)
     focal: float | None = None  # instead of --intrinsics: focal length in pixels, center in the middle
