@@ -77,6 +77,7 @@ class Fit(Bulk, Computing):
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
+    units: Units | None = None  # of the inputs, kept with the codes for extract (default: that which a file names)
     fitting: FitConfig = FitConfig()
 
 
@@ -88,7 +89,7 @@ class Extract(Bulk, Computing):
     codes: Annotated[str, *positional("CODES", "codes.npz, or the folder of an unfinished fit")]
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
-    units: Units | None = None  # of the codes' inputs, for glb, which counts in meters
+    units: Units | None = None  # of the codes' inputs, for glb, which counts in meters (default: that of the codes)
     surfaces: Surfaces = Surfaces()
 
 
@@ -116,7 +117,7 @@ class Represent(Bulk):
     inputs: Inputs
     out: str  # folder for the fields, NAME.npz
     format: Format | None = None  # also writes a mesh next to each field, in this format
-    units: Units | None = None  # of the inputs, for glb, which counts in meters (default: that which a file names)
+    units: Units | None = None  # of the inputs, kept with the fields, and for glb (default: that which a file names)
     # points of a cloud that enlarge its bounding box; those that stand alone are always removed (default: removed)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jonet.data import scans
-from jonet.errors import FormatError
+from jonet.errors import FormatError, MeshError
 from jonet.geometry import cloud_rows, point_cloud_files
 
 KINDS = ("npy", "npz", "packed.npz", "xyz", "ascii.ply", "little.ply", "big.ply")
@@ -252,3 +252,21 @@ def test_rows_with_names(tmp_path):
     np.save(tmp_path / "a.npy", table)
     with pytest.warns(UserWarning, match="its columns intensity are left out"):
         np.testing.assert_array_equal(point_cloud_files.read(tmp_path / "a.npy"), np.column_stack([points, normals]))
+
+
+def test_an_obj_of_points_has_their_normals(tmp_path):
+    """As MeshLab and CloudCompare write clouds; with another number of normals they belong to nothing."""
+    rng = np.random.default_rng(0)
+    normals = rng.normal(size=(50, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    rows = [*(f"v {x} {y} {z}\n" for x, y, z in 3 * normals), *(f"vn {x} {y} {z}\n" for x, y, z in normals)]
+    (tmp_path / "a.obj").write_text("".join(rows))
+    np.testing.assert_allclose(scans.cloud(tmp_path / "a.obj"), np.column_stack([3 * normals, normals]))
+    (tmp_path / "a.obj").write_text("".join(rows[:-1]))
+    np.testing.assert_allclose(scans.cloud(tmp_path / "a.obj"), 3 * normals)
+
+
+def test_a_page_is_no_obj(tmp_path):
+    (tmp_path / "a.obj").write_text("<!DOCTYPE html><html><body>404</body></html>")
+    with pytest.raises(MeshError, match="a.obj: has no line of a vertex .*; it is empty, or no OBJ file"):
+        scans.cloud(tmp_path / "a.obj")

@@ -1,0 +1,117 @@
+"""Clouds that cover a part of their shape only: recognized by how much of the fitted surface no point is near.
+
+The box around a part is not that of the shape, so a fit that takes it for one is wrong and yet may look sure.  Where a
+fit is doubtful, code, position and size are searched as `completion` does.  If the shape that this finds is like the
+training shapes, or more so, and much of its surface was not seen, the cloud is a part of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from jonet.data.sampling import surface
+from jonet.errors import MeshError
+from jonet.geometry.mesh import Mesh, Similarity
+from jonet.inference.fitting import completion, pose
+from jonet.inference.fitting.latents import Fit, prior_and_starts
+from jonet.inference.fitting.observations import ObservedArrays
+from jonet.inference.surfaces import extraction
+from jonet.networks.bound import BoundNetwork
+from jonet.wording import counted
+
+CELLS = 32  # a side of the grid of surfaces that are looked at
+POINTS = 1000  # of a cloud, at most, and of a surface
+NEIGHBOR, FAR = 6, 2.0  # places are unseen if all points are so many times as far as points from this neighbor
+SUSPECT = 0.1  # fraction of the surface that is unseen, from which on a shape is searched around the cloud
+PART = 0.15  # the same of the shape that is found then, from which on the cloud is a part
+NEARER = 0.92  # if that shape is like the training shapes, or its code's distance from theirs at most this of before
+
+SEARCHED = (
+    "of the surface is far from all points, so these are a part of the shape: position, size and rotation about the "
+    "vertical were searched (as complete does), and what was not seen is guessed"
+)
+KEPT = (
+    "of the surface is far from all points: if these are a part of the shape, the box around them is not that of the "
+    "shape; see complete"
+)
+
+
+Cloud = tuple[np.ndarray, np.ndarray | None]  # points [N, 3] and normals [N, 3], of one shape
+
+
+class Placed(NamedTuple):
+    """Codes of B clouds, where these turned out to be, and how much of each surface was not seen."""
+
+    fit: Fit
+    similarities: tuple[Similarity, ...]  # from the frame of the given clouds, the identity for whole ones
+    unseen: np.ndarray  # [B] fraction of the surface; nan for shapes that are no clouds
+    searched: np.ndarray  # [B] bool: of parts, whose code, position and size were searched
+
+
+def placed(network: BoundNetwork, clouds: Sequence[Cloud | None], found: Fit, index=None, **known) -> Placed:
+    """The codes of clouds that were fitted as whole shapes, and those of parts in their place.
+
+    clouds: in the normalized frame of their own boxes, None for shapes that are none; those without normals are
+    measured, and not searched.  found: their codes.  index, known: as for `latents.fit`.
+    """
+    left, searched = np.full(len(clouds), np.nan, np.float32), np.zeros(len(clouds), bool)
+    similarities = [Similarity()] * len(clouds)
+    if some := [i for i, cloud in enumerate(clouds) if cloud is not None]:
+        left[some] = unseen(network, found.values[some], [cloud[0] for cloud in clouds if cloud is not None])
+    doubtful = found.out_of_distribution | (left > SUSPECT)
+    asked = {i: cloud for i, cloud in enumerate(clouds) if cloud is not None and cloud[1] is not None and doubtful[i]}
+    if not asked:
+        return Placed(found, tuple(similarities), left, searched)
+    points, normals = (list(column) for column in zip(*asked.values(), strict=True))
+    numbers = None if index is None else np.asarray(index)[[*asked]]
+    given = ObservedArrays(points=points, normals=normals, free_space=[np.zeros((0, 3))] * len(points))
+    around = pose.fit_pose(network, given, numbers, config=completion.POSE["yaw"], **known)
+    moved = [transform(cloud) for transform, cloud in zip(around.similarities, points, strict=True)]
+    beyond = unseen(network, around.codes.values, moved)
+    left[[*asked]] = np.maximum(left[[*asked]], beyond)
+    prior, _ = prior_and_starts(network, known.get("prior"), known.get("starts"), completion.POSE["yaw"].fitting)
+    nearer = prior.distances(around.codes.values) < NEARER * prior.distances(found.values[[*asked]])
+    likely = nearer | ~around.codes.out_of_distribution
+    columns = [column.copy() for column in found]
+    for j, i in enumerate(asked):
+        if beyond[j] > PART and likely[j]:
+            searched[i], similarities[i] = True, around.similarities[j]
+            for column, new in zip(columns, around.codes, strict=True):
+                column[i] = new[j]
+    return Placed(Fit(*columns), tuple(similarities), left, searched)
+
+
+def warn(found: Placed, names: Sequence[str]) -> None:
+    """Warns about clouds of which much of the surface was not seen; names: of the shapes."""
+    for some, then in ((found.searched, SEARCHED), (~found.searched & (found.unseen > PART), KEPT)):
+        if (which := np.flatnonzero(some)).size:
+            others = f" (and {counted(len(which) - 1, 'other shape')})" * (len(which) > 1)
+            warnings.warn(f"{names[which[0]]}{others}: {found.unseen[which[0]]:.0%} {then}", stacklevel=3)
+
+
+def unseen(network: BoundNetwork, codes: np.ndarray, clouds: Sequence[np.ndarray]) -> np.ndarray:
+    """The fraction [B] of the surface of each code [B, L] that is far from all points [Nᵢ, 3] of its cloud.
+
+    Far is twice the usual distance of the points, of which a thousand are looked at, from their sixth neighbor.  1
+    where there is no surface.
+    """
+    finite = np.isfinite(codes).all(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "field .* has no surface")
+        fields = network.fields(np.where(finite[:, None], codes, 0))
+        meshes = cast(list[Mesh], extraction.extract(fields, CELLS, normals=False))
+    found = np.ones(len(codes), np.float32)
+    for i in np.flatnonzero(finite):
+        points, rng = clouds[i], np.random.default_rng(0)
+        some = points if len(points) <= POINTS else points[rng.choice(len(points), POINTS, replace=False)]
+        tree = KDTree(some)
+        reach = FAR * np.median(tree.query(some, [min(NEIGHBOR + 1, len(some))])[0])
+        with contextlib.suppress(MeshError):  # of a mesh without faces
+            found[i] = np.mean(tree.query(surface(meshes[i], POINTS, rng)[0])[0] > reach)
+    return found
