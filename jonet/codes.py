@@ -118,9 +118,11 @@ class Codes:
         """
 
         def column(name: str) -> Any:
-            values = [getattr(part, name) for part in parts]
+            values: list[Any] = [getattr(part, name) for part in parts]
             if name in ("unseen", "units") and any(value is not None for value in values):  # known of some
-                nothing = [("",) * len(part) if name == "units" else np.full(len(part), np.nan) for part in parts]
+                nothing: list[Any] = [
+                    ("",) * len(part) if name == "units" else np.full(len(part), np.nan) for part in parts
+                ]
                 values = [none if value is None else value for value, none in zip(values, nothing, strict=True)]
             if any(value is None for value in values):
                 return None

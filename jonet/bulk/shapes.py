@@ -313,7 +313,7 @@ def _writer(folder: Path, outputs: dict[str, str], inputs: Mapping[str, Path], u
         row = _row(key, code, outputs[key], axis)
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box", output="")
-        own = unit or (units.of_file(inputs[key]) if key in inputs else code.units and code.units[0])
+        own = unit or (units.of_file(inputs[key]) if key in inputs else (code.units or ("",))[0] or None)
         mesh_files.write(mesh, folder / outputs[key], own)
         return row
 

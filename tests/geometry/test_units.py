@@ -4,12 +4,12 @@ import dataclasses
 import zipfile
 
 import numpy as np
-import program
 import pytest
 import trimesh
 from balls import Balls
 from solids import CUBE
 
+from jonet import __main__ as shell
 from jonet import bulk
 from jonet.bulk import work
 from jonet.codes import Codes
@@ -114,7 +114,7 @@ def test_fields_keep_the_unit(tmp_path, capsys):
     bulk.represent(tmp_path / "in", tmp_path / "inches", options=few, unit="in")
     field = Spline.load(tmp_path / "inches" / "b.npz")
     assert field.unit == "in"
-    assert program.run(["info", str(tmp_path / "inches" / "b.npz")]) == 0
+    shell.main(["info", str(tmp_path / "inches" / "b.npz")])
     assert '"unit": "in"' in capsys.readouterr().out
     dataclasses.replace(field, unit="mile").save(tmp_path / "wrong.npz")
     with pytest.raises(CheckpointError, match="wrong.npz: its field is damaged .*'mile'"):

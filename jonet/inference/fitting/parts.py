@@ -27,6 +27,7 @@ from jonet.wording import counted
 
 CELLS = 32  # a side of the grid of surfaces that are looked at
 POINTS = 1000  # of a cloud, at most, and of a surface
+TOGETHER = 256  # surfaces in memory at once
 NEIGHBOR, FAR = 6, 2.0  # places are unseen if all points are so many times as far as points from this neighbor
 SUSPECT = 0.1  # fraction of the surface that is unseen, from which on a shape is searched around the cloud
 PART = 0.15  # the same of the shape that is found then, from which on the cloud is a part
@@ -101,17 +102,25 @@ def unseen(network: BoundNetwork, codes: np.ndarray, clouds: Sequence[np.ndarray
     Far is twice the usual distance of the points, of which a thousand are looked at, from their sixth neighbor.  1
     where there is no surface.
     """
-    finite = np.isfinite(codes).all(1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "field .* has no surface")
-        fields = network.fields(np.where(finite[:, None], codes, 0))
-        meshes = cast(list[Mesh], extraction.extract(fields, CELLS, normals=False))
     found = np.ones(len(codes), np.float32)
-    for i in np.flatnonzero(finite):
-        points, rng = clouds[i], np.random.default_rng(0)
-        some = points if len(points) <= POINTS else points[rng.choice(len(points), POINTS, replace=False)]
-        tree = KDTree(some)
-        reach = FAR * np.median(tree.query(some, [min(NEIGHBOR + 1, len(some))])[0])
-        with contextlib.suppress(MeshError):  # of a mesh without faces
-            found[i] = np.mean(tree.query(surface(meshes[i], POINTS, rng)[0])[0] > reach)
+    finite = np.flatnonzero(np.isfinite(codes).all(axis=1))
+    for start in range(0, len(finite), TOGETHER):
+        some = finite[start : start + TOGETHER].tolist()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "field .* has no surface")
+            meshes = cast(list[Mesh], extraction.extract(network.fields(codes[some]), CELLS, normals=False))
+        for i, mesh in zip(some, meshes, strict=True):
+            with contextlib.suppress(MeshError):  # of a mesh without faces
+                found[i] = _far(mesh, clouds[i])
     return found
+
+
+def _far(mesh: Mesh, points: np.ndarray) -> float:
+    """The fraction of a surface that is far from all points [N, 3].  Raises MeshError without a surface."""
+    rng = np.random.default_rng(0)
+    places, _ = surface(mesh, POINTS, rng)
+    some = points if len(points) <= POINTS else points[rng.choice(len(points), POINTS, replace=False)]
+    tree = KDTree(some)
+    apart = tree.query(some, min(NEIGHBOR + 1, len(some)))[0]  # the first is the point itself
+    reach = FAR * np.median(apart.reshape(len(some), -1)[:, -1])
+    return float(np.mean(tree.query(places)[0] > reach))
