@@ -165,8 +165,8 @@ class Model:
         `vertices` and `faces`), from which signed distances are sampled.
         frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
         shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
-        units; meshes are always normalized so.  A cloud with normals that turns out to be a part of a shape is searched
-        as by `complete`, with a warning; `unseen` of the codes says how much of the surface was not seen.
+        units; meshes are always normalized so.  A cloud that turns out to be a part of a shape is searched as by
+        `complete`, with a warning; `unseen` of the codes says how much of the surface was not seen.
         outliers: what is done about points that stand alone, if they are many or enlarge a cloud's bounding box
         (`geometry.outliers.outlier_mask`): with frame="input" they are left out with a warning (None); "warn", "remove"
         or "keep".

@@ -50,42 +50,52 @@ class Placed(NamedTuple):
     """Codes of B clouds, where these turned out to be, and how much of each surface was not seen."""
 
     fit: Fit
-    similarities: tuple[Similarity, ...]  # from the frame of the given clouds, the identity for whole ones
-    unseen: np.ndarray  # [B] fraction of the surface; nan for shapes that are no clouds
+    similarities: list[Similarity]  # from the frame of the given clouds, the identity for whole ones
+    unseen: np.ndarray  # [B] float32 fraction of the surface; nan for shapes that are no clouds
     searched: np.ndarray  # [B] bool: of parts, whose code, position and size were searched
 
 
 def placed(network: BoundNetwork, clouds: Sequence[Cloud | None], found: Fit, index=None, **known) -> Placed:
     """The codes of clouds that were fitted as whole shapes, and those of parts in their place.
 
-    clouds: in the normalized frame of their own boxes, None for shapes that are none; those without normals are
-    measured, and not searched.  found: their codes.  index, known: as for `latents.fit`.
+    clouds: in the normalized frame of their own boxes, None for shapes that are none.  found: their codes.  index,
+    known: as for `latents.fit`.
     """
-    left, searched = np.full(len(clouds), np.nan, np.float32), np.zeros(len(clouds), bool)
-    similarities = [Similarity()] * len(clouds)
-    if some := [i for i, cloud in enumerate(clouds) if cloud is not None]:
-        left[some] = unseen(network, found.values[some], [cloud[0] for cloud in clouds if cloud is not None])
-    doubtful = found.out_of_distribution | (left > SUSPECT)
-    asked = {i: cloud for i, cloud in enumerate(clouds) if cloud is not None and cloud[1] is not None and doubtful[i]}
-    if not asked:
-        return Placed(found, tuple(similarities), left, searched)
-    points, normals = (list(column) for column in zip(*asked.values(), strict=True))
-    numbers = None if index is None else np.asarray(index)[[*asked]]
-    given = ObservedArrays(points=points, normals=normals, free_space=[np.zeros((0, 3))] * len(points))
-    around = pose.fit_pose(network, given, numbers, config=completion.POSE["yaw"], **known)
-    moved = [transform(cloud) for transform, cloud in zip(around.similarities, points, strict=True)]
-    beyond = unseen(network, around.codes.values, moved)
-    left[[*asked]] = np.maximum(left[[*asked]], beyond)
-    prior, _ = prior_and_starts(network, known.get("prior"), known.get("starts"), completion.POSE["yaw"].fitting)
-    nearer = prior.distances(around.codes.values) < NEARER * prior.distances(found.values[[*asked]])
-    likely = nearer | ~around.codes.out_of_distribution
     columns = [column.copy() for column in found]
-    for j, i in enumerate(asked):
-        if beyond[j] > PART and likely[j]:
-            searched[i], similarities[i] = True, around.similarities[j]
-            for column, new in zip(columns, around.codes, strict=True):
-                column[i] = new[j]
-    return Placed(Fit(*columns), tuple(similarities), left, searched)
+    result = Placed(
+        Fit(*columns),
+        [Similarity()] * len(clouds),
+        np.full(len(clouds), np.nan, np.float32),
+        np.zeros(len(clouds), bool),
+    )
+    given = {i: cloud for i, cloud in enumerate(clouds) if cloud is not None}
+    if not given:
+        return result
+    result.unseen[[*given]] = unseen(network, found.values[[*given]], [points for points, _ in given.values()])
+    doubtful = found.out_of_distribution | (result.unseen > SUSPECT)
+    prior, _ = prior_and_starts(network, known.get("prior"), known.get("starts"), completion.POSE["yaw"].fitting)
+    for oriented in (True, False):
+        asked = [i for i, (_, normals) in given.items() if doubtful[i] and (normals is not None) == oriented]
+        if not asked:
+            continue
+        some = ObservedArrays(
+            points=[given[i][0] for i in asked],
+            normals=[normals for i in asked if (normals := given[i][1]) is not None] or None,
+            free_space=[np.zeros((0, 3))] * len(asked),
+        )
+        numbers = None if index is None else np.asarray(index)[asked]
+        around = pose.fit_pose(network, some, numbers, config=completion.POSE["yaw"], **known)
+        left = unseen(network, around.codes.values, some.transformed(around.similarities).rows)
+        nearer = prior.distances(around.codes.values) < NEARER * prior.distances(found.values[asked])
+        parts = (left > PART) & (nearer | ~around.codes.out_of_distribution)
+        result.unseen[asked] = np.maximum(result.unseen[asked], left)
+        result.searched[asked] = parts
+        for j, i in enumerate(asked):
+            if parts[j]:
+                result.similarities[i] = around.similarities[j]
+                for column, new in zip(columns, around.codes, strict=True):
+                    column[i] = new[j]
+    return result
 
 
 def warn(found: Placed, names: Sequence[str]) -> None:
