@@ -12,7 +12,7 @@ import numpy as np
 
 from jonet.errors import InputError, shown
 from jonet.geometry.mesh import Similarity, frame_of
-from jonet.geometry.outliers import CHOICES, advice, far_mask, removal
+from jonet.geometry.outliers import CHOICES, advice, outlier_mask, removal
 from jonet.inference.fitting.observations import ObservedArrays
 from jonet.wording import counted
 
@@ -69,7 +69,7 @@ def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> t
 
 
 def without_outliers(given: ObservedArrays, outliers: str | None, frame, names: Sequence[str]) -> ObservedArrays:
-    """Observations as an argument `outliers` says: about points that stand alone and enlarge the bounding box.
+    """Observations as an argument `outliers` says: about points that stand alone (`geometry.outliers.outlier_mask`).
 
     outliers: "remove" leaves them out, "keep" keeps them.  "warn" keeps them, and None leaves them out, with a warning
     if `frame` is "input", since the shape is then normalized by that box.  names: of the shapes.  Clouds without such
@@ -84,14 +84,14 @@ def without_outliers(given: ObservedArrays, outliers: str | None, frame, names: 
         return given
     if outliers == "keep" or (outliers != "remove" and not (isinstance(frame, str) and frame == "input")):
         return given
-    far = [far_mask(cloud) for cloud in given.points]
-    if outliers != "remove" and (found := [i for i, mask in enumerate(far) if mask.any()]):
+    alone = [outlier_mask(cloud) for cloud in given.points]
+    if outliers != "remove" and (found := [i for i, mask in enumerate(alone) if mask.any()]):
         others = f" (and {counted(len(found) - 1, 'other shape')})" * (len(found) > 1)
-        words = (advice if outliers == "warn" else removal)(given.points[found[0]], far[found[0]])
+        words = (advice if outliers == "warn" else removal)(given.points[found[0]], alone[found[0]])
         warnings.warn(f"{names[found[0]]}{others}: {words}", stacklevel=3)
-    if outliers != "warn" and any(mask.any() for mask in far):
+    if outliers != "warn" and any(mask.any() for mask in alone):
         points, normals = (
-            rows and [array[~mask] for array, mask in zip(rows, far, strict=True)]
+            rows and [array[~mask] for array, mask in zip(rows, alone, strict=True)]
             for rows in (given.points, given.normals)
         )
         return given._replace(points=points, normals=normals)

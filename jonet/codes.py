@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jonet.errors import CheckpointError, FormatError, InputError, MeshError
+from jonet.geometry import units
 from jonet.geometry.mesh import Similarity
 from jonet.storage import archives, atomic
 from jonet.wording import counted
 
 VERSION = 2  # of the file's format
-TUPLES = ("names", "similarities", "sources")  # fields that are tuples, not arrays
+TUPLES = ("names", "similarities", "sources", "units")  # fields that are tuples, not arrays
 
 
 class Fit(NamedTuple):
@@ -37,8 +38,10 @@ class Codes:
     residual [B]: mean clamped error of the fit.  inlier_fraction [B]: fraction of the observations with an error below
     0.01 of the normalized frame.  converged [B]: whether the loss had stopped falling.  out_of_distribution [B]:
     whether the shape is unlike the training shapes (the code's Mahalanobis distance or the residual is beyond the
-    training codes' 99th percentile).  network: digest of the codes' network (`Model.digest`), None if unknown; other
+    training codes' 99th percentile).  unseen [B]: of clouds, the fraction of the surface that is far from all points,
+    nan where it was not measured.  network: digest of the codes' network (`Model.digest`), None if unknown; other
     networks refuse the codes.  sources: for training codes, digests of each shape's content (`Store.contents`).
+    units: of the input units, keys of `geometry.units.METERS`, "" where a unit is not known; None if none is.
     """
 
     values: np.ndarray
@@ -48,8 +51,10 @@ class Codes:
     inlier_fraction: np.ndarray | None = None
     converged: np.ndarray | None = None
     out_of_distribution: np.ndarray | None = None
+    unseen: np.ndarray | None = None
     network: str | None = None
     sources: tuple[str, ...] | None = None
+    units: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         count, length = np.shape(self.values)
@@ -107,13 +112,18 @@ class Codes:
 
     @staticmethod
     def joined(parts: Sequence[Codes]) -> Codes:
-        """Several batches as one; a field that is None in one of them is None in the result.
+        """Several batches as one; a field that is None in one of them is None in the result, but for unseen and units.
 
         Raises InputError for codes of several networks.
         """
 
         def column(name: str) -> Any:
-            values = [getattr(part, name) for part in parts]
+            values: list[Any] = [getattr(part, name) for part in parts]
+            if name in ("unseen", "units") and any(value is not None for value in values):  # known of some
+                nothing: list[Any] = [
+                    ("",) * len(part) if name == "units" else np.full(len(part), np.nan) for part in parts
+                ]
+                values = [none if value is None else value for value, none in zip(values, nothing, strict=True)]
             if any(value is None for value in values):
                 return None
             if name == "network":
@@ -156,7 +166,7 @@ class Codes:
                 arrays["similarities"] = tuple(Similarity.from_array(a) for a in arrays["similarities"])
             except MeshError as error:
                 raise CheckpointError(f"{path}: {error}") from error
-        for name in ("names", "sources"):
+        for name in ("names", "sources", "units"):
             if name in arrays:
                 arrays[name] = tuple(map(str, arrays[name]))
         if "network" in arrays:
@@ -168,7 +178,8 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """CheckpointError if an array has a shape or dtype that `Codes.save` does not write."""
     count = arrays["values"].shape[:1]
     axes = {"values": 2, "similarities": 2, "network": 0}
-    kinds = {"names": "U", "sources": "U", "network": "U", "converged": "b", "out_of_distribution": "b"}
+    words = dict.fromkeys(("names", "sources", "units", "network"), "U")
+    kinds = {**words, "converged": "b", "out_of_distribution": "b"}
     for name in [field.name for field in dataclasses.fields(Codes) if field.name in arrays]:
         array, rows = arrays[name], axes.get(name, 1)
         fits = array.ndim == rows and array.shape[:1] == count[:rows]
@@ -176,6 +187,8 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
             raise CheckpointError(f"{path}: {name} is {array.dtype} {list(array.shape)}, which does not fit the codes")
     if not np.isfinite(arrays["values"]).all():
         raise CheckpointError(f"{path}: a code contains numbers that are not finite")
+    if unknown := {*map(str, arrays.get("units", ()))} - {"", *units.METERS}:
+        raise CheckpointError(f"{path}: a unit is {min(unknown)[:20]!r}, but must be one of {', '.join(units.METERS)}")
     if "similarities" in arrays and arrays["similarities"].shape[1] != 13:
         raise CheckpointError(f"{path}: similarities have 13 numbers each, not {arrays['similarities'].shape[1]}")
 

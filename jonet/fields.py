@@ -10,7 +10,8 @@ from typing import Any, cast, overload
 import numpy as np
 
 from jonet.config import changed
-from jonet.errors import CheckpointError, FormatError, InputError, MeshError
+from jonet.errors import CheckpointError, ConfigError, FormatError, InputError, MeshError
+from jonet.geometry import units
 from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference.surfaces import extraction
 from jonet.networks import spline, spline_levels
@@ -34,7 +35,8 @@ class Spline:
     name: of the shape.  similarity: input units → normalized frame.  levels: coefficients, coarse to fine.  box [2, 3]:
     cube in the normalized frame that holds the surface.  error: mean of |f - d| / (|d| + 0.01) over samples that were
     not fitted, in the normalized frame.  closed: of a point cloud, the fraction of the surface that is far from all
-    points, where holes were closed; None for shapes with distances.
+    points, where holes were closed; None for shapes with distances.  unit: the input unit, a key of
+    `geometry.units.METERS`, if it is known.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Spline:
     box: np.ndarray
     error: float
     closed: float | None = None
+    unit: str | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -64,6 +67,8 @@ class Spline:
         arrays |= {"box": np.asarray(self.box, np.float32), "error": np.float64(self.error)}
         if self.closed is not None:
             arrays["closed"] = np.float64(self.closed)
+        if self.unit is not None:
+            arrays["unit"] = self.unit
         arrays |= spline_levels.to_arrays(self.levels)
         with atomic.open_file(path, sync=sync) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -83,8 +88,9 @@ class Spline:
         if missing := [name for name in ("name", "similarity", "box", "error") if name not in arrays]:
             raise CheckpointError(f"{path} lacks {', '.join(missing)}, which a field has")
         try:
-            if words := [name for name, array in arrays.items() if (array.dtype.kind == "U") != (name == "name")]:
-                raise ValueError(f"{min(words)} is of type {arrays[min(words)].dtype}")
+            wrong = [name for name, array in arrays.items() if (array.dtype.kind == "U") != (name in ("name", "unit"))]
+            if wrong:
+                raise ValueError(f"{min(wrong)} is of type {arrays[min(wrong)].dtype}")
             levels = spline_levels.from_arrays(arrays)
             similarity = Similarity.from_array(arrays["similarity"].reshape(13))
             box = arrays["box"].astype(np.float32).reshape(2, 3)
@@ -94,8 +100,10 @@ class Spline:
             closed = float(arrays["closed"].reshape(())) if "closed" in arrays else None
             if not 0 <= error < np.inf or not 0 <= (closed or 0.0) <= 1:
                 raise ValueError(f"error is {error:g} and closed is {closed}")
-            return Spline(name, similarity, levels, box, error, closed)
-        except (ValueError, KeyError, MeshError) as error:
+            unit = str(arrays["unit"].reshape(())) if "unit" in arrays else None
+            units.check(unit)
+            return Spline(name, similarity, levels, box, error, closed, unit)
+        except (ValueError, KeyError, MeshError, ConfigError) as error:
             raise CheckpointError(f"{path}: its field is damaged ({archives.brief(error)})") from error
 
 
@@ -138,6 +146,11 @@ class Fields(Sequence[InputField]):
     def names(self) -> tuple[str, ...]:
         """Of the shapes."""
         return tuple(each.name for each in self.splines)
+
+    @property
+    def units(self) -> tuple[str | None, ...]:
+        """The input unit of each shape, a key of `geometry.units.METERS`, None where it is not known."""
+        return tuple(each.unit for each in self.splines)
 
     @property
     def errors(self) -> np.ndarray:

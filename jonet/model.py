@@ -22,7 +22,7 @@ from jonet.geometry.mesh import Mesh, Similarity, as_meshes
 from jonet.inference import encode as encoding
 from jonet.inference import purification
 from jonet.inference.encode import Inputs
-from jonet.inference.fitting import completion, encoded, latents, pose
+from jonet.inference.fitting import completion, encoded, latents, parts, pose
 from jonet.inference.fitting.observations import ObservedArrays, observe
 from jonet.inference.fitting.prior import Prior
 from jonet.inference.surfaces import extraction
@@ -174,8 +174,11 @@ class Model:
         `vertices` and `faces`), from which signed distances are sampled.
         frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
         shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
-        units; meshes are always normalized so.  outliers: what is done about few points that stand alone and enlarge a
-        cloud's bounding box: with frame="input" they are left out with a warning (None); "warn", "remove" or "keep".
+        units; meshes are always normalized so.  A cloud that turns out to be a part of a shape is searched as by
+        `complete`, with a warning; `unseen` of the codes says how much of the surface was not seen.
+        outliers: what is done about points that stand alone, if they are many or enlarge a cloud's bounding box
+        (`geometry.outliers.outlier_mask`): with frame="input" they are left out with a warning (None); "warn", "remove"
+        or "keep".
         names: of the shapes.  config, precision: replace the model's settings.
         Raises InputError for arrays of a wrong shape, without rows or with NaN, and for a network whose codes come from
         an encoder or from training only; MeshError for a mesh without an inside.
@@ -192,11 +195,17 @@ class Model:
             names = arguments.names(names, len(given.rows))
             given = arguments.without_outliers(given, outliers, frame, names)
             given, similarities = self._normalized(given, frame)
-        shapes, guesses = observe(given, config), None
+        shapes, guesses, unseen = observe(given, config), None, None
         if self.inputs is not None and given.free_space is None:
             guesses = encoded.guesses(network, self.inputs, shapes)
         found = latents.fit(network, shapes, config=config, guesses=guesses, **self._known())
-        return Codes(names=names, similarities=similarities, network=self.digest, **found._asdict())
+        if isinstance(frame, str) and frame == "input" and given.points is not None and given.free_space is None:
+            clouds = list(zip(given.points, given.normals or [None] * len(names), strict=True))
+            fit = parts.placed(network, clouds, found, **self._known())
+            parts.warn(fit, names)
+            found, unseen = fit.fit, fit.unseen
+            similarities = tuple(a @ b for a, b in zip(fit.similarities, similarities or (), strict=True))
+        return Codes(names=names, similarities=similarities, unseen=unseen, network=self.digest, **found._asdict())
 
     def fit_pose(
         self,
@@ -263,14 +272,17 @@ class Model:
             fitting = arguments.settings(config, FitConfig, default)
             given, found = self._normalized(given, similarities)
             fitted = latents.fit(network, observe(given, fitting), config=fitting, **self._known())
-            return Codes(names=names, similarities=found, network=self.digest, **fitted._asdict())
+            unseen = parts.unseen(network, fitted.values, given.rows)
+            return Codes(names=names, similarities=found, unseen=unseen, network=self.digest, **fitted._asdict())
         posing = arguments.settings(config, PoseConfig, completion.POSE["yaw"])
         arguments.check_sizes("points", given.rows)
         upright = axes.upright(up)
         turned = given.transformed([upright] * len(names))
         found = pose.fit_pose(network, turned, config=posing, **self._known())
+        clouds = turned.transformed(found.similarities).rows
         transforms = tuple(transform @ upright for transform in found.similarities)
-        return Codes(names=names, similarities=transforms, network=self.digest, **found.codes._asdict())
+        unseen = parts.unseen(network, found.codes.values, clouds)
+        return Codes(names=names, similarities=transforms, unseen=unseen, network=self.digest, **found.codes._asdict())
 
     def encode(
         self,

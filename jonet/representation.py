@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from jonet import arguments
 from jonet.checks import check_array, listed
@@ -21,6 +20,7 @@ from jonet.fields import Fields, Spline
 from jonet.geometry import axes
 from jonet.geometry.depth import normals_towards
 from jonet.geometry.mesh import SPHERE_RADIUS, Mesh, Similarity, as_meshes, frame_of
+from jonet.geometry.outliers import alone_mask
 from jonet.inference.surfaces import extraction
 from jonet.networks import spline
 from jonet.networks.field import Field
@@ -34,8 +34,6 @@ NEAR = 0.02  # samples closer than this, in radii, tell where the surface is
 MARGIN = 0.02  # of the box around the surface
 FINEST = 0.5  # cells smaller than this, in spacings of a cloud, would follow its noise
 ROUGH = 0.05  # error that is left to a cloud's noise, in its spacings
-NEIGHBORS = 6  # of a point of a cloud
-OUTLIERS = (4.0, 2.0)  # points stand alone if their neighbors are so many times as far as those of most, of these
 HOLES = 64  # cells a side of the mesh on which closed holes are looked for
 
 
@@ -122,7 +120,7 @@ def of_file(
         source = sources.MeshFile(name, "test", path=path, up=up)
         return _of_scan(name, scans.sampled(source, "samples", "sphere", _recipe(options), options.seed), options)
     rows = rows[distinct(rows[:, :3])]
-    rows = scans.cleaned(rows[_beside_others(rows[:, :3])], path, outliers, remove_plane)
+    rows = scans.cleaned(rows[~alone_mask(rows[:, :3])], path, outliers, remove_plane)
     turn = axes.upright(up)
     normals = rows[:, 3:] @ turn.rotation.T if rows.shape[1] > 3 else None
     try:
@@ -167,19 +165,8 @@ def of_cloud(name: str, cloud: tuple[np.ndarray, np.ndarray | None], options: Re
     points = check_array(cloud[0], f"points of {name}", (None, 3), np.float64)
     normals = None if cloud[1] is None else check_array(cloud[1], f"normals of {name}", (None, 3), np.float64)
     first = distinct(points)
-    kept = first[_beside_others(points[first])]
+    kept = first[~alone_mask(points[first])]
     return of_inliers(name, (points[kept], None if normals is None else normals[kept]), options)
-
-
-def _beside_others(points: np.ndarray) -> np.ndarray:
-    """Which points [N, 3] do not stand alone, bool [N]: among all points, or among those around them."""
-    if len(points) <= NEIGHBORS:
-        return np.ones(len(points), bool)
-    distances, nearest = KDTree(points).query(points, NEIGHBORS + 1)
-    apart = distances[:, 1:].mean(1)
-    usual = np.median(apart)
-    around = np.maximum(np.median(apart[np.asarray(nearest)[:, 1:]], axis=1), usual / 2)
-    return (apart <= OUTLIERS[0] * usual) & (apart <= OUTLIERS[1] * around)
 
 
 def of_inliers(name: str, cloud: tuple[np.ndarray, np.ndarray | None], options: Representation) -> Observed:

@@ -346,6 +346,9 @@ def specs_of(path: Path):
     return deepsdf_checkpoint.specification(archives.options(path), path)
 
 
+PTX = f"1\n{len(POINTS)}\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n{XYZ}"
+
+
 READERS = {
     "obj": Reader(
         content("a.obj", "v 0 0 0\nv 1 0 0\nv 1 1 0\nv .1 .3 0\nf 1/1 2 3 4\nf -1 1 2 # a\n"), mesh_files.read
@@ -384,6 +387,7 @@ READERS = {
         point_cloud_files.read,
     ),
     "compressed pcd": Reader(content("a.pcd", PCD.encode() + b"binary_compressed\n" + LZF), point_cloud_files.read),
+    "ptx": Reader(content("a.ptx", PTX), point_cloud_files.read),
     "las": Reader(las("a.las"), point_cloud_files.read),
     "laz": Reader(las("a.laz"), point_cloud_files.read),
     "cloud ascii ply": Reader(content("a.ply", PLY + "end_header\n" + BODY[:28]), point_cloud_files.read),

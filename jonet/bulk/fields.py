@@ -54,8 +54,8 @@ def represent(
     outliers: what is done about outliers that enlarge the bounding box of a cloud: None removes them with a
     warning, else "warn", "remove" or "keep"; remove_plane: leave out a plane that holds a third of a cloud (both
     `data.scans.read`).  up: the axis of the inputs that points up (`geometry.axes.UP`).
-    unit: of the inputs, a key of `geometry.units.METERS`, for the form glb, which counts in meters; None for the unit
-    that a file names, if it does.
+    unit: of the inputs, a key of `geometry.units.METERS`; None for the unit that a file names, if it does.  Fields keep
+    it, and meshes of the form glb, which counts in meters, are scaled by it.
     A row's `residual` is the field's error; where more than a hundredth of the surface of a cloud closes holes, the
     field is doubtful.
     Raises ConfigError for impossible options, for a folder with results of other settings or with inputs, for an output
@@ -67,7 +67,7 @@ def represent(
     options, folder = representation.options_of(options), Path(out)
     if form is not None:
         work.check_format(form)
-    work.check_units(unit, form)
+    units.check(unit)
     files = find(inputs, folder)
     shape_names = names(files)
     fields = work.outputs(shape_names, f"{{}}{SUFFIX}")
@@ -87,21 +87,24 @@ def represent(
 
     def write(key: str, result: tuple[Spline, Mesh | None]) -> Row:
         field, mesh = result
+        own = units.of_file(files[key]) if unit is None else unit
+        field = dataclasses.replace(field, unit=own)
         field.save(folder / fields[key], sync=False)  # its row has its digest
         row = Row(key, _status(field), residual=field.error, output=fields[key])
         if mesh is None:
             return row
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box")
-        mesh_files.write(mesh, folder / meshes[key], units.of_file(files[key]) if unit is None else unit)
+        mesh_files.write(mesh, folder / meshes[key], own)
         return row._replace(made={"beside": {meshes[key]: {}}})
 
     read = functools.partial(_read, options, outliers, up, remove_plane)
     stages = Stages(read, lambda shape: None, solve, write, stamp)
     given = {key: Input(File(path, shape_names[key]), outputs[key]) for key, path in files.items()}
     job = {"verb": "represent", "representation": configs.to_dict(options), **work.reading(outliers, up, remove_plane)}
+    job |= work.measured(unit)
     if form is not None:
-        job |= {"format": form, "surfaces": surfaces.of_results(), **work.measured(unit)}
+        job |= {"format": form, "surfaces": surfaces.of_results()}
     return work.run(folder, job, given, stages, settings, splines.together, progress)
 
 

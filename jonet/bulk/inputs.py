@@ -20,7 +20,7 @@ from jonet.errors import ConfigError, InputError
 from jonet.geometry import axes, point_cloud_files
 from jonet.geometry.mesh import Similarity
 from jonet.inference.encode import Inputs
-from jonet.inference.fitting import encoded, latents
+from jonet.inference.fitting import encoded, latents, parts
 from jonet.inference.fitting import turned as turns
 from jonet.inference.fitting.observations import Observations, ObservedArrays, observe
 from jonet.model import Model
@@ -72,28 +72,27 @@ def stamp(source: File | Code) -> dict[str, Any]:
 class Prepared(NamedTuple):
     """An input ready for the network: observations to fit, or the array that the encoder takes.
 
-    similarity: input units → normalized frame.
+    similarity: input units → normalized frame.  cloud: what the observations are of, if that are points.
     """
 
     name: str
     similarity: Similarity
     data: Observations | np.ndarray
+    cloud: parts.Cloud | None = None
 
 
 def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
     """Codes of prepared inputs, fitted if codes of the network are, else encoded."""
-    shape_names, similarities, data = (list(column) for column in zip(*shapes, strict=True))
+    shape_names, similarities, data, clouds = (list(column) for column in zip(*shapes, strict=True))
     if model.inputs is not None and not model.is_fitted:
         observed: dict[str, Any] = {model.inputs.kind: data}
         return model.encode(**observed, names=shape_names).placed(similarities)
-    found = latents.fit(
-        model.network,
-        data,
-        np.array([_index(name) for name in shape_names], np.int32),
-        guesses=None if model.inputs is None else encoded.guesses(model.network, model.inputs, data),
-        **_fitting(model),
-    )
-    return Codes(names=tuple(shape_names), similarities=tuple(similarities), **found._asdict())
+    index = np.array([_index(name) for name in shape_names], np.int32)
+    guesses = None if model.inputs is None else encoded.guesses(model.network, model.inputs, data)
+    found = latents.fit(model.network, data, index, guesses=guesses, **_fitting(model))
+    placed = parts.placed(model.network, clouds, found, index, **_known(model))
+    similarities = tuple(a @ b for a, b in zip(placed.similarities, similarities, strict=True))
+    return Codes(names=tuple(shape_names), similarities=similarities, unseen=placed.unseen, **placed.fit._asdict())
 
 
 def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> list[str]:
@@ -119,8 +118,12 @@ def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> li
 
 def _fitting(model: Model) -> dict[str, Any]:
     """Arguments of `latents.fit`: what is known of the training codes, and the settings."""
-    starts = None if model.codes is None else model.codes.values
-    return {"config": model.fitting, "prior": model.prior, "starts": starts}
+    return {"config": model.fitting, **_known(model)}
+
+
+def _known(model: Model) -> dict[str, Any]:
+    """What is known of the training codes: their distribution, and the codes as starts."""
+    return {"prior": model.prior, "starts": None if model.codes is None else model.codes.values}
 
 
 def _index(name: str) -> int:
@@ -221,7 +224,7 @@ def _observations(
     one = scans.read(path, frame, limit=limit, outliers=outliers, up=up, remove_plane=remove_plane)
     arrays = {kind: [one.array(kind)] for kind in one.kind}
     (rows,) = observe(ObservedArrays.checked(**arrays), fitting, [_index(name)])
-    return Prepared(name, one.similarity, rows)
+    return Prepared(name, one.similarity, rows, None if one.points is None else (one.points, one.normals))
 
 
 def _inputs(frame: str, form: Inputs, outliers: str | None, up: str, remove_plane: bool, source: File) -> Prepared:

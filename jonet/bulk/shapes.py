@@ -41,6 +41,7 @@ from jonet.codes import Codes
 from jonet.errors import CheckpointError, ConfigError
 from jonet.geometry import mesh_files, point_cloud_files, units
 from jonet.geometry.mesh import Mesh
+from jonet.inference.fitting import parts
 from jonet.inference.fitting.observations import COLUMNS
 from jonet.model import Model
 from jonet.storage import atomic, identity
@@ -60,6 +61,7 @@ def fit(
     outliers: str | None = None,
     up: str = "y",
     remove_plane: bool = False,
+    unit: str | None = None,
 ) -> Summary:
     """Codes of meshes and point clouds in input units, or of images for networks that take them.
 
@@ -67,14 +69,18 @@ def fit(
     before, each code is in a file of its own in the folder of the same name without .npz, next to manifest.csv (or out
     is that folder, and the file is codes.npz in it).  The same call continues a stopped job.  settings: see `Settings`.
     progress: called with the `Outcome` so far after each batch.
-    Of clouds, outliers: what is done about those that enlarge the bounding box, by which it is normalized: None removes
-    them with a warning, else "warn", "remove" or "keep".  remove_plane: leave out a plane that holds a third of it.
-    up: the axis of the inputs that points up.  All three as for `data.scans.read`; codes have the rotation, and meshes
-    the axes of the inputs.  The status of a doubtful code says if the shape is fitted far better with another axis up.
+    Of clouds, outliers: what is done about points that stand alone, if they are many or enlarge the bounding box: None
+    removes them with a warning, else "warn", "remove" or "keep".  remove_plane: leave out a plane that holds a third of
+    it.  up: the axis of the inputs that points up.  All three as for `data.scans.read`; codes have the rotation, and
+    meshes the axes of the inputs.  The status of a doubtful code says if the shape is fitted far better with another
+    axis up, and how much of the surface of a cloud was not seen (`fitting.parts`).
+    unit: of the inputs, a key of `geometry.units.METERS`; None for the unit that a file names, if it does.  Codes keep
+    it for `extract`.
     Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was
     not written by this job, and if no input could be used; BusyError if another process works in the folder.
     """
     work.check(settings)
+    units.check(unit)
     out = Path(out)
     folder, joined = (out.with_suffix(""), out) if out.suffix == ".npz" else (out, out / "codes.npz")
     files = find(inputs, folder, [joined], takes_images(model))
@@ -92,12 +98,15 @@ def fit(
 
     def write(key: str, result: tuple[Codes, str]) -> Row:
         code, axis = result
-        dataclasses.replace(code, network=network).save(folder / outputs[key], sync=False)  # its row has its digest
+        own = units.of_file(files[key]) if unit is None else unit
+        code = dataclasses.replace(code, network=network, units=own and (own,))
+        code.save(folder / outputs[key], sync=False)  # its row has its digest
         return _row(key, code, outputs[key], axis)
 
     stages = Stages(read, size_class(model), solve, write, stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
     job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.reading(outliers, up, remove_plane)}
+    job |= work.measured(unit)
     batch = functools.partial(batch_size, _bytes(model))
     return work.run(folder, job, given, stages, settings, batch, progress, functools.partial(_join, joined))
 
@@ -297,14 +306,14 @@ def _meshes(model: Model, codes: Codes, resolution: int) -> list[Mesh]:
 
 
 def _writer(folder: Path, outputs: dict[str, str], inputs: Mapping[str, Path], unit: str | None):
-    """Writes a mesh and gives its row.  unit: of all inputs; None for that which a file names."""
+    """Writes a mesh and gives its row.  unit: of all inputs; None for that which a file names, or the code has."""
 
     def write(key: str, result: tuple[Codes, Mesh, str]) -> Row:
         code, mesh, axis = result
         row = _row(key, code, outputs[key], axis)
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box", output="")
-        own = units.of_file(inputs[key]) if unit is None and key in inputs else unit
+        own = unit or (units.of_file(inputs[key]) if key in inputs else (code.units or ("",))[0] or None)
         mesh_files.write(mesh, folder / outputs[key], own)
         return row
 
@@ -318,6 +327,8 @@ def _row(key: str, code: Codes, output: str, axis: str = "") -> Row:
         doubts.append("not converged")
     if code.out_of_distribution is not None and code.out_of_distribution[0]:
         doubts.append("out of distribution")
+    if code.unseen is not None and code.unseen[0] > parts.PART:
+        doubts.append(f"{code.unseen[0]:.0%} of the surface unseen")
     if axis:
         doubts.append(f"perhaps turned: --up={axis}")
     status = f"{DOUBTFUL}: {', '.join(doubts)}" if doubts else OK

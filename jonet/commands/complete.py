@@ -51,6 +51,8 @@ def complete(options, given: set[str]) -> None:
         meshes = model.extract(codes)
     [(transform, fit)] = zip(codes.similarities or (), fits(codes), strict=True)
     doubts = " · not converged" * (not fit.converged) + " · out of distribution" * fit.out_of_distribution
+    if codes.unseen is not None:
+        doubts = f" · {codes.unseen[0]:.0%} of the surface unseen{doubts}"
     print(
         f"{counted(len(scan.points), 'point')}: residual {fit.residual:.5f} · inliers {fit.inlier_fraction:.1%}{doubts}"
     )

@@ -17,7 +17,7 @@ def fit(options, given: set[str]) -> None:
     """The verb: codes of observed shapes (`bulk.fit`).  given: names of the options that the user gave."""
     settings, shown, model = _settings(options), Progress(options), trained.load(options, given)
     with shown.display:
-        done = bulk.fit(model, options.inputs, options.out, settings, shown, **_reading(options))
+        done = bulk.fit(model, options.inputs, options.out, settings, shown, **_reading(options), unit=options.units)
     shown.end(done)
 
 

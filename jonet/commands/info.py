@@ -15,7 +15,7 @@ from jonet.wording import counted
 def info(options, given: set[str]) -> None:
     """The verb: prints a description of the devices, and of a model its kind, frame, precision, history and config.
 
-    Of a field, its name, cells a side, count of coefficients, error, closed holes, and box in input units.
+    Of a field, its name, cells a side, count of coefficients, error, closed holes, unit, and box in input units.
     """
     print(parallel.describe())
     if options.model is None:
@@ -33,4 +33,5 @@ def info(options, given: set[str]) -> None:
 def _field(field: Spline) -> dict[str, Any]:
     about = {"kind": "field", "name": field.name, "resolution": field.resolution}
     about |= {"coefficients": field.num_parameters, "error": field.error, "closed": field.closed}
+    about |= {} if field.unit is None else {"unit": field.unit}
     return about | {"box": Fields([field])[0].box.tolist()}

@@ -73,10 +73,11 @@ class Fit(Bulk, Computing):
     model: ModelFolder
     inputs: Inputs
     out: str  # codes.npz, or a folder
-    # points that stand alone and enlarge a cloud's bounding box, by which it is normalized (default: removed, and said)
+    # points of a cloud that stand alone, if they are many or enlarge its bounding box (default: removed, and said)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
+    units: Units | None = None  # of the inputs, kept with the codes for extract (default: that which a file names)
     fitting: FitConfig = FitConfig()
 
 
@@ -88,7 +89,7 @@ class Extract(Bulk, Computing):
     codes: Annotated[str, *positional("CODES", "codes.npz, or the folder of an unfinished fit")]
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
-    units: Units | None = None  # of the codes' inputs, for glb, which counts in meters
+    units: Units | None = None  # of the codes' inputs, for glb, which counts in meters (default: that of the codes)
     surfaces: Surfaces = Surfaces()
 
 
@@ -101,7 +102,7 @@ class Reconstruct(Bulk, Computing):
     out: str  # folder for the meshes
     format: Format = "ply"  # of the meshes
     units: Units | None = None  # of the inputs, for glb, which counts in meters (default: that which a file names)
-    # points that stand alone and enlarge a cloud's bounding box, by which it is normalized (default: removed, and said)
+    # points of a cloud that stand alone, if they are many or enlarge its bounding box (default: removed, and said)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
@@ -116,8 +117,8 @@ class Represent(Bulk):
     inputs: Inputs
     out: str  # folder for the fields, NAME.npz
     format: Format | None = None  # also writes a mesh next to each field, in this format
-    units: Units | None = None  # of the inputs, for glb, which counts in meters (default: that which a file names)
-    # points that stand alone and enlarge a cloud's bounding box (default: removed, and said)
+    units: Units | None = None  # of the inputs, kept with the fields, and for glb (default: that which a file names)
+    # points of a cloud that enlarge its bounding box; those that stand alone are always removed (default: removed)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
@@ -173,7 +174,7 @@ class Complete(Computing):
     radius: float | None = None  # with --known-pose: distance of the shape's farthest vertex (default: the model's)
     eye: tuple[float, float, float] | None = None  # viewpoint of a cloud: gives free space and normals
     whole: bool = False  # the cloud covers the whole surface: nothing is outside its hull
-    outliers: Outliers = "warn"  # points that stand alone and enlarge the scan's bounding box
+    outliers: Outliers = "warn"  # points of the scan that stand alone, if they are many or far
     remove_plane: bool = False  # leave out a plane that holds a third of a scan: a floor or table
     intrinsics: Text = None  # of a depth image: JSON with fx, fy, cx, cy (default: <name>.json next to it)
     focal: float | None = None  # instead of --intrinsics: focal length in pixels, center in the middle

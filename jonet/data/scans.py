@@ -27,7 +27,7 @@ from jonet.geometry import (
     voxels,
 )
 from jonet.geometry.mesh import Mesh, Similarity, as_mesh, check, frame_of, normalize
-from jonet.geometry.outliers import advice, far_mask, removal
+from jonet.geometry.outliers import advice, outlier_mask, removal
 from jonet.rendering import network_views
 from jonet.storage import archives, search
 
@@ -91,9 +91,9 @@ def read(
     """Reads a mesh, which is sampled by the recipe, or a point cloud: of `point_cloud_files`, or a mesh without faces.
 
     frame: the normalized frame of the result.  limit: maximum number of points that are kept.  surface: sample surface
-    points with normals of a mesh, too, instead of distances.  outliers: of a point cloud, those that enlarge its
-    bounding box (`geometry.outliers.far_mask`): "keep", "remove", "warn" about them and keep them, or None to remove
-    them with a warning.  remove_plane: leave out a plane that holds a third of the points (`geometry.planes`); without,
+    points with normals of a mesh, too, instead of distances.  outliers: of a point cloud
+    (`geometry.outliers.outlier_mask`): "keep", "remove", "warn" about them and keep them, or None to remove them with a
+    warning.  remove_plane: leave out a plane that holds a third of the points (`geometry.planes`); without,
     unless outliers is "keep", it is a warning.  up: the axis of the file that points up; the result is y-up, and its
     similarity has the rotation.
     Raises MeshError or FormatError with file and cause.
@@ -139,12 +139,12 @@ def cleaned(rows: np.ndarray, path: Path, outliers: str | None, remove_plane: bo
     if (remove_plane or outliers != "keep") and (found := planes.plane_mask(rows[:, :3])).any():
         warnings.warn(f"{path}: {planes.advice(found, remove_plane)}", stacklevel=3)
         rows = rows[~found] if remove_plane else rows
-    if outliers == "keep" or not (far := far_mask(rows[:, :3])).any():
+    if outliers == "keep" or not (alone := outlier_mask(rows[:, :3])).any():
         return rows
     if outliers != "remove":
-        words = (advice if outliers == "warn" else removal)(rows[:, :3], far)
+        words = (advice if outliers == "warn" else removal)(rows[:, :3], alone)
         warnings.warn(f"{path}: {words}", stacklevel=3)
-    return rows if outliers == "warn" else rows[~far]
+    return rows if outliers == "warn" else rows[~alone]
 
 
 def picture(path, size: int) -> np.ndarray:

@@ -233,8 +233,9 @@ def _obj(data: bytes, note: Note) -> Arrays:
     """A Wavefront OBJ file: its vertices and faces; lines may be continued by a backslash.
 
     Faces of one or two corners have no area and are left out; as the last one such a face means that the file is cut.
+    Without faces, as many normals as vertices are theirs.
     """
-    vertices, sizes, corners = [], [], []
+    vertices, normals, sizes, corners = [], [], [], []
     data = re.sub(rb"#[^\r\n]*", b"", data)  # first, since a comment may end in a backslash
     for number, line in enumerate(re.sub(rb"\\(\r\n|\n|\r)", b" ", data).splitlines(), 1):
         key, *words = line.split() or [b""]
@@ -244,6 +245,8 @@ def _obj(data: bytes, note: Note) -> Arrays:
                     f"has a vertex of {counted(len(words), 'number')} in line {number}; it is damaged or cut off"
                 )
             vertices += words[:3]
+        elif key == b"vn" and not corners:
+            normals += words[:3]
         elif key == b"f":
             for word in words:
                 index = int(word.partition(b"/")[0])
@@ -251,7 +254,11 @@ def _obj(data: bytes, note: Note) -> Arrays:
                     raise MeshError(f"uses vertex 0 in line {number}, but OBJ counts from 1")
                 corners.append(index - 1 if index > 0 else len(vertices) // 3 + index)  # negative: from the last one
             sizes.append(len(words))
+    if not vertices and not sizes:
+        raise MeshError("has no line of a vertex ('v x y z') or a face; it is empty, or no OBJ file")
     vertices = _numbers(vertices, np.float64).reshape(-1, 3)
+    if not sizes and len(normals) == vertices.size:
+        return Arrays(vertices, np.zeros((0, 3), int), _numbers(normals, np.float64).reshape(-1, 3))
     if sizes and sizes[-1] > 2:  # else the file is cut off there
         sizes, corners = large_enough(sizes, corners, note)
     return Arrays(vertices, triangulate(vertices, sizes, corners))

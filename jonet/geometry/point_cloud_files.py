@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from jonet.errors import FormatError, MeshError, shown
-from jonet.geometry import cloud_rows, las, mesh_parsers, pcd, text_clouds, unread
+from jonet.geometry import cloud_rows, las, mesh_parsers, pcd, ptx, text_clouds, unread
 from jonet.geometry.cloud_rows import Rows, chosen, picked
 from jonet.geometry.mesh_parsers import PLY_TYPES, PLY_VERTICES
 from jonet.storage import archives
@@ -39,8 +39,8 @@ def read(path: Path, limit: int = LIMIT, seed: int = 0) -> np.ndarray:
 
     A .npy is an array [N, C] of three or more columns, [H, W, C] or [3, N], in any memory order; an .npz has arrays
     `points` and optionally `normals`; a PLY has properties x, y, z and optionally nx, ny, nz, and any others.  Text
-    (`text_clouds`), PCD (`pcd`), LAS and LAZ (`las`) are read, too.  What is left out is a warning.  Raises FormatError
-    with file and cause.
+    (`text_clouds`), PCD (`pcd`), PTX (`ptx`), LAS and LAZ (`las`) are read, too.  What is left out is a warning.
+    Raises FormatError with file and cause.
     """
     kind = path.suffix.lower()
     if kind not in READERS:
@@ -327,6 +327,7 @@ BINARY: dict[str, Reader] = {
     ".npz": _npz,
     ".ply": _ply,
     ".pcd": pcd.read,
+    ".ptx": ptx.read,
     ".las": las.read,
     ".laz": las.read,
 }

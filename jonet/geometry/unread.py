@@ -25,7 +25,7 @@ ADVICE = {
     **dict.fromkeys((".sldprt", ".sldasm", ".ipt", ".iam", ".catpart", ".f3d", ".fcstd", ".scad"), CAD),
     **dict.fromkeys((".amf", ".ctm"), MESHLAB),
     **dict.fromkeys((".vtk", ".vtp", ".vtu", ".msh"), PARAVIEW),
-    **dict.fromkeys((".e57", ".ptx", ".fls", ".zfs", ".rcp", ".rcs", ".pod"), CLOUDCOMPARE),
+    **dict.fromkeys((".e57", ".fls", ".zfs", ".rcp", ".rcs", ".pod"), CLOUDCOMPARE),
     **dict.fromkeys((".splat", ".ksplat", ".spz"), SPLATS),
     **dict.fromkeys((".mat", ".h5", ".hdf5", ".pt", ".pkl", ".parquet"), NUMPY),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save as CSV"),

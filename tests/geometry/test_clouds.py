@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jonet.data import scans
-from jonet.errors import FormatError
+from jonet.errors import FormatError, MeshError
 from jonet.geometry import cloud_rows, mesh_parsers, point_cloud_files
 from jonet.storage import archives
 
@@ -335,3 +335,21 @@ def test_version_3_of_npy(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x09\x00" + bytes(99))
     with pytest.raises(FormatError, match="version 9.0 of .npy"):
         point_cloud_files.read(tmp_path / "a.npy")
+
+
+def test_an_obj_of_points_has_their_normals(tmp_path):
+    """As MeshLab and CloudCompare write clouds; with another number of normals they belong to nothing."""
+    rng = np.random.default_rng(0)
+    normals = rng.normal(size=(50, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    rows = [*(f"v {x} {y} {z}\n" for x, y, z in 3 * normals), *(f"vn {x} {y} {z}\n" for x, y, z in normals)]
+    (tmp_path / "a.obj").write_text("".join(rows))
+    np.testing.assert_allclose(scans.cloud(tmp_path / "a.obj"), np.column_stack([3 * normals, normals]))
+    (tmp_path / "a.obj").write_text("".join(rows[:-1]))
+    np.testing.assert_allclose(scans.cloud(tmp_path / "a.obj"), 3 * normals)
+
+
+def test_a_page_is_no_obj(tmp_path):
+    (tmp_path / "a.obj").write_text("<!DOCTYPE html><html><body>404</body></html>")
+    with pytest.raises(MeshError, match="a.obj: has no line of a vertex .*; it is empty, or no OBJ file"):
+        scans.cloud(tmp_path / "a.obj")

@@ -45,7 +45,10 @@ def test_points_that_enlarge_the_box_are_found(count, strays):
 @pytest.mark.parametrize("count", [100, 1000, 8192])
 def test_clean_clouds_have_none(family, count):
     for index in range(4):
-        assert not outliers.far_mask(cloud(count, family, index)).any()
+        points = cloud(count, family, index)
+        noisy = points + np.random.default_rng(index).normal(0, 0.01, points.shape)
+        for one in (points, noisy):
+            assert not outliers.far_mask(one).any() and not outliers.outlier_mask(one).any()
 
 
 def test_a_sparse_part_of_a_shape_is_kept():
@@ -53,7 +56,36 @@ def test_a_sparse_part_of_a_shape_is_kept():
     points = cloud(8000)
     sparse = points[(points[:, 2] > 0) | (np.arange(8000) % 10 == 0)]
     for points in (sparse, np.concatenate([np.zeros((3000, 3)), cloud(1000)]), np.zeros((50, 3)), cloud(8)[:3]):
-        assert not outliers.far_mask(points).any()
+        assert not outliers.far_mask(points).any() and not outliers.outlier_mask(points).any()
+
+
+def test_points_that_are_a_surface_do_not_stand_alone():
+    """A thirtieth of the points of a rear side, which is farther apart than outliers are; the outliers do."""
+    points = cloud(8000, "table")
+    sparse = points[(points[:, 2] > 0) | (np.arange(8000) % 30 == 0)]
+    assert not outliers.alone_mask(sparse).any() and not outliers.outlier_mask(sparse).any()
+    around = np.random.default_rng(0).uniform(-0.7, 0.7, (200, 3))
+    assert outliers.alone_mask(np.concatenate([points, around]))[8000:].mean() > 0.9
+
+
+@pytest.mark.parametrize("family", ["chair", "lamp", "mug"])
+@pytest.mark.parametrize(("count", "share"), [(1000, 0.05), (4000, 0.02), (4000, 0.1)])
+def test_many_points_that_stand_alone_are_left_out(family, count, share):
+    """Anywhere in and around the box: what is left has the box of the clean cloud, nearly."""
+    points = cloud(count, family)
+    around = np.random.default_rng(0).uniform(points.min(0) - 0.1, points.max(0) + 0.1, (round(share * count), 3))
+    found = outliers.outlier_mask(np.concatenate([points, around]))
+    assert found[:count].mean() < 0.025 and found[count:].mean() > 0.5
+    left = np.concatenate([points, around])[~found]
+    np.testing.assert_allclose([left.min(0), left.max(0)], [points.min(0), points.max(0)], atol=0.08)
+    assert np.ptp(left, axis=0).max() < 1.04
+
+
+def test_a_place_with_many_points_stands_alone_as_one():
+    """Where scanners give the origin for what they did not see."""
+    points = np.concatenate([cloud(1000) + 5, np.zeros((3000, 3))])
+    np.testing.assert_array_equal(outliers.alone_mask(points), np.arange(4000) >= 1000)
+    np.testing.assert_array_equal(outliers.outlier_mask(points), np.arange(4000) >= 1000)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -85,6 +117,15 @@ def test_one_warning_names_the_cloud_and_the_option():
     (one,) = caught
     assert str(one.message).startswith("dusty (and 1 other shape): 1 of 3,001 points stands alone")
     assert "1.4 times as long" in str(one.message) and "outliers='remove'" in str(one.message)
+
+
+def test_outliers_within_the_box_are_said_without_it():
+    points = np.concatenate([cloud(), np.random.default_rng(0).uniform(-0.4, 0.4, (150, 3)) * np.ptp(cloud(), axis=0)])
+    with pytest.warns(UserWarning, match=r"^one: \d+ of 3,150 points stand alone and are left out") as caught:
+        arguments.without_outliers(given([points]), None, "input", ["one"])
+    assert "box" not in str(caught[0].message)
+    with pytest.warns(UserWarning, match=r"^one: \d+ of 3,150 points stand alone; leave them out with"):
+        arguments.without_outliers(given([points]), "warn", "input", ["one"])
 
 
 def test_without_a_choice_they_are_left_out_and_said():

@@ -1,15 +1,22 @@
-"""Units that files name, and GLB in meters."""
+"""Units that files name, that codes and fields keep, and GLB in meters."""
 
+import dataclasses
 import zipfile
 
 import numpy as np
 import pytest
+import trimesh
+from balls import Balls
 from solids import CUBE
 
+from jonet import __main__ as shell
+from jonet import bulk
 from jonet.bulk import work
-from jonet.errors import ConfigError, MeshError
+from jonet.codes import Codes
+from jonet.errors import CheckpointError, ConfigError, MeshError
 from jonet.evaluation import metrics
-from jonet.geometry import threemf, units
+from jonet.fields import Fields, Spline
+from jonet.geometry import mesh_files, threemf, units
 from jonet.geometry.mesh_files import read, write
 
 
@@ -89,3 +96,61 @@ def test_scores_are_printed_with_the_unit():
     scores = {"iou": {"median": 0.5, "mean": 0.5}, "deviation_max": {"median": 2.0, "mean": 2.0}}
     assert metrics.table(scores, 1, "mm").splitlines()[-1].endswith("   mm")
     assert metrics.table(scores, 1).splitlines()[-1].endswith("   input units")
+
+
+def test_codes_keep_the_unit_for_later_meshes(tmp_path):
+    """A file's unit, or the given one; GLB is then in meters, other formats in input units."""
+    ball = trimesh.creation.icosphere(3, 40.0)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.obj").write_text("# units: mm\n" + ball.export(file_type="obj"))
+    (tmp_path / "in" / "b.obj").write_text(ball.export(file_type="obj", header=None))
+    for unit, wanted in ((None, ("mm", "")), ("cm", ("cm", "cm"))):
+        folder = tmp_path / str(unit)
+        bulk.fit(Balls(), tmp_path / "in", folder / "codes.npz", unit=unit)
+        codes = Codes.load(folder / "codes.npz")
+        assert codes.units == wanted and codes[[1]].units == wanted[1:]
+        for kind, source in (("joined", folder / "codes.npz"), ("single", folder / "codes")):
+            bulk.extract(Balls(), source, folder / kind, form="glb")
+            for name, each in zip(("a", "b"), wanted, strict=True):
+                size = np.ptp(read(folder / kind / f"{name}.glb").bounds, axis=0)
+                np.testing.assert_allclose(size, 80 * units.METERS.get(each, 1.0), rtol=0.05)
+        bulk.extract(Balls(), folder / "codes.npz", folder / "plain", form="ply")
+        np.testing.assert_allclose(np.ptp(read(folder / "plain" / "a.ply").bounds, axis=0), 80, rtol=0.05)
+    bulk.extract(Balls(), tmp_path / "None" / "codes.npz", tmp_path / "inches", form="glb", unit="in")
+    for name in ("a", "b"):
+        size = np.ptp(read(tmp_path / "inches" / f"{name}.glb").bounds, axis=0)
+        np.testing.assert_allclose(size, 80 * 0.0254, rtol=0.05)
+
+
+def test_files_of_codes_with_and_without_units(tmp_path):
+    plain = Codes(np.zeros((2, 3), np.float32), ("a", "b"))
+    plain.save(tmp_path / "plain.npz")
+    assert Codes.load(tmp_path / "plain.npz").units is None
+    known = Codes(np.zeros((1, 3), np.float32), ("c",), units=("ft",), unseen=np.array([0.25], np.float32))
+    both = Codes.joined([plain, known])
+    both.save(tmp_path / "both.npz")
+    loaded = Codes.load(tmp_path / "both.npz")
+    assert loaded.units == ("", "", "ft") and Codes.joined([plain, plain]).units is None
+    np.testing.assert_array_equal(loaded.unseen, [np.nan, np.nan, 0.25])
+    Codes(np.zeros((1, 3), np.float32), ("c",), units=("mile",)).save(tmp_path / "wrong.npz")
+    with pytest.raises(CheckpointError, match="wrong.npz: a unit is 'mile', but must be one of um, mm"):
+        Codes.load(tmp_path / "wrong.npz")
+
+
+def test_fields_keep_the_unit(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.obj").write_text("# units: mm\n" + trimesh.creation.icosphere(2).export(file_type="obj"))
+    mesh_files.write(CUBE, tmp_path / "in" / "b.ply")
+    few = {"resolution": 32, "iterations": 1, "near": 4000, "uniform": 4000}
+    bulk.represent(tmp_path / "in", tmp_path / "fields", options=few)
+    assert Fields.load(tmp_path / "fields").units == ("mm", None)
+    bulk.represent(tmp_path / "in", tmp_path / "inches", options=few, unit="in")
+    field = Spline.load(tmp_path / "inches" / "b.npz")
+    assert field.unit == "in"
+    shell.main(["info", str(tmp_path / "inches" / "b.npz")])
+    assert '"unit": "in"' in capsys.readouterr().out
+    dataclasses.replace(field, unit="mile").save(tmp_path / "wrong.npz")
+    with pytest.raises(CheckpointError, match="wrong.npz: its field is damaged .*'mile'"):
+        Spline.load(tmp_path / "wrong.npz")
+    with pytest.raises(ConfigError, match="units is 'mile'"):
+        bulk.represent(tmp_path / "in", tmp_path / "miles", options=few, unit="mile")
