@@ -53,6 +53,11 @@ def test_each_folder_is_searched_once(tmp_path):
     assert mesh_files.find(tmp_path / "linked") == [tmp_path / "linked" / "a" / "x.ply"]
 
 
+def test_patterns_in_folders_with_brackets(tmp_path):
+    (path,) = meshes(tmp_path / "scans" / "[1]", "x.ply")
+    assert search.matching(tmp_path / "scans" / "**" / "*.ply") == [path]
+
+
 def test_a_name_that_begins_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     meshes(tmp_path, "~scan.ply", "~/inner.ply")
