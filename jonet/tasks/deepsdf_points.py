@@ -79,7 +79,7 @@ class Config(TimedConfig):
     steps: int = 10_000  # training steps, 1 or more; given without minutes, they replace the preset's minutes
     # training time in minutes, turned into steps by the speed measured at the start; 0: use `steps`; give one of both
     minutes: float = 0.0
-    fitting: FitConfig = FitConfig()  # how the model fits codes, from that of the encoder
+    fitting: FitConfig = FitConfig(starts=2)  # how the model fits codes, from that of the encoder and one trained code
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
     # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
     precision: Precision = "high"
