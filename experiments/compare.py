@@ -132,7 +132,7 @@ def timed(function, *arguments, warm: bool = True):
 def compare(
     folders: list[Path], data: str, count: int, points: int, noise: float, seed: int, adam: bool = False
 ) -> list[dict]:
-    """One row per category, network and method: medians of metrics, processor seconds per shape for code and mesh."""
+    """One row per category, network and method: medians of the metrics, and processor seconds per shape."""
     rows, networks = [], {folder: model.load(folder) for folder in folders}
     for category in data.split(","):
         sources = unseen(category, networks, count, seed)

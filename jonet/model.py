@@ -166,8 +166,9 @@ class Model:
     ) -> Codes:
         """Codes of unseen shapes, found by optimization with the network's parameters fixed (DeepSDF, section 4.2).
 
-        A network with an encoder in front (`deepsdf_points`) starts from its code of each shape, and no code is worse
-        than that; where free_space tells that points are not of the whole surface, from training codes, as others do.
+        A network with an encoder in front (`deepsdf_points`) starts from its code of each shape (Gauss-Newton also from
+        the best training codes), and no code is worse than that; where free_space tells that points are not of the
+        whole surface, it starts from training codes, as others do.
         Give one of: samples: [B, N, 4] points with signed distances, or a list of [Nᵢ, 4].  points: [B, N, 3] or a list
         of [Nᵢ, 3] on surfaces, with outward normals of the same shapes (without normals the inside is only guessed),
         and free_space: lists of points known to be outside.  meshes: a list of meshes (of jonet, trimesh, or any with

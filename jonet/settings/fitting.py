@@ -91,8 +91,8 @@ class FitConfig:
     prior_sigma: float = 0.0
     candidates: int = 256  # largest number of training codes that are tried as starts
     probe: int = 128  # observations of a shape that they are tried on
-    # best candidates from which Gauss-Newton starts; one continues after the first level.  A network with an encoder
-    # starts from its code alone
+    # best candidates from which Gauss-Newton starts, of a network with an encoder its code first; one continues after
+    # the first level
     starts: int = 4
     offset: float = 0.01  # η, distance of the samples in front of and behind a surface point with a normal
     gauss_newton: GaussNewton = GaussNewton()

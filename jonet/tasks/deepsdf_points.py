@@ -5,6 +5,9 @@ Networks for points (Mescheder et al., CVPR 2019, section 3); its loss is DeepSD
 
     python experiments/run.py --task=deepsdf --workdir=RUN             the decoder
     python experiments/run.py --task=deepsdf_points --model=RUN        the encoder, on the shapes of that run
+
+Results on 8 unseen chairs, 192 shapes trained on: median IoU 0.69 in one pass over 300 noisy points, 0.86 after a fit
+to the same points from there (0.84 without an encoder, in half as much time again).
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ class Config(TimedConfig):
     steps: int = 10_000  # training steps, 1 or more; given without minutes, they replace the preset's minutes
     # training time in minutes, turned into steps by the speed measured at the start; 0: use `steps`; give one of both
     minutes: float = 0.0
-    fitting: FitConfig = FitConfig()  # how the model fits codes, from that of the encoder
+    fitting: FitConfig = FitConfig(starts=2)  # how the model fits codes, from that of the encoder and one trained code
     surfaces: Surfaces = Surfaces()  # how meshes are extracted
     # of matrix products after training, off the CPU: highest (full float32), high (three bfloat16), default (one)
     precision: Precision = "high"

@@ -57,7 +57,7 @@ def fit(
 
     network: of distances, trained.  shapes: of `observations.observe`, in the normalized frame.  index [B]: seeds each
     shape's random draws (its number in a longer list); 0, 1, … if None.  prior, starts [S, L]: of the training codes;
-    None for those of an untrained network.  guesses [B, L]: a start of each shape, of an encoder, in place of `starts`;
+    None for those of an untrained network.  guesses [B, L]: the first start of each shape, of an encoder;
     then no code has a larger loss (mean clamped error at the observations that are used, and prior) than its guess.
     A code depends only on the shape's observations, the seed, its index and its guess.
     Raises InputError for a network without codes or of occupancies.
@@ -66,7 +66,8 @@ def fit(
     index = numbers(index, len(shapes))
     limits = {"gauss_newton": whole_blocks(max(config.gauss_newton.points)), "lbfgs": whole_blocks(config.lbfgs.points)}
     limit = limits.get(config.solver)
-    tries = min(config.starts, len(starts)) if config.solver == "gauss_newton" and guesses is None else 1
+    known = 0 if guesses is None else 1  # starts of a shape that are not searched among all
+    tries = min(config.starts, known + len(starts)) if config.solver == "gauss_newton" else 1
     adam = config.adam if guesses is None else dataclasses.replace(config.adam, start="best")
     if config.code_weight:
         adam = dataclasses.replace(adam, decay=config.code_weight * network.latent_size)
@@ -76,10 +77,11 @@ def fit(
         each = zip(shapes[some], index[some].tolist(), strict=True)
         packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in each]
         observed = methods.sharded(packed)
-        if guesses is None:
-            best = methods.nearest(network, observed, starts, tries, config.probe, config.clamp)
-        else:
-            best = guesses[some, None]
+        best = np.zeros((len(packed), 0, network.latent_size), np.float32)
+        if tries > known:
+            best = methods.nearest(network, observed, starts, tries - known, config.probe, config.clamp)
+        if guesses is not None:
+            best = np.concatenate([guesses[some, None], best], 1)
         match config.solver:
             case "gauss_newton":
                 codes, converged = methods.newton(network, observed, packed, best, penalty, config.gauss_newton)
