@@ -21,7 +21,7 @@ from jonet.errors import InputError
 from jonet.wording import counted
 
 TILE = 128  # points of one shape that are evaluated together; few, since the last tile of a shape is partly padding
-PLANES = 2**20  # points of a grid that are evaluated at once
+PLANES = 2**20  # points of grids that are evaluated at once
 UNITS = 4096  # tiles at once × units of a layer: this many keep their activations in a CPU's cache (2 MB)
 FILLING = 512  # tiles at once on an accelerator
 LEAST = 128  # least capacity of a dispatch in tiles; with DISPATCH it leaves four programs: 128, 512, 2048, 8192
@@ -76,11 +76,21 @@ class Field:
         """The `in_axes` of `jax.vmap` that map over the shapes of a batch."""
         return dataclasses.replace(self, shared=None, per_shape=0)
 
-    @functools.cached_property
+    @property
     def padded(self) -> Field:
         """This batch on the devices, with fields of zeros after it: what compiled programs take (`padded_rows`)."""
-        per_shape = jax.tree.map(lambda leaf: jax.device_put(padded_rows(leaf)), self.per_shape)
-        return dataclasses.replace(self, per_shape=per_shape)
+        if (here := parallel.mesh()) not in self._padded:
+            per_shape = jax.tree.map(lambda leaf: jax.device_put(padded_rows(leaf)), self.per_shape)
+            shared = jax.tree.map(
+                lambda leaf: parallel.replicate(leaf) if isinstance(leaf, np.ndarray) else leaf, self.shared
+            )
+            self._padded[here] = dataclasses.replace(self, shared=shared, per_shape=per_shape)
+        return self._padded[here]
+
+    @functools.cached_property
+    def _padded(self) -> dict[Any, Field]:
+        """`padded` by the devices that were in use."""
+        return {}
 
     @property
     def box(self) -> np.ndarray:
@@ -104,9 +114,21 @@ class Field:
 
     @staticmethod
     def stack(fields: Sequence[Field]) -> Field:
-        """A batch from single fields of one network."""
+        """A batch from single fields of one network; InputError for fields of several."""
+        for i, field in enumerate(fields[1:], 1):
+            if not fields[0]._like(field):
+                raise InputError(f"field {i} is of another network than field 0, so that they are no batch")
         per_shape = jax.tree.map(lambda *leaves: np.stack(leaves), *(field.per_shape for field in fields))
         return dataclasses.replace(fields[0], per_shape=per_shape)
+
+    def _like(self, other: Field) -> bool:
+        """Whether another field has the same network."""
+        (leaves, kind), (others, other_kind) = (
+            jax.tree.flatten(dataclasses.replace(field, per_shape=None)) for field in (self, other)
+        )
+        return kind == other_kind and all(
+            one is two or np.array_equal(one, two, equal_nan=True) for one, two in zip(leaves, others, strict=True)
+        )
 
     def at(self, points) -> jax.Array:
         """Values at points, as a pure function for use inside jit, vmap and grad: one shape, [N, 3] → [N]."""
@@ -150,7 +172,7 @@ class Field:
         return level[:, None] if values.ndim == 2 else level
 
     @device_memory.reporting("evaluating fields", "evaluate fewer shapes at once, or free memory of the device")
-    def _evaluate(self, points, gradient) -> tuple[Any, Any]:
+    def _evaluate(self, points, gradient: bool) -> tuple[jax.Array, Any]:
         shape = (len(self), None, 3) if self.batched else (None, 3)
         points = check_array(points, "points", shape)
         fields = self if self.batched else Field.stack([self])
@@ -163,6 +185,7 @@ class Field:
         values = jax.device_put(values.reshape(len(fields), -1)[:, : rows.shape[1]].reshape(points.shape[:-1]))
         if gradients is not None:
             gradients = gradients.reshape(len(fields), -1, 3)[:, : rows.shape[1]].reshape(points.shape)
+            gradients = jax.device_put(gradients)
         return values, gradients
 
 
@@ -177,7 +200,8 @@ def slabs(field: Callable, boxes, resolution: int) -> Grid:
         raise InputError(f"box must be its lowest and its highest corner, but is {boxes[0].tolist()}")
     fraction = np.arange(resolution + 1) / resolution
     axes = (1 - fraction) * boxes[:, 0, :, None] + fraction * boxes[:, 1, :, None]  # [B, 3, R + 1]
-    side, each = resolution + 1, max(1, PLANES // (resolution + 1) ** 2)
+    side = resolution + 1
+    each = max(1, PLANES // side**2 // max(1, len(boxes)))
     values = np.empty((len(boxes), side, side, side), np.float32)
     for start in range(0, side, each):
         planes = [np.meshgrid(x[start : start + each], y, z, indexing="ij") for x, y, z in axes]

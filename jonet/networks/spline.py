@@ -38,8 +38,11 @@ def field(levels: Sequence[Level], box=CUBE) -> Field:
         name: np.pad(array, [(0, most - len(array))] + [(0, 0)] * (array.ndim - 1)) for name, array in arrays.items()
     }
     shared["owner"] = owner.reshape(-1)
-    per_shape = {"level": np.float32(0), "box": np.asarray(box, np.float32)}
-    return Field(shared, per_shape, Architecture(len(owner), parallel.platform().kind == "tpu"), inside=-1)
+    return _field(shared, len(owner), np.float32(0), np.asarray(box, np.float32))
+
+
+def _field(shared, side: int, level, box) -> Field:
+    return Field(shared, {"level": level, "box": box}, Architecture(side, parallel.platform().kind == "tpu"), inside=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +71,7 @@ class SplineNetwork:
         """The field of the shape; code [0]."""
         del batch_stats, code
         arrays = {name: array for name, array in shared.items() if name not in ("box", "levels")}
-        per_shape = {"level": jnp.zeros(()), "box": jnp.asarray(shared["box"])}
-        whole = parallel.platform().kind == "tpu"
-        return Field(arrays, per_shape, Architecture(self.specs.side, whole), inside=-1)
+        return _field(arrays, self.specs.side, jnp.zeros(()), jnp.asarray(shared["box"]))
 
     @staticmethod
     def of(levels: Sequence[Level], box=CUBE) -> BoundNetwork:
@@ -114,7 +115,7 @@ class Architecture:
         Outside of [-1, 1]³, √(f² + a²) with f the value at the nearest point of the cube and a the distance to it: no
         more than the distance to a surface within the cube.
         """
-        within = jnp.clip(points, -1.0, 1.0)
+        within = _nearest(points)
         place = jnp.clip(((within + 1) * (self.side / 2)).astype(jnp.int32), 0, self.side - 1)
         block = shared["owner"][(place[:, 0] * self.side + place[:, 1]) * self.side + place[:, 2]]
         local = (within - shared["origins"][block]) * shared["scales"][block][:, None]  # in cells, 0 to 4
@@ -135,6 +136,15 @@ class Architecture:
         # the root has no gradient at 0, which is where most points are
         apart = jnp.sqrt(jnp.where(beyond > 0, inside**2 + beyond, 1.0))
         return jnp.where(beyond > 0, apart, inside)
+
+
+@jax.custom_jvp
+def _nearest(points):
+    """The nearest points of the cube; on its faces the gradient is that of the inside, of which `clip` has half."""
+    return jnp.clip(points, -1.0, 1.0)
+
+
+_nearest.defjvps(lambda tangent, within, points: jnp.where(within == points, tangent, 0))
 
 
 def weights(along):

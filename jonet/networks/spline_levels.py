@@ -74,6 +74,8 @@ def from_keys(numbers, resolution: int) -> np.ndarray:
 
 def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The place of each wanted key among the sorted ones; their number, len(sorted_keys), for one that is missing."""
+    if not len(sorted_keys):
+        return np.zeros(np.shape(wanted), np.int64)
     place = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
     return np.where(sorted_keys[place] == wanted, place, len(sorted_keys))
 
@@ -84,7 +86,7 @@ def refined(values: np.ndarray) -> np.ndarray:
     for node in range(-1, len(half) - 1):
         cell, upper = divmod(node, 2)  # the coarse cell that holds this node
         half[node + 1, cell + 1] += 0.75
-        half[node + 1, np.clip(cell + (2 if upper else 0), 0, values.shape[0] - 1)] += 0.25
+        half[node + 1, cell + (2 if upper else 0)] += 0.25
     return np.einsum("ai,bj,ck,ijk->abc", half, half, half, values, optimize=True)
 
 

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from spheres import cloud, distance, sphere
 
+from jonet import parallel
 from jonet.device_memory import Pieces
 from jonet.errors import InputError
+from jonet.inference.surfaces import extraction
+from jonet.networks import spline
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.deepsdf import DeepSDFDecoder, Specs
 from jonet.networks.field import TILE, Field, bucket, evaluate_tiles
+from jonet.networks.spline_levels import Level, every_cell
 from jonet.training import autodecoder
 
 RNG = np.random.default_rng(0)
@@ -28,6 +32,7 @@ def test_one_shape():
     field, points = sphere(0.5), cloud(1500)
     values, gradients = field.gradient(points)
     assert not field.batched and values.shape == (1500,) and gradients.shape == (1500, 3)
+    assert isinstance(values, jax.Array) and isinstance(gradients, jax.Array)
     np.testing.assert_allclose(values, distance(points, 0.5), atol=1e-6)
     np.testing.assert_allclose(gradients, (points - [0.1, 0, 0]) / (distance(points, 0))[:, None], atol=1e-5)
     np.testing.assert_array_equal(field(points), values)
@@ -104,6 +109,32 @@ def test_lists_longer_than_a_dispatch(monkeypatch):
     np.testing.assert_allclose(values, wanted, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(gradients, axis=-1), 1, atol=1e-5)
     assert evaluate_tiles(fields, owner[:0], blocks[:0])[0].shape == (0, TILE)
+
+
+def test_shared_arrays_are_copied_to_the_devices_once(monkeypatch):
+    """And once more where other devices are in use."""
+    copied, replicate = [], parallel.replicate
+    monkeypatch.setattr(parallel, "replicate", lambda tree: copied.append(tree) or replicate(tree))
+    one = spline.field([Level(8, every_cell(8), np.float32(RNG.normal(size=1000)))])
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(one.shared))
+    fields = Field.stack([one])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(fields.padded.shared))
+    for _ in range(2):
+        fields.gradient(cloud(1, 300))
+    assert len(copied) == len(one.shared)
+    extraction.extract(fields, 16)
+    assert len(copied) == 2 * len(one.shared)  # what is extracted together is a batch of its own
+    with parallel.use(1):
+        assert fields.padded.shared["blocks"].sharding.mesh == parallel.mesh()
+
+
+def test_fields_of_different_networks_are_no_batch():
+    levels = [[Level(8, every_cell(8), np.float32(RNG.normal(size=1000)))] for _ in range(2)]
+    first, second = map(spline.field, levels)
+    assert len(Field.stack([first, spline.field(levels[0])])) == 2  # equal arrays
+    for others in ([first, second], [first, sphere(0.5)], [sphere(0.5), sphere(0.5, sign=-1.0)]):
+        with pytest.raises(InputError, match="field 1 .* another network"):
+            Field.stack(others)
 
 
 def test_buckets_are_few():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jonet import parallel
+from jonet.fields import Spline
+from jonet.geometry.mesh import Similarity
 from jonet.networks import spline, spline_levels
 from jonet.networks.field import Field
 from jonet.networks.spline_levels import Level
@@ -82,6 +84,7 @@ def test_quadratic_polynomials_are_exact():
         resolution, spline_levels.every_cell(resolution), (x**2 - quarter + x * y - 2 * z + 1).astype(np.float32)
     )
     points = np.random.default_rng(0).uniform(-1, 1, (500, 3)).astype(np.float32)
+    points[:27] = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), -1).reshape(-1, 3)  # faces, edges and corners of the cube
     a, b, c = points.T
     values, gradients = spline.field([level]).gradient(points)
     np.testing.assert_allclose(values, a**2 + a * b - 2 * c + 1, atol=2e-6)
@@ -143,6 +146,22 @@ def test_keys_are_in_lexicographic_order_and_inverse():
 
 def test_missing_keys_are_found_to_be_missing():
     np.testing.assert_array_equal(spline_levels.find(np.array([2, 5, 9]), np.array([0, 2, 3, 9, 10])), [3, 0, 3, 2, 3])
+
+
+def test_a_level_may_be_empty(tmp_path):
+    """As a file may have it: what finer levels refine is the level before it."""
+    first, fine = random_levels(np.random.default_rng(8), 8)[0], cells_within(32, -0.2, 0.1)
+    empty = Level(16, np.zeros((0, 3), np.int32), np.zeros(0, np.float32))
+    values = np.random.default_rng(9).normal(size=len(spline_levels.around(fine, 32))).astype(np.float32)
+    points = np.random.default_rng(10).uniform(-1, 1, (200, 3)).astype(np.float32)
+    for levels in ([first, empty, Level(32, fine, values)], [first, empty]):
+        Spline("shape", Similarity(), tuple(levels), CUBE, error=0.0).save(tmp_path / "shape.npz")
+        read = Spline.load(tmp_path / "shape.npz")
+        np.testing.assert_allclose(read.field()(points), summed(read.levels, points.astype(float)), atol=2e-5)
+        network = spline.SplineNetwork.of(read.levels)
+        restored = network.module.restored(network.module.stored(network.shared))
+        np.testing.assert_array_equal(restored["blocks"], network.shared["blocks"])
+    assert spline_levels.find(np.zeros(0, int), np.array([3, 4])).tolist() == [0, 0]
 
 
 def test_nodes_are_those_around_the_cells():

@@ -3,7 +3,7 @@
     crossed edges → vertices, one each, in the order of the grid → secants of those that are not on the level yet
     cells with both signs, in the order of the grid → triangles, by the table → normals
 
-The meshes are those of the host, vertex by vertex and face by face.
+The meshes are those of the host, vertex by vertex and face by face, wherever both have found the same cells.
 """
 
 from __future__ import annotations
@@ -112,8 +112,7 @@ def _vertices(layout: Layout, grids: Grids, blocks: Blocks, size: int) -> tuple[
     inner = [bit // SIDE ** (2 - k) % SIDE for k in range(3)]
     sample = (inner[0] * POINTS + inner[1]) * POINTS + inner[2]
     step = jnp.asarray([POINTS**2, POINTS, 1], jnp.int32)[axis]
-    flat = blocks.values.reshape(-1)
-    values = jnp.stack([flat[block * TILE + sample], flat[block * TILE + sample + step]])
+    values = jnp.stack([blocks.values[block, sample], blocks.values[block, sample + step]])
     owner = jnp.minimum(shape, layout.shapes - 1)
     index = [jnp.clip(along, 0, layout.resolution) for along in place]
     at = functools.reduce(lambda kept, k: jnp.where(axis == k, index[k], kept), (1, 2), index[0])

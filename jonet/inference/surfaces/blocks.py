@@ -112,7 +112,8 @@ class Counts(NamedTuple):
     """What the host must know of a device's blocks, int32 [] each (there [D], of numpy).
 
     large, blocks: the lengths of lists, larger than the lists themselves if they were cut.  edges, cells, faces: of the
-    surfaces.  irregular: samples that are not finite, or whose sign differs between the blocks that share them.
+    surfaces.  irregular: values that are not finite.  disagreeing: samples whose sign differs between the blocks that
+    share them.
     """
 
     large: Any
@@ -121,6 +122,7 @@ class Counts(NamedTuple):
     cells: Any
     faces: Any
     irregular: Any
+    disagreeing: Any
 
 
 @functools.cache
@@ -151,24 +153,25 @@ def search(platform, layout: Layout, fields: Field, grids: Grids, count) -> tupl
 
     values = _coarsest(layout, grids, evaluate, count)
     coarse = signed(values, jnp.arange(layout.shapes)[:, None])
-    slopes = jnp.where(
-        jnp.isnan(grids.lipschitz), _bounds(layout, fields, grids, evaluate, coarse, count), grids.lipschitz
+    unknown = jnp.isnan(grids.lipschitz)
+    slopes = jax.lax.cond(
+        unknown.any(), lambda: _bounds(layout, fields, grids, evaluate, coarse, count), lambda: grids.lipschitz
     )
-    reach = slopes * grids.cell
+    reach = jnp.where(unknown, slopes, grids.lipschitz) * grids.cell
     irregular = ~jnp.isfinite(values) & (jnp.arange(layout.shapes) < count)[:, None]
     irregular = irregular.sum(dtype=jnp.int32)
 
-    seeds, large, seeded = _seeds(layout, grids, evaluate, signed, coarse, reach, count)
+    seeds, large, seeded, odd = _seeds(layout, grids, evaluate, signed, coarse, reach, count)
     numbers, values, total = _flood(layout, grids, evaluate, signed, seeds)
     order = jnp.argsort(numbers)
     numbers, values = numbers[order], values[order]
     shape, low = layout.place(numbers)
     within = _within(layout, low) & (numbers < NONE)[:, None]
-    irregular += (~jnp.isfinite(values) & within).sum(dtype=jnp.int32)
+    irregular += odd + (~jnp.isfinite(values) & within).sum(dtype=jnp.int32)
     values = jnp.where(within, signed(values, jnp.minimum(shape, layout.shapes - 1)[:, None]), -jnp.inf)
     inside = _inside(values)
     beside, here = _beside(layout, numbers)
-    irregular += _disagreeing(inside, beside, here)
+    disagreeing = _disagreeing(inside, beside, here)
 
     part = slice(0, SIDE)
     low = inside[part, part, part]
@@ -184,7 +187,7 @@ def search(platform, layout: Layout, fields: Field, grids: Grids, count) -> tupl
     ranges = jnp.stack([coarse.min(1), coarse.max(1)], -1)
     return (
         Blocks(numbers, values, beside, edges, cases),
-        Counts(large, jnp.maximum(seeded, total), edges.total, mixed, faces, irregular),
+        Counts(large, jnp.maximum(seeded, total), edges.total, mixed, faces, irregular, disagreeing),
         ranges,
     )
 
@@ -227,7 +230,8 @@ def _bounds(layout: Layout, fields: Field, grids: Grids, evaluate, values, count
 
 
 def _seeds(layout: Layout, grids: Grids, evaluate, signed, coarse, reach, count):
-    """Numbers [K] of the blocks that may hold surface, the length of the longest list of larger cells, and theirs.
+    """Numbers [K] of the blocks that may hold surface, the length of the longest list of larger cells, and theirs; and
+    how many values at centers of cells are not finite.
 
     coarse: values of the coarsest samples.  reach [S]: L times the length of a cell.
     """
@@ -253,7 +257,7 @@ def _seeds(layout: Layout, grids: Grids, evaluate, signed, coarse, reach, count)
         keep = keep.reshape(shapes, side, some, side, some, side, some).any((2, 4, 6))
         step = SIDE
     keep, owner = keep.reshape(shapes, -1), jnp.arange(shapes, dtype=jnp.int32)
-    length = jnp.int32(0)
+    length, irregular = jnp.int32(0), jnp.int32(0)
 
     def of_index(index):  # x, y, z of items of the present mask
         within = index % side**3
@@ -278,9 +282,10 @@ def _seeds(layout: Layout, grids: Grids, evaluate, signed, coarse, reach, count)
         lowest = [along * step for along in here]
         border = functools.reduce(jnp.logical_or, [(a == 0) | (a + step >= layout.resolution) for a in lowest])
         within = functools.reduce(jnp.logical_and, [a < layout.resolution for a in lowest])
-        # not `>`: a value that is not finite proves nothing
-        keep = ~(values < -bound) & (~(values > bound) | border) & within & (owner < shapes)[:, None]
-        keep &= jnp.repeat(found.items >= 0, len(NEIGHBORS)).reshape(-1, TILE)
+        listed = jnp.repeat(found.items >= 0, len(NEIGHBORS)).reshape(-1, TILE) & within & (owner < shapes)[:, None]
+        finite = jnp.isfinite(values)  # what is not finite proves nothing
+        irregular += (~finite & listed).sum(dtype=jnp.int32)
+        keep = listed & ~(finite & ((values < -bound) | (values > bound) & ~border))
         flat = [along.reshape(-1) for along in here]
 
         def place(index, flat=flat):
@@ -288,7 +293,7 @@ def _seeds(layout: Layout, grids: Grids, evaluate, signed, coarse, reach, count)
 
     found = pack(keep, owner, shapes, layout.blocks)
     numbers = layout.number(found.owner, place(found.items))
-    return jnp.where(found.items >= 0, numbers, NONE), length, found.length
+    return jnp.where(found.items >= 0, numbers, NONE), length, found.length, irregular
 
 
 def _rows(shape, place, grids: Grids, start, size):
@@ -377,7 +382,7 @@ def _disagreeing(inside, beside, here) -> jax.Array:
     """
     total = jnp.int32(0)
     for place, listed, offset in zip(beside[1:], here[1:], NEIGHBORS[1:], strict=True):
-        mine = inside[tuple(SIDE if up else slice(0, SIDE) for up in offset)]
-        theirs = inside[tuple(0 if up else slice(0, SIDE) for up in offset)][..., place]
+        mine = inside[tuple(SIDE if up else slice(None) for up in offset)]
+        theirs = inside[tuple(0 if up else slice(None) for up in offset)][..., place]
         total += ((mine != theirs) & listed).sum(dtype=jnp.int32)
     return total

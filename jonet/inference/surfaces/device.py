@@ -18,6 +18,7 @@ from jonet.networks.field import TILE, bucket
 
 BATCH = 16 * 128**2  # shapes of a device at a time × resolution²: enough to fill it
 MOST = 4096  # cells a side: more blocks than that cannot be numbered with 32 bits
+COARSEST = 1024  # cells a side of the coarsest grid: the samples of a larger one cannot be numbered with 32 bits
 BLOCKS = 3  # places for blocks at first, in (cells of one face of the box) / 4², of each shape
 LARGE = 4  # and for cells of twice their size
 LEAST = 8 * TILE  # and for vertices
@@ -38,12 +39,16 @@ class Sizes(NamedTuple):
 _grown: dict[tuple, Sizes] = {}  # sizes that earlier calls have needed
 
 
+class Unsteady(Exception):
+    """The host must make the meshes of a batch; the text says what the device did."""
+
+
 def extract(
     evaluator: FieldEvaluator, coarse: int, lipschitz: float | None, steps: int, normals: bool
-) -> tuple[list[Mesh], np.ndarray] | None:
+) -> tuple[list[Mesh], np.ndarray]:
     """The meshes of a batch, and the least and greatest signed value of each shape [B, 2]; arguments as of `extract`.
 
-    None if the host must do it: if a value is not finite (the host names it), or if two blocks disagree about a sign.
+    Raises Unsteady if a value is not finite (the host names it), or if two blocks disagree about a sign.
     """
     fields, lattice, devices = evaluator.fields, evaluator.lattice, parallel.count()
     platform, resolution = parallel.platform(), lattice.resolution
@@ -55,34 +60,56 @@ def extract(
     given = rows, _grids(evaluator, rows, step, lipschitz)
 
     key = resolution, step, shapes
-    sizes = _grown.get(key) or Sizes(
+    first = Sizes(
         _power(LARGE * shapes * (resolution / (2 * blocks.SIDE)) ** 2, TILE),
         _power(BLOCKS * shapes * (resolution / blocks.SIDE) ** 2, TILE),
         LEAST,
     )
+    sizes = _grown.get(key, first)
     with products.precise(fields.precision):
         while True:
             layout = blocks.Layout(resolution, step, shapes, sizes.large, sizes.blocks)
             found, counts, ranges = blocks.program(platform, layout)(fields.padded, *given, count)
             counts, ranges = parallel.host((counts, ranges))
+            # looked at first: a field that is not finite anywhere would make the lists as long as the whole grid
+            _check(counts.irregular, counts.disagreeing)
             if counts.large.max() <= sizes.large and counts.blocks.max() <= sizes.blocks:
                 break
             # the count of a list that was cut is a lower bound, since the search went on without the rest
             large, most = _power(counts.large.max(), sizes.large), _power(counts.blocks.max(), sizes.blocks)
             sizes = sizes._replace(large=large, blocks=most)
-        if counts.irregular.any():
-            return None
         needed = max(counts.edges.max(), counts.cells.max(), -(-counts.faces.max() // 2))
         size = _power(needed, LEAST)
         if size < sizes.vertices <= SLACK * size:
             size = sizes.vertices  # that program is there
-        _grown[key] = sizes._replace(vertices=size)
+        _remember(key, first, sizes._replace(vertices=size), counts.large.max(), counts.blocks.max())
         program = block_meshes.program(platform, layout, size, normals)
         made = parallel.host(program(fields.padded, *given, found, np.int32(steps)))
-    if made.irregular.any():
-        return None
+    _check(made.irregular)
     meshes = [_mesh(evaluator, made, d, i, rows[d, i]) for d in range(devices) for i in range(count[d])]
     return meshes, np.concatenate([ranges[device, : count[device]] for device in range(devices)])
+
+
+def _check(irregular: np.ndarray, disagreeing: np.ndarray | int = 0) -> None:
+    if np.any(irregular):
+        raise Unsteady("met values that are not finite")
+    if np.any(disagreeing):
+        raise Unsteady("gave one point two signs")
+
+
+def _remember(key: tuple, first: Sizes, sizes: Sizes, large: int, most: int) -> None:
+    """Keeps the sizes with which the next call begins: those of this call or, if more, of others.
+
+    first: sizes at first; large, most: how many places this call has needed of its larger cells and blocks.  If `first`
+    has that many and the lists have become much longer, they are as long as at first again: one wild shape does not
+    slow down all that follow.
+    """
+    before = _grown.get(key, sizes)  # another thread may have written it since this call began
+    large_size, size = max(sizes.large, before.large), max(sizes.blocks, before.blocks)
+    wild = large_size > SLACK * first.large or size > SLACK * first.blocks
+    if wild and large <= first.large and most <= first.blocks:
+        large_size, size = first.large, first.blocks
+    _grown[key] = Sizes(large_size, size, sizes.vertices)
 
 
 def _power(size: float, least: int) -> int:

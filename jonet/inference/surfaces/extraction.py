@@ -59,7 +59,8 @@ def extract(
     `published` is the authors' extraction, by scikit-image (`published.extract`), without the steps of refine_steps.
     backend: where the method `sparse` works.  `host`: cells and triangles in numpy, values on the devices; `device`:
     compiled programs do all, on blocks of cells, and the host receives meshes (`device.extract`), with the same faces
-    and, to rounding, vertices; `auto`: `device` on GPUs and TPUs, `host` on CPUs, where it is faster.
+    wherever the bound L holds (`cells.search`) and, to rounding, vertices; `auto`: `device` on GPUs and TPUs, `host` on
+    CPUs, where it is faster.
     refine_steps: largest number of steps by which vertices are moved onto the level (to 1e-3 cells; most need one or
     two); 0 keeps the linear interpolation.  normals: vertex normals from the field's gradient.  largest: keeps only the
     component with the largest volume.  faces: simplified to about so many triangles at most (`refinement.simplify`),
@@ -92,6 +93,13 @@ def extract(
     levels = np.broadcast_to(levels, len(fields))
     grid = lattice(fields, resolution, box)
     on_device = method == "sparse" and chosen(backend, grid.resolution) == "device"
+    least = cells.COARSE if coarse is None else coarse
+    if on_device and -(-grid.resolution // cells.coarsest(grid.resolution, least)) > device.COARSEST:
+        raise InputError(
+            f"coarse is {coarse}, but the first grid of backend device has at most {device.COARSEST} cells a side; "
+            "lower it, or take backend host"
+        )
+    left: list[tuple[int, str]] = []  # how many fields the device has left to the host, and why
     each = max(1, (device.BATCH if on_device else BATCH) // grid.resolution**2)
     each *= parallel.count() if on_device else 1  # the host's lists of tiles are split over the devices as they are
 
@@ -101,9 +109,10 @@ def extract(
         if method == "published":
             return published.extract(evaluator, surfaces.COARSE if coarse is None else coarse)
         if on_device:
-            least = cells.COARSE if coarse is None else coarse
-            if made := device.extract(evaluator, least, lipschitz, refine_steps, normals):
-                return made
+            try:
+                return device.extract(evaluator, least, lipschitz, refine_steps, normals)
+            except device.Unsteady as error:
+                left.append((len(evaluator.fields), str(error)))
         samples, corners, seen = locate(evaluator, method, coarse, lipschitz)
         welded = refinement.project(evaluator, samples, polygonize(evaluator.lattice, samples, corners), refine_steps)
         return split(evaluator, samples, welded, normals), seen
@@ -115,6 +124,13 @@ def extract(
     else:
         with ThreadPoolExecutor(WORKERS) as pool:
             parts = list(pool.map(some, starts))
+    if left:
+        warnings.warn(
+            f"{sum(count for count, _ in left)} of {counted(len(fields), 'field')} are extracted by the host's method, "
+            f"since the device {' and '.join(sorted({why for _, why in left}))} in their batches; the meshes are as "
+            "exact, but this is slower",
+            stacklevel=2,
+        )
     meshes = [mesh for part, _ in parts for mesh in part]
     for i, (mesh, seen) in enumerate(zip(meshes, np.concatenate([seen for _, seen in parts]), strict=True)):
         if not len(mesh.faces):
@@ -160,11 +176,14 @@ def with_normals(fields: Field, shape: int, mesh: Mesh) -> Mesh:
         return mesh
     if not len(mesh.vertices):
         return dataclasses.replace(mesh, normals=np.zeros((0, 3)))
-    rows = np.full(len(mesh.vertices), shape)
-    _, gradients = evaluate_points(fields, rows, mesh.vertices, gradient=True)
+    return dataclasses.replace(mesh, normals=_directions(fields, np.full(len(mesh.vertices), shape), mesh.vertices))
+
+
+def _directions(fields: Field, shape, points) -> np.ndarray:
+    """Unit vectors [N, 3] to the outside at points [N, 3] of fields shape [N]; zero where the gradient is zero."""
+    _, gradients = evaluate_points(fields, shape, points, gradient=True)
     directions = -fields.inside * gradients.astype(np.float64)
-    directions /= np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-    return dataclasses.replace(mesh, normals=directions)
+    return directions / np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def locate(evaluator: FieldEvaluator, method: str, coarse: int | None, lipschitz: float | None):
@@ -205,9 +224,7 @@ def split(evaluator: FieldEvaluator, samples: Samples, welded: Welded, normals: 
 
 def outward(evaluator: FieldEvaluator, samples: Samples, welded: Welded, shape, vertices) -> np.ndarray:
     """Unit normals of vertices [V, 3]: of the field, and of the box on lids; zero where the gradient is zero."""
-    _, gradients = evaluate_points(evaluator.fields, shape, vertices, gradient=True)
-    directions = -evaluator.fields.inside * gradients.astype(np.float64)
-    directions /= np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+    directions = _directions(evaluator.fields, shape, vertices)
     below, above = np.isneginf(samples.values[welded.low]), np.isneginf(samples.values[welded.high])
     lid = below | above
     directions[lid] = (above[lid, None] - 1.0 * below[lid, None]) * np.eye(3)[welded.axis[lid]]

@@ -12,9 +12,7 @@ import numpy as np
 
 from jonet.checks import check_array
 from jonet.errors import InputError, shown
-from jonet.networks.field import TILE, Field, evaluate_tiles
-
-CHUNK = 2**21  # points of a dense grid that are evaluated at once
+from jonet.networks.field import TILE, Field, evaluate_tiles, slabs
 
 
 def make_grid(xmin, xmax, resolution: int, indexing: Literal["ij", "xy"] = "ij") -> np.ndarray:
@@ -36,18 +34,10 @@ def make_grid(xmin, xmax, resolution: int, indexing: Literal["ij", "xy"] = "ij")
 def evaluate(fields: Field, resolution: int, box=None) -> np.ndarray:
     """The values of a batch of fields on whole grids, [B, R+1, R+1, R+1] float32, indexed [shape, x, y, z].
 
-    resolution: R cells a side.  box [2, 3]: corners; None for the box of each field.  Evaluated in chunks, so that
-    memory beyond the result is constant.
+    resolution: R cells a side.  box [2, 3]: corners; None for the box of each field.
     """
     grid = lattice(fields, resolution, box)
-    side = resolution + 1
-    # a chunk is a range of the flat result, and may span several shapes
-    values = np.empty(len(fields) * side**3, np.float32)
-    for start in range(0, len(values), CHUNK):
-        flat = np.arange(start, min(start + CHUNK, len(values)))
-        shape, *index = np.unravel_index(flat, (len(fields), side, side, side))
-        values[flat], _ = evaluate_points(fields, shape, grid.to_coordinates(shape, np.stack(index, -1)))
-    return values.reshape(len(fields), side, side, side)
+    return slabs(fields, grid.boxes, grid.resolution).values
 
 
 @overload

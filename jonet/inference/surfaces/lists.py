@@ -76,7 +76,10 @@ class Bits(NamedTuple):
         return Bits(words, within - counts + blocks - within[-1], blocks[-1])
 
     def listed(self, size: int) -> tuple[jax.Array, jax.Array]:
-        """The block and the bit of each number, both [size]; any for numbers that there are not."""
+        """The block and the bit of each number, both [size].
+
+        For numbers that there are not: the last block that has bits (0 if none has), and the last bit of a block.
+        """
         number = jnp.arange(size, dtype=jnp.int32)
         starts = self.before[0]
         block = spread(starts, jnp.diff(starts, append=self.total), size)

@@ -21,9 +21,15 @@ from jonet.networks.occupancy import OccupancyNetwork, Specs
 pytestmark = pytest.mark.unoptimized
 
 
+def refuse(*arguments):
+    raise AssertionError("the host finds the cells of a surface")
+
+
 def compared(fields, resolution, other="host", **options):
     """The meshes of the device, which are those of the host (or of another method): the same arrays to rounding."""
-    made = extraction.extract(fields, resolution, backend="device", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "locate", refuse)
+        made = extraction.extract(fields, resolution, backend="device", **options)
     given = {"backend": "host"} if other == "host" else {"method": other}
     cells = np.ptp(np.asarray(fields.per_shape["box"]), axis=1) / resolution
     for mesh, expected, cell in zip(
@@ -88,8 +94,9 @@ def several(middle, radius, small=0.07) -> Field:
     return field(balls, centers=[*centers, middle], radii=[*[small] * 11, radius])
 
 
-@pytest.mark.parametrize("resolution", [33, 64])  # a multiple of 4 has blocks that lie outside of the box
-def test_lids_parts_and_empty_shapes_of_different_sizes(resolution):
+# A multiple of 4 has blocks that lie outside of the box; with coarse=2 the search descends through larger cells.
+@pytest.mark.parametrize("resolution, options", [(33, {}), (64, {}), (33, {"coarse": 2}), (64, {"coarse": 2})], ids=str)
+def test_lids_parts_and_empty_shapes_of_different_sizes(resolution, options):
     fields = batch(
         several((0, 0, 0), 0.5),
         several((0, 0, 0), -0.5, -0.6),
@@ -98,13 +105,14 @@ def test_lids_parts_and_empty_shapes_of_different_sizes(resolution):
         several((0, 0, 0), 2.0),
     )
     with pytest.warns(UserWarning, match="field 1 has no surface at level 0") as seen:
-        meshes = compared(fields, resolution)
+        meshes = compared(fields, resolution, **options)
     assert len(seen) == 2 and str(seen[0].message) == str(seen[1].message)  # one of each backend
     assert not len(meshes[1].faces) and meshes[1].normals.shape == (0, 3)
     assert all(mesh.euler_number > 8 for mesh in (meshes[0], meshes[2]))
     lid = meshes[2].vertices[:, 0] == 1  # exactly
     assert lid.sum() > 50 and meshes[2].bounds[1, 0] == 1
-    np.testing.assert_array_equal(meshes[2].normals[lid].max(0), [1, *meshes[2].normals[lid, 1:].max(0)])
+    inner = lid & (np.linalg.norm(meshes[2].vertices - [1, 0.1, -0.2], axis=1) < 0.5)
+    np.testing.assert_array_equal(meshes[2].normals[inner], np.broadcast_to([1, 0, 0], (inner.sum(), 3)))
     np.testing.assert_array_equal(meshes[4].bounds, [[-1] * 3, [1] * 3])  # inside everywhere: the box
     np.testing.assert_allclose(meshes[4].volume, 8)
 
@@ -132,11 +140,35 @@ def test_what_a_wrong_bound_hid_is_followed_from_block_to_block():
     compared(fields, 80, other="dense", lipschitz=0.3)
 
 
+@pytest.fixture
+def layouts(monkeypatch):
+    """The layouts of the searches that are made."""
+    found, program = [], blocks.program
+    monkeypatch.setattr(blocks, "program", lambda platform, layout: found.append(layout) or program(platform, layout))
+    return found
+
+
+def test_one_sample_that_the_estimated_bound_hides():
+    """Splines with one coefficient of a finer grid, so steep that the bound of the coarsest samples does not hold.
+
+    It puts one sample inside, three cells from a plane: the device evaluates it with the rest of its block.
+    """
+    cell, every = 2 / 32, spline_levels.every_cell(8)
+    plane = (spline_levels.around(every, 8)[:, 0] + 0.5) / 4 - 1 - (15.5 * cell - 1)
+    steep = np.zeros(27, np.float32)
+    steep[13] = -8.58 * cell
+    levels = [spline_levels.Level(8, every, np.float32(plane)), spline_levels.Level(16, np.full((1, 3), 9), steep)]
+    fields = Field.stack([spline.field(levels)])
+    options = {"normals": False, "refine_steps": 0}
+    (mesh,) = compared(fields, 32, other="dense", **options)
+    missing, whole = (extraction.extract(fields, 32, backend="host", lipschitz=L, **options)[0] for L in (None, 9.0))
+    assert len(missing.faces) == len(mesh.faces) - 8
+    np.testing.assert_array_equal(whole.faces, mesh.faces)  # 9 holds
+
+
 @pytest.mark.parametrize("places", [16, 1024])  # fewer blocks than the surface has, or enough
-def test_lists_that_are_too_short_grow(monkeypatch, places):
+def test_lists_that_are_too_short_grow(monkeypatch, layouts, places):
     fields = batch(*(field(waves, frequency=3.0 + i) for i in range(2)))
-    layouts, program = [], blocks.program
-    monkeypatch.setattr(blocks, "program", lambda platform, layout: layouts.append(layout) or program(platform, layout))
     monkeypatch.setattr(device, "_grown", {(40, 8, 4): device.Sizes(16, places, 128)})
     options = {"coarse": 5, "refine_steps": 1, "normals": False}
     compared(fields, 40, **options)
@@ -148,26 +180,98 @@ def test_lists_that_are_too_short_grow(monkeypatch, places):
     assert [(layout.large, layout.blocks) for layout in layouts] == [sizes[:2]]
 
 
+def test_growth_is_kept_but_not_that_of_one_wild_shape(monkeypatch):
+    first, key = device.Sizes(128, 1024, 128), (64, 8, 1)
+    monkeypatch.setattr(device, "_grown", {})
+    device._remember(key, first, first._replace(blocks=4096), 100, 3000)
+    device._remember(key, first, first, 100, 1000)  # of a call that began earlier, or in another thread
+    assert device._grown[key] == first._replace(blocks=4096)
+    device._remember(key, first, first._replace(blocks=1 << 20), 100, 1 << 19)
+    assert device._grown[key].blocks == 1 << 20
+    device._remember(key, first, first._replace(blocks=1 << 20), 100, 3000)  # the first places were too few: kept
+    assert device._grown[key].blocks == 1 << 20
+    device._remember(key, first, first._replace(blocks=1 << 20), 100, 1000)
+    assert device._grown[key] == first
+
+
 def unsteady(shared, per_shape, points):
     """A ball, but a point's value depends on its place among the points."""
     noise = jnp.where(jnp.arange(len(points)) % 3 == 0, 0.02, -0.02)
     return ball(shared, per_shape, points) + noise
 
 
-def test_blocks_that_disagree_about_a_sign_are_left_to_the_host():
-    fields = batch(field(unsteady, center=(0.0, 0, 0), radius=0.5))
-    mesh, expected = (extraction.extract(fields, 40, backend=backend)[0] for backend in ("device", "host"))
+def test_blocks_that_disagree_about_a_sign_are_left_to_the_host(monkeypatch):
+    fields = batch(*[field(unsteady, center=(0.0, 0, 0), radius=0.5)] * 3)
+    monkeypatch.setattr(device, "BATCH", 40**2)  # three calls of the device, one warning
+    with pytest.warns(UserWarning, match="3 of 3 fields .*gave one point two signs.*slower") as seen:
+        mesh = extraction.extract(fields, 40, backend="device")[0]
+    assert len(seen) == 1
+    expected = extraction.extract(fields[:1], 40, backend="host")[0]
     np.testing.assert_array_equal(mesh.faces, expected.faces)
     np.testing.assert_array_equal(mesh.vertices, expected.vertices)
     assert mesh.watertight
-    evaluator = FieldEvaluator(fields, lattice(fields, 40), np.zeros(1))
-    assert device.extract(evaluator, 16, None, 12, True) is None
+    evaluator = FieldEvaluator(fields, lattice(fields, 40), np.zeros(3))
+    with pytest.raises(device.Unsteady, match="two signs"):
+        device.extract(evaluator, 16, None, 12, True)
 
 
-def test_a_field_that_is_not_finite_is_named():
+def test_signs_on_the_edges_of_shared_faces_are_compared():
+    """Two blocks, one above the other, without the one across an edge of the face that both have."""
+    inside = np.zeros((5, 5, 5, 2), bool)
+    inside[4, 4, 2, 0] = True
+    beside, here = np.zeros((8, 2), np.int32), np.zeros((8, 2), bool)
+    beside[:, 0], here[0], here[4, 0] = [0, 0, 0, 0, 1, 0, 0, 0], True, True
+    assert np.array_equal(blocks.NEIGHBORS[4], [1, 0, 0]) and int(blocks._disagreeing(inside, beside, here)) == 1
+    inside[0, 4, 2, 1] = True
+    assert int(blocks._disagreeing(inside, beside, here)) == 0
+
+
+def test_a_field_that_is_not_finite_is_named(monkeypatch, layouts):
+    """Before its lists, which would hold the whole grid, are made longer."""
     fields = batch(*(field(ball, center=(0, 0, 0), radius=radius) for radius in (0.5, np.nan)))
+    monkeypatch.setattr(device, "_grown", {(32, 2, 4): device.Sizes(128, 128, 1024)})
     with pytest.raises(InputError, match="field 1 is nan at"):
         extraction.extract(fields, 32, backend="device")
+    assert len(layouts) == 1
+
+
+def spot(shared, per_shape, points):
+    """A ball, but infinite near one point that is far from it."""
+    away = jnp.linalg.norm(points + 0.75, axis=-1)
+    return jnp.where(away < 0.02, jnp.inf, ball(shared, per_shape, points))
+
+
+def test_a_value_of_a_larger_cell_that_is_not_finite_is_seen():
+    """The middle of a cell of 16: no sample of the first grid or of a block near the surface."""
+    fields = batch(field(spot, center=(0.0, 0, 0), radius=0.5))
+    evaluator = FieldEvaluator(fields, lattice(fields, 64), np.zeros(1))
+    with pytest.raises(device.Unsteady, match="not finite"):
+        device.extract(evaluator, 2, None, 12, True)
+
+
+def test_a_bound_that_is_given_is_not_estimated():
+    gradients = []
+
+    @jax.custom_vjp
+    def counted(points):
+        return jnp.linalg.norm(points, axis=-1) - 0.5
+
+    def backward(points, cotangent):
+        jax.debug.callback(lambda: gradients.append(1))
+        return (cotangent[:, None] * points,)
+
+    counted.defvjp(lambda points: (counted(points), points), backward)
+    fields = batch(field(lambda shared, per_shape, points: counted(points)))
+    for lipschitz, times in ((1.0, 0), (None, 1)):
+        extraction.extract(fields, 16, backend="device", coarse=4, lipschitz=lipschitz, refine_steps=0, normals=False)
+        jax.effects_barrier()
+        assert bool(gradients) == times
+
+
+def test_the_first_grid_of_the_device_has_a_limit():
+    one = field(ball, center=(0, 0, 0), radius=0.5)
+    with pytest.raises(InputError, match="coarse is 2000, .* at most 1024 cells a side"):
+        extraction.extract(one, 4096, backend="device", coarse=2000)
 
 
 def test_only_the_largest_part_and_fewer_faces():

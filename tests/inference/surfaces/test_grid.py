@@ -52,7 +52,7 @@ def test_whole_grids_are_the_field_at_the_grid_points(monkeypatch):
     points = [grid.make_grid(*f.box, 10) for f in (fields[0], fields[1])]
     for one, at, found in zip((fields[0], fields[1]), points, values, strict=True):
         np.testing.assert_allclose(found.ravel(), one(at), rtol=0, atol=1e-6)
-    monkeypatch.setattr(grid, "CHUNK", 777)  # pieces that fit neither blocks nor shapes
+    monkeypatch.setattr("jonet.networks.field.PLANES", 777)  # three planes at a time, which fill no tiles
     np.testing.assert_array_equal(grid.evaluate(fields, 9), values)
     boxed = grid.evaluate(fields, 4, box=[(0, 0, 0), (1, 1, 1)])
     np.testing.assert_allclose(boxed[1].ravel(), fields[1](grid.make_grid(0, 1, 5)), rtol=0, atol=1e-6)

@@ -35,6 +35,8 @@ def test_an_empty_list():
     assert int(found.length) == 0 and (np.asarray(found.items) == -1).all() and (np.asarray(found.owner) == 3).all()
     bits = Bits.of(np.zeros((64, 5), bool))
     assert int(bits.total) == 0
+    block, bit = bits.listed(6)
+    assert (np.asarray(block) == 0).all() and (np.asarray(bit) == 63).all()
 
 
 def test_places_belong_to_items():
@@ -53,6 +55,7 @@ def test_bits_are_numbered_block_after_block(density):
     found = bits.listed(8192)
     np.testing.assert_array_equal(found[0][: len(block)], block)
     np.testing.assert_array_equal(found[1][: len(block)], bit)
+    assert (np.asarray(found[0][len(block) :]) == 29).all() and (np.asarray(found[1][len(block) :]) == 191).all()
     np.testing.assert_array_equal(bits.number(block, bit), np.arange(len(block)))
 
 
