@@ -1,5 +1,6 @@
 """Fields: one shape and batches of them, evaluated in tiles that do not depend on each other."""
 
+import dataclasses
 import functools
 
 import jax
@@ -132,6 +133,8 @@ def test_fields_of_different_networks_are_no_batch():
     levels = [[Level(8, every_cell(8), np.float32(RNG.normal(size=1000)))] for _ in range(2)]
     first, second = map(spline.field, levels)
     assert len(Field.stack([first, spline.field(levels[0])])) == 2  # equal arrays
+    rounded = first.shared | {"blocks": first.shared["blocks"] * np.float32(1 + 2e-7)}
+    assert len(Field.stack([first, dataclasses.replace(first, shared=rounded)])) == 2
     for others in ([first, second], [first, sphere(0.5)], [sphere(0.5), sphere(0.5, sign=-1.0)]):
         with pytest.raises(InputError, match="field 1 .* another network"):
             Field.stack(others)
