@@ -56,7 +56,7 @@ def test_inputs_are_encoded_in_batches(monkeypatch):
     monkeypatch.setattr(encode, "encode", lambda *given: seen.append(list(store.asked)) or whole(*given))
     for most in (64, 2):
         monkeypatch.setattr(encode, "TOGETHER", Pieces("shapes", most, 1))
-        found.append(onet.encoded(config, network, store, shapes))
+        found.append(onet.encoded(config.inputs, config.seed, network, store, shapes))
         store.asked.clear()
     assert seen == [[6, 1, 2, 3, 5], [6, 1], [6, 1, 2, 3], [6, 1, 2, 3, 5]]  # no shape before its batch
     np.testing.assert_allclose(*found, atol=1e-5)

@@ -66,9 +66,7 @@ class Points(EncoderInput):
     """Noisy points on the surface."""
 
     points: int = 300  # number of points per shape, 1 or more
-    noise: float = (
-        0.008  # standard deviation of the noise on the points in the normalized frame (of radius 1), 0 or more
-    )
+    noise: float = 0.008  # standard deviation of the points' noise in the normalized frame (of radius 1), 0 or more
 
     def __post_init__(self):
         if self.points < 1 or self.noise < 0:

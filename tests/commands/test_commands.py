@@ -66,6 +66,7 @@ def stub(monkeypatch):
     made = SimpleNamespace(
         hollow=(),
         inputs=Inputs("points", 100),
+        is_fitted=False,
         kind="occupancy",
         frame="sphere",
         codes={"a": 0, "b": 1},
@@ -127,7 +128,7 @@ def test_a_cloud_without_normals_takes_none_from_others(stub, tmp_path):
         given.append(normals and [len(rows) for rows in normals])
         return points
 
-    stub.inputs, stub.purify = None, purify
+    stub.inputs, stub.is_fitted, stub.purify = None, True, purify
     np.save(tmp_path / "a.npy", BALL.vertices)
     np.save(tmp_path / "b.npy", np.hstack([BALL.vertices, BALL.vertices]))
     np.save(tmp_path / "c.npy", 2 * BALL.vertices)
