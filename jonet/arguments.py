@@ -39,6 +39,11 @@ def alone(name: str, **others) -> None:
             raise InputError(f"{other} is given together with {name}; give one of them")
 
 
+def boxed(frame) -> bool:
+    """Whether an argument `frame` normalizes each shape by the box around its points."""
+    return isinstance(frame, str) and frame == "input"
+
+
 def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> tuple[Similarity, ...] | None:
     """The similarities of an argument `frame`, as for `Model.fit`, one per array; None for "normalized".
 
@@ -47,7 +52,7 @@ def transforms(frame, kind: str, arrays: Sequence[np.ndarray], target: str) -> t
     """
     if isinstance(frame, str) and frame == "normalized":
         return None
-    if isinstance(frame, str) and frame == "input":
+    if boxed(frame):
         if kind == "samples":
             raise InputError(
                 "frame is 'input', but samples lie all around a shape, so its bounding box is unknown: give frame as a "
@@ -82,7 +87,7 @@ def without_outliers(given: ObservedArrays, outliers: str | None, frame, names: 
         if outliers == "remove":
             raise InputError("outliers is 'remove', but samples are given, of which none are removed")
         return given
-    if outliers == "keep" or (outliers != "remove" and not (isinstance(frame, str) and frame == "input")):
+    if outliers == "keep" or (outliers != "remove" and not boxed(frame)):
         return given
     alone = [outlier_mask(cloud) for cloud in given.points]
     if outliers != "remove" and (found := [i for i, mask in enumerate(alone) if mask.any()]):

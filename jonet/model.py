@@ -160,6 +160,7 @@ class Model:
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
         outliers: str | None = None,
+        whole: bool = False,
         names: Sequence[str] | None = None,
         config: FitConfig | None = None,
         precision: Precision | None = None,
@@ -176,7 +177,8 @@ class Model:
         frame: "normalized" (the network's frame), a list of similarities from input units to it, or "input": each
         shape's bounding box is normalized, and the codes keep the similarity, so that `extract` returns meshes in input
         units; meshes are always normalized so.  A cloud that turns out to be a part of a shape is searched as by
-        `complete`, with a warning; `unseen` of the codes says how much of the surface was not seen.
+        `complete`, with a warning; `unseen` of the codes says how much of the surface was not seen.  whole: none is
+        looked at so, since the clouds cover their whole surfaces.
         outliers: what is done about points that stand alone, if they are many or enlarge a cloud's bounding box
         (`geometry.outliers.outlier_mask`): with frame="input" they are left out with a warning (None); "warn", "remove"
         or "keep".
@@ -200,7 +202,7 @@ class Model:
         if self.inputs is not None and given.free_space is None:
             guesses = encoded.guesses(network, self.inputs, shapes)
         found = latents.fit(network, shapes, config=config, guesses=guesses, **self._known())
-        if isinstance(frame, str) and frame == "input" and given.points is not None and given.free_space is None:
+        if arguments.boxed(frame) and not whole and given.points is not None and given.free_space is None:
             clouds = list(zip(given.points, given.normals or [None] * len(names), strict=True))
             fit = parts.placed(network, clouds, found, **self._known())
             parts.warn(fit, names)
@@ -295,6 +297,7 @@ class Model:
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
         outliers: str | None = None,
+        whole: bool = False,
         names: Sequence[str] | None = None,
         precision: Precision | None = None,
     ) -> Codes:
@@ -427,13 +430,14 @@ class Model:
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
         outliers: str | None = None,
+        whole: bool = False,
         names: Sequence[str] | None = None,
         resolution: int | None = None,
         precision: Precision | None = None,
     ) -> list[Mesh]:
         """Meshes of unseen shapes: their codes are encoded or fitted, then their surfaces extracted.
 
-        Observations, frame, outliers and names as for `encode` of Occupancy Networks, and as for `fit` of DeepSDF;
+        Observations, frame, outliers, whole and names as for `encode` of Occupancy Networks, and for `fit` of DeepSDF;
         resolution and precision as for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space:
         [B, M, 3], or lists of one array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
         Raises InputError as these do, and for observations that the network does not take.
@@ -442,16 +446,16 @@ class Model:
         model = self.with_precision(precision)
         given = {"samples": samples, "points": points, "normals": normals, "free_space": free_space}
         given |= {"voxels": voxels, "images": images, "meshes": meshes}
-        return model.extract(model._codes(given, frame, outliers, names), resolution)
+        return model.extract(model._codes(given, frame, outliers, whole, names), resolution)
 
-    def _codes(self, observed: dict[str, Any], frame, outliers: str | None, names=None) -> Codes:
+    def _codes(self, observed: dict[str, Any], frame, outliers: str | None, whole: bool = False, names=None) -> Codes:
         """Codes of observations, by `fit` if codes of the network are fitted, else by `encode`."""
         method, known = (self.encode, ENCODED) if self.inputs is not None and not self.is_fitted else (self.fit, FITTED)
         observed = {name: arrays for name, arrays in observed.items() if arrays is not None}
         for name in observed:
             if name not in known:
                 raise InputError(f"{name} is given, but not used: {self._takes()}, which takes {', '.join(known)}")
-        return method(**observed, frame=frame, outliers=outliers, names=names)
+        return method(**observed, frame=frame, outliers=outliers, whole=whole, names=names)
 
     def purify(
         self,

@@ -193,11 +193,11 @@ def names(files: Iterable[str]) -> dict[str, str]:
 
 
 def reader(
-    model: Model, outliers: str | None = None, up: str = "y", remove_plane: bool = False
+    model: Model, outliers: str | None = None, up: str = "y", remove_plane: bool = False, whole: bool = False
 ) -> Callable[[File], Prepared]:
     """A function that reads and prepares a file, and can be sent to other processes.
 
-    outliers, up, remove_plane: as for `scans.read`.
+    outliers, up, remove_plane: as for `scans.read`.  whole: clouds are not looked at again as parts of shapes.
     Raises InputError for a network that takes no files of shapes, or, where these are given, no point clouds.
     """
     axes.upright(up)  # checks it
@@ -205,7 +205,7 @@ def reader(
         raise InputError("this network only represents the shapes that it was trained on, and takes no others")
     if model.inputs is None or model.is_fitted:
         limit = rows_used(model) or point_cloud_files.LIMIT
-        return functools.partial(_observations, model.frame, model.fitting, limit, outliers, up, remove_plane)
+        return functools.partial(_observations, model.frame, model.fitting, limit, outliers, up, remove_plane, whole)
     if model.inputs.kind == "samples":
         raise InputError("this network takes points with occupancies, which files of meshes and clouds do not contain")
     if up != "y" and model.inputs.kind == "images":
@@ -213,21 +213,30 @@ def reader(
     if (outliers == "remove" or remove_plane) and model.inputs.kind != "points":
         name = "outliers is 'remove'" if outliers == "remove" else "remove_plane is True"
         raise InputError(f"{name}, but this network takes {model.inputs.kind}, and no point clouds")
-    return functools.partial(_inputs, model.frame, model.inputs, outliers, up, remove_plane)
+    return functools.partial(_inputs, model.frame, model.inputs, outliers, up, remove_plane, whole)
 
 
 def _observations(
-    frame: str, fitting: FitConfig, limit: int, outliers: str | None, up: str, remove_plane: bool, source: File
+    frame: str,
+    fitting: FitConfig,
+    limit: int,
+    outliers: str | None,
+    up: str,
+    remove_plane: bool,
+    whole: bool,
+    source: File,
 ) -> Prepared:
     """limit: number of points read at most, since a fit uses no more."""
     path, name = source
     one = scans.read(path, frame, limit=limit, outliers=outliers, up=up, remove_plane=remove_plane)
     arrays = {kind: [one.array(kind)] for kind in one.kind}
     (rows,) = observe(ObservedArrays.checked(**arrays), fitting, [_index(name)])
-    return Prepared(name, one.similarity, rows, None if one.points is None else (one.points, one.normals))
+    return Prepared(name, one.similarity, rows, None if whole or one.points is None else (one.points, one.normals))
 
 
-def _inputs(frame: str, form: Inputs, outliers: str | None, up: str, remove_plane: bool, source: File) -> Prepared:
+def _inputs(
+    frame: str, form: Inputs, outliers: str | None, up: str, remove_plane: bool, whole: bool, source: File
+) -> Prepared:
     path, name = source
     if form.kind == "images":
         return Prepared(name, Similarity(), scans.picture(path, form.size))

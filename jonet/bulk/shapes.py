@@ -61,6 +61,7 @@ def fit(
     outliers: str | None = None,
     up: str = "y",
     remove_plane: bool = False,
+    whole: bool = False,
     unit: str | None = None,
 ) -> Summary:
     """Codes of meshes and point clouds in input units, or of images for networks that take them.
@@ -73,7 +74,8 @@ def fit(
     removes them with a warning, else "warn", "remove" or "keep".  remove_plane: leave out a plane that holds a third of
     it.  up: the axis of the inputs that points up.  All three as for `data.scans.read`; codes have the rotation, and
     meshes the axes of the inputs.  The status of a doubtful code says if the shape is fitted far better with another
-    axis up, and how much of the surface of a cloud was not seen (`fitting.parts`).
+    axis up, and how much of the surface of a cloud was not seen (`fitting.parts`).  whole: clouds cover their whole
+    surfaces, and none is looked at so.
     unit: of the inputs, a key of `geometry.units.METERS`; None for the unit that a file names, if it does.  Codes keep
     it for `extract`.
     Raises ConfigError for a folder with results of other settings or with inputs, for an output that is an input or was
@@ -86,7 +88,7 @@ def fit(
     files = find(inputs, folder, [joined], takes_images(model))
     shape_names = names(files)
     outputs = work.outputs(shape_names, "shapes/{}.npz")
-    read = reader(model, outliers, up, remove_plane)
+    read = reader(model, outliers, up, remove_plane, whole)
     network = model.digest
     atomic.check_outputs([joined, *(folder / output for output in outputs.values())], files.values())
     work.check_apart(folder, files)
@@ -105,7 +107,8 @@ def fit(
 
     stages = Stages(read, size_class(model), solve, write, stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
-    job = {"verb": "fit", **_of(model, network), "starts": _starts(model), **work.reading(outliers, up, remove_plane)}
+    job = {"verb": "fit", **_of(model, network), "starts": _starts(model)}
+    job |= work.reading(outliers, up, remove_plane, whole)
     job |= work.measured(unit)
     batch = functools.partial(batch_size, _bytes(model))
     return work.run(folder, job, given, stages, settings, batch, progress, functools.partial(_join, joined))
@@ -123,6 +126,7 @@ def reconstruct(
     outliers: str | None = None,
     up: str = "y",
     remove_plane: bool = False,
+    whole: bool = False,
     unit: str | None = None,
 ) -> Summary:
     """Meshes of inputs, written to the folder `out`; arguments and errors as for `fit`.
@@ -136,7 +140,7 @@ def reconstruct(
     files, folder = find(inputs, Path(out), pictures=takes_images(model)), Path(out)
     shape_names = names(files)
     outputs = work.outputs(shape_names, f"{{}}.{form}")
-    read = reader(model, outliers, up, remove_plane)
+    read = reader(model, outliers, up, remove_plane, whole)
     atomic.check_outputs([folder / output for output in outputs.values()], files.values())
     work.check_apart(folder, files)
 
@@ -147,7 +151,7 @@ def reconstruct(
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs, files, unit), stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
     job = {"verb": "reconstruct", "resolution": cells, "format": form}
-    job |= {**_of(model, model.digest), "starts": _starts(model), **work.reading(outliers, up, remove_plane)}
+    job |= {**_of(model, model.digest), "starts": _starts(model), **work.reading(outliers, up, remove_plane, whole)}
     job |= work.measured(unit)
     batch = functools.partial(batch_size, max(_bytes(model), PER_CELL * cells**2))
     return work.run(folder, job, given, stages, settings, batch, progress)

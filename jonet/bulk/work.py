@@ -153,8 +153,9 @@ def outputs(shape_names: dict[str, str], form: str) -> dict[str, str]:
     return {key: form.format(name) for key, name in zip(shape_names, unique(list(shape_names.values())), strict=True)}
 
 
-def reading(outliers: str | None, up: str, remove_plane: bool) -> dict[str, Any]:
+def reading(outliers: str | None, up: str, remove_plane: bool, whole: bool = False) -> dict[str, Any]:
     """What results depend on: whether outliers are kept ("warn" and "keep") or removed, the axis of the files that
-    points up, and whether planes are removed."""
+    points up, whether planes are removed, and whether clouds are taken for whole surfaces."""
     found: dict[str, Any] = {"outliers": "keep"} if outliers in ("warn", "keep") else {}
-    return found | ({} if up == "y" else {"up": up}) | ({"remove_plane": True} if remove_plane else {})
+    found |= {} if up == "y" else {"up": up}
+    return found | {name: True for name, given in (("remove_plane", remove_plane), ("whole", whole)) if given}

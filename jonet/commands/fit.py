@@ -17,7 +17,16 @@ def fit(options, given: set[str]) -> None:
     """The verb: codes of observed shapes (`bulk.fit`).  given: names of the options that the user gave."""
     settings, shown, model = _settings(options), Progress(options), trained.load(options, given)
     with shown.display:
-        done = bulk.fit(model, options.inputs, options.out, settings, shown, **_reading(options), unit=options.units)
+        done = bulk.fit(
+            model,
+            options.inputs,
+            options.out,
+            settings,
+            shown,
+            **_reading(options),
+            whole=options.whole,
+            unit=options.units,
+        )
     shown.end(done)
 
 
@@ -28,7 +37,7 @@ def extract(options, given: set[str]) -> None:
 
 def reconstruct(options, given: set[str]) -> None:
     """The verb: meshes of observed shapes (`bulk.reconstruct`)."""
-    work = functools.partial(bulk.reconstruct, **_reading(options))
+    work = functools.partial(bulk.reconstruct, **_reading(options), whole=options.whole)
     _meshes(work, options, given, options.inputs)
 
 

@@ -76,6 +76,7 @@ class Fit(Bulk, Computing):
     # points of a cloud that stand alone, if they are many or enlarge its bounding box (default: removed, and said)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
+    whole: bool = False  # clouds cover their whole surfaces: none is looked at as a part of a shape
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     units: Units | None = None  # of the inputs, kept with the codes for extract (default: that which a file names)
     fitting: FitConfig = FitConfig()
@@ -105,6 +106,7 @@ class Reconstruct(Bulk, Computing):
     # points of a cloud that stand alone, if they are many or enlarge its bounding box (default: removed, and said)
     outliers: Outliers | None = None
     remove_plane: bool = False  # leave out a plane that holds a third of a cloud: a floor or table
+    whole: bool = False  # clouds cover their whole surfaces: none is looked at as a part of a shape
     up: Axis = "y"  # axis of the inputs that points up; what is written has the axes of the inputs
     fitting: FitConfig = FitConfig()
     surfaces: Surfaces = Surfaces()

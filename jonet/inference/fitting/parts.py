@@ -2,7 +2,8 @@
 
 The box around a part is not that of the shape, so a fit that takes it for one is wrong and yet may look sure.  Where a
 fit is doubtful, code, position and size are searched as `completion` does.  If the shape that this finds is like the
-training shapes, or more so, and much of its surface was not seen, the cloud is a part of it.
+training shapes, or more so, and much of its surface was not seen, the cloud is a part of it.  If it is far more like
+them, the box was wrong, however much was seen.
 """
 
 from __future__ import annotations
@@ -32,10 +33,16 @@ NEIGHBOR, FAR = 6, 2.0  # places are unseen if all points are so many times as f
 SUSPECT = 0.1  # fraction of the surface that is unseen, from which on a shape is searched around the cloud
 PART = 0.15  # the same of the shape that is found then, from which on the cloud is a part
 NEARER = 0.92  # if that shape is like the training shapes, or its code's distance from theirs at most this of before
+ELSEWHERE = 0.7  # of that distance, if the code is then like theirs, and was not: the box is wrong, whatever was seen
+OFF = 0.15  # by which a point moves then at least, in the normalized frame; by less, the box was nearly right
 
 SEARCHED = (
     "of the surface is far from all points, so these are a part of the shape: position, size and rotation about the "
     "vertical were searched (as complete does), and what was not seen is guessed"
+)
+MOVED = (
+    "in the box around its points it is unlike the training shapes, and elsewhere like them: position, size and "
+    "rotation about the vertical were searched (as complete does); points of a part, or a turned shape, look so"
 )
 KEPT = (
     "of the surface is far from all points: if these are a part of the shape, the box around them is not that of the "
@@ -52,7 +59,7 @@ class Placed(NamedTuple):
     fit: Fit
     similarities: list[Similarity]  # from the frame of the given clouds, the identity for whole ones
     unseen: np.ndarray  # [B] float32 fraction of the surface; nan for shapes that are no clouds
-    searched: np.ndarray  # [B] bool: of parts, whose code, position and size were searched
+    searched: np.ndarray  # [B] bool: whose code, position and size were searched, since the box was not theirs
 
 
 def placed(network: BoundNetwork, clouds: Sequence[Cloud | None], found: Fit, index=None, **known) -> Placed:
@@ -86,24 +93,39 @@ def placed(network: BoundNetwork, clouds: Sequence[Cloud | None], found: Fit, in
         numbers = None if index is None else np.asarray(index)[asked]
         around = pose.fit_pose(network, some, numbers, config=completion.POSE["yaw"], **known)
         left = unseen(network, around.codes.values, some.transformed(around.similarities).rows)
-        nearer = prior.distances(around.codes.values) < NEARER * prior.distances(found.values[asked])
-        parts = (left > PART) & (nearer | ~around.codes.out_of_distribution)
-        result.unseen[asked] = np.maximum(result.unseen[asked], left)
-        result.searched[asked] = parts
+        before, distance = prior.distances(found.values[asked]), prior.distances(around.codes.values)
+        unlike = around.codes.out_of_distribution
+        parts = (left > PART) & ((distance < NEARER * before) | ~unlike)
+        off = [
+            np.linalg.norm(transform(cloud) - cloud, axis=1).max()
+            for transform, cloud in zip(around.similarities, some.rows, strict=True)
+        ]
+        elsewhere = found.out_of_distribution[asked] & ~unlike & (distance < ELSEWHERE * before)
+        searched = (parts | elsewhere) & (np.array(off) > OFF)
+        result.searched[asked] = searched
+        result.unseen[asked] = np.where(searched, left, np.maximum(result.unseen[asked], left))
         for j, i in enumerate(asked):
-            if parts[j]:
+            if searched[j]:
                 result.similarities[i] = around.similarities[j]
                 for column, new in zip(columns, around.codes, strict=True):
                     column[i] = new[j]
+                # a place that was guessed, while nothing seems to be missing, stays doubtful
+                result.fit.out_of_distribution[i] |= not parts[j]
     return result
 
 
 def warn(found: Placed, names: Sequence[str]) -> None:
-    """Warns about clouds of which much of the surface was not seen; names: of the shapes."""
-    for some, then in ((found.searched, SEARCHED), (~found.searched & (found.unseen > PART), KEPT)):
+    """Warns about clouds that were moved, or of which much of the surface was not seen; names: of the shapes."""
+    hidden = found.unseen > PART
+    for some, then in (
+        (found.searched & hidden, SEARCHED),
+        (found.searched & ~hidden, MOVED),
+        (~found.searched & hidden, KEPT),
+    ):
         if (which := np.flatnonzero(some)).size:
             others = f" (and {counted(len(which) - 1, 'other shape')})" * (len(which) > 1)
-            warnings.warn(f"{names[which[0]]}{others}: {found.unseen[which[0]]:.0%} {then}", stacklevel=3)
+            share = "" if then is MOVED else f"{found.unseen[which[0]]:.0%} "
+            warnings.warn(f"{names[which[0]]}{others}: {share}{then}", stacklevel=3)
 
 
 def unseen(network: BoundNetwork, codes: np.ndarray, clouds: Sequence[np.ndarray]) -> np.ndarray:
