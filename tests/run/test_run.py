@@ -21,7 +21,6 @@ from jonet.data import store as stores
 from jonet.errors import CheckpointError, ConfigError, FormatError, InputError
 from jonet.evaluation import metrics
 from jonet.geometry import mesh_files
-from jonet.inference.fitting import parts
 from jonet.progress import Progress
 from jonet.run import metrics_file, report_pages, stages, train
 from jonet.tasks.setup import TrainingSetup
@@ -149,13 +148,12 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         jonet.load(tmp_path)
 
 
-def test_fit_and_extract_keep_input_units(model, monkeypatch):
-    monkeypatch.setattr(parts, "PART", 2.0)  # a ball is no chair, and could be taken for a part of one
+def test_fit_and_extract_keep_input_units(model):
     rng = np.random.default_rng(0)
     direction = rng.standard_normal((3000, 3))
     normals = direction / np.linalg.norm(direction, axis=1, keepdims=True)
     points = normals * 20 + [1000, 0, -500]
-    codes = model.fit(points=[points], normals=[normals], frame="input", names=["ball"])
+    codes = model.fit(points=[points], normals=[normals], frame="input", whole=True, names=["ball"])
     assert codes.names == ("ball",) and len(codes.similarities) == 1
     np.testing.assert_allclose(codes.similarities[0](points).max(), 1 / 1.03, atol=0.01)
     for code in (codes, model.codes[0].placed(codes.similarities)):
