@@ -297,7 +297,6 @@ class Model:
         meshes: Sequence[Any] | None = None,
         frame: str | Sequence[Similarity] = "normalized",
         outliers: str | None = None,
-        whole: bool = False,
         names: Sequence[str] | None = None,
         precision: Precision | None = None,
     ) -> Codes:
@@ -440,22 +439,30 @@ class Model:
         Observations, frame, outliers, whole and names as for `encode` of Occupancy Networks, and for `fit` of DeepSDF;
         resolution and precision as for `extract`.  samples: [B, N, 4], points and normals: [B, N, 3], and free_space:
         [B, M, 3], or lists of one array per shape.  voxels: [B, R, R, R] of 0 and 1.  images: [B, H, W, 3] in [0, 1].
+        With frame="input" a warning names clouds that are far from the mesh that an encoder made of them.
         Raises InputError as these do, and for observations that the network does not take.
         """
         self._surfaces(resolution)  # a wrong resolution or precision is refused before the work
         model = self.with_precision(precision)
         given = {"samples": samples, "points": points, "normals": normals, "free_space": free_space}
         given |= {"voxels": voxels, "images": images, "meshes": meshes}
-        return model.extract(model._codes(given, frame, outliers, whole, names), resolution)
+        codes = model._codes(given, frame, outliers, whole, names)
+        built = model.extract(codes, resolution)
+        if points is not None and arguments.boxed(frame) and not whole and not self.is_fitted:
+            parts.warn_off_mesh(built, listed(points, "points", (None, 3)), codes.names)
+        return built
 
     def _codes(self, observed: dict[str, Any], frame, outliers: str | None, whole: bool = False, names=None) -> Codes:
         """Codes of observations, by `fit` if codes of the network are fitted, else by `encode`."""
-        method, known = (self.encode, ENCODED) if self.inputs is not None and not self.is_fitted else (self.fit, FITTED)
+        encoded = self.inputs is not None and not self.is_fitted
+        known = ENCODED if encoded else FITTED
         observed = {name: arrays for name, arrays in observed.items() if arrays is not None}
         for name in observed:
             if name not in known:
                 raise InputError(f"{name} is given, but not used: {self._takes()}, which takes {', '.join(known)}")
-        return method(**observed, frame=frame, outliers=outliers, whole=whole, names=names)
+        if encoded:
+            return self.encode(**observed, frame=frame, outliers=outliers, names=names)
+        return self.fit(**observed, frame=frame, outliers=outliers, whole=whole, names=names)
 
     def purify(
         self,

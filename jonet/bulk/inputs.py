@@ -18,7 +18,7 @@ from jonet.codes import Codes
 from jonet.data import scans
 from jonet.errors import ConfigError, InputError
 from jonet.geometry import axes, point_cloud_files
-from jonet.geometry.mesh import Similarity
+from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference.encode import Inputs
 from jonet.inference.fitting import encoded, latents, parts
 from jonet.inference.fitting import turned as turns
@@ -96,7 +96,7 @@ def codes_of(model: Model, shapes: Sequence[Prepared]) -> Codes:
 
 
 def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> list[str]:
-    """The axis of each file that perhaps points up, "" for shapes that do not lie; only doubtful codes are looked at.
+    """For each file which axis perhaps points up, "" for shapes that do not lie; only doubtful codes are looked at.
 
     up: the axis that was taken for it.
     Fits every shape whose code is out of distribution in five other poses (`fitting.turned.axes`).
@@ -112,7 +112,17 @@ def lying(model: Model, shapes: Sequence[Prepared], codes: Codes, up: str) -> li
             **_fitting(model),
         )
         for i, axis in zip(doubtful, turned, strict=True):
-            found[i] = axis and axes.beneath(up, axis)
+            found[i] = axis and f"perhaps turned: --up={axes.beneath(up, axis)}"
+    return found
+
+
+def off_mesh(shapes: Sequence[Prepared], meshes: Sequence[Mesh]) -> list[str]:
+    """For each cloud how many of its points are far from its mesh, in input units; "" for few, and for other shapes."""
+    found = [""] * len(shapes)
+    for i, (shape, mesh) in enumerate(zip(shapes, meshes, strict=True)):
+        if shape.cloud is not None and len(mesh.faces):
+            share = parts.off_mesh(mesh, shape.similarity.inverse()(shape.cloud[0]))
+            found[i] = f"{share:.0%} of the points far from the mesh" * (share > parts.DOUBTFUL)
     return found
 
 
@@ -203,6 +213,8 @@ def reader(
     axes.upright(up)  # checks it
     if model.inputs is None and not model.is_fitted:
         raise InputError("this network only represents the shapes that it was trained on, and takes no others")
+    if whole and model.inputs is not None and not model.is_fitted and model.inputs.kind != "points":
+        raise InputError(f"whole is True, but this network takes {model.inputs.kind}, and no point clouds")
     if model.inputs is None or model.is_fitted:
         limit = rows_used(model) or point_cloud_files.LIMIT
         return functools.partial(_observations, model.frame, model.fitting, limit, outliers, up, remove_plane, whole)
@@ -244,7 +256,7 @@ def _inputs(
         voxels, transform = scans.grid(path, form.size, up)
         return Prepared(name, transform, voxels)
     one = scans.read(path, frame, surface=True, outliers=outliers, up=up, remove_plane=remove_plane)
-    return Prepared(name, one.similarity, one.array("points"))
+    return Prepared(name, one.similarity, one.array("points"), None if whole else (one.array("points"), None))
 
 
 def size_class(model: Model) -> Callable[[Prepared], int]:

@@ -27,6 +27,7 @@ from jonet.bulk.inputs import (
     find,
     lying,
     names,
+    off_mesh,
     reader,
     rows_used,
     size_class,
@@ -83,6 +84,8 @@ def fit(
     """
     work.check(settings)
     units.check(unit)
+    if whole and model.inputs is not None and not model.is_fitted:
+        raise ConfigError("whole is True, but this network encodes its inputs, and looks at no code again")
     out = Path(out)
     folder, joined = (out.with_suffix(""), out) if out.suffix == ".npz" else (out, out / "codes.npz")
     files = find(inputs, folder, [joined], takes_images(model))
@@ -99,11 +102,11 @@ def fit(
         return list(zip(_each(codes), lying(model, shapes, codes, up), strict=True))
 
     def write(key: str, result: tuple[Codes, str]) -> Row:
-        code, axis = result
+        code, doubt = result
         own = units.of_file(files[key]) if unit is None else unit
         code = dataclasses.replace(code, network=network, units=own and (own,))
         code.save(folder / outputs[key], sync=False)  # its row has its digest
-        return _row(key, code, outputs[key], axis)
+        return _row(key, code, outputs[key], doubt)
 
     stages = Stages(read, size_class(model), solve, write, stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
@@ -146,7 +149,9 @@ def reconstruct(
 
     def solve(shapes: list[Prepared]) -> list[tuple[Codes, Mesh, str]]:
         codes = codes_of(model, shapes)
-        return list(zip(_each(codes), _meshes(model, codes, cells), lying(model, shapes, codes, up), strict=True))
+        meshes = _meshes(model, codes, cells)
+        doubts = lying(model, shapes, codes, up) if model.is_fitted else off_mesh(shapes, meshes)
+        return list(zip(_each(codes), meshes, doubts, strict=True))
 
     stages = Stages(read, size_class(model), solve, _writer(folder, outputs, files, unit), stamp)
     given = {key: Input(File(path, shape_names[key]), (outputs[key],)) for key, path in files.items()}
@@ -313,8 +318,8 @@ def _writer(folder: Path, outputs: dict[str, str], inputs: Mapping[str, Path], u
     """Writes a mesh and gives its row.  unit: of all inputs; None for that which a file names, or the code has."""
 
     def write(key: str, result: tuple[Codes, Mesh, str]) -> Row:
-        code, mesh, axis = result
-        row = _row(key, code, outputs[key], axis)
+        code, mesh, doubt = result
+        row = _row(key, code, outputs[key], doubt)
         if not len(mesh.faces):
             return row._replace(status=f"{EMPTY}: no surface in the box", output="")
         own = unit or (units.of_file(inputs[key]) if key in inputs else (code.units or ("",))[0] or None)
@@ -324,8 +329,8 @@ def _writer(folder: Path, outputs: dict[str, str], inputs: Mapping[str, Path], u
     return write
 
 
-def _row(key: str, code: Codes, output: str, axis: str = "") -> Row:
-    """The row of a code, with the status that its fit reports.  axis: that perhaps points up; "" for none."""
+def _row(key: str, code: Codes, output: str, doubt: str = "") -> Row:
+    """The row of a code, with the status that its fit reports.  doubt: a further one, "" for none."""
     doubts = []
     if code.converged is not None and not code.converged[0]:
         doubts.append("not converged")
@@ -333,8 +338,8 @@ def _row(key: str, code: Codes, output: str, axis: str = "") -> Row:
         doubts.append("out of distribution")
     if code.unseen is not None and code.unseen[0] > parts.PART:
         doubts.append(f"{code.unseen[0]:.0%} of the surface unseen")
-    if axis:
-        doubts.append(f"perhaps turned: --up={axis}")
+    if doubt:
+        doubts.append(doubt)
     status = f"{DOUBTFUL}: {', '.join(doubts)}" if doubts else OK
     residual, inlier_fraction = (None if x is None else float(x[0]) for x in (code.residual, code.inlier_fraction))
     return Row(key, status, residual, inlier_fraction, output=output)

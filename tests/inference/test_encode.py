@@ -1,10 +1,15 @@
 """Inputs of encoders: clouds thinned to the trained number, occupancies that are 0 and 1, frames."""
 
+import re
+import warnings
+
 import jax
 import numpy as np
 import pytest
+import solids
 
-from jonet.errors import InputError
+from jonet import bulk
+from jonet.errors import ConfigError, InputError
 from jonet.geometry.mesh import Similarity
 from jonet.inference import encode
 from jonet.inference.encode import Inputs
@@ -61,3 +66,39 @@ def test_a_cloud_is_thinned_over_all_of_it():
     assert len(set(ten.tolist())) == 10 and np.ptp(ten) > 0.5  # 9/11 in the mean
     again = encode.thinned(rows[:3], 10)
     assert len(again) == 10 and np.unique(again[:, 0], return_counts=True)[1].min() == 3
+
+
+@pytest.fixture
+def balls(monkeypatch):
+    """A network that makes a ball of radius 3 about (100, 0, 0) of every cloud, and points of such a ball."""
+    network = OccupancyNetwork(Specs(encoder="pointnet_simple", c_dim=8, hidden_size=4, n_blocks=1))
+    shared, _, batch_stats = jax.device_get(conditional.initial(network, 1, jax.random.key(0)))
+    model = Model("occupancy", BoundNetwork(network, shared, batch_stats), "cube", inputs=Inputs("points", 64))
+    ball = solids.ball(3.0, (100, 0, 0))
+    monkeypatch.setattr(Model, "extract", lambda self, codes, *args, **options: [ball] * len(codes.names))
+    directions = np.random.default_rng(0).normal(size=(500, 3))
+    return model, 3 * directions / np.linalg.norm(directions, axis=1, keepdims=True) + [100, 0, 0]
+
+
+def test_clouds_that_are_not_of_their_mesh_are_said(balls, tmp_path):
+    """A quarter of the points farther from it than 1/20 of the box, and a tenth, in one call and in bulk."""
+    model, points = balls
+    clouds = {"all": points, "tenth": points.copy(), "quarter": points.copy()}
+    for name, count in (("tenth", 50), ("quarter", 125)):
+        clouds[name][:count] += 0.3 * (points[:count] - [100, 0, 0])
+    given = {"points": list(clouds.values()), "frame": "input", "outliers": "keep", "names": list(clouds)}
+    with pytest.warns(UserWarning, match=r"^quarter: 2\d% of the points are far from the mesh: the encoder knows"):
+        model.reconstruct(**given)
+    with warnings.catch_warnings(action="error"):
+        model.reconstruct(**given, whole=True)
+        model.reconstruct(points=points[None] / 200)  # the network's own frame says nothing of boxes
+    for name, cloud in clouds.items():
+        np.save(tmp_path / f"{name}.npy", cloud)
+    for out, whole in (("looked", False), ("whole", True)):
+        bulk.reconstruct(model, tmp_path, tmp_path / out, outliers="keep", whole=whole)
+    table = (tmp_path / "looked" / "manifest.csv").read_text()
+    assert table.count("doubtful") == 1
+    assert re.search(r"quarter.npy,doubtful: 2\d% of the points far from the mesh", table)
+    assert "doubtful" not in (tmp_path / "whole" / "manifest.csv").read_text()
+    with pytest.raises(ConfigError, match="whole is True, but this network encodes"):
+        bulk.fit(model, tmp_path / "all.npy", tmp_path / "codes.npz", whole=True)

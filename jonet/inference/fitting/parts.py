@@ -34,6 +34,7 @@ SUSPECT = 0.1  # fraction of the surface that is unseen, from which on a shape i
 PART = 0.15  # the same of the shape that is found then, from which on the cloud is a part
 NEARER = 0.92  # if that shape is like the training shapes, or its code's distance from theirs at most this of before
 ELSEWHERE = 0.7  # of that distance, if the code is then like theirs, and was not: the box is wrong, whatever was seen
+OFF_MESH, DOUBTFUL = 0.05, 0.2  # far points, in longest sides of their box; a mesh with more of them is doubtful
 OFF = 0.15  # by which a point moves then at least, in the normalized frame; by less, the box was nearly right
 
 SEARCHED = (
@@ -47,6 +48,10 @@ MOVED = (
 KEPT = (
     "of the surface is far from all points: if these are a part of the shape, the box around them is not that of the "
     "shape; see complete"
+)
+NOT_ITS_MESH = (
+    "of the points are far from the mesh: the encoder knows no such shape, or these are a part of one, whose box is "
+    "larger than theirs"
 )
 
 
@@ -145,6 +150,25 @@ def unseen(network: BoundNetwork, codes: np.ndarray, clouds: Sequence[np.ndarray
             with contextlib.suppress(MeshError):  # of a mesh without faces
                 found[i] = _far(mesh, clouds[i])
     return found
+
+
+def off_mesh(mesh: Mesh, points: np.ndarray) -> float:
+    """The fraction of points [N, 3] that are farther from a mesh than 1/20 of the longest side of their box.
+
+    For codes of encoders, which have no residual.  1 for a mesh without faces.
+    """
+    if not len(mesh.faces):
+        return 1.0
+    places, _ = surface(mesh, 4 * POINTS, np.random.default_rng(0), np.float64)
+    return float(np.mean(KDTree(places).query(points)[0] > OFF_MESH * np.ptp(points, axis=0).max()))
+
+
+def warn_off_mesh(meshes: Sequence[Mesh], clouds: Sequence[np.ndarray], names: Sequence[str]) -> None:
+    """Warns about meshes that are not those of their clouds [Nᵢ, 3], in the same units; names: of the shapes."""
+    found = [off_mesh(mesh, points) for mesh, points in zip(meshes, clouds, strict=True)]
+    if which := [i for i, share in enumerate(found) if share > DOUBTFUL]:
+        others = f" (and {counted(len(which) - 1, 'other shape')})" * (len(which) > 1)
+        warnings.warn(f"{names[which[0]]}{others}: {found[which[0]]:.0%} {NOT_ITS_MESH}", stacklevel=3)
 
 
 def _far(mesh: Mesh, points: np.ndarray) -> float:
