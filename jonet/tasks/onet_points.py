@@ -43,9 +43,9 @@ class OnetPoints(Onet[Config]):
     config = Config
     presets = {
         "quick": Config(
+            **onet.MIXED,
             shapes=Shapes(train=800, val_fraction=0.03),
             network=network(96, 64),
-            points_sampling="stratified",
             cpu=Batch(16, 512),
             minutes=2.75,
         ),

@@ -125,6 +125,27 @@ def test_a_step_moves_the_encoder_alone_and_keeps_no_state_of_the_decoder(decode
     assert np.isfinite(metrics["loss"][:count]).all() and (metrics["gradient"][:count] > 0).all()
 
 
+def test_the_loss_is_the_clamped_error_of_the_field_of_the_encoders_code(decoder, finished, model):
+    config = deepsdf_points.Config(
+        model=str(decoder), network=deepsdf_points.Encoder(encoder_width=16), inputs=Points(50, noise=0.1)
+    )
+    store = stores.open(finished / "store")
+    shapes = store.select("train")
+    setup = deepsdf_points.TASK.training_setup(config, store, shapes[:3], jax.random.key(0), {})
+    batch = jax.device_get(setup.batches.draw(setup.batches.segment(0, 1)[0], 0))
+    assert set(batch.index[batch.mask > 0]) == set(shapes[:3])
+    encoder = {"params": {"encoder": model.network.shared["params"]["encoder"]}}
+    total, (kept, metrics) = setup.loss(encoder, None, setup.batch_stats, batch, jax.random.key(0))
+    codes = model.encode(points=batch.inputs).values
+    clamp = model.history["clamp"]
+    predicted, told = (np.clip(d, -clamp, clamp) for d in (model.field(codes)(batch.points), batch.values))
+    errors = np.abs(predicted - told).mean(1)[batch.mask > 0]
+    assert (np.abs(batch.values) > clamp).any() and len(errors) == 3
+    assert total == pytest.approx(errors.sum(), rel=1e-4) and kept is setup.batch_stats
+    lengths = np.linalg.norm(codes[batch.mask > 0], axis=1)
+    assert metrics["length"] == pytest.approx(lengths.sum(), rel=1e-4)
+
+
 def test_the_shapes_of_the_run_are_taken_without_sampling(decoder, finished):
     theirs, ours = stores.open(decoder / "store"), stores.open(finished / "store")
     assert ours.index == theirs.index and ours.verify()
