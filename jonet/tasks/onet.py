@@ -89,7 +89,7 @@ class Config(TimedConfig):
     optimizer: Optimizer = MUON  # optimizer and learning rates
     # points to learn from: uniform in the box; equal: half of them inside; stratified: half inside, weighted so that
     # the loss has the same expectation as with uniform; surface: near the surface (needs samples.near_occupancies);
-    # mixed: half uniform, half near the surface
+    # mixed: half of them uniform, half near the surface (needs them, too)
     points_sampling: Literal["uniform", "equal", "stratified", "surface", "mixed"] = "uniform"
     batch_shapes: int = 0  # shapes per training step; 0: by platform (published: 64)
     # points of each shape per training step, K, even; 0: by platform (published: 2048; for voxels 1024)
