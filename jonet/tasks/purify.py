@@ -39,7 +39,7 @@ from jonet.geometry import outliers
 from jonet.model import Model, load
 from jonet.settings.metrics import MetricsConfig
 from jonet.storage import atomic
-from jonet.tasks import onet_points
+from jonet.tasks import onet, onet_points
 from jonet.tasks.attacks import NAMES, Attacks, Classifier, attacked, corrupt
 from jonet.tasks.onet import Onet
 from jonet.tasks.onet_points import OnetPoints
@@ -156,6 +156,9 @@ class Purify(Onet[Config]):
             shapes=Shapes(train=280, test=10, val_fraction=0.03),
             minutes=2.25,
             scores=FEWER,
+            samples=onet.SAMPLES,  # of the box alone, with which its results were measured
+            points_sampling="stratified",
+            ema_decay=0.0,
         ),
         "small": _purifying(OnetPoints.presets["small"], shapes=Shapes(train=300, test=20, val_fraction=0.02)),
         "paper": _purifying(OnetPoints.presets["paper"], shapes=Shapes(train=6_000, test=200, val_fraction=0.1)),

@@ -153,7 +153,8 @@ def sample_rows(draw: RowSampling, counts, key) -> jax.Array:
 class BatchSpec:
     """What a batch holds of each shape.
 
-    points: rows to sample.  values: their `distances`, or `occupancies` (1 inside, 0 outside).
+    points: rows to sample.  values: their `distances`, or `occupancies` (1 inside, 0 outside).  more_points: rows of
+    another array to sample, which follow them, for occupancies.
     inputs: rows to sample for the encoder.  noise: standard deviation of Gaussian noise that is added to them.
     scale_augmentation, σ: in every epoch each shape (points and inputs alike) is scaled along each axis by a factor
     from exp(-σ) to exp(σ), and then rescaled to its previous longest side.
@@ -169,6 +170,7 @@ class BatchSpec:
     scale_augmentation: float = 0.0
     importance_weighted: bool = False
     passes: int = 1
+    more_points: RowSampling | None = None
 
     def __post_init__(self):
         cloud = self.inputs is not None and self.inputs.array not in WHOLE
@@ -178,11 +180,29 @@ class BatchSpec:
             raise ConfigError(
                 f"a scale_augmentation of {self.scale_augmentation} belongs to occupancies, with inputs that are points"
             )
-        if self.importance_weighted and self.points.sides != "half":
-            raise ConfigError("importance_weighted points are drawn as 'half' of each side")
+        if self.importance_weighted and (self.points.sides != "half" or self.more_points):
+            raise ConfigError("importance_weighted points are drawn as 'half' of each side, of one array")
+        if self.more_points and self.values != "occupancies":
+            raise ConfigError("points of two arrays have occupancies")
 
     def draws(self) -> dict[str, RowSampling]:
-        return {"points": self.points} | ({"inputs": self.inputs} if self.inputs else {})
+        return self.point_draws() | ({"inputs": self.inputs} if self.inputs else {})
+
+    def point_draws(self) -> dict[str, RowSampling]:
+        """Those of the points, in their order."""
+        return {"points": self.points} | ({"more_points": self.more_points} if self.more_points else {})
+
+    @property
+    def count(self) -> int:
+        """Points of each shape."""
+        return sum(draw.count for draw in self.point_draws().values())
+
+    def inside(self, places: Mapping[str, Any], counts: Mapping[str, Any]) -> list:
+        """Which rows of `sample_all` are inside, [..., count] bool of each draw of points.
+
+        counts [..., sides]: of the shapes of `places`, by array.
+        """
+        return [places[name] >= counts[draw.array][..., :1] for name, draw in self.point_draws().items()]
 
     def arrays(self) -> list[str]:
         """The names of the arrays that rows are sampled from."""
@@ -216,7 +236,7 @@ def assemble(
     def real(leaf):  # an empty lane gathers rows of other shapes or padding, which become zeros here
         return jnp.where(now.mask.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, jnp.zeros((), leaf.dtype))
 
-    points: Any = real(rows["points"]).astype(jnp.float32)
+    points: Any = real(jnp.concatenate([rows[name] for name in plan.point_draws()], 1)).astype(jnp.float32)
     inputs: Any = None
     weights = real(_weights(inside, counts)) if plan.importance_weighted else None
     values = points[..., 3] if plan.values == "distances" else real(inside).astype(jnp.float32)
@@ -281,7 +301,7 @@ class Resident:
     def __init__(self, arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key, *, half: bool = False):
         _check(arrays, lanes, plan)
         self.arrays, self.lanes, self.plan, self.positions = arrays, lanes, plan, lanes.positions
-        self.points = lanes.shapes * plan.points.count
+        self.points = lanes.shapes * plan.count
         self.specs = {"deal": parallel.SPLIT, "key": parallel.REPLICATED, "arrays": parallel.SPLIT}
         self.bytes = resident_bytes(arrays, lanes, plan, half)
         packed = {name: _on_devices(arrays[name], lanes, half) for name in plan.arrays()}
@@ -301,8 +321,9 @@ class Resident:
             stored, found = self.arrays[draw.array].values, arrays[draw.array].rows(now.row, places[name])
             found = found[..., : stored.shape[1]] if stored.ndim == 2 else found  # without a column of padding
             rows[name] = found.astype(stored.dtype)
-        counts = arrays[self.plan.points.array].counts[now.row]
-        return assemble(self.plan, rows, places["points"] >= counts[:, :1], counts, now, data["key"])
+        counts = {name: packed.counts[now.row] for name, packed in arrays.items()}
+        inside = jnp.concatenate(self.plan.inside(places, counts), 1)
+        return assemble(self.plan, rows, inside, counts[self.plan.points.array], now, data["key"])
 
 
 class Streamed:
@@ -324,7 +345,7 @@ class Streamed:
                     "windows or auto, or place to resident or half if a device has the memory"
                 )
         self.arrays, self.lanes, self.plan, self.positions = arrays, lanes, plan, lanes.positions
-        self.points = lanes.shapes * plan.points.count
+        self.points = lanes.shapes * plan.count
         self.specs = {"deal": parallel.SPLIT, "key": parallel.REPLICATED, "first": parallel.REPLICATED}
         self.specs |= {name: parallel.SPLIT for name in ("counts", "rows", "inside")}
         size = sum(arrays[draw.array].values[:1].nbytes * draw.count for draw in plan.draws().values())
@@ -363,7 +384,7 @@ class Streamed:
             values = self.arrays[draw.array].values
             shape = (width, self.chunk, draw.count, *values.shape[1:])
             rows[name] = parallel.split_by(shape, values.dtype, lambda device, name=name: gathered(device)[0][name])
-        shape = (width, self.chunk, self.plan.points.count)
+        shape = (width, self.chunk, self.plan.count)
         inside = parallel.split_by(shape, bool, lambda device: gathered(device)[1])
         return {"first": np.int32(first), "rows": rows, "inside": inside}
 
@@ -378,7 +399,8 @@ class Streamed:
         for name, draw in self.plan.draws().items():
             packed = self.arrays[draw.array]
             rows[name] = packed.values[packed.offsets[index][..., None] + places[name]]
-        return rows, places["points"] >= self.arrays[self.plan.points.array].counts[index, :1]
+        sides = {name: self.arrays[name].counts[index] for name in self.plan.arrays()}
+        return rows, np.concatenate(self.plan.inside(places, sides), -1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -420,7 +442,7 @@ def example(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec) ->
         for name, draw in plan.draws().items()
         for values in [arrays[draw.array].values]
     }
-    inside = jax.ShapeDtypeStruct((shapes, plan.points.count), bool)
+    inside = jax.ShapeDtypeStruct((shapes, plan.count), bool)
     counts = jax.ShapeDtypeStruct((shapes, arrays[plan.points.array].counts.shape[1]), "int32")
     return jax.eval_shape(functools.partial(assemble, plan), rows, inside, counts, now, jax.random.key(0))
 

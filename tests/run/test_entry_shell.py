@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import program
 import pytest
 from paths import ROOT
@@ -19,6 +20,7 @@ from jonet import interrupt, parallel
 from jonet.data import sources
 from jonet.data import store as stores
 from jonet.data.sampling import Recipe
+from jonet.data.store import RaggedArray
 from jonet.errors import ConfigError
 from jonet.run import train
 from jonet.run.program import cache_folder
@@ -107,6 +109,18 @@ def test_patience_needs_validation():
     config = dataclasses.replace(onet_points.TASK.presets["quick"], patience=2)
     with pytest.raises(ConfigError, match="patience is 2, but there are no validation shapes"):
         onet_points.TASK.training_setup(config, store, [0, 1], None, {})
+
+
+def test_samples_without_points_near_the_surface_need_another_sampling():
+    """Those of the authors' folders, with a preset that draws such points."""
+    counts = np.array([[3, 4], [0, 0], [0, 0]])
+    store = SimpleNamespace(
+        names=["a", "b", "c"],
+        select=lambda split: np.array([0, 2] if split == "train" else []),
+        arrays={"occupancy_near": RaggedArray(np.zeros((7, 3)), np.array([0, 7, 7]), counts)},
+    )
+    with pytest.raises(ConfigError, match=r"mixed, but 1 shape of 2 \(first c\) .* set points_sampling=stratified"):
+        onet_points.TASK.training_setup(onet_points.TASK.presets["quick"], store, [0, 2], None, {})
 
 
 def test_purify_needs_shapes_to_test_with(monkeypatch):

@@ -17,6 +17,7 @@ PLANS = {
         "occupancies",
         RowSampling("surface_points", 8, "windows"),
         noise=0.1,
+        more_points=RowSampling("occupancy_near", 6, "windows", "any"),
     ),
     "stretched": BatchSpec(
         RowSampling("occupancy", 10, "windows"),
@@ -29,15 +30,15 @@ PLANS = {
 }
 
 
-def packed(shapes=7, sides=2, width=4, few=False, dtype=np.float32) -> RaggedArray:
-    """Rows that say whose they are: shape, place, 1 if inside, and ± a number."""
-    rng = np.random.default_rng(0)
+def packed(shapes=7, sides=2, width=4, few=False, dtype=np.float32, seed=0) -> RaggedArray:
+    """Rows that say whose they are: shape, place (+ 1,000 · seed), 1 if inside, and ± a number."""
+    rng = np.random.default_rng(seed)
     counts = rng.integers(2, 6, (shapes, sides)) if few else rng.integers(40, 90, (shapes, sides))
     offsets = np.cumsum(counts.sum(1)) - counts.sum(1)
     shape = np.repeat(np.arange(shapes), counts.sum(1))
     place = np.arange(counts.sum()) - offsets[shape]
     inside = place >= counts[shape, 0]
-    values = np.column_stack([shape, place, inside, np.where(inside, -1, 1) * (0.5 + place)])
+    values = np.column_stack([shape, place + 1_000 * seed, inside, np.where(inside, -1, 1) * (0.5 + place)])
     return RaggedArray(values[:, :width].astype(dtype), offsets, counts)
 
 
@@ -45,6 +46,7 @@ def arrays(**options):
     return {
         "sdf": packed(**options),
         "occupancy": packed(width=3, dtype=np.float16, **options),
+        "occupancy_near": packed(seed=1, width=3, dtype=np.float16, **options),
         "surface_points": packed(sides=1, width=3, **options),
     }
 

@@ -95,6 +95,7 @@ def test_the_decoder_stays_bit_for_bit_and_only_the_encoder_is_learned(decoder, 
     assert leaves(shared["decoder"]) == leaves(given.network.shared["params"])
     np.testing.assert_array_equal(model.codes.values, given.codes.values)
     assert model.codes.sources == given.codes.sources and model.history["clamp"] == given.history["clamp"]
+    assert model.fitting.gauss_newton.points == (1024,) * 3 and model.surfaces.resolution == 16
     for ours, theirs in zip(model.prior, given.prior, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     code = given.codes.values[0]
@@ -125,11 +126,39 @@ def test_a_step_moves_the_encoder_alone_and_keeps_no_state_of_the_decoder(decode
     assert np.isfinite(metrics["loss"][:count]).all() and (metrics["gradient"][:count] > 0).all()
 
 
-def test_the_shapes_of_the_run_are_taken_without_sampling(decoder, finished):
+def test_the_loss_is_the_clamped_error_of_the_field_of_the_encoders_code(decoder, finished, model):
+    config = deepsdf_points.Config(
+        model=str(decoder), network=deepsdf_points.Encoder(encoder_width=16), inputs=Points(50, noise=0.1)
+    )
+    store = stores.open(finished / "store")
+    shapes = store.select("train")
+    setup = deepsdf_points.TASK.training_setup(config, store, shapes[:3], jax.random.key(0), {})
+    batch = jax.device_get(setup.batches.draw(setup.batches.segment(0, 1)[0], 0))
+    assert set(batch.index[batch.mask > 0]) == set(shapes[:3])
+    for shape, cloud in zip(batch.index[batch.mask > 0], batch.inputs[batch.mask > 0], strict=True):
+        gaps = np.linalg.norm(cloud[:, None] - store.surface(shape)[0], axis=2).min(1)
+        assert 0.03 < np.median(gaps) < 0.3  # noise of 0.1
+    batch = batch._replace(mask=np.where(np.arange(len(batch.mask)) == 1, 0, batch.mask))
+    encoder = {"params": {"encoder": model.network.shared["params"]["encoder"]}}
+    total, (kept, metrics) = setup.loss(encoder, None, setup.batch_stats, batch, jax.random.key(0))
+    codes = model.encode(points=batch.inputs).values
+    clamp = model.history["clamp"]
+    predicted, told = (np.clip(d, -clamp, clamp) for d in (model.field(codes)(batch.points), batch.values))
+    errors = np.abs(predicted - told).mean(1)[batch.mask > 0]
+    assert (np.abs(batch.values) > clamp).any() and len(errors) == 2
+    assert total == pytest.approx(errors.sum(), rel=1e-4) and kept is setup.batch_stats
+    lengths = np.linalg.norm(codes[batch.mask > 0], axis=1)
+    assert metrics["length"] == pytest.approx(lengths.sum(), rel=1e-4)
+
+
+def test_the_shapes_of_the_run_are_taken_without_sampling(decoder, finished, model):
     theirs, ours = stores.open(decoder / "store"), stores.open(finished / "store")
     assert ours.index == theirs.index and ours.verify()
     values = json.loads((finished / "metrics.json").read_text())
     assert [row["name"] for row in values["shapes"]] == [theirs.names[i] for i in theirs.select("test")]
+    clouds = [Points(50).of(ours, i, 0) for i in ours.select("test")]
+    codes = Codes.load(finished / "codes.npz").values
+    np.testing.assert_allclose(codes, model.encode(points=clouds).values, rtol=1e-5, atol=1e-6)
     assert len(values["train"]["shapes"]) == 1 and "points" in (finished / "report.html").read_text()
 
 

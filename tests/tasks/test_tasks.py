@@ -256,9 +256,26 @@ def test_validation_shapes_are_of_the_training_ones():
     assert all(source.split == "train" for source in occnet.TrainingShapes(test=0).sources("mug,lamp", 0))
 
 
+@pytest.mark.parametrize(
+    ("sampling", "draws"),
+    [
+        ("uniform", [("occupancy", 64, "any")]),
+        ("stratified", [("occupancy", 64, "half")]),
+        ("surface", [("occupancy_near", 64, "any")]),
+        ("mixed", [("occupancy", 32, "any"), ("occupancy_near", 32, "any")]),
+    ],
+)
+def test_points_to_learn_from_are_of_the_box_or_near_the_surface(sampling, draws):
+    config = dataclasses.replace(onet_points.TASK.presets["quick"], points_sampling=sampling)
+    plan = onet.spec(config, 64, "rows")
+    assert [(draw.array, draw.count, draw.sides) for draw in plan.point_draws().values()] == draws
+    assert plan.importance_weighted == (sampling == "stratified")
+
+
 def test_options_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match="near_occupancies"):
-        dataclasses.replace(onet_points.TASK.presets["quick"], points_sampling="surface")
+    for sampling in ("surface", "mixed"):
+        with pytest.raises(ConfigError, match=f"points_sampling is {sampling}, so samples.near_occupancies"):
+            dataclasses.replace(onet_points.TASK.presets["paper"], points_sampling=sampling)
     with pytest.raises(ConfigError, match="one size"):
         dataclasses.replace(onet_images.TASK.presets["quick"], inputs=onet_images.View(48))
     points = onet_points.TASK.presets["quick"]

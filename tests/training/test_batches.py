@@ -204,6 +204,20 @@ def test_importance_weighted_points_have_the_same_expectation():
     )
 
 
+def test_points_of_two_arrays_are_joined_with_their_labels():
+    first, second = RowSampling("occupancy", 30, sides="any"), RowSampling("occupancy_near", 20, sides="any")
+    source = Resident(arrays(), lanes(), BatchSpec(first, "occupancies", more_points=second), KEY)
+    assert source.points == 3 * 50
+    for batch in run(source, range(3)).values():
+        assert batch.points.shape == (3, 50, 3) and (batch.points[..., 0] == batch.index[:, None]).all()
+        assert ((batch.points[..., 1] >= 1_000) == (np.arange(50) >= 30)).all()
+        np.testing.assert_array_equal(batch.values, batch.points[..., 2])
+        assert 0 < batch.values[:, 30:].mean() < 1
+    for wrong in (dict(values="distances"), dict(values="occupancies", importance_weighted=True)):
+        with pytest.raises(ConfigError, match="two arrays|of one array"):
+            BatchSpec(dataclasses.replace(first, sides="half"), **wrong, more_points=second)
+
+
 def test_scaled_shapes_keep_their_longest_side_and_their_labels():
     held = arrays()
     for name in ("occupancy", "surface_points"):  # no coordinate is 0
@@ -246,7 +260,7 @@ def test_streamed_batches_equal_resident_ones(name, shapes):
     for start in (0, 5):  # a run that goes on in the middle of a chunk sees the same
         for step, batch in run(streamed, range(start, 9)).items():
             jax.tree.map(np.testing.assert_array_equal, whole[step], batch)
-    assert streamed.points == dealt.shapes * PLANS[name].points.count
+    assert streamed.points == dealt.shapes * PLANS[name].count
 
 
 def test_a_chunk_serves_as_many_steps_as_it_has_left():
@@ -311,7 +325,7 @@ def test_a_second_store_of_the_same_size_compiles_nothing():
 @pytest.mark.parametrize(
     ("plan", "match"),
     [
-        (BatchSpec(RowSampling("points", 4)), "no array 'points'.*occupancy, sdf, surface_points"),
+        (BatchSpec(RowSampling("points", 4)), "no array 'points'.*occupancy, occupancy_near, sdf, surface_points"),
         (BatchSpec(RowSampling("occupancy", 4)), "'occupancy' holds no distances"),
         (BatchSpec(RowSampling("none", 4), "occupancies"), r"shape 0 of the store has \[0, 0\] rows of 'none'"),
         (BatchSpec(RowSampling("half", 4)), r"shape 0 of the store has \[1, 0\] rows of 'half'"),
