@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from jonet import parallel
 from jonet.errors import InputError
 from jonet.geometry.mesh import Similarity
 from jonet.inference import encode
@@ -61,3 +62,12 @@ def test_a_cloud_is_thinned_over_all_of_it():
     assert len(set(ten.tolist())) == 10 and np.ptp(ten) > 0.5  # 9/11 in the mean
     again = encode.thinned(rows[:3], 10)
     assert len(again) == 10 and np.unique(again[:, 0], return_counts=True)[1].min() == 3
+
+
+def test_the_network_is_sent_to_the_devices_once(variational, monkeypatch):
+    model, samples = variational
+    wanted = model.encode([samples]).values
+    sent, place = [], parallel._place
+    monkeypatch.setattr(parallel, "_place", lambda tree, spec: sent.append(tree) or place(tree, spec))
+    np.testing.assert_array_equal(model.encode([samples]).values, wanted)
+    assert [np.shape(array) for array in sent] == [(4, 64, 4)]  # the samples alone, in a list of four
