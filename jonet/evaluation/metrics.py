@@ -215,8 +215,8 @@ def score(
 def nearest(points: np.ndarray, others: np.ndarray, count: int) -> tuple[Near, Near, np.ndarray, np.ndarray]:
     """Nearest points between two sets, points [N, 3] and others [M, 3]: of each point among the others, and back; and
     the distances of the first `count` of both sets among themselves, [count] and back."""
-    sets = [(some, side_by_side(some)) for some in (points, others)]
-    (to_others, few), (to_points, few_back) = (_nearest(*pair, count) for pair in (sets, sets[::-1]))
+    one, other = (points, side_by_side(points)), (others, side_by_side(others))
+    (to_others, few), (to_points, few_back) = _nearest(one, other, count), _nearest(other, one, count)
     return to_others, to_points, few, few_back
 
 

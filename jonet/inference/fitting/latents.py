@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from jonet import device_memory
+from jonet import device_memory, parallel
 from jonet.checks import check_array
 from jonet.errors import InputError
-from jonet.inference.fitting import methods
+from jonet.inference.fitting import methods, sharded_batch
 from jonet.inference.fitting.observations import Observations, ObservedArrays, numbers, observe, pack_all, whole_blocks
 from jonet.inference.fitting.prior import Prior
 from jonet.networks.bound import BoundNetwork
@@ -95,7 +96,18 @@ def fit(
             codes = np.where((before < after)[:, None], best[:, 0], codes)
         return codes, *methods.fit_quality(network, observed, codes, config.clamp), converged
 
-    results = TOGETHER.map(solve, len(shapes), most=_together(shapes, limit, tries))
+    most = _together(shapes, limit, tries)
+    if parallel.platform().is_cpu or parallel.is_multiprocess():
+        return joined(TOGETHER.map(solve, len(shapes), most=most), prior)
+    # The host packs and sends a piece, and looks at its losses, while the accelerator solves another.  As many as are
+    # solved at once fill it.
+    with ThreadPoolExecutor(2) as pool:
+        results = TOGETHER.map(
+            lambda some: pool.submit(solve, some),
+            len(shapes),
+            lambda _, piece: piece.result(),
+            min(most // 2, sharded_batch.MANY),
+        )
     return joined(results, prior)
 
 

@@ -3,6 +3,8 @@
 The limits are those of today's code: an accelerator that waits for the host notices more.
 """
 
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from chairs import QUICK, Ellipsoids, fit, load_chairs
 from jonet import parallel
 from jonet.inference.fitting import latents, methods, observations, sharded_batch
 from jonet.networks.bound import BoundNetwork
-from jonet.settings.fitting import Adam, FitConfig
+from jonet.settings.fitting import Adam, FitConfig, GaussNewton
 
 pytestmark = pytest.mark.unoptimized
 
@@ -101,3 +103,25 @@ def test_rows_with_equal_rounded_values_are_shuffled_by_their_own(size):
     values = columns[[0, 1, 2, observations.LOW, observations.HIGH, observations.GROUP]]
     coarse = observations._mixed(np.round(values * observations.CELLS), start)
     np.testing.assert_array_equal(order, np.lexsort((observations._mixed(values, start), coarse)))
+
+
+def test_an_accelerator_solves_a_piece_while_the_host_prepares_another(monkeypatch):
+    """In pieces of two, whose codes are those of one piece."""
+    chairs = load_chairs()
+    shapes = [rows[:1000] for rows in [*chairs.samples, chairs.samples[0]]]
+    quick = FitConfig(gauss_newton=GaussNewton(points=(1024,), huber_epsilon=(0.01,), phases=(2,)), starts=1)
+    together, threads, before = set(), set(), methods.sharded
+
+    def sharded(packed, **more):
+        together.add(len(packed))
+        threads.add(threading.get_ident())
+        return before(packed, **more)
+
+    with parallel.assuming(parallel.Platform("gpu", 16 << 30)):
+        wanted = fit(chairs, shapes, config=quick)
+        monkeypatch.setattr(sharded_batch, "MANY", 2)
+        monkeypatch.setattr(methods, "sharded", sharded)
+        found = fit(chairs, shapes, config=quick)
+    assert together == {1, 2} and len(threads) == 2 and threading.get_ident() not in threads
+    np.testing.assert_allclose(found.values, wanted.values, atol=1e-5)
+    np.testing.assert_allclose(found.values[4], found.values[0], atol=0.02)  # the same rows in another order
