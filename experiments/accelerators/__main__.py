@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--json",
         type=Path,
-        help="file of the rows; rows in it of other programs and targets are kept (with --write: docs/accelerators.json)",
+        help="file of the rows; rows in it of others are kept (with --write: docs/accelerators.json)",
     )
     add("--write", action="store_true", help="write the tables and the figure of docs/accelerators.md from all rows")
     add("--texts", type=Path, help="folder for the compiled texts")

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.bench import decoders, fitting, machine, meshing, peers, quality, representing, training
+from experiments.bench import decoders, fitting, jobs, machine, meshing, peers, quality, representing, training
 from experiments.bench.rows import TARGETS, Bench
 from experiments.bench.trained import Trained
 from jonet import parallel
@@ -36,6 +36,9 @@ ROWS = {
         meshing.mesh_sdf_256,
         meshing.mesh_occupancy_128,
         meshing.meshes_batch_64,
+        jobs.extract_device,
+        jobs.bulk_fit,
+        jobs.bulk_reconstruct,
         quality.time_to_quality,
         representing.represent_shape,
     )

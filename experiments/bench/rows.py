@@ -24,6 +24,9 @@ TARGETS = {  # ratio to tuned PyTorch, fraction of the matrix rate
     "mesh_sdf_256": (50.0, None),
     "mesh_occupancy_128": (3.0, None),
     "meshes_batch_64": (1.5, None),
+    "extract_device": (0.1, None),
+    "bulk_fit": (0.7, None),
+    "bulk_reconstruct": (0.7, None),
     "time_to_quality": (2.0, None),
     "represent_shape": (2.0, None),
 }

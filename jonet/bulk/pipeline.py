@@ -15,10 +15,15 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from jonet import resources
 from jonet.bulk.manifest import FAILED, Row
 from jonet.errors import JonetError, out_of_device_memory
 
-READERS, WRITERS = 4, 2  # threads
+
+def threads(cores: int) -> tuple[int, int]:
+    """How many threads read, and how many write: reading one input waits for the disk and parses, and on a host with
+    many cores two writers would be slower than an accelerator's meshes."""
+    return max(4, cores), max(2, cores // 2)
 
 
 def _nothing(source: Any) -> dict[str, Any]:
@@ -83,7 +88,8 @@ class Pipeline:
             waited = self.solving, self.reading, self.writing
             return Outcome(list(self.rows), time.monotonic() - begun, *waited, self.solved, len(sources))
 
-        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
+        reading, writing = threads(resources.cores())
+        with ThreadPoolExecutor(reading) as readers, ThreadPoolExecutor(writing) as writers:
             try:
                 with contextlib.closing(self._read(iter(sources.items()), self.executor or readers)) as items:
                     for item in items:

@@ -213,7 +213,8 @@ def surface(
     All faces are sampled; for the boundary of the solid only, pass `Solid(mesh).boundary_surface`.  dtype: float64 for
     meshes in input units, which may be so far from the origin that float32 is too coarse.
     """
-    a, b, c = np.moveaxis(mesh.corners, 1, 0)
+    corners = mesh.corners
+    a, b, c = np.moveaxis(corners, 1, 0)
     normals = np.cross(b - a, c - a)
     areas = np.linalg.norm(normals, axis=1)
     total = np.cumsum(areas)
@@ -223,8 +224,11 @@ def surface(
     face = np.minimum(face, np.flatnonzero(areas)[-1])  # the product above may round up to the total
     u, v = rng.random((2, count, 1))
     u = np.sqrt(u)  # makes the barycentric coordinates uniform by area
-    points = (1 - u) * a[face] + u * (1 - v) * b[face] + u * v * c[face]
-    return points.astype(dtype), (normals[face] / areas[face, None]).astype(np.float32)
+    a, b, c = np.moveaxis(corners.take(face, 0), 1, 0)
+    points = (1 - u) * a
+    points += u * (1 - v) * b
+    points += u * v * c
+    return points.astype(dtype), (normals.take(face, 0) / areas.take(face)[:, None]).astype(np.float32)
 
 
 def sdf_samples(

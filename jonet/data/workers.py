@@ -14,6 +14,22 @@ from collections.abc import Iterator
 
 from jonet import resources
 
+SEVERAL = 4  # tasks of half a second for each process, that are worth starting it
+
+
+@contextlib.contextmanager
+def executor(count: int) -> Iterator[concurrent.futures.Executor]:
+    """A pool for `count` tasks of about half a second that can be sent to other processes, one per core: threads, or
+    processes if there are more than two cores and enough tasks, since some libraries hold Python's lock (embree while
+    it builds a scene, igl)."""
+    cores = resources.cores()
+    if cores > 2 and count >= SEVERAL * cores:
+        with processes(cores) as pool:
+            yield pool
+    else:
+        with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+            yield pool
+
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:

@@ -19,6 +19,7 @@ from jonet.geometry.rays import Scene
 FOLDED = -0.99999  # cosine between normals of neighboring faces below which they are folded onto each other
 SHORT = 1e-4  # shorter edges are not tested for intersections, as a fraction of the mesh's radius
 BESIDE = 1e-5  # offset of test points from the surface, as a fraction of the mesh's size
+FEW = 8  # points at most for which summing over all faces is cheaper than a tree
 ALONG = np.array([[0.36, 0.48, 0.80], [-0.60, 0.48, -0.64]])  # ray directions: unit, unlikely to be parallel to faces
 
 
@@ -43,7 +44,8 @@ class Inside:
     def __call__(self, points) -> np.ndarray:
         points = np.asarray(points, np.float64)
         low, high = self.mesh.bounds
-        found = ((points > low) & (points < high)).all(1)  # points outside the bounding box are outside
+        within = (points > low) & (points < high)
+        found = within[:, 0] & within[:, 1] & within[:, 2]  # points outside the bounding box are outside
         found[found] = self._in_box(points[found])
         return found
 
@@ -57,6 +59,8 @@ class Inside:
         return found
 
     def _by_winding(self, points):
+        if self.simple and len(points) <= FEW:
+            return winding_numbers(self.mesh, points) > 0.5
         return np.asarray(self.tree.winding_number(np.ascontiguousarray(points))) > 0.5
 
 
@@ -65,6 +69,18 @@ def winding(mesh: Mesh) -> igl.FastWindingNumberBVH:
     tree = igl.FastWindingNumberBVH()
     tree.init(mesh.vertices, mesh.faces.astype(np.int64))
     return tree
+
+
+def winding_numbers(mesh: Mesh, points: np.ndarray) -> np.ndarray:
+    """Winding numbers [N] of few points [N, 3], summed over all faces (Van Oosterom & Strackee 1983)."""
+    found = []
+    for point in points:
+        a, b, c = np.moveaxis(mesh.corners - point, 1, 0)
+        x, y, z = (np.sqrt(np.einsum("fc,fc->f", v, v)) for v in (a, b, c))
+        ab, bc, ca = (np.einsum("fc,fc->f", *pair) for pair in ((a, b), (b, c), (c, a)))
+        volume = np.einsum("fc,fc->f", a, np.cross(b, c))
+        found.append(np.arctan2(volume, x * y * z + ab * z + bc * x + ca * y).sum() / (2 * np.pi))
+    return np.array(found)
 
 
 def open_edges(mesh: Mesh) -> int:
@@ -120,7 +136,8 @@ def _oriented(mesh, scene, part) -> bool:
     another part first only if that part encloses this one.
     """
     corners = mesh.corners
-    volume = np.bincount(part, np.linalg.det(corners - mesh.bounds.mean(0)))
+    a, b, c = np.moveaxis(corners - mesh.bounds.mean(0), 1, 0)
+    volume = np.bincount(part, np.einsum("fc,fc->f", a, np.cross(b, c)))
     order = np.argsort((heights := corners @ ALONG[0]).max(1), kind="stable")
     farthest = np.empty(len(volume), int)
     farthest[part[order]] = order  # duplicate indices: the last assignment, of the farthest face, remains

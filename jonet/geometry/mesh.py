@@ -6,6 +6,7 @@ Notation: `V` vertices, `F` faces.  Faces are counter-clockwise seen from outsid
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 
@@ -90,7 +91,7 @@ class Mesh:
         a, b, c = np.moveaxis(self.corners, 1, 0)
         return float(np.linalg.norm(np.cross(b - a, c - a), axis=-1).sum() / 2)
 
-    @property
+    @functools.cached_property
     def bounds(self) -> np.ndarray:
         """Lowest and highest corner of the bounding box, [2, 3]; unreferenced vertices do not count."""
         if not len(self.faces):
@@ -98,7 +99,9 @@ class Mesh:
         used = np.zeros(len(self.vertices), bool)
         used[self.faces] = True
         vertices = self.vertices if used.all() else self.vertices[used]
-        return np.stack([vertices.min(0), vertices.max(0)])
+        bounds = np.stack([vertices.min(0), vertices.max(0)])
+        bounds.setflags(write=False)  # it is kept
+        return bounds
 
     @property
     def euler_number(self) -> int:

@@ -94,7 +94,7 @@ def encode(network: BoundNetwork, inputs: np.ndarray, kind: str) -> np.ndarray:
         size = devices * bucket(-(-len(piece) // devices))
         padded = np.concatenate([piece, np.repeat(piece[:1], size - len(piece), 0)])  # to few different sizes
         with products.precise(network.precision, convolutions=kind in CONVOLVED):
-            return _program(kind)(network, parallel.split(padded))
+            return _program(kind)(network.replicated, parallel.split(padded))
 
     def collect(some: slice, found) -> np.ndarray:
         return parallel.host(found)[: some.stop - some.start]

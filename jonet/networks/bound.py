@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -69,10 +70,24 @@ class BoundNetwork:
         shared = module.restored(stored) if hasattr(module, "restored") else stored
         return BoundNetwork(module, shared, batch_stats, precision)
 
+    @property
     def replicated(self) -> BoundNetwork:
-        """The same network with its parameters on all devices."""
-        shared, batch_stats = parallel.replicate((self.shared, self.batch_stats))
-        return dataclasses.replace(self, shared=shared, batch_stats=batch_stats)
+        """The same network with its parameters on all devices, to which they are copied once."""
+        if (here := parallel.mesh()) not in self._replicated:
+            shared, batch_stats = parallel.replicate((self.shared, self.batch_stats))
+            self._replicated[here] = dataclasses.replace(self, shared=shared, batch_stats=batch_stats)
+        return self._replicated[here]
+
+    @functools.cached_property
+    def _replicated(self) -> dict[Any, BoundNetwork]:
+        """`replicated` by the devices that were in use."""
+        return {}
+
+    @functools.cached_property
+    def inside(self) -> int:
+        """`Field.inside` of its fields: -1 for distances, +1 for occupancies."""
+        code = jax.ShapeDtypeStruct((self.latent_size,), np.float32)
+        return jax.eval_shape(self.fold, code).inside  # traces the network, which takes milliseconds
 
     def fold(self, code) -> Field:
         """The field of one code [L]."""

@@ -24,6 +24,7 @@ import numpy as np
 from jonet import model, parallel, resources
 from jonet.codes import Codes
 from jonet.data import store as stores
+from jonet.data import workers
 from jonet.data.sampling import METHODS, Solid
 from jonet.errors import ConfigError
 from jonet.evaluation import baseline, metrics
@@ -192,10 +193,12 @@ def evaluate(run: RunState) -> list[Path]:
             transform = store.similarities[i]
             mesh = transform.apply(report_pages.read(path, name))
             labeled = run.task.labeled(run.config, store, i)
-            row = metrics.score(mesh, ground_truth(store, i), scoring, labeled, transform.scale)
+            arguments = mesh, ground_truth(store, i), scoring, labeled, transform.scale
+            row = pool.submit(metrics.score, *arguments).result()
             return {"name": name, **row, "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
 
-        groups[group] = in_threads(scored, f"scores of meshes/{group}", shape_names, paths)
+        with workers.executor(len(shape_names)) as pool:
+            groups[group] = in_threads(scored, f"scores of meshes/{group}", shape_names, paths)
     if codes is not None:
         with Progress("further scores of unseen shapes", "shape", len(codes)):
             extra = dict(zip(codes.names, run.task.scored(run.config, trained, store, codes), strict=True))
@@ -205,10 +208,12 @@ def evaluate(run: RunState) -> list[Path]:
     near = {i: found[0] for i, found in near.items() if found and len(store.mesh(found[0]).faces)}  # needs a mesh
 
     def compared(i: int, j: int) -> dict:
-        scores = metrics.score(store.mesh(j), ground_truth(store, i), scoring, scale=store.similarities[i].scale)
+        arguments = store.mesh(j), ground_truth(store, i), scoring, None, store.similarities[i].scale
+        scores = pool.submit(metrics.score, *arguments).result()
         return {"name": store.names[i], "nearest": store.names[j], **scores}
 
-    nearest = in_threads(compared, "scores of nearest training shapes", near.keys(), near.values())
+    with workers.executor(len(near)) as pool:
+        nearest = in_threads(compared, "scores of nearest training shapes", near.keys(), near.values())
     shapes = groups["test"] or groups["train"]
     parameters = jax.tree.leaves(trained.network.stored)
     length = trained.config.latent_size  # without shared parameters, a code is all of a network

@@ -345,3 +345,17 @@ def test_a_mesh_far_from_its_ground_truth_is_said():
         jonet.evaluate(ball(1, 2), truth, few)
     with warnings.catch_warnings(action="error"):
         jonet.evaluate(Mesh(truth.vertices + 30, truth.faces), truth, few)
+
+
+@pytest.mark.parametrize(("size", "others", "count"), [(1, 1, 3), (700, 300, 200), (300, 700, 1000), (500, 500, 1)])
+def test_nearest_points_are_those_of_all_pairs(size, others, count):
+    rng = np.random.default_rng(size)
+    points, others = (rng.normal(size=(n, 3)).astype(np.float32) * (1, 1, 0) for n in (size, others))
+    *near, few, few_back = metrics.nearest(points, others, count)
+    pairs = np.linalg.norm(points[:, None] - others[None], axis=-1)
+    for found, wanted in zip(near, (pairs, pairs.T), strict=True):
+        np.testing.assert_allclose(found.distances, wanted.min(1))
+        np.testing.assert_array_equal(found.numbers, wanted.argmin(1))
+    first = pairs[:count, :count]
+    np.testing.assert_allclose(few, first.min(1))
+    np.testing.assert_allclose(few_back, first.min(0))

@@ -7,7 +7,7 @@ import trimesh
 
 from jonet.data import families, sampling
 from jonet.geometry import boundary
-from jonet.geometry.inside import ALONG, Inside, simple
+from jonet.geometry.inside import ALONG, Inside, simple, winding, winding_numbers
 from jonet.geometry.mesh import Mesh, normalize
 
 
@@ -108,3 +108,12 @@ def test_a_hairs_breadth_from_a_face_nothing_is_wrong():
 def test_a_surface_folded_flat_onto_itself_is_not_simple():
     folded = Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2], [2, 1, 0]])
     assert folded.watertight and not simple(folded)
+
+
+def test_the_winding_numbers_of_few_points_are_those_of_the_tree():
+    mesh, _ = normalize(families.make("chair", 0, 0))
+    points = np.random.default_rng(0).uniform(*mesh.bounds, (300, 3))
+    found = winding_numbers(mesh, points)
+    np.testing.assert_allclose(found, winding(mesh).winding_number(points), atol=0.02)
+    assert ((found > 0.5) == (np.asarray(winding(mesh).winding_number(points)) > 0.5)).all()
+    np.testing.assert_allclose(found, igl.winding_number(mesh.vertices, mesh.faces.astype(np.int64), points), atol=1e-9)

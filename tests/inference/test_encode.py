@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import solids
 
-from jonet import bulk
+from jonet import bulk, parallel
 from jonet.errors import ConfigError, InputError
 from jonet.geometry.mesh import Similarity
 from jonet.inference import encode
@@ -102,3 +102,12 @@ def test_clouds_that_are_not_of_their_mesh_are_said(balls, tmp_path):
     assert "doubtful" not in (tmp_path / "whole" / "manifest.csv").read_text()
     with pytest.raises(ConfigError, match="whole is True, but this network encodes"):
         bulk.fit(model, tmp_path / "all.npy", tmp_path / "codes.npz", whole=True)
+
+
+def test_the_network_is_sent_to_the_devices_once(variational, monkeypatch):
+    model, samples = variational
+    wanted = model.encode([samples]).values
+    sent, place = [], parallel._place
+    monkeypatch.setattr(parallel, "_place", lambda tree, spec: sent.append(tree) or place(tree, spec))
+    np.testing.assert_array_equal(model.encode([samples]).values, wanted)
+    assert [np.shape(array) for array in sent] == [(4, 64, 4)]  # the samples alone, in a list of four

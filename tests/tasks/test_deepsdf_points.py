@@ -323,7 +323,7 @@ def losses(model, arrays, config, codes):
     limit = None if config.method == "adam" else 1024  # rows that the settings above use
     observed = methods.sharded([pack(rows, config.clamp, limit, config.seed, i) for i, rows in enumerate(shapes)])
     gaussian = methods.penalty(model.prior, config)
-    return methods.losses(model.network.replicated(), observed, codes, gaussian, config.clamp)
+    return methods.losses(model.network.replicated, observed, codes, gaussian, config.clamp)
 
 
 @pytest.mark.parametrize("kind", ["samples", "points"])

@@ -75,7 +75,8 @@ class NewtonSolver(NamedTuple):
         several = np.shape(self.damping)
         hessian = np.broadcast_to(np.eye(self.unknowns, dtype=np.float32), (*several, self.unknowns, self.unknowns))
         zeros = np.zeros((*several, self.unknowns), np.float32)
-        return State(at, np.full(several, np.inf, np.float32), zeros, hessian, np.asarray(self.damping, np.float32))
+        damping = self.damping if isinstance(self.damping, jax.Array) else np.asarray(self.damping, np.float32)
+        return State(at, np.full(several, np.inf, np.float32), zeros, hessian, damping)
 
     @staticmethod
     def step(state: State, problem: Problem) -> State:

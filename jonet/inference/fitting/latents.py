@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from jonet import device_memory
+from jonet import device_memory, parallel
 from jonet.checks import check_array
 from jonet.errors import InputError
-from jonet.inference.fitting import methods
-from jonet.inference.fitting.observations import Observations, ObservedArrays, numbers, observe, pack, whole_blocks
+from jonet.inference.fitting import methods, sharded_batch
+from jonet.inference.fitting.observations import Observations, ObservedArrays, numbers, observe, pack_all, whole_blocks
 from jonet.inference.fitting.prior import Prior
 from jonet.networks.bound import BoundNetwork
 from jonet.settings.fitting import FitConfig
@@ -71,11 +71,10 @@ def fit(
     adam = config.adam if guesses is None else dataclasses.replace(config.adam, start="best")
     if config.code_weight:
         adam = dataclasses.replace(adam, decay=config.code_weight * network.latent_size)
-    network, penalty = network.replicated(), methods.penalty(prior, config)
+    network, penalty = network.replicated, methods.penalty(prior, config)
 
     def solve(some: slice):
-        each = zip(shapes[some], index[some].tolist(), strict=True)
-        packed = [pack(rows, config.clamp, limit, config.seed, i) for rows, i in each]
+        packed = pack_all(shapes[some], config, limit, index[some])
         observed = methods.sharded(packed)
         best = np.zeros((len(packed), 0, network.latent_size), np.float32)
         if tries > known:
@@ -97,7 +96,18 @@ def fit(
             codes = np.where((before < after)[:, None], best[:, 0], codes)
         return codes, *methods.fit_quality(network, observed, codes, config.clamp), converged
 
-    results = TOGETHER.map(solve, len(shapes), most=_together(shapes, limit, tries))
+    most = _together(shapes, limit, tries)
+    if parallel.platform().is_cpu or parallel.is_multiprocess():
+        return joined(TOGETHER.map(solve, len(shapes), most=most), prior)
+    # The host packs and sends a piece, and looks at its losses, while the accelerator solves another.  As many as are
+    # solved at once fill it.
+    with ThreadPoolExecutor(2) as pool:
+        results = TOGETHER.map(
+            lambda some: pool.submit(solve, some),
+            len(shapes),
+            lambda _, piece: piece.result(),
+            min(most // 2, sharded_batch.MANY),
+        )
     return joined(results, prior)
 
 
@@ -114,8 +124,7 @@ def check_fitted(network: BoundNetwork) -> None:
     """InputError for a network without codes, and for one of occupancies."""
     if network.latent_size < 1:
         raise InputError("this network is one shape and has no codes to fit (latent_size is 0)")
-    code = jax.ShapeDtypeStruct((network.latent_size,), np.float32)
-    if jax.eval_shape(network.fold, code).inside > 0:
+    if network.inside > 0:
         raise InputError("codes are fitted to networks of distances; occupancy networks encode their input instead")
 
 
@@ -146,10 +155,10 @@ def errors(network: BoundNetwork, codes, samples, config: FitConfig = FitConfig(
     """Fit quality of codes [B, L] for samples ([B, N, 4] or a list): mean clamped error [B], inlier fraction [B]."""
     shapes = observe(ObservedArrays.checked(samples))
     codes = check_array(codes, "codes", (len(shapes), network.latent_size))
-    network = network.replicated()
+    network = network.replicated
 
     def quality(some: slice):
-        packed = [pack(rows, config.clamp, None, config.seed, 0) for rows in shapes[some]]
+        packed = pack_all(shapes[some], config, None, np.zeros(len(shapes[some]), int))
         return methods.fit_quality(network, methods.sharded(packed), codes[some], config.clamp)
 
     results = TOGETHER.map(quality, len(shapes), most=_together(shapes, None))

@@ -5,7 +5,8 @@ Each consists of a pure function of one shape (`_newton`, `_adam`, …) and of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
@@ -29,8 +30,10 @@ INLIER = 0.01  # error below which an observation is an inlier, in the normalize
 
 def sharded(packed: Sequence[np.ndarray], **more) -> ShardedBatch:
     """The packed rows of B shapes, and further arrays [B, …], split over the devices."""
-    data, used = blocks(packed)
-    return ShardedBatch({"rows": data, "blocks": used, **more}, len(packed))
+    batch = ShardedBatch(len(packed))
+    rows, used = blocks(packed, batch.place, batch.places)
+    batch.data = parallel.split({"rows": rows, "blocks": used}) | batch.scatter(more)
+    return batch
 
 
 # Starts: the best of the training codes
@@ -86,7 +89,7 @@ def levels(
 
     work: one phase of one problem.  packed: the rows of every try; tries of a shape are consecutive.  at: the initial
     unknowns of the tries, [size · k, …].  keep: how many tries of a shape continue after each level; the last is 1.
-    whole: `packed` as a batch on the devices, if it is there already.
+    whole: the shapes' rows as a batch on the devices, if they are the same for all tries of a shape.
     Returns the unknowns [size, …], which converged [size], and the index of the try they come from [size].
     """
     damping, tries = np.full(len(packed), settings.damping, np.float32), np.arange(len(packed))
@@ -94,9 +97,11 @@ def levels(
         settings.points, settings.huber_epsilon, settings.phases, keep, strict=True
     ):
         rows = whole_blocks(points)
-        if len(tries) == size:
+        if whole is not None and len(tries) % whole.size == 0:
+            level = whole if len(tries) == whole.size else whole.tried(len(tries) // whole.size)
+        elif len(tries) == size:
             # One try is left: all remaining levels use one batch with all rows, so that they share one program.
-            level = whole = sharded(packed) if whole is None else whole
+            level = whole = sharded(packed)
         else:  # several tries: only the rows of this level are sent to the devices
             level = sharded([shape[:rows] for shape in packed])
         more = arguments, np.int32(rows // BLOCK), np.float32(huber_epsilon), np.int32(settings.steps)
@@ -107,13 +112,25 @@ def levels(
 
         # The loss differs between levels, so a level starts with fresh derivatives, but with the damping so far.
         solver = NewtonSolver(unknowns, damping, settings.tolerance)
-        state, converged = gauss_newton.phases(phase_of, solver, level.scatter(solver.init(at)), len(tries), limit)
+        state = _initial(unknowns)(*level.scatter((at, damping)))
+        state, converged = gauss_newton.phases(phase_of, solver, state, len(tries), limit)
         at, losses, damping = level.gather((state.at, state.loss, state.damping))
         order = losses.reshape(size, -1).argsort(axis=1)[:, :kept]  # the best tries of each shape
         best = (np.arange(size)[:, None] * (len(tries) // size) + order).ravel()
         at, damping, converged, tries = jax.tree.map(lambda x, best=best: x[best], (at, damping, converged, tries))
         packed = [packed[i] for i in best]
     return at, converged, tries
+
+
+@functools.lru_cache(maxsize=16)
+def _initial(unknowns: int) -> Callable:
+    """The mapped program of `NewtonSolver.init`: unknowns [S, …], damping [S] → states.  The Hessians of a batch, of
+    256 numbers in a code 64 MB, are made where they are used."""
+
+    def initial(at, damping):
+        return jax.vmap(lambda at, damping: NewtonSolver(unknowns, damping).init(at))(at, damping)
+
+    return parallel.pmap(initial, (parallel.SPLIT, parallel.SPLIT), parallel.SPLIT)
 
 
 def newton(
@@ -123,9 +140,8 @@ def newton(
     size, tries, length = starts.shape
     packed = [rows for rows in packed for _ in range(tries)]
     keep = (1,) * len(settings.points)
-    whole = observed if tries == 1 else None
     codes, converged, _ = levels(
-        network, _newton, penalty, packed, starts.reshape(-1, length), size, length, keep, settings, whole
+        network, _newton, penalty, packed, starts.reshape(-1, length), size, length, keep, settings, observed
     )
     return codes, converged
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import ConvexHull, KDTree, QhullError
 
+from jonet import resources
 from jonet.checks import check_array, listed
 from jonet.errors import InputError
 from jonet.geometry.mesh import Similarity
@@ -211,7 +213,7 @@ def nearest_to_surface(rows: Observations, count: int) -> np.ndarray:
     """The `count` measured points of a shape with the least distance to its surface, [count, 3], or all if there are
     fewer; of equal distances a random choice, which depends on the points' values and not on their order."""
     rows = Observations(*(column[rows.measured] for column in rows))
-    order = _shuffled(rows, np.random.default_rng(zlib.crc32(b"cloud")))
+    order = _shuffled(_columns(rows), np.random.default_rng(zlib.crc32(b"cloud")))
     return rows.points[order[np.argsort(np.abs(rows.low[order]), kind="stable")[:count]]]
 
 
@@ -223,45 +225,84 @@ def pack(rows: Observations, clamp: float, limit: int | None, seed: int, index: 
     limit, so that it keeps enough rows.  The weights of each group sum to half of the rows.
     """
     rng = np.random.default_rng([seed, zlib.crc32(b"rows"), index])
-    order = _kept(rows.group, limit, _shuffled(rows, rng), rng)
-    points, low, high, group, measured = (column[order] for column in rows)
+    columns = _columns(rows)
+    order = _kept(rows.group, limit, _shuffled(columns, rng), rng)
     # Networks are trained on clamped distances.  An interval end beyond the clamp says only that the value is beyond:
     # the end moves to the clamp, and the opposite one to infinity.
-    low, high = np.minimum(low, clamp), np.maximum(high, -clamp)
-    low, high = np.where(low <= -clamp, -np.inf, low), np.where(high >= clamp, np.inf, high)
-    sizes = np.bincount(group, minlength=2)
-    weight = len(order) / (2 * sizes[group.astype(int)]) if sizes.all() else np.ones(len(order))
-    return np.column_stack([points, low, high, weight, measured, group]).astype(np.float32)
+    for end, values, sign in ((LOW, rows.low, 1), (HIGH, rows.high, -1)):
+        (np.minimum if sign > 0 else np.maximum)(columns[end], np.float32(sign * clamp), out=columns[end])
+        np.putmask(columns[end], sign * values <= -clamp, -sign * np.inf)
+    packed = columns.T.take(order, 0)
+    second = packed[:, GROUP] > 0
+    size = np.count_nonzero(second)
+    sizes = len(order) - size, size
+    if all(sizes):
+        packed[:, WEIGHT] = np.where(second, *(len(order) / (2 * n) for n in reversed(sizes)))
+    return packed
 
 
-def _shuffled(rows: Observations, rng: np.random.Generator) -> np.ndarray:
+def pack_all(shapes: Sequence[Observations], config: FitConfig, limit: int | None, index) -> list[np.ndarray]:
+    """`pack` of every shape, in threads if there are several cores.  index [B]: of `numbers`."""
+
+    def one(shape: Observations, i: int) -> np.ndarray:
+        return pack(shape, config.clamp, limit, config.seed, i)
+
+    if (cores := min(resources.cores(), len(shapes))) < 2:  # which handing over to a thread would only hold up
+        return list(map(one, shapes, index.tolist()))
+    with ThreadPoolExecutor(cores) as pool:
+        return list(pool.map(one, shapes, index.tolist()))
+
+
+def _columns(rows: Observations) -> np.ndarray:
+    """Observations as columns [COLUMNS, n] float32, with weights of 1."""
+    columns = np.empty((COLUMNS, len(rows.points)), np.float32)
+    columns[:3], columns[WEIGHT] = rows.points.T, 1
+    columns[LOW], columns[HIGH], columns[MEASURED], columns[GROUP] = rows.low, rows.high, rows.measured, rows.group
+    return columns
+
+
+def _shuffled(columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The indices of all rows [n], in the order of random numbers that each row's values give.
 
+    columns: of `_columns`.
     Numbers by position would give another order to the same rows in another order, and so another subset where not all
     are used.  Values are rounded, so that rounding errors (of the same scan elsewhere, say) change the order of few.
     """
-    values = np.column_stack([rows.points, rows.low, rows.high, rows.group]).astype(np.float32)
+    values = columns[[0, 1, 2, LOW, HIGH, GROUP]]
     start = rng.integers(2**64, dtype=np.uint64)
-    return np.lexsort((_mixed(values, start), _mixed(np.round(values * CELLS), start)))
+    mixed = _mixed(np.round(values * CELLS), start)
+    # The lowest bits give way to the row's number: sorting such keys takes a quarter of the time of `lexsort`.  Of rows
+    # that they leave equal, all bits decide, then the exact values.
+    low = np.uint64((1 << len(mixed).bit_length()) - 1)
+    keys = np.sort(mixed & ~low | np.arange(len(mixed), dtype=np.uint64))
+    order = (keys & low).view(np.int64)
+    if (equal := (keys[1:] ^ keys[:-1]) <= low).any():
+        places = np.flatnonzero(equal)
+        places = np.union1d(places, places + 1)
+        some = np.sort(order[places])
+        order[places] = some[np.lexsort((_mixed(values[:, some], start), mixed[some]))]
+    return order
 
 
 def _mixed(values: np.ndarray, start: np.uint64) -> np.ndarray:
-    """A pseudorandom uint64 [n] of each row of values [n, k] float32."""
-    mixed, odd = np.full(len(values), start), np.uint64(0xBF58476D1CE4E5B9)
-    for bits in (values + np.float32(0)).view(np.uint32).T:  # with -0 as 0
-        mixed = (mixed ^ bits) * odd  # two steps of SplitMix64 (Steele et al. 2014) for each value
+    """A pseudorandom uint64 [n] of each column of values [k, n] float32."""
+    mixed, odd = np.full(values.shape[1], start), np.uint64(0xBF58476D1CE4E5B9)
+    for bits in (values + np.float32(0)).view(np.uint32):  # with -0 as 0
+        mixed ^= bits  # two steps of SplitMix64 (Steele et al. 2014) for each value
+        mixed *= odd
         mixed ^= mixed >> np.uint64(31)
     return mixed
 
 
 def _kept(group: np.ndarray, limit: int | None, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The indices of the rows that `pack` keeps, shuffled.  order [n]: all of them, shuffled."""
-    sizes = np.bincount(group, minlength=2)
-    if limit is None or len(order) <= limit or not 0 < sizes.min() < SCARCE * len(order):
+    size = np.count_nonzero(group)
+    scarce, is_second = min((size, True), (len(group) - size, False))
+    if limit is None or len(order) <= limit or not 0 < scarce < SCARCE * len(order):
         return order[:limit]
-    is_scarce = group[order] == bool(sizes.argmin())
-    scarce = order[is_scarce][: limit // 2]
-    return rng.permutation(np.concatenate([scarce, order[~is_scarce][: limit - len(scarce)]]))
+    is_scarce = group[order] == is_second
+    kept = order[is_scarce][: limit // 2]
+    return rng.permutation(np.concatenate([kept, order[~is_scarce][: limit - len(kept)]]))
 
 
 def whole_blocks(rows: int) -> int:
@@ -272,22 +313,26 @@ def whole_blocks(rows: int) -> int:
 def grouped(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Packed observations [N, COLUMNS], sorted stably by group, and the sizes of the two groups [2]."""
     group = packed[:, GROUP] > 0
-    return packed[np.argsort(group, kind="stable")], np.bincount(group, minlength=2).astype(np.int32)
+    halves = np.flatnonzero(~group), np.flatnonzero(group)
+    return packed.take(np.concatenate(halves), 0), np.array([len(half) for half in halves], np.int32)
 
 
-def blocks(packed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Packed observations of B shapes as blocks [B, K, 1024, COLUMNS], K a power of two; number of used blocks [B].
+def blocks(packed: Sequence[np.ndarray], places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Packed observations of B shapes as blocks [size, K, 1024, COLUMNS], K a power of two; used blocks of each [size].
 
-    Padding repeats the first point (so that values stay finite), with weight 0 and an unbounded interval.
+    places [B]: where each shape is; the rest is zeros.  Padding repeats the shape's first point (so that values stay
+    finite), with weight 0 and an unbounded interval.
     """
-    used = np.array([-(-len(rows) // BLOCK) for rows in packed], np.int32)
+    used = np.zeros(size, np.int32)
+    used[places] = [-(-len(rows) // BLOCK) for rows in packed]
     capacity = 1 << int(used.max() - 1).bit_length()
-    data = np.zeros((len(packed), capacity * BLOCK, COLUMNS), np.float32)
-    data[..., LOW], data[..., HIGH] = -np.inf, np.inf
-    for whole, rows in zip(data, packed, strict=True):
-        whole[:, :3] = rows[0, :3]
+    data = np.zeros((size, capacity * BLOCK, COLUMNS), np.float32)
+    for place, rows in zip(places, packed, strict=True):
+        whole = data[place]
         whole[: len(rows)] = rows
-    return data.reshape(len(packed), capacity, BLOCK, COLUMNS), used
+        whole[len(rows) :, :LOW] = rows[0, :LOW]
+        whole[len(rows) :, LOW : HIGH + 1] = -np.inf, np.inf
+    return data.reshape(size, capacity, BLOCK, COLUMNS), used
 
 
 def outside(values, rows):

@@ -34,7 +34,7 @@ from jonet.inference.fitting.observations import (
     ObservedArrays,
     numbers,
     observe,
-    pack,
+    pack_all,
     whole_blocks,
 )
 from jonet.inference.fitting.prior import Prior
@@ -82,8 +82,8 @@ def fit_pose(
     index = numbers(index, len(balls))
     limit = whole_blocks(max(fitting.gauss_newton.points))
     rows = observe(given.transformed(balls), fitting, index)
-    packed = [pack(shape, fitting.clamp, limit, fitting.seed, i) for shape, i in zip(rows, index.tolist(), strict=True)]
-    network = network.replicated()
+    packed = pack_all(rows, fitting, limit, index)
+    network = network.replicated
     results = TOGETHER.map(
         lambda some: _solve(network, packed[some], prior, starts, config), len(packed), most=TRIES // config.tries
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,25 +25,31 @@ MANY = 64  # problems solved at once on an accelerator; a power of four, so that
 class ShardedBatch:
     """B problems, split over the devices with their data.
 
-    Split arrays have a leading axis of devices × capacity; problem i is at `place[i]` of it.
-    data: a tree of host arrays [B, …] that `map` passes to every problem.
+    Split arrays have a leading axis of devices × capacity, `places`; problem i is at `place[i]` of it.
+    data: a tree of split arrays that `map` passes to the problems; `tries` consecutive ones have the same.
     """
 
-    def __init__(self, data, size: int):
-        self.size, self.devices = size, parallel.count()
-        each = -(-size // self.devices)
+    def __init__(self, size: int, tries: int = 1):
+        self.size, self.devices, self.tries = size, parallel.count(), tries
+        each = -(-size // (self.devices * tries)) * tries
         self.capacity = bucket(each)
         problem = np.arange(size)
         self.device, self.local = problem // each, problem % each
-        self.place = self.device * self.capacity + self.local
-        self.data = self.scatter(data)
+        self.place, self.places = self.device * self.capacity + self.local, self.devices * self.capacity
+        self.data: Any = None
+
+    def tried(self, tries: int) -> ShardedBatch:
+        """A batch of several problems for each one of this batch, with its data."""
+        batch = ShardedBatch(self.size * tries, tries)
+        batch.data = self.data
+        return batch
 
     def scatter(self, tree):
         """Host arrays [B, …] → arrays split over the devices, with zeros in unused places."""
 
         def padded(x):
             x = np.asarray(x)
-            whole = np.zeros((self.devices * self.capacity, *x.shape[1:]), x.dtype)
+            whole = np.zeros((self.places, *x.shape[1:]), x.dtype)
             whole[self.place] = x
             return whole
 
@@ -69,39 +76,39 @@ class ShardedBatch:
             order[device, : len(chosen)] = chosen
             count[device] = len(chosen)
         order, count = parallel.split((order.reshape(-1), count))
-        compiled = program(work, settings, len(arguments), parallel.platform())
+        compiled = program(work, settings, len(arguments), parallel.platform(), self.tries)
         with products.precise(network.precision):
             return compiled(network, problems, self.data, order, count, *arguments)
 
 
 @functools.lru_cache(maxsize=64)
-def program(work: Callable, settings, arguments: int, platform: parallel.Platform) -> Callable:
+def program(work: Callable, settings, arguments: int, platform: parallel.Platform, tries: int = 1) -> Callable:
     """The program of `ShardedBatch.map`: (network, problems, data, order, count, *arguments) → problems."""
     together = 1 if platform.is_cpu else MANY  # one problem at a time keeps its activations in a CPU's cache
 
     def on_device(network, problems, data, order, count, *rest):
         return map_active(
             lambda problem, data: work(network, settings, problem, data, *rest),
-            *(problems, data, order, count[0], together),
+            *(problems, data, order, count[0], together, tries),
         )
 
     specs = (parallel.REPLICATED, *[parallel.SPLIT] * 4, *[parallel.REPLICATED] * arguments)
     return parallel.pmap(on_device, specs, parallel.SPLIT)
 
 
-def map_active(fn: Callable, problems, data, order, count, together: int):
+def map_active(fn: Callable, problems, data, order, count, together: int, tries: int = 1):
     """Applies fn(problem, data) → problem to one device's problems whose numbers are the first `count` of `order`.
 
-    together: most problems at a time.
+    together: most problems at a time.  tries: how many consecutive problems share their data.
     """
     group = min(together, len(order))
 
     def solve_group(step, problems):
         at = jax.lax.dynamic_slice_in_dim(order, step * group, group)
         if group == 1:  # one problem at a time needs no vmap
-            new = fn(*jax.tree.map(lambda x: x[at[0]], (problems, data)))
+            new = fn(*(jax.tree.map(lambda x, i=i: x[i], y) for y, i in ((problems, at[0]), (data, at[0] // tries))))
             return jax.tree.map(lambda x, y: x.at[at[0]].set(y), problems, new)
-        new = jax.vmap(fn)(*jax.tree.map(lambda x: x[at], (problems, data)))
+        new = jax.vmap(fn)(*(jax.tree.map(lambda x, i=i: x[i], y) for y, i in ((problems, at), (data, at // tries))))
         at = jnp.where(step * group + jnp.arange(group) < count, at, len(order))  # out of bounds: dropped
         return jax.tree.map(lambda x, y: x.at[at].set(y, mode="drop"), problems, new)
 

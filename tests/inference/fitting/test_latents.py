@@ -72,7 +72,8 @@ def test_the_published_fit_is_replayed(name):
     drawn = jnp.asarray(np.concatenate([windows, negatives + more], axis=1))
     samples = observations.of_samples(np.concatenate([record["pos"], record["neg"]]))
     rows = observations.pack(samples, 0.1, None, 0, 0)
-    order = observations._shuffled(samples, np.random.default_rng([0, observations.zlib.crc32(b"rows"), 0]))
+    columns = observations._columns(samples)
+    order = observations._shuffled(columns, np.random.default_rng([0, observations.zlib.crc32(b"rows"), 0]))
     rows = jnp.asarray(rows[np.argsort(order)])  # as recorded, not shuffled
 
     decay = 0.0 if name == "odd_no_l2" else 1e-4
@@ -401,9 +402,9 @@ def test_rows_are_shuffled_thinned_and_weighted():
 
 def test_padding_of_blocks_has_no_weight():
     rows = [np.ones((n, observations.COLUMNS), np.float32) for n in (1, 1024, 2500)]
-    data, used = observations.blocks(rows)
-    assert data.shape == (3, 4, 1024, observations.COLUMNS) and used.tolist() == [1, 1, 3]
-    assert data[..., observations.WEIGHT].sum(axis=(1, 2)).tolist() == [1, 1024, 2500]
+    data, used = observations.blocks(rows, np.arange(3), 4)
+    assert data.shape == (4, 4, 1024, observations.COLUMNS) and used.tolist() == [1, 1, 3, 0]
+    assert data[..., observations.WEIGHT].sum(axis=(1, 2)).tolist() == [1, 1024, 2500, 0]
     flat = data[0].reshape(-1, observations.COLUMNS)
     assert (observations.outside(np.linspace(-9, 9, len(flat))[1:], flat[1:]) == 0).all()
 
