@@ -156,7 +156,7 @@ def text(task: Task, preset: str, plan: Plan, chip: str | None) -> str:
     if isinstance(found, str):
         return _table(lines | {"training": f"none, since {found}"})
     now, source = found.autotuned, found.source
-    size = f"{source.lanes.shapes} shapes × {source.plan.points.count:,} points"
+    size = f"{source.lanes.shapes} shapes × {source.plan.count:,} points"
     cut = 0 < now.get("micro_batch", 0) < source.points
     pieces = f", micro-batches of {now['micro_batch']:,} points" if cut else ""
     kind = {"resident": "on the device", "half": "on the device as float16", "streamed": "read from disk"}

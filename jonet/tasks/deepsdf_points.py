@@ -248,7 +248,8 @@ class DeepSDFPoints(Task[Config]):
         """The report's first sentence.  trained: the number of training shapes."""
         return (
             f"{counted(unseen, 'unseen shape')}, each reconstructed from points on its surface in one pass, by an "
-            f"encoder in front of a trained decoder; trained on {counted(trained, 'other shape')}."
+            f"encoder in front of a trained decoder; trained on {counted(trained, 'other shape')}. Training shapes are "
+            "rebuilt from the decoder's own codes, not in one pass."
         )
 
 

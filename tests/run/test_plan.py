@@ -55,6 +55,7 @@ def test_every_preset_starts_on_a_chip_of_16_gigabytes(name, preset):
     assert training.minutes == pytest.approx(getattr(config, "minutes", 0) or training.steps * training.seconds / 60)
     said = plan.text(task, preset, found, "v5e")
     assert said.startswith(f"{name}, {preset} ") and "on one v5e (17.2 GB)" in said and len(said.splitlines()) == 9
+    assert f" × {training.source.points // training.source.lanes.shapes:,} points" in said
     assert f"{training.steps:,} steps in" in said and ("read from disk" in said) == (place == "streamed")
 
 

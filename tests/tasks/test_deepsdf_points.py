@@ -42,7 +42,7 @@ pytestmark = pytest.mark.unoptimized
 
 OPTIONS = [
     *("--task=deepsdf_points", "--inputs.points=50", "--network.encoder-width=16", "--optimizer.name=adam"),
-    *("--batch-shapes=4", "--batch-points=64", "--minutes=0", "--steps=8", *SCORES),
+    *("--batch-shapes=4", "--batch-points=64", "--minutes=0", "--steps=8", "--generated=0", *SCORES),
     "--fitting.gauss-newton.points=1024 1024 1024",
 ]
 
@@ -133,20 +133,20 @@ def test_the_loss_is_the_clamped_error_of_the_field_of_the_encoders_code(decoder
     store = stores.open(finished / "store")
     shapes = store.select("train")
     setup = deepsdf_points.TASK.training_setup(config, store, shapes[:3], jax.random.key(0), {})
-    batch = jax.device_get(setup.batches.draw(setup.batches.segment(0, 1)[0], 0))
+    batch = jax.device_get(jax.jit(setup.batches.draw)(setup.batches.segment(0, 1)[0], 0))
     assert set(batch.index[batch.mask > 0]) == set(shapes[:3])
     for shape, cloud in zip(batch.index[batch.mask > 0], batch.inputs[batch.mask > 0], strict=True):
         gaps = np.linalg.norm(cloud[:, None] - store.surface(shape)[0], axis=2).min(1)
         assert 0.03 < np.median(gaps) < 0.3  # noise of 0.1
     batch = batch._replace(mask=np.where(np.arange(len(batch.mask)) == 1, 0, batch.mask))
     encoder = {"params": {"encoder": model.network.shared["params"]["encoder"]}}
-    total, (kept, metrics) = setup.loss(encoder, None, setup.batch_stats, batch, jax.random.key(0))
+    total, (kept, metrics) = jax.jit(setup.loss)(encoder, None, setup.batch_stats, batch, jax.random.key(0))
     codes = model.encode(points=batch.inputs).values
     clamp = model.history["clamp"]
     predicted, told = (np.clip(d, -clamp, clamp) for d in (model.field(codes)(batch.points), batch.values))
     errors = np.abs(predicted - told).mean(1)[batch.mask > 0]
     assert (np.abs(batch.values) > clamp).any() and len(errors) == 2
-    assert total == pytest.approx(errors.sum(), rel=1e-4) and kept is setup.batch_stats
+    assert total == pytest.approx(errors.sum(), rel=1e-4) and leaves(kept) == leaves(setup.batch_stats)
     lengths = np.linalg.norm(codes[batch.mask > 0], axis=1)
     assert metrics["length"] == pytest.approx(lengths.sum(), rel=1e-4)
 
@@ -168,6 +168,7 @@ def test_a_run_is_whole_without_the_decoders(decoder, finished, tmp_path, capsys
     shutil.rmtree(tmp_path / "decoder")
     copied, model = jonet.load(tmp_path / "run"), jonet.load(finished)
     assert copied.digest == model.digest  # the same draws, and nothing of the path
+    assert copied.fitting == model.fitting and copied.fitting.starts == 2
     copied.save(tmp_path / "saved")
     again = jonet.load(tmp_path / "saved")
     assert again.digest == model.digest and again.inputs == model.inputs and again.is_fitted
@@ -382,6 +383,7 @@ def test_reconstruct_and_bulk_jobs_fit_from_the_encoder(model, seen, tmp_path, m
     codes = Codes.load(tmp_path / "codes.npz")
     assert asked == [2] and codes.network == model.digest and codes.residual.shape == (2,)
     assert len(model.reconstruct(points=seen[1], normals=seen[2], resolution=16)) == 2 and asked == [2, 2]
+    assert len(model.sample(2, resolution=16)) == 2  # of the decoder's prior
     with pytest.raises(InputError, match="voxels is given, but not used"):
         model.reconstruct(voxels=np.zeros((1, 8, 8, 8)))
 

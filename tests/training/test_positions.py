@@ -95,6 +95,7 @@ SDF = {
 CONDITIONAL = {
     "network": dataclasses.replace(NETWORK, encoder="pointnet_simple"),
     "inputs": Cloud(20),
+    "points_sampling": "stratified",
     "batch_shapes": 2,
     "validate_every": 100,
 }
