@@ -41,11 +41,6 @@ from jonet.wording import counted
 VALIDATION_POINTS = 8192  # points per validation shape
 VALIDATION_ROWS = 64  # training shapes by which a network with the encoder `idx` is validated
 SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=8_192)
-MIXED = {  # half of the points near the surface, and an average of the weights: 0.03 of IoU in the same steps
-    "points_sampling": "mixed",
-    "samples": dataclasses.replace(SAMPLES, near_occupancies=4_096, sigma=0.02),
-    "ema_decay": 0.99,
-}
 ADAM = Optimizer(
     shared=Schedule("constant", initial=1e-4), per_shape=Schedule("constant", initial=1e-4)
 )  # as published

@@ -43,9 +43,11 @@ class OnetPoints(Onet[Config]):
     config = Config
     presets = {
         "quick": Config(
-            **onet.MIXED,
             shapes=Shapes(train=800, val_fraction=0.03),
+            samples=dataclasses.replace(onet.SAMPLES, near_occupancies=4_096, sigma=0.02),
             network=network(96, 64),
+            points_sampling="mixed",
+            ema_decay=0.99,
             cpu=Batch(16, 512),
             minutes=2.75,
         ),

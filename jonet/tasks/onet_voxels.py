@@ -55,9 +55,9 @@ class OnetVoxels(Onet[Config]):
     config = Config
     presets = {
         "quick": Config(  # a grid shows less of a shape than a point cloud: many shapes, fewer points of each
-            **onet.MIXED | {"samples": dataclasses.replace(onet.MIXED["samples"], voxels="ray")},
-            shapes=Shapes(train=800, val_fraction=0.03),
+            shapes=Shapes(train=800, val_fraction=0.02),
             network=network(96, 8),
+            points_sampling="stratified",
             cpu=Batch(8, 1024),
             minutes=2.6,
         ),

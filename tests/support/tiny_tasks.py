@@ -34,10 +34,10 @@ CONDITIONAL = [
     "--validate-every=3",
     "--generated=2",
 ]
-NEAR = ["--samples.near-occupancies=500"]  # of the tasks that learn from points near the surface, too
+NEAR = ["--samples.near-occupancies=500"]  # of the task that learns from points near the surface, too
 TASKS = {
     "onet_points": [*NEAR, "--network.c-dim=8", "--network.encoder-width=8", "--inputs.points=40"],
-    "onet_voxels": [*NEAR, "--network.c-dim=8", "--network.encoder-width=2"],
+    "onet_voxels": ["--network.c-dim=8", "--network.encoder-width=2"],
     "onet_images": [
         *["--network.c-dim=8", "--network.encoder=simple_conv", "--network.encoder-width=2"],
         *["--samples.images=2", "--samples.image-size=64", "--inputs.size=64"],
