@@ -24,7 +24,10 @@ def fit(distance: float, odd: bool) -> Fit:
     ((8.0, True), (9.0, False), (0.0, 0.4), True, True),
     ((8.0, True), (7.9, True), (0.0, 0.4), True, False),  # as unlike the training shapes as before
     ((8.0, True), (7.0, True), (0.0, 0.4), True, True),
-    ((8.0, True), (1.0, False), (0.12, 0.1), True, False),  # all of it was seen
+    ((8.0, True), (6.0, False), (0.12, 0.1), True, False),  # all of it was seen
+    ((8.0, True), (5.5, False), (0.12, 0.1), True, True),  # but it is far more like the training shapes
+    ((8.0, True), (5.5, True), (0.12, 0.1), True, False),
+    ((8.0, False), (5.5, False), (0.12, 0.1), True, False),
 ])  # fmt: skip
 def test_what_is_searched_and_what_is_taken(whole, part, unseen, searched, taken, oriented, monkeypatch):
     asked, answers = [], iter(unseen)
@@ -37,19 +40,38 @@ def test_what_is_searched_and_what_is_taken(whole, part, unseen, searched, taken
     monkeypatch.setattr(parts.pose, "fit_pose", found)
     prior = SimpleNamespace(distances=lambda codes: codes[:, 0])
     monkeypatch.setattr(parts, "prior_and_starts", lambda *_: (prior, None))
-    cloud = np.zeros((4, 3)), np.ones((4, 3)) if oriented else None
+    cloud = np.ones((4, 3)), np.ones((4, 3)) if oriented else None
     result = parts.placed(None, [cloud], fit(*whole))
     assert len(asked) == searched and result.searched.tolist() == [taken]
     assert result.similarities[0].scale == (2.0 if taken else 1.0)
     assert result.fit.values[0, 0] == (part if taken else whole)[0]
-    assert result.unseen[0] == pytest.approx(max(unseen) if searched else unseen[0])
+    assert result.unseen[0] == pytest.approx(unseen[1] if taken else max(unseen) if searched else unseen[0])
+    is_part = unseen[1] > parts.PART
+    assert result.fit.out_of_distribution[0] == (part[1] or not is_part if taken else whole[1])
     for given in asked:
         assert (given.normals is not None) == oriented and len(given.free_space[0]) == 0
+
+
+@pytest.mark.parametrize(("scale", "taken"), [(1.08, False), (1.1, True)])
+def test_a_box_that_is_nearly_right_is_kept(scale, taken, monkeypatch):
+    """The farthest point, √3 from the origin, moves by 0.14 or 0.17."""
+    monkeypatch.setattr(parts, "unseen", lambda *_: np.array([0.4], np.float32))
+    monkeypatch.setattr(parts.pose, "fit_pose", lambda *_, **__: PoseFit(fit(1.0, False), (Similarity(scale),)))
+    monkeypatch.setattr(parts, "prior_and_starts", lambda *_: (SimpleNamespace(distances=lambda c: c[:, 0]), None))
+    result = parts.placed(None, [(np.array([[1.0, 1, 1], [0, 0, 0]]), None)], fit(8.0, True))
+    assert result.searched.tolist() == [taken]
 
 
 def test_shapes_that_are_no_clouds_stay_as_they_are():
     result = parts.placed(None, [None], fit(9.0, True))
     assert np.isnan(result.unseen).all() and not result.searched.any() and result.fit.values[0, 0] == 9
+
+
+def test_clouds_that_were_moved_are_said():
+    found = parts.Placed(Fit(*[np.zeros(2)] * 5), [Similarity()] * 2, np.array([0.1, 0.42]), np.ones(2, bool))
+    with pytest.warns(UserWarning) as caught:
+        parts.warn(found, ["a", "b"])
+    assert [str(one.message)[:9] for one in caught] == ["b: 42% of", "a: in the"]
 
 
 def test_parts_are_said_where_no_likely_shape_was_found():
