@@ -29,10 +29,10 @@ from jonet.training.optimizers import Optimizer, Schedule
 RECORDED = Path(__file__).with_name("recorded.npz")
 NETWORK = DeepSDFDecoder(Specs(latent_size=4, dims=(64,) * 4, dropout=(), norm_layers=(0, 1, 2, 3), latent_in=(2,)))
 SHAPES, POINTS, STEPS = 16, 256, 1000  # of the training whose network is recorded
-FIRST = 20  # losses that are compared; later ones differ by rounding alone
+FIRST = 12  # losses that are compared; rounding of another processor grows to 2e-6 until there, and to 2e-3 after 20
 UNSEEN = (0.37, 0.52, 0.68)  # radii of the balls whose codes are fitted
 CELLS = 32  # a side of the surfaces
-TOLERANCES = {"losses": 1e-3, "residuals": 0.05, "volumes": 2e-3, "areas": 2e-3}  # relative
+TOLERANCES = {"losses": 1e-4, "residuals": 0.05, "volumes": 2e-3, "areas": 2e-3}  # relative
 
 
 def ball(radius: float, rows: int, seed: int) -> np.ndarray:
