@@ -4,8 +4,8 @@
     python -m experiments.accelerators --target=v5e-4 --programs='deepsdf/*/train'
     python -m experiments.accelerators --target=here                        measures them on the chips of this machine,
                                                                             and compares results with a processor's
-    python -m experiments.accelerators --write                              also writes the tables of
-                                                                            docs/accelerators.md, from its rows
+    python -m experiments.accelerators --json=rows.json --write             writes the tables of docs/accelerators.md,
+                                                                            in which other programs and targets stay
 
 Compiling for chips that are not there needs the packages of the extra `accelerators`, and no chip.
 """
@@ -25,7 +25,6 @@ from jonet.errors import ConfigError, JonetError
 from jonet.storage import atomic
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "accelerators.md"
-ROWS = DOCUMENT.with_suffix(".json")  # of the document's tables
 FIGURE = DOCUMENT.parent / "images" / "roofline.svg"
 HERE = "here"
 
@@ -38,18 +37,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--programs", action="append", help="which: a pattern such as 'deepsdf/*/train'; may be repeated (default: all)"
     )
-    add(
-        "--json",
-        type=Path,
-        help="file of the rows; rows in it of others are kept (with --write: docs/accelerators.json)",
-    )
-    add("--write", action="store_true", help="write the tables and the figure of docs/accelerators.md from all rows")
+    add("--json", type=Path, help="file of the rows; rows in it of other programs and targets are kept")
+    add("--write", action="store_true", help="write the rows into the tables and the figure of docs/accelerators.md")
     add("--texts", type=Path, help="folder for the compiled texts")
     add("--minutes", type=float, default=0, help="start no program later than this; 0: no limit (here: 8)")
     options = parser.parse_args(arguments)
     options.target = options.target or []
     options.programs = options.programs or ["*"]
-    options.json = options.json or (ROWS if options.write else None)
     if HERE in options.target and len(options.target) > 1:
         raise ConfigError("--target=here uses the chips of this machine, and the others none; give one of them")
     return options
@@ -96,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             packages.alone()
         known = run(options)
         if options.write:
-            from experiments.accelerators import roofline, table
+            from experiments.accelerators import programs, roofline, table
 
-            table.write(DOCUMENT, known)
-            atomic.write_text(FIGURE, roofline.svg(known))
+            table.write(DOCUMENT, known, list(programs.programs()))
+            atomic.write_text(FIGURE, roofline.svg(known, FIGURE.read_text("utf-8")))
     except JonetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

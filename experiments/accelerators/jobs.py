@@ -2,7 +2,7 @@
 
     python -m experiments.accelerators.jobs --run=RUN --measure      measures the host's shares here, and what a job of
                                                                      this machine takes beside what the model predicts
-    python -m experiments.accelerators.jobs --write                  writes the table of docs/accelerators.md
+    python -m experiments.accelerators.jobs --rows=rows.json --write     writes the table of docs/accelerators.md
 
 A job reads, solves and writes at the same time, so what takes longest bounds it:
 
@@ -37,7 +37,6 @@ from jonet.storage import atomic
 
 SHARES = Path(__file__).with_name("host.json")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "accelerators.md"
-ROWS = DOCUMENT.with_suffix(".json")  # of the document's tables
 BEGIN, END = "<!-- jobs: python -m experiments.accelerators.jobs --write -->", "<!-- end of jobs -->"
 AIMS = {"extract": 500, "fit": 1000}  # shapes a second on an H100 with 16 cores
 SHAPES, ROWS, RESOLUTION = 16, 8000, 128  # of the jobs that are measured
@@ -280,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--run", type=Path, help="finished run folder (deepsdf, quick) whose network and shapes are used"
     )
     parser.add_argument("--measure", action="store_true", help="measure the host's shares on this machine")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="rows of experiments.accelerators")
+    parser.add_argument("--rows", type=Path, help="rows of experiments.accelerators")
     parser.add_argument("--write", action="store_true", help="write the table of docs/accelerators.md")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -291,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             atomic.write_text(SHARES, json.dumps(found, indent=1) + "\n")
             for verb, one in found.items():
                 print(f"{verb}: {one['predicted']:.3g} a second predicted, {one['measured']:.3g} measured here")
-        if options.rows.exists():
+        if options.rows is not None:
             text = table(json.loads(SHARES.read_text("utf-8")), rows_of(options.rows))
             print(text)
             if options.write:

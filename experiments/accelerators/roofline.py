@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -19,13 +20,19 @@ MARKS = {  # by kind of program: a path around the origin
     "codes": "M0-4L4 3H-4z",
     "encoders": "M0-4L4 0L0 4L-4 0z",
 }
+MARKED = re.compile(r"<path [^>]*><title>(\S+) on (\S+): [^<]*</title></path>")  # as `mark` writes them
 
 
-def svg(rows: Sequence[dict[str, Any]]) -> str:
-    """The figure of the rows of one chip, as the text of an SVG."""
+def svg(rows: Sequence[dict[str, Any]], before: str = "") -> str:
+    """The figure of the rows of one chip, as the text of an SVG.
+
+    before: the figure until now, of which the marks of other programs and targets stay.
+    """
     drawn = [row for row in rows if row.get("milliseconds") and row["target"].endswith("-1") and row["operations"]]
-    chips = sorted({row["target"].removesuffix("-1") for row in drawn})
-    parts = [*axes(), *(part for name in chips for part in roof(name, CHIPS[name], chips.index(name)))]
+    present = {(row["program"], row["target"]) for row in rows}
+    kept = {found[0]: found[2] for found in MARKED.finditer(before) if (found[1], found[2]) not in present}
+    chips = sorted({target.removesuffix("-1") for target in (*(row["target"] for row in drawn), *kept.values())})
+    parts = [*axes(), *(part for name in chips for part in roof(name, CHIPS[name], chips.index(name))), *kept]
     for row in drawn:
         x = across(row["operations"] / row["bytes"])
         y = up(row["operations"] / row["milliseconds"] * 1e3)

@@ -1,4 +1,4 @@
-"""Rows as lines, and as the tables of docs/accelerators.md."""
+"""Rows as lines, and in the tables of docs/accelerators.md, whose cells of other programs and targets stay."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from jonet.storage import atomic
 
 BEGIN, END = "<!-- tables: python -m experiments.accelerators --write -->", "<!-- end of tables -->"
 Row = dict[str, Any]
+Cells = Sequence[Sequence[str]]  # of a table: its head, and its lines
+NONE: Cells = ()
 
 
 def replaced(rows: list[Row], new: Row) -> list[Row]:
@@ -51,20 +53,42 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.2g} %"
 
 
-def tables(rows: Sequence[Row]) -> str:
-    """All tables, in Markdown."""
+def tables(rows: Sequence[Row], before: str = "", order: Sequence[str] = ()) -> str:
+    """All tables, in Markdown.
+
+    before: those until now, of which the cells of other programs and targets stay.  order: of the programs' names.
+    """
     steps = [row for row in rows if trains(row)]
+    launching = [row for row in steps if row.get("kernels")]
     others = [row for row in rows if not trains(row)]
     parts = {
-        "Milliseconds of a training step, and the share of the matrix rate in bfloat16": pivot(steps, step),
-        "Kernels of a training step that a GPU launches": pivot([r for r in steps if r.get("kernels")], kernels),
-        "GB of the arguments and the temporaries of training, on each chip": pivot(steps, held),
-        "Fields, codes and encoders: how many a second, and the share of the matrix rate": pivot(others, rate),
-        "Several chips": scaling(steps),
-        "What does not compile, or does not fit": errors(rows),
-        "The largest copies and transposes of a training step": moves(steps),
+        "Milliseconds of a training step, and the share of the matrix rate in bfloat16": lambda old: pivot(
+            steps, step, old, order
+        ),
+        "Kernels of a training step that a GPU launches": lambda old: pivot(launching, kernels, old, order),
+        "GB of the arguments and the temporaries of training, on each chip": lambda old: pivot(steps, held, old, order),
+        "Fields, codes and encoders: how many a second, and the share of the matrix rate": lambda old: pivot(
+            others, rate, old, order
+        ),
+        "Several chips": lambda old: scaling(steps, old),
+        "What does not compile, or does not fit": lambda old: errors(rows),
+        "The largest copies and transposes of a training step": lambda old: moves(steps, old),
     }
-    return "\n\n".join(f"**{title}.**\n\n{text}" for title, text in parts.items() if text)
+    found = {title: make(cells_of(before, title)) for title, make in parts.items()}
+    return "\n\n".join(f"**{title}.**\n\n{text}" for title, text in found.items() if text)
+
+
+def cells_of(text: str, title: str) -> Cells:
+    """The cells of the table below a title; none if there is no such table."""
+    _, _, below = text.partition(f"**{title}.**\n\n")
+    lines = [line[2:-2].split(" | ") for line in below.partition("\n\n")[0].splitlines() if line.startswith("| ")]
+    return lines[:1] + lines[2:]  # without the line below the head
+
+
+def others_than(rows: Sequence[Row], old: Cells) -> list[list[str]]:
+    """Lines of a table that begin with a program and a target, without its head, of others than the rows'."""
+    present = {(f"`{row['program']}`", row["target"]) for row in rows}
+    return [list(cells) for cells in old[1:] if (cells[0], cells[1]) not in present]
 
 
 def trains(row: Row) -> bool:
@@ -72,18 +96,27 @@ def trains(row: Row) -> bool:
     return row["program"].endswith("/train") or "/step/" in row["program"]
 
 
-def pivot(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
-    """A table with a line for each program and a column for each target of one chip."""
-    targets = sorted({row["target"] for row in rows if row["target"].endswith(("-1", "here"))})
-    programs = list(dict.fromkeys(row["program"] for row in rows if row["target"] in targets))
-    at = {(row["program"], row["target"]): row for row in rows}
-    body = [
-        [f"`{program}`", *(cell(at[program, target]) if (program, target) in at else "" for target in targets)]
-        for program in programs
-    ]
-    marks = {row["target"]: row["mark"] for row in rows if "error" not in row}
-    head = [f"{target} [{marks[target]}]" if target in marks else target for target in targets]
-    return markdown(["program", *head], body) if rows else ""
+def pivot(rows: Sequence[Row], cell: Callable[[Row], str], old: Cells = NONE, order: Sequence[str] = ()) -> str:
+    """A table with a line for each program and a column for each target of one chip.
+
+    old: the table until now.  order: of the programs' names.
+    """
+    heads = {name.split(" [")[0]: name for name in (old[0][1:] if old else ())}
+    at = {
+        (program.strip("`"), target): text
+        for program, *texts in old[1:]
+        for target, text in zip(heads, texts, strict=True)
+        if text
+    }
+    for row in rows:
+        if row["target"].endswith(("-1", "here")):
+            at[row["program"], row["target"]] = cell(row)
+            if "error" not in row or row["target"] not in heads:
+                heads[row["target"]] = row["target"] if "error" in row else f"{row['target']} [{row['mark']}]"
+    targets, place = sorted({target for _, target in at}), {name: i for i, name in enumerate(order)}
+    programs = sorted(dict.fromkeys(program for program, _ in at), key=lambda name: place.get(name, len(place)))
+    body = [[f"`{program}`", *(at.get((program, target), "") for target in targets)] for program in programs]
+    return markdown(["program", *(heads[target] for target in targets)], body) if at else ""
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -124,8 +157,8 @@ def errors(rows: Sequence[Row]) -> str:
     return "\n".join(f"- {', '.join(where)}: {error}" for error, where in by_error.items())
 
 
-def moves(rows: Sequence[Row], most: int = 12) -> str:
-    """The largest copies of all rows of one chip."""
+def moves(rows: Sequence[Row], old: Cells = NONE, most: int = 12) -> str:
+    """The largest copies of all rows of one chip.  old: the table until now."""
     found = [
         (move["bytes"], row["program"], row["target"], array(move["type"]), move["source"])
         for row in rows
@@ -136,6 +169,7 @@ def moves(rows: Sequence[Row], most: int = 12) -> str:
         [f"`{program}`", target, number(size / 1e9), f"`{kind}`", f"`{source[-60:]}`"]
         for size, program, target, kind, source in sorted(found, reverse=True)[:most]
     ]
+    body = sorted(body + others_than(rows, old), key=lambda cells: -float(cells[2].replace(",", "")))[:most]
     return markdown(["program", "target", "GB", "array", "operation"], body) if body else ""
 
 
@@ -145,8 +179,11 @@ def array(kind: str) -> str:
     return f"{largest.dtype}[{','.join(map(str, largest.shape))}]"
 
 
-def scaling(rows: Sequence[Row]) -> str:
-    """Efficiency on several chips: the compiled step of each, and its sums over the links of the chips."""
+def scaling(rows: Sequence[Row], old: Cells = NONE) -> str:
+    """Efficiency on several chips: the compiled step of each, and its sums over the links of the chips.
+
+    old: the table until now.  Programs are shown whose step on one chip is among the rows.
+    """
     at = {(row["program"], row["target"]): row for row in rows if "milliseconds" in row}
     body = []
     for (program, name), several in at.items():
@@ -164,6 +201,7 @@ def scaling(rows: Sequence[Row]) -> str:
                 *(number(several["milliseconds"]), number(apart), f"{strong:.0%}", f"{weak:.1%}"),
             ]
         )
+    body += others_than(rows, old)
     head = ["program", "target", "collectives", "MB", "ms computing", "ms in the links", "same batch", "same per chip"]
     return markdown(head, body) if body else ""
 
@@ -173,6 +211,6 @@ def communication(row: Row, count: int, link: float) -> float:
     return 1e3 * 2 * (count - 1) / count * row["collective_bytes"] / link
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Writes the tables between their two marks of a document."""
-    document.write(path, BEGIN, END, tables(rows))
+def write(path: Path, rows: Sequence[Row], order: Sequence[str] = ()) -> None:
+    """Writes the rows into the tables between their two marks of a document.  order: of the programs' names."""
+    document.write(path, BEGIN, END, tables(rows, path.read_text("utf-8"), order))

@@ -328,6 +328,37 @@ def test_tables(tmp_path):
     assert table.replaced([ROW, several], ROW | {"rate": 9.0}) == [several, ROW | {"rate": 9.0}]
 
 
+def test_cells_of_other_programs_and_targets_stay(tmp_path):
+    moved = [{"bytes": 2e9, "type": "f32[8]{0}", "source": "jit(step)/transpose"}]
+    several = ROW | {"target": "v5e-4", "milliseconds": 32.0, "collectives": {"all-reduce": 2}, "collective_bytes": 4e9}
+    encoding = ROW | {"program": "onet_points/paper/encode", "unit": "shapes", "rate": 5e3}
+    document, order = tmp_path / "page.md", ["deepsdf/quick/train", "deepsdf/paper/train"]
+    document.write_text(f"{table.BEGIN}\n{table.END}")
+    table.write(document, [ROW | {"moves": moved}, several, encoding], order)
+    before = document.read_text()
+    table.write(document, [], order)
+    assert document.read_text() == before
+    fewer = [{"bytes": 1e9, "type": "f32[4]{0}", "source": "jit(step)/copy"}]
+    faster = ROW | {"target": "h100-1", "mark": "B", "milliseconds": 50.0, "moves": fewer}
+    quick = ROW | {"program": "deepsdf/quick/train", "milliseconds": 1.0}
+    table.write(document, [faster, quick], order)
+    lines = document.read_text().splitlines()
+    assert [line for line in lines if " ms, " in line][:2] == [
+        "| `deepsdf/quick/train` |  | 1 ms, 40 % |",
+        "| `deepsdf/paper/train` | ≥ 50 ms, 40 % | 125 ms, 40 % |",
+    ]
+    assert [line.split(" | ")[1] for line in lines if "jit(step)" in line] == ["v5e-1", "h100-1"]
+    assert sum(line in lines for line in before.splitlines() if "v5e-4" in line or "/encode" in line) == 2
+    table.write(document, [ROW | {"milliseconds": 130.0}], order)  # its own are replaced, and its copies are gone
+    text = document.read_text()
+    assert "≥ 50 ms, 40 % | 130 ms, 40 % |" in text and "step)/transpose" not in text and "jit(step)/copy" in text
+
+    figure = roofline.svg([ROW, encoding])
+    assert roofline.svg([], figure) == figure
+    both = roofline.svg([faster, encoding | {"milliseconds": 9.0}], figure)
+    assert both.count("<title>") == 3 and both.count("/encode on v5e-1: 9 ms") == 1 and ">h100<" in both
+
+
 def test_the_figure_has_programs_beside_the_roof_of_their_chip():
     """One that only moves memory lies on the sloping line; several chips, and what has no operations, are left out."""
     chip = CHIPS["h100"]
