@@ -155,12 +155,15 @@ def unseen(network: BoundNetwork, codes: np.ndarray, clouds: Sequence[np.ndarray
 def off_mesh(mesh: Mesh, points: np.ndarray) -> float:
     """The fraction of points [N, 3] that are farther from a mesh than 1/20 of the longest side of their box.
 
-    For codes of encoders, which have no residual.  1 for a mesh without faces.
+    For codes of encoders, which have no residual.  1 for a mesh without a surface.
     """
-    if not len(mesh.faces):
+    rng = np.random.default_rng(0)
+    try:
+        places, _ = surface(mesh, 4 * POINTS, rng, np.float64)
+    except MeshError:
         return 1.0
-    places, _ = surface(mesh, 4 * POINTS, np.random.default_rng(0), np.float64)
-    return float(np.mean(KDTree(places).query(points)[0] > OFF_MESH * np.ptp(points, axis=0).max()))
+    some = _some(points, rng)
+    return float(np.mean(KDTree(places).query(some)[0] > OFF_MESH * np.ptp(points, axis=0).max()))
 
 
 def warn_off_mesh(meshes: Sequence[Mesh], clouds: Sequence[np.ndarray], names: Sequence[str]) -> None:
@@ -175,8 +178,13 @@ def _far(mesh: Mesh, points: np.ndarray) -> float:
     """The fraction of a surface that is far from all points [N, 3].  Raises MeshError without a surface."""
     rng = np.random.default_rng(0)
     places, _ = surface(mesh, POINTS, rng)
-    some = points if len(points) <= POINTS else points[rng.choice(len(points), POINTS, replace=False)]
+    some = _some(points, rng)
     tree = KDTree(some)
     apart = tree.query(some, min(NEIGHBOR + 1, len(some)))[0]  # the first is the point itself
     reach = FAR * np.median(apart.reshape(len(some), -1)[:, -1])
     return float(np.mean(tree.query(places)[0] > reach))
+
+
+def _some(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """At most `POINTS` of the points [N, 3]."""
+    return points if len(points) <= POINTS else points[rng.choice(len(points), POINTS, replace=False)]
