@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 
-from experiments.accelerators.hlo import Array, Instruction, Module, arrays
+from experiments.accelerators.hlo import Array, Instruction, Module, Passes, arrays
 
 # Instructions that run nothing, or whose parts are counted instead of them.
 FREE = {
@@ -26,7 +25,7 @@ CONVOLUTIONS = {
 }
 
 
-def matrix_operations(module: Module, passes: Sequence[int] = ()) -> Counter[str]:
+def matrix_operations(module: Module, passes: Passes = ()) -> Counter[str]:
     """Operations (two for a product and its sum) of matrix products and convolutions, by the type of their operands."""
     found: Counter[str] = Counter()
     for times, top, computation in module.executed(passes):
@@ -129,17 +128,17 @@ def size(type_: str) -> int:
     return sum(array.bytes for array in arrays(type_))
 
 
-def bytes_of(module: Module, passes: Sequence[int] = ()) -> int:
+def bytes_of(module: Module, passes: Passes = ()) -> int:
     """Bytes that one call reads and writes in the device's memory."""
     return sum(times * moved_bytes(module, top, around) for times, top, around in module.executed(passes))
 
 
-def kernels(module: Module, passes: Sequence[int] = ()) -> int:
+def kernels(module: Module, passes: Passes = ()) -> int:
     """Instructions that one call executes: on a GPU the kernels (or library calls) that it launches."""
     return sum(times for times, top, _ in module.executed(passes) if top.opcode not in FREE)
 
 
-def collectives(module: Module, passes: Sequence[int] = ()) -> dict[str, tuple[int, int]]:
+def collectives(module: Module, passes: Passes = ()) -> dict[str, tuple[int, int]]:
     """Collectives of one call by kind: how many, and the bytes of their results, which may be on the chip."""
     found: dict[str, tuple[int, int]] = {}
     for times, top, _ in module.executed(passes):
@@ -151,7 +150,7 @@ def collectives(module: Module, passes: Sequence[int] = ()) -> dict[str, tuple[i
     return found
 
 
-def largest_moves(module: Module, passes: Sequence[int] = (), most: int = 3, least: int = 1 << 20) -> list[dict]:
+def largest_moves(module: Module, passes: Passes = (), most: int = 3, least: int = 1 << 20) -> list[dict]:
     """The copies and transposes that move most bytes a call, with the operation of JAX that each comes from."""
     found = []
     for times, top, around in module.executed(passes):

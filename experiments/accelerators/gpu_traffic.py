@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from experiments.accelerators.counting import moved_bytes, operations_of
-from experiments.accelerators.hlo import Module
+from experiments.accelerators.hlo import Module, Passes
 from jonet.chips import Chip
 
 HALF = ("bf16", "f16")
 
 
-def seconds(module: Module, chip: Chip, precision: str, passes: Sequence[int] = ()) -> float:
+def seconds(module: Module, chip: Chip, precision: str, passes: Passes = ()) -> float:
     """The floor of one call: over all kernels, the larger of bytes over bandwidth and operations over rate.
 
     precision: of products of float32, as for `Chip.rate`.  The launches of the kernels are not in it.

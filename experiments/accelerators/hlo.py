@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\](\{[^{}]*\})?")
 CALLED = re.compile(r"\b(?:calls|to_apply|called_computations|true_computation|false_computation)=\{?%?([\w.\-]+)")
 CONTENT = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+
+Passes = Sequence[int] | Mapping[str, int]  # of loops, see `Module.executed`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +101,24 @@ class Module:
                 now[found[1]] = instruction(found[1], found[2])
         return cls(computations, entry)
 
-    def executed(self, passes: Sequence[int] = ()) -> Iterator[tuple[int, Instruction, dict[str, Instruction]]]:
+    def executed(self, passes: Passes = ()) -> Iterator[tuple[int, Instruction, dict[str, Instruction]]]:
         """Every instruction that a call executes: how often, the instruction, and those of its computation by name.
 
-        passes: of loops whose number of passes is not in the text, from the outermost inwards; 1 for those that are
-        not given.  All branches of a conditional count.  Fusions are one instruction.
+        passes: of loops whose number of passes is not in the text: from the outermost inwards, 1 for those that are not
+        given; or by the `jax.named_scope` that each is directly in, KeyError for those that are not given.  All
+        branches of a conditional count.  Fusions are one instruction.
         """
-        return self._executed(self.entry, 1, tuple(passes))
+        return self._executed(self.entry, 1, passes)
 
-    def _executed(self, name: str, times: int, passes: tuple[int, ...]):
+    def _executed(self, name: str, times: int, passes: Passes):
         computation = self.computations.get(name, {})
         for found in computation.values():
             yield times, found, computation
             if found.opcode == "while":
                 trips, left = self.trips(found), passes
-                if trips is None:
+                if trips is None and isinstance(passes, Mapping):
+                    trips = passes[found.source.split("/")[-2]]
+                elif trips is None:
                     trips, left = (passes[0] if passes else 1), passes[1:]
                 yield from self._executed(_named("body", found), times * trips, left)
             elif found.opcode in ("call", "conditional", "async-start"):

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.accelerators import unsampled
+from experiments.accelerators import octahedra, unsampled
+from experiments.accelerators.hlo import Passes
 from experiments.accelerators.unsampled import Few
 from jonet import parallel, products
 from jonet.chips import Precision
@@ -22,7 +23,7 @@ from jonet.inference.fitting import methods, sharded_batch
 from jonet.inference.fitting.gauss_newton import NewtonSolver
 from jonet.inference.fitting.observations import COLUMNS, WEIGHT
 from jonet.inference.fitting.prior import Prior
-from jonet.inference.surfaces import refinement
+from jonet.inference.surfaces import block_meshes, blocks, refinement
 from jonet.networks import deepsdf, field, occupancy, spline, spline_levels
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
@@ -42,7 +43,8 @@ class Call:
     """mapped(*arguments), one call of a program on the devices in use.
 
     amount: how many of `unit` the call computes with each of its `repeats`: passes of its outermost loop, whose
-    number is an argument.  inner: passes of the loops within whose number is data, from outside (`hlo.Module`).
+    number is an argument.  inner: passes of the loops within whose number is data, from outside or, of a call without
+    repeats, by name (`hlo.Module`).
     context: in which it is dispatched, for the precision of its products.
     again(arguments, results): the arguments of the next call, since a call may use up its own.
     """
@@ -53,14 +55,14 @@ class Call:
     unit: str
     precision: str
     repeats: int = 1
-    inner: tuple[int, ...] = ()
+    inner: tuple[int, ...] | dict[str, int] = ()
     context: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
     again: Callable[[tuple, Any], tuple] = lambda arguments, results: arguments
 
     @property
-    def passes(self) -> tuple[int, ...]:
+    def passes(self) -> Passes:
         """Passes of its loops, for `hlo.Module.executed`."""
-        return self.repeats, *self.inner
+        return self.inner if isinstance(self.inner, dict) else (self.repeats, *self.inner)
 
 
 # Training
@@ -221,6 +223,35 @@ def solve_splines(resolution: int = 128) -> Call:
 RATE = 1e-4  # of the published refinement
 
 
+def extract(specs: deepsdf.Specs, part: str, precision: Precision, made: bool) -> Call:
+    """A program of the extraction of octahedra at 128³: of their "blocks", or of "meshes" from these.
+
+    made: whether the blocks are computed here, on the devices in use; without, they are zeros.
+    """
+    each, devices = octahedra.SHAPES, parallel.count()
+    evaluator = octahedra.evaluator(octahedra.network(specs), devices * each)
+    layout, rows, grids, count = octahedra.dealt(evaluator)
+    fields, platform = parallel.host(evaluator.fields.padded), parallel.platform()
+    search, arguments = blocks.program(platform, layout), (fields, rows, grids)
+    size = 1 << (each * octahedra.VERTICES - 1).bit_length()  # as the sizes of `device` grow
+
+    def context():
+        return products.precise(precision)
+
+    if part == "blocks":
+        mapped, arguments = search, (*arguments, count)
+    else:
+        with context():
+            if made:
+                found, *_ = search(*arguments, count)
+            else:
+                shapes, *_ = jax.eval_shape(search, *arguments, count)
+                found = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        mapped = block_meshes.program(platform, layout, size, True)
+        arguments = (*arguments, found, np.int32(octahedra.SECANTS))
+    return Call(mapped, arguments, devices * each, "meshes", precision, inner=octahedra.PASSES[part], context=context)
+
+
 # Codes
 
 
@@ -321,6 +352,10 @@ def programs(few: Few | None = None) -> dict[str, Callable[[], Call]]:
         for precision in ("highest", "high", "default"):
             found[f"{name}/gauss_newton/{precision}"] = lambda n=DECODERS[name], p=precision: newton(n(), p)
         found[f"{name}/adam/highest"] = lambda n=DECODERS[name]: adam(n(), "highest")
+        for part in octahedra.PASSES:
+            found[f"{name}/extract/{part}"] = lambda n=DECODERS[name], p=part: extract(
+                n().specs, p, products.DEFAULT, few is not None
+            )
     found |= {"spline/128/evaluate": evaluate_splines, "spline/128/solve": solve_splines}
     for task in ("onet_points", "onet_voxels", "onet_images"):
         config = registry.find(task).presets["paper"]

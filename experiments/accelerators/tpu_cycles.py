@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from experiments.accelerators.hlo import Module
+from experiments.accelerators.hlo import Module, Passes
 from jonet.chips import Chip
 
 
-def cycles(module: Module, passes: Sequence[int] = ()) -> int:
+def cycles(module: Module, passes: Passes = ()) -> int:
     """Cycles of one call; instructions without an estimate (slices of memory, waiting for a collective) count as 0."""
     total = 0
     for times, top, _ in module.executed(passes):
@@ -18,6 +17,6 @@ def cycles(module: Module, passes: Sequence[int] = ()) -> int:
     return total
 
 
-def seconds(module: Module, chip: Chip, passes: Sequence[int] = ()) -> float:
+def seconds(module: Module, chip: Chip, passes: Passes = ()) -> float:
     """Seconds of one call at the chip's clock."""
     return cycles(module, passes) / chip.clock

@@ -19,7 +19,7 @@ import numpy as np
 
 from jonet import parallel
 from jonet.inference.surfaces.blocks import POINTS, SIDE, Blocks, Grids, Layout
-from jonet.inference.surfaces.lists import Bits, firsts, pack, spread
+from jonet.inference.surfaces.lists import Bits, firsts, pack, spread, take
 from jonet.inference.surfaces.marching_cubes import CORNERS, EDGE_AXIS, EDGE_CORNER, NEAREST, table
 from jonet.inference.surfaces.refinement import CLOSE
 from jonet.networks.field import TILE, Field, evaluate_lists
@@ -69,7 +69,8 @@ def polygonize(platform, layout: Layout, size: int, normals: bool, fields: Field
     directions = None
     if normals:
         every = vertices.shape < layout.shapes
-        _, gradients = evaluate(vertices, vertices.points(along), every, gradient=True)
+        with jax.named_scope("normals"):
+            _, gradients = evaluate(vertices, vertices.points(along), every, gradient=True)
         gradients = -fields.inside * gradients.T
         # divided by the largest component first: squares of steep logits' gradients may overflow
         gradients = gradients / jnp.maximum(jnp.abs(gradients).max(0), jnp.finfo(jnp.float32).tiny)
@@ -112,13 +113,14 @@ def _vertices(layout: Layout, grids: Grids, blocks: Blocks, size: int) -> tuple[
     inner = [bit // SIDE ** (2 - k) % SIDE for k in range(3)]
     sample = (inner[0] * POINTS + inner[1]) * POINTS + inner[2]
     step = jnp.asarray([POINTS**2, POINTS, 1], jnp.int32)[axis]
-    values = jnp.stack([blocks.values[block, sample], blocks.values[block, sample + step]])
+    values = jnp.stack([take(blocks.values, block, sample), take(blocks.values, block, sample + step)])
     owner = jnp.minimum(shape, layout.shapes - 1)
     index = [jnp.clip(along, 0, layout.resolution) for along in place]
     at = functools.reduce(lambda kept, k: jnp.where(axis == k, index[k], kept), (1, 2), index[0])
     upper = jnp.minimum(at + 1, layout.resolution)
-    start = jnp.stack([grids.axes[owner, axis, at], grids.rest[owner, axis, at]])
-    end = jnp.stack([grids.axes[owner, axis, upper], grids.rest[owner, axis, upper]])
+    start, end = (
+        jnp.stack([take(grids.axes, owner, axis, place), take(grids.rest, owner, axis, place)]) for place in (at, upper)
+    )
     length = (end[0] - start[0]) + (end[1] - start[1])
     fixed = grids.points(owner, index)
 
@@ -165,6 +167,7 @@ def _evaluate_vertices(platform, layout: Layout, fields: Field, vertices: Vertic
     return [array.reshape(-1, *array.shape[2:])[place] for array in arrays]
 
 
+@jax.named_scope("project")
 def _project(layout: Layout, fields: Field, grids: Grids, vertices: Vertices, evaluate, steps):
     """Places of the vertices on their edges [V], by `refinement.project`, and how many values were not finite."""
     low, high = vertices.values
@@ -175,7 +178,8 @@ def _project(layout: Layout, fields: Field, grids: Grids, vertices: Vertices, ev
 
     def go_on(state):
         step, along, values, places, last, moving, irregular = state
-        (new,) = evaluate(vertices, vertices.points(along), moving)
+        with jax.named_scope("moving"):
+            (new,) = evaluate(vertices, vertices.points(along), moving)
         irregular += (~jnp.isfinite(new) & moving).sum(dtype=jnp.int32)
         new = fields.inside * (new - level)
         slope = jnp.abs((values[1] - values[0]) / (places[1] - places[0]))
@@ -204,21 +208,27 @@ def _faces(layout: Layout, blocks: Blocks, number: Callable, vertex_starts, size
     mixed = Bits.of((blocks.cases > 0) & (blocks.cases < 255))
     block, bit, shape, *_ = _in_order(layout, blocks.numbers, mixed, size)
     triangles, begins = table()
-    case = blocks.cases[bit, block].astype(jnp.int32)
+    case = take(blocks.cases, bit, block).astype(jnp.int32)
     counts = jnp.where(shape < layout.shapes, jnp.asarray(np.diff(begins), jnp.int32)[case], 0)
     ends = jnp.cumsum(counts, dtype=jnp.int32)
     cell = spread(ends - counts, counts, 2 * size)
     row = (
         jnp.asarray(begins[:-1], jnp.int32)[case[cell]] + jnp.arange(2 * size, dtype=jnp.int32) - (ends - counts)[cell]
     )
-    edges = jnp.asarray(triangles.T, jnp.int32)[:, jnp.clip(row, 0, len(triangles) - 1)]  # [3, F]
-    corner = jnp.asarray(CORNERS[EDGE_CORNER], jnp.int32)[edges]
-    place = [bit[cell] // SIDE ** (2 - axis) % SIDE + corner[..., axis] for axis in range(3)]
+    row, bit, block = jnp.clip(row, 0, len(triangles) - 1), bit[cell], block[cell]
+    faces = jnp.stack(
+        [_vertex(blocks, number, bit, block, jnp.asarray(corner, jnp.int32)[row]) for corner in triangles.T]
+    )
+    owner = jnp.minimum(shape[cell], layout.shapes - 1)
+    return faces - vertex_starts[owner], jnp.append(0, ends)[firsts(shape, layout.shapes)]
+
+
+def _vertex(blocks: Blocks, number: Callable, bit, block, edge) -> jax.Array:
+    """The number of the vertex on an edge [F] (0 to 11) of a cell: bit and block [F]."""
+    low = jnp.asarray(CORNERS[EDGE_CORNER], jnp.int32)
+    place = [bit // SIDE ** (2 - axis) % SIDE + low[:, axis][edge] for axis in range(3)]
     over = [along == SIDE for along in place]  # the edge belongs to a block above
     above = (over[0] * 2 + over[1]) * 2 + over[2]
     place = [along % SIDE for along in place]
     inner = (place[0] * SIDE + place[1]) * SIDE + place[2]
-    edge = jnp.asarray(EDGE_AXIS, jnp.int32)[edges] * CELLS + inner
-    faces = number(blocks.beside[above, block[cell]], edge)
-    owner = jnp.minimum(shape[cell], layout.shapes - 1)
-    return faces - vertex_starts[owner], jnp.append(0, ends)[firsts(shape, layout.shapes)]
+    return number(take(blocks.beside, above, block), jnp.asarray(EDGE_AXIS, jnp.int32)[edge] * CELLS + inner)

@@ -26,7 +26,7 @@ import numpy as np
 
 from jonet import parallel
 from jonet.inference.surfaces import cells
-from jonet.inference.surfaces.lists import Bits, pack
+from jonet.inference.surfaces.lists import Bits, pack, take
 from jonet.inference.surfaces.marching_cubes import CORNERS, table
 from jonet.networks.field import TILE, Field, evaluate_lists
 
@@ -90,7 +90,7 @@ class Grids(NamedTuple):
 
     def points(self, shape, index) -> jax.Array:
         """Coordinates [..., 3] of samples, index: x, y, z [...] of shapes [...]."""
-        return jnp.stack([self.axes[shape, axis, index[axis]] for axis in range(3)], -1)
+        return jnp.stack([take(self.axes, shape, axis, index[axis]) for axis in range(3)], -1)
 
 
 class Blocks(NamedTuple):
@@ -192,6 +192,7 @@ def search(platform, layout: Layout, fields: Field, grids: Grids, count) -> tupl
     )
 
 
+@jax.named_scope("coarsest")
 def _coarsest(layout: Layout, grids: Grids, evaluate, count) -> jax.Array:
     """Values of the coarsest samples [S, P], by x, y, z."""
     side = layout.coarse + 1
@@ -207,6 +208,7 @@ def _coarsest(layout: Layout, grids: Grids, evaluate, count) -> jax.Array:
     return values.reshape(layout.shapes, -1)[:, : side**3]
 
 
+@jax.named_scope("bounds")
 def _bounds(layout: Layout, fields: Field, grids: Grids, evaluate, values, count) -> jax.Array:
     """L of each shape [S], as `cells.bounds`."""
     side = layout.coarse + 1
@@ -276,7 +278,8 @@ def _seeds(layout: Layout, grids: Grids, evaluate, signed, coarse, reach, count)
         center = [jnp.clip(along * step + step // 2, 0, grids.axes.shape[2] - 1) for along in here]
         points = functools.partial(_rows, shape, center, grids)
         used = jnp.minimum(found.length, layout.large) // ROW
-        (values,) = evaluate(points, 0, used, [jnp.zeros((len(owner), TILE))])
+        with jax.named_scope("centers"):
+            (values,) = evaluate(points, 0, used, [jnp.zeros((len(owner), TILE))])
         values = signed(values, shape[:, None])
         bound = (3**0.5 / 2 * step * reach)[shape][:, None]
         lowest = [along * step for along in here]
@@ -302,6 +305,7 @@ def _rows(shape, place, grids: Grids, start, size):
     return some[0], grids.points(some[0][:, None], some[1:])
 
 
+@jax.named_scope("flood")
 def _flood(layout: Layout, grids: Grids, evaluate, signed, seeds):
     """All blocks, from the numbers of `seeds` [K] on → numbers [K], values [K, 128] (not signed yet), count.
 
@@ -322,7 +326,8 @@ def _flood(layout: Layout, grids: Grids, evaluate, signed, seeds):
     def go_on(state):
         numbers, values, first, count = state
         last = jnp.minimum(count, most)
-        (values,) = evaluate(functools.partial(tiles, numbers=numbers), first, last, [values])
+        with jax.named_scope("new_blocks"):
+            (values,) = evaluate(functools.partial(tiles, numbers=numbers), first, last, [values])
         shape, low = layout.place(numbers)
         found = jnp.where(
             _within(layout, low), signed(values, jnp.minimum(shape, layout.shapes - 1)[:, None]), -jnp.inf

@@ -50,21 +50,9 @@ def extract(
 
     Raises Unsteady if a value is not finite (the host names it), or if two blocks disagree about a sign.
     """
-    fields, lattice, devices = evaluator.fields, evaluator.lattice, parallel.count()
-    platform, resolution = parallel.platform(), lattice.resolution
-    each = -(-len(fields) // devices)
-    shapes, step = bucket(each, 1), coarsest(resolution, coarse)
-    rows = np.arange(devices)[:, None] * each + np.arange(shapes)
-    count = np.clip(len(fields) - rows[:, 0], 0, each).astype(np.int32)
-    rows = np.minimum(rows, len(fields) - 1).astype(np.int32)
-    given = rows, _grids(evaluator, rows, step, lipschitz)
-
-    key = resolution, step, shapes
-    first = Sizes(
-        _power(LARGE * shapes * (resolution / (2 * blocks.SIDE)) ** 2, TILE),
-        _power(BLOCKS * shapes * (resolution / blocks.SIDE) ** 2, TILE),
-        LEAST,
-    )
+    platform, fields = parallel.platform(), evaluator.fields
+    (resolution, step, shapes, large, most), rows, grids, count = deal(evaluator, coarse, lipschitz)
+    given, key, first = (rows, grids), (resolution, step, shapes), Sizes(large, most, LEAST)
     sizes = _grown.get(key, first)
     with products.precise(fields.precision):
         while True:
@@ -86,8 +74,31 @@ def extract(
         program = block_meshes.program(platform, layout, size, normals)
         made = parallel.host(program(fields.padded, *given, found, np.int32(steps)))
     _check(made.irregular)
-    meshes = [_mesh(evaluator, made, d, i, rows[d, i]) for d in range(devices) for i in range(count[d])]
-    return meshes, np.concatenate([ranges[device, : count[device]] for device in range(devices)])
+    meshes = [_mesh(evaluator, made, d, i, rows[d, i]) for d in range(len(rows)) for i in range(count[d])]
+    return meshes, np.concatenate([ranges[device, : count[device]] for device in range(len(rows))])
+
+
+class Dealt(NamedTuple):
+    """What the devices search, the arguments of `blocks.program` behind the fields; layout: with its lists at first."""
+
+    layout: blocks.Layout
+    rows: np.ndarray
+    grids: blocks.Grids
+    count: np.ndarray
+
+
+def deal(evaluator: FieldEvaluator, coarse: int, lipschitz: float | None) -> Dealt:
+    """The shapes of a batch, so many to each device; arguments as of `extract`."""
+    fields, resolution, devices = evaluator.fields, evaluator.lattice.resolution, parallel.count()
+    each = -(-len(fields) // devices)
+    shapes, step = bucket(each, 1), coarsest(resolution, coarse)
+    rows = np.arange(devices)[:, None] * each + np.arange(shapes)
+    count = np.clip(len(fields) - rows[:, 0], 0, each).astype(np.int32)
+    rows = np.minimum(rows, len(fields) - 1).astype(np.int32)
+    large = _power(LARGE * shapes * (resolution / (2 * blocks.SIDE)) ** 2, TILE)
+    most = _power(BLOCKS * shapes * (resolution / blocks.SIDE) ** 2, TILE)
+    layout = blocks.Layout(resolution, step, shapes, large, most)
+    return Dealt(layout, rows, _grids(evaluator, rows, step, lipschitz), count)
 
 
 def _check(irregular: np.ndarray, disagreeing: np.ndarray | int = 0) -> None:

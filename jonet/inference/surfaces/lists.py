@@ -55,6 +55,19 @@ def spread(starts, counts, size: int) -> jax.Array:
     return jax.lax.cummax(marks.at[places].set(jnp.arange(len(starts), dtype=jnp.int32), mode="drop"))
 
 
+def take(array, *index) -> jax.Array:
+    """array[index], all axes indexed, by one flat index.
+
+    With several, XLA writes lists of index tuples, whose short last axis a TPU pads to 128, or loops over single items.
+    """
+    if array.size > jnp.iinfo(jnp.int32).max:
+        return array[index]
+    flat = index[0]
+    for along, length in zip(index[1:], array.shape[1:], strict=True):
+        flat = flat * length + along
+    return array.reshape(-1)[flat]
+
+
 class Bits(NamedTuple):
     """Sets of bits, one of each of N blocks; all bits that are set are numbered, block after block.
 
@@ -83,15 +96,17 @@ class Bits(NamedTuple):
         number = jnp.arange(size, dtype=jnp.int32)
         starts = self.before[0]
         block = spread(starts, jnp.diff(starts, append=self.total), size)
-        word = (number >= self.before[1:, block]).sum(0, dtype=jnp.int32)
-        rank = number - self.before[word, block]
-        return block, word * WORD + select(self.words[word, block], rank)
+        word = jnp.zeros_like(block)
+        for first in self.before[1:]:
+            word += number >= first[block]
+        rank = number - take(self.before, word, block)
+        return block, word * WORD + select(take(self.words, word, block), rank)
 
     def number(self, block, bit) -> jax.Array:
         """The number of a bit that is set: block, bit [...] → [...]."""
         word, place = bit // WORD, (bit % WORD).astype(jnp.uint32)
-        lower = self.words[word, block] & ((jnp.uint32(1) << place) - 1)
-        return self.before[word, block] + jax.lax.population_count(lower).astype(jnp.int32)
+        lower = take(self.words, word, block) & ((jnp.uint32(1) << place) - 1)
+        return take(self.before, word, block) + jax.lax.population_count(lower).astype(jnp.int32)
 
 
 def select(words, rank) -> jax.Array:
