@@ -19,7 +19,7 @@ import numpy as np
 
 from jonet import parallel
 from jonet.inference.surfaces.blocks import POINTS, SIDE, Blocks, Grids, Layout
-from jonet.inference.surfaces.lists import Bits, firsts, pack, spread, take
+from jonet.inference.surfaces.lists import WORD, Bits, firsts, pack, spread, take
 from jonet.inference.surfaces.marching_cubes import CORNERS, EDGE_AXIS, EDGE_CORNER, NEAREST, table
 from jonet.inference.surfaces.refinement import CLOSE
 from jonet.networks.field import TILE, Field, evaluate_lists
@@ -64,7 +64,7 @@ def program(platform: parallel.Platform, layout: Layout, size: int, normals: boo
 def polygonize(platform, layout: Layout, size: int, normals: bool, fields: Field, grids: Grids, blocks: Blocks, steps):
     """The meshes of a device's blocks."""
     evaluate = functools.partial(_evaluate_vertices, platform, layout, fields)
-    vertices, number = _vertices(layout, grids, blocks, size)
+    vertices, numbers = _vertices(layout, grids, blocks, size)
     along, irregular = _project(layout, fields, grids, vertices, evaluate, steps)
     directions = None
     if normals:
@@ -78,9 +78,8 @@ def polygonize(platform, layout: Layout, size: int, normals: bool, fields: Field
         below, above = jnp.isneginf(vertices.values)
         outwards = jnp.where(jnp.arange(3)[:, None] == vertices.axis, jnp.where(above, 1.0, -1.0), 0.0)
         directions = jnp.where(below | above, outwards, gradients / jnp.where(norm > 0, norm, 1))
-    starts = firsts(vertices.shape, layout.shapes)
-    faces, face_starts = _faces(layout, blocks, number, starts, size)
-    low = jnp.stack(vertices.low).astype(jnp.int16)
+    faces, face_starts = _faces(layout, blocks, numbers, size)
+    low, starts = jnp.stack(vertices.low).astype(jnp.int16), firsts(vertices.shape, layout.shapes)
     return Meshes(low, vertices.axis.astype(jnp.int8), along, directions, faces, starts, face_starts, irregular)
 
 
@@ -106,49 +105,52 @@ class Vertices(NamedTuple):
         return jnp.where(jnp.arange(3) == self.axis[:, None], moved[:, None], self.fixed)
 
 
-def _vertices(layout: Layout, grids: Grids, blocks: Blocks, size: int) -> tuple[Vertices, Callable]:
-    """The vertices, and a function (block, bit) [...] → the number of the vertex of a crossed edge [...]."""
-    block, bit, shape, place, rank = _in_order(layout, blocks.numbers, blocks.edges, size)
-    axis = bit // CELLS
+def _vertices(layout: Layout, grids: Grids, blocks: Blocks, size: int) -> tuple[Vertices, jax.Array]:
+    """The vertices, and the number of each edge's vertex within its shape [192 · K], by bit and block."""
+    block, bit, shape, place, axis = _in_order(layout, blocks.numbers, blocks.edges, size)
     inner = [bit // SIDE ** (2 - k) % SIDE for k in range(3)]
     sample = (inner[0] * POINTS + inner[1]) * POINTS + inner[2]
-    step = jnp.asarray([POINTS**2, POINTS, 1], jnp.int32)[axis]
+    step = _along(axis, [jnp.int32(POINTS**2), jnp.int32(POINTS), jnp.int32(1)])
     values = jnp.stack([take(blocks.values, block, sample), take(blocks.values, block, sample + step)])
     owner = jnp.minimum(shape, layout.shapes - 1)
     index = [jnp.clip(along, 0, layout.resolution) for along in place]
-    at = functools.reduce(lambda kept, k: jnp.where(axis == k, index[k], kept), (1, 2), index[0])
+    fixed = [take(grids.axes, owner, k, along) for k, along in enumerate(index)]
+    at = _along(axis, index)
     upper = jnp.minimum(at + 1, layout.resolution)
-    start, end = (
-        jnp.stack([take(grids.axes, owner, axis, place), take(grids.rest, owner, axis, place)]) for place in (at, upper)
-    )
-    length = (end[0] - start[0]) + (end[1] - start[1])
-    fixed = grids.points(owner, index)
-
-    def number(block, bit):
-        return rank[jnp.minimum(blocks.edges.number(block, bit), size - 1)]
-
-    return Vertices(shape, place, axis, values, fixed, start, length), number
+    start = jnp.stack([_along(axis, fixed), take(grids.rest, owner, axis, at)])
+    length = (take(grids.axes, owner, axis, upper) - start[0]) + (take(grids.rest, owner, axis, upper) - start[1])
+    number = jnp.arange(size, dtype=jnp.int32)
+    begins = jax.lax.cummax(jnp.where(shape == jnp.roll(shape, 1), 0, number))
+    edges = blocks.edges.words.size * WORD
+    edge = jnp.where(shape < layout.shapes, bit * layout.blocks + block, edges)
+    numbers = jnp.zeros(edges, jnp.int32).at[edge].set(number - begins, mode="drop")
+    return Vertices(shape, place, axis, values, jnp.stack(fixed, -1), start, length), numbers
 
 
 def _in_order(layout: Layout, numbers, bits: Bits, size: int):
     """The bits of all blocks in the order of the grid, by shape, x, y, z and axis: (axis, x, y, z) in a block each.
 
-    → block, bit, shape and x, y, z of each [size], and rank [size]: the place of each number of `bits`.  Behind the
-    last, the shape is `shapes`.
+    → block, bit, shape, x, y, z and axis, each [size].  Behind the last, the shape is `shapes`.
     """
     block, bit = bits.listed(size)
     shape, low = layout.place(numbers[block])
     shape = jnp.where(jnp.arange(size) < bits.total, shape, layout.shapes)
-    axis, inner = bit // CELLS, bit % CELLS
-    place = [along + inner // SIDE ** (2 - k) % SIDE for k, along in enumerate(low)]
+    x, y, z = (along + bit % CELLS // SIDE ** (2 - k) % SIDE for k, along in enumerate(low))
     side = layout.resolution + 2
-    first = shape * side + place[0] + 1
-    second = ((place[1] + 1) * side + place[2] + 1) * 3 + axis
-    number = jnp.arange(size, dtype=jnp.int32)
-    *_, order = jax.lax.sort((first, second, number), num_keys=2, is_stable=False)
-    rank = jnp.zeros(size, jnp.int32).at[order].set(number)
-    shape, block, bit = (array[order] for array in (shape, block, bit))
-    return block, bit, shape, [along[order] for along in place], rank
+    keys = shape * side + x + 1, ((y + 1) * side + z + 1) * 3 + bit // CELLS
+    first, second, block = jax.lax.sort((*keys, block), num_keys=2, is_stable=False)
+    # of the keys, since a TPU reads lists in another order item by item
+    shape, axis, second = first // side, second % 3, second // 3
+    place = [first % side - 1, second // side - 1, second % side - 1]
+    bit = axis
+    for along in place:
+        bit = bit * SIDE + along % SIDE
+    return block, bit, shape, place, axis
+
+
+def _along(axis, each) -> jax.Array:
+    """What there is for x, y and z [N] where `axis` [N] is 0, 1 and 2."""
+    return jnp.where(axis == 0, each[0], jnp.where(axis == 1, each[1], each[2]))
 
 
 def _evaluate_vertices(platform, layout: Layout, fields: Field, vertices: Vertices, points, wanted, gradient=False):
@@ -203,32 +205,41 @@ def _project(layout: Layout, fields: Field, grids: Grids, vertices: Vertices, ev
     return state[1], state[6]
 
 
-def _faces(layout: Layout, blocks: Blocks, number: Callable, vertex_starts, size: int) -> tuple[jax.Array, jax.Array]:
-    """Faces [3, F], by cells in the order of the grid, and where each shape's begin [S + 1]."""
+def _faces(layout: Layout, blocks: Blocks, numbers, size: int) -> tuple[jax.Array, jax.Array]:
+    """Faces [3, F], by cells in the order of the grid, and where each shape's begin [S + 1].
+
+    numbers: of `_vertices`.  What is read of cases and cells is packed into few words, since a TPU reads one at a time.
+    """
     mixed = Bits.of((blocks.cases > 0) & (blocks.cases < 255))
     block, bit, shape, *_ = _in_order(layout, blocks.numbers, mixed, size)
     triangles, begins = table()
-    case = take(blocks.cases, bit, block).astype(jnp.int32)
-    counts = jnp.where(shape < layout.shapes, jnp.asarray(np.diff(begins), jnp.int32)[case], 0)
+    of_case = jnp.asarray(begins[:-1] << 4 | np.diff(begins), jnp.int32)[
+        take(blocks.cases, bit, block).astype(jnp.int32)
+    ]
+    counts = jnp.where(shape < layout.shapes, of_case & 15, 0)
     ends = jnp.cumsum(counts, dtype=jnp.int32)
-    cell = spread(ends - counts, counts, 2 * size)
-    row = (
-        jnp.asarray(begins[:-1], jnp.int32)[case[cell]] + jnp.arange(2 * size, dtype=jnp.int32) - (ends - counts)[cell]
-    )
-    row, bit, block = jnp.clip(row, 0, len(triangles) - 1), bit[cell], block[cell]
-    faces = jnp.stack(
-        [_vertex(blocks, number, bit, block, jnp.asarray(corner, jnp.int32)[row]) for corner in triangles.T]
-    )
-    owner = jnp.minimum(shape[cell], layout.shapes - 1)
-    return faces - vertex_starts[owner], jnp.append(0, ends)[firsts(shape, layout.shapes)]
+    cell, start = spread(ends - counts, counts, 2 * size)
+    block, packed = block[cell], (of_case >> 4 << 6 | bit)[cell]
+    bit, row = packed & 63, (packed >> 6) + jnp.arange(2 * size, dtype=jnp.int32) - start
+    edges = jnp.asarray(triangles @ [1, 1 << 4, 1 << 8], jnp.int32)[jnp.minimum(row, len(triangles) - 1)]
+    faces = [_vertex(layout, blocks, numbers, bit, block, edges >> 4 * corner & 15) for corner in range(3)]
+    return jnp.stack(faces), jnp.append(0, ends)[firsts(shape, layout.shapes)]
 
 
-def _vertex(blocks: Blocks, number: Callable, bit, block, edge) -> jax.Array:
-    """The number of the vertex on an edge [F] (0 to 11) of a cell: bit and block [F]."""
-    low = jnp.asarray(CORNERS[EDGE_CORNER], jnp.int32)
-    place = [bit // SIDE ** (2 - axis) % SIDE + low[:, axis][edge] for axis in range(3)]
+def _vertex(layout: Layout, blocks: Blocks, numbers, bit, block, edge) -> jax.Array:
+    """The number of the vertex on an edge (0 to 11) of a cell, bit and block, all [F]."""
+    axis = _looked_up(EDGE_AXIS, 2, edge)
+    low = CORNERS[EDGE_CORNER]
+    place = [bit // SIDE ** (2 - k) % SIDE + _looked_up(low[:, k], 1, edge) for k in range(3)]
     over = [along == SIDE for along in place]  # the edge belongs to a block above
-    above = (over[0] * 2 + over[1]) * 2 + over[2]
-    place = [along % SIDE for along in place]
-    inner = (place[0] * SIDE + place[1]) * SIDE + place[2]
-    return number(take(blocks.beside, above, block), jnp.asarray(EDGE_AXIS, jnp.int32)[edge] * CELLS + inner)
+    block = take(blocks.beside, (over[0] * 2 + over[1]) * 2 + over[2], block)
+    bit = axis
+    for along in place:
+        bit = bit * SIDE + along % SIDE
+    return numbers[bit * layout.blocks + block]
+
+
+def _looked_up(small: np.ndarray, bits: int, index) -> jax.Array:
+    """small[index], of a table of a few numbers of `bits` bits, which are together in one word."""
+    word = sum(int(number) << bits * i for i, number in enumerate(small))
+    return jnp.int32(word) >> bits * index & ((1 << bits) - 1)

@@ -317,11 +317,7 @@ def _flood(layout: Layout, grids: Grids, evaluate, signed, seeds):
     def tiles(start, size, numbers):
         shape, low = layout.place(jax.lax.dynamic_slice_in_dim(numbers, start, size))
         shape = jnp.minimum(shape, layout.shapes - 1)
-        index = [
-            jnp.clip(along[:, None] + jnp.asarray(OFFSETS[:, axis]), 0, layout.resolution)
-            for axis, along in enumerate(low)
-        ]
-        return shape, grids.points(shape[:, None], index)
+        return shape, jnp.stack([_coordinates(layout, grids, shape, axis, along) for axis, along in enumerate(low)], -1)
 
     def go_on(state):
         numbers, values, first, count = state
@@ -357,6 +353,15 @@ def _flood(layout: Layout, grids: Grids, evaluate, signed, seeds):
     return numbers, values, count
 
 
+def _coordinates(layout: Layout, grids: Grids, shape, axis: int, low) -> jax.Array:
+    """Along an axis, of the samples of blocks by their shapes and lowest samples [K] → [K, 128]."""
+    found = jnp.float32(0)
+    for i in range(POINTS):  # five reads a block, which a TPU does one by one, in place of 128
+        here = take(grids.axes, shape, axis, jnp.clip(low + i, 0, layout.resolution))
+        found = jnp.where(OFFSETS[:, axis] == i, here[:, None], found)
+    return found
+
+
 def _within(layout: Layout, low) -> jax.Array:
     """Which samples of blocks are in the box: low: x, y, z [K] of their lowest samples → [K, 128]."""
     inside = [
@@ -373,10 +378,15 @@ def _inside(values) -> jax.Array:
 
 def _beside(layout: Layout, numbers) -> tuple[jax.Array, jax.Array]:
     """Places of the blocks beside each [8, K], and whether they are listed."""
-    steps = jnp.asarray(NEIGHBORS @ [layout.side**2, layout.side, 1], jnp.int32)
-    wanted = jnp.where(numbers < NONE, numbers, 0) + steps[:, None]
-    place = jnp.minimum(jnp.searchsorted(numbers, wanted), len(numbers) - 1)
-    return place, (numbers[place] == wanted) & (numbers < NONE)
+    here, last = jnp.where(numbers < NONE, numbers, 0), len(numbers) - 1
+    steps = jnp.asarray(NEIGHBORS[::2] @ [layout.side**2, layout.side, 1], jnp.int32)
+    below = here + steps[:, None]  # in four columns along z, [4, K]
+    first = jnp.minimum(jnp.searchsorted(numbers, below.reshape(-1), method="sort").reshape(below.shape), last)
+    there = numbers[first] == below
+    second = jnp.minimum(first + there, last)  # where the one above is listed, it comes next
+    place = jnp.stack([first, second], 1).reshape(8, -1)
+    listed = jnp.stack([there, numbers[second] == below + 1], 1).reshape(8, -1)
+    return place, listed & (numbers < NONE)
 
 
 def _disagreeing(inside, beside, here) -> jax.Array:

@@ -17,7 +17,8 @@ from jonet.inference.surfaces.grid import FieldEvaluator
 from jonet.networks.field import TILE, bucket
 
 BATCH = 16 * 128**2  # shapes of a device at a time × resolution²: enough to fill it
-MOST = 4096  # cells a side: more blocks than that cannot be numbered with 32 bits
+MOST = 4096  # cells a side: the places of more blocks than that cannot be numbered with 32 bits
+MOST_BLOCKS = 1 << 23  # of a device at a time: nor the edges of more
 COARSEST = 1024  # cells a side of the coarsest grid: the samples of a larger one cannot be numbered with 32 bits
 BLOCKS = 3  # places for blocks at first, in (cells of one face of the box) / 4², of each shape
 LARGE = 4  # and for cells of twice their size
@@ -48,7 +49,8 @@ def extract(
 ) -> tuple[list[Mesh], np.ndarray]:
     """The meshes of a batch, and the least and greatest signed value of each shape [B, 2]; arguments as of `extract`.
 
-    Raises Unsteady if a value is not finite (the host names it), or if two blocks disagree about a sign.
+    Raises Unsteady if a value is not finite (the host names it), if two blocks disagree about a sign, or if there are
+    too many.
     """
     platform, fields = parallel.platform(), evaluator.fields
     (resolution, step, shapes, large, most), rows, grids, count = deal(evaluator, coarse, lipschitz)
@@ -66,6 +68,8 @@ def extract(
             # the count of a list that was cut is a lower bound, since the search went on without the rest
             large, most = _power(counts.large.max(), sizes.large), _power(counts.blocks.max(), sizes.blocks)
             sizes = sizes._replace(large=large, blocks=most)
+            if most > MOST_BLOCKS:
+                raise Unsteady("found more blocks than it can number")
         needed = max(counts.edges.max(), counts.cells.max(), -(-counts.faces.max() // 2))
         size = _power(needed, LEAST)
         if size < sizes.vertices <= SLACK * size:

@@ -48,20 +48,22 @@ def firsts(owner, shapes: int) -> jax.Array:
     return jnp.searchsorted(owner, jnp.arange(shapes + 1), side="left")
 
 
-def spread(starts, counts, size: int) -> jax.Array:
-    """Which item each of `size` places belongs to, if items have places in a row: starts, counts [N] → [size]."""
-    marks = jnp.zeros(size, jnp.int32)
-    places = jnp.where(counts > 0, jnp.minimum(starts, size), size)
-    return jax.lax.cummax(marks.at[places].set(jnp.arange(len(starts), dtype=jnp.int32), mode="drop"))
+def spread(starts, counts, size: int) -> tuple[jax.Array, jax.Array]:
+    """Which item each of `size` places belongs to, and the first place of that item, if items have places in a row.
+
+    starts, counts [N]; the first place is 0 → [size], [size].  Places behind the last belong to the last item.
+    """
+    place = jnp.arange(size, dtype=jnp.int32)
+    marked = jnp.where(counts > 0, jnp.minimum(starts, size), size)
+    marks = jnp.zeros(size, jnp.int32).at[marked].set(jnp.arange(len(starts), dtype=jnp.int32), mode="drop")
+    return jax.lax.cummax(marks), jax.lax.cummax(jnp.where(marks > 0, place, 0))
 
 
 def take(array, *index) -> jax.Array:
-    """array[index], all axes indexed, by one flat index.
+    """array[index], all axes indexed, by one flat index of 32 bits.
 
     With several, XLA writes lists of index tuples, whose short last axis a TPU pads to 128, or loops over single items.
     """
-    if array.size > jnp.iinfo(jnp.int32).max:
-        return array[index]
     flat = index[0]
     for along, length in zip(index[1:], array.shape[1:], strict=True):
         flat = flat * length + along
@@ -69,13 +71,12 @@ def take(array, *index) -> jax.Array:
 
 
 class Bits(NamedTuple):
-    """Sets of bits, one of each of N blocks; all bits that are set are numbered, block after block.
+    """Sets of bits, one of each of N blocks; all bits that are set are numbered, word after word.
 
-    words [W, N] uint32.  before [W, N]: the number of the first bit of each word.  total []: of all bits.
+    words [W, N] uint32: the bits of each block.  total []: of all bits.
     """
 
     words: jax.Array
-    before: jax.Array
     total: jax.Array
 
     @staticmethod
@@ -83,30 +84,15 @@ class Bits(NamedTuple):
         """From flags [bits, N], whose number of bits is a multiple of 32."""
         parts = flags.reshape(-1, WORD, flags.shape[-1]).astype(jnp.uint32)
         words = (parts << jnp.arange(WORD, dtype=jnp.uint32)[:, None]).sum(1, dtype=jnp.uint32)
-        counts = jax.lax.population_count(words).astype(jnp.int32)
-        within = jnp.cumsum(counts, 0, dtype=jnp.int32)
-        blocks = jnp.cumsum(within[-1], dtype=jnp.int32)
-        return Bits(words, within - counts + blocks - within[-1], blocks[-1])
+        return Bits(words, jax.lax.population_count(words).sum(dtype=jnp.int32))
 
     def listed(self, size: int) -> tuple[jax.Array, jax.Array]:
-        """The block and the bit of each number, both [size].
-
-        For numbers that there are not: the last block that has bits (0 if none has), and the last bit of a block.
-        """
-        number = jnp.arange(size, dtype=jnp.int32)
-        starts = self.before[0]
-        block = spread(starts, jnp.diff(starts, append=self.total), size)
-        word = jnp.zeros_like(block)
-        for first in self.before[1:]:
-            word += number >= first[block]
-        rank = number - take(self.before, word, block)
-        return block, word * WORD + select(take(self.words, word, block), rank)
-
-    def number(self, block, bit) -> jax.Array:
-        """The number of a bit that is set: block, bit [...] → [...]."""
-        word, place = bit // WORD, (bit % WORD).astype(jnp.uint32)
-        lower = take(self.words, word, block) & ((jnp.uint32(1) << place) - 1)
-        return take(self.before, word, block) + jax.lax.population_count(lower).astype(jnp.int32)
+        """The block and the bit of each number, both [size]; for numbers that there are not, any."""
+        words = self.words.reshape(-1)
+        counts = jax.lax.population_count(words).astype(jnp.int32)
+        item, start = spread(jnp.cumsum(counts, dtype=jnp.int32) - counts, counts, size)
+        bit = select(words[item], jnp.arange(size, dtype=jnp.int32) - start)
+        return item % self.words.shape[1], item // self.words.shape[1] * WORD + bit
 
 
 def select(words, rank) -> jax.Array:

@@ -217,6 +217,15 @@ def test_blocks_that_disagree_about_a_sign_are_left_to_the_host(monkeypatch):
         device.extract(evaluator, 16, None, 12, True)
 
 
+def test_more_blocks_than_can_be_numbered_are_left_to_the_host(monkeypatch):
+    fields = batch(field(ball, center=(0.0, 0, 0), radius=0.9))
+    monkeypatch.setattr(device, "_grown", {(40, 2, 1): device.Sizes(512, 128, 1024)})
+    monkeypatch.setattr(device, "MOST_BLOCKS", 256)
+    with pytest.warns(UserWarning, match="1 of 1 field .*found more blocks than it can number.*slower"):
+        (mesh,) = extraction.extract(fields, 40, backend="device")
+    assert mesh.watertight
+
+
 def test_signs_on_the_edges_of_shared_faces_are_compared():
     """Two blocks, one above the other, without the one across an edge of the face that both have."""
     inside = np.zeros((5, 5, 5, 2), bool)

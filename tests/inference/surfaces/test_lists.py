@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jonet.inference.surfaces.lists import Bits, pack, select, spread
+from jonet.inference.surfaces.lists import Bits, pack, select, spread, take
 
 RNG = np.random.default_rng(0)
 
@@ -35,28 +35,35 @@ def test_an_empty_list():
     assert int(found.length) == 0 and (np.asarray(found.items) == -1).all() and (np.asarray(found.owner) == 3).all()
     bits = Bits.of(np.zeros((64, 5), bool))
     assert int(bits.total) == 0
-    block, bit = bits.listed(6)
-    assert (np.asarray(block) == 0).all() and (np.asarray(bit) == 63).all()
+    block, bit = map(np.asarray, bits.listed(6))  # of numbers that there are not: any, but of the blocks
+    assert ((block >= 0) & (block < 5)).all() and ((bit >= 0) & (bit < 64)).all()
 
 
 def test_places_belong_to_items():
     counts = np.array([0, 3, 0, 0, 2, 1, 0], np.int32)
-    found = spread(np.cumsum(counts, dtype=np.int32) - counts, counts, 8)
-    np.testing.assert_array_equal(found[:6], np.repeat(np.arange(7), counts))
+    item, start = spread(np.cumsum(counts, dtype=np.int32) - counts, counts, 8)
+    np.testing.assert_array_equal(item, [1, 1, 1, 4, 4, 5, 5, 5])
+    np.testing.assert_array_equal(start, [0, 0, 0, 3, 3, 5, 5, 5])
 
 
 @pytest.mark.parametrize("density", [0.02, 0.5, 1.0])
-def test_bits_are_numbered_block_after_block(density):
+def test_bits_are_numbered_word_after_word(density):
     flags = RNG.random((192, 30)) < density
     flags[:, [0, 7]] = False
+    flags[32:64] = False
     bits = Bits.of(flags)
-    block, bit = np.nonzero(flags.T)
+    word, block, bit = np.nonzero(flags.reshape(6, 32, 30).transpose(0, 2, 1))
     assert int(bits.total) == len(block)
     found = bits.listed(8192)
     np.testing.assert_array_equal(found[0][: len(block)], block)
-    np.testing.assert_array_equal(found[1][: len(block)], bit)
-    assert (np.asarray(found[0][len(block) :]) == 29).all() and (np.asarray(found[1][len(block) :]) == 191).all()
-    np.testing.assert_array_equal(bits.number(block, bit), np.arange(len(block)))
+    np.testing.assert_array_equal(found[1][: len(block)], 32 * word + bit)
+    assert (np.asarray(found[0]) < 30).all() and (np.asarray(found[1]) < 192).all()
+
+
+def test_elements_are_taken_as_by_index():
+    array = RNG.random((4, 5, 6), dtype=np.float32)
+    index = [RNG.integers(0, length, (7, 2)) for length in array.shape]
+    np.testing.assert_array_equal(take(array, *index), array[tuple(index)])
 
 
 def test_selection_of_a_bit():
