@@ -19,7 +19,7 @@ import numpy as np
 
 from jonet import parallel
 from jonet.inference.surfaces.blocks import POINTS, SIDE, Blocks, Grids, Layout
-from jonet.inference.surfaces.lists import WORD, Bits, firsts, pack, spread, take
+from jonet.inference.surfaces.lists import WORD, Bits, firsts, look_up, pack, spread, take
 from jonet.inference.surfaces.marching_cubes import CORNERS, EDGE_AXIS, EDGE_CORNER, NEAREST, table
 from jonet.inference.surfaces.refinement import CLOSE
 from jonet.networks.field import TILE, Field, evaluate_lists
@@ -228,18 +228,12 @@ def _faces(layout: Layout, blocks: Blocks, numbers, size: int) -> tuple[jax.Arra
 
 def _vertex(layout: Layout, blocks: Blocks, numbers, bit, block, edge) -> jax.Array:
     """The number of the vertex on an edge (0 to 11) of a cell, bit and block, all [F]."""
-    axis = _looked_up(EDGE_AXIS, 2, edge)
+    axis = look_up(EDGE_AXIS, 2, edge)
     low = CORNERS[EDGE_CORNER]
-    place = [bit // SIDE ** (2 - k) % SIDE + _looked_up(low[:, k], 1, edge) for k in range(3)]
+    place = [bit // SIDE ** (2 - k) % SIDE + look_up(low[:, k], 1, edge) for k in range(3)]
     over = [along == SIDE for along in place]  # the edge belongs to a block above
     block = take(blocks.beside, (over[0] * 2 + over[1]) * 2 + over[2], block)
     bit = axis
     for along in place:
         bit = bit * SIDE + along % SIDE
     return numbers[bit * layout.blocks + block]
-
-
-def _looked_up(small: np.ndarray, bits: int, index) -> jax.Array:
-    """small[index], of a table of a few numbers of `bits` bits, which are together in one word."""
-    word = sum(int(number) << bits * i for i, number in enumerate(small))
-    return jnp.int32(word) >> bits * index & ((1 << bits) - 1)

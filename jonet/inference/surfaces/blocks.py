@@ -26,7 +26,7 @@ import numpy as np
 
 from jonet import parallel
 from jonet.inference.surfaces import cells
-from jonet.inference.surfaces.lists import Bits, pack, take
+from jonet.inference.surfaces.lists import Bits, look_up, pack, take, word
 from jonet.inference.surfaces.marching_cubes import CORNERS, table
 from jonet.networks.field import TILE, Field, evaluate_lists
 
@@ -182,7 +182,7 @@ def search(platform, layout: Layout, fields: Field, grids: Grids, count) -> tupl
         at = inside[x : x + SIDE, y : y + SIDE, z : z + SIDE]
         cases |= at.astype(jnp.uint8) << jnp.uint8(corner)
     cases = cases.reshape(-1, layout.blocks)
-    faces = jnp.asarray(np.diff(table()[1]), jnp.int32)[cases].sum(dtype=jnp.int32)
+    faces = look_up(np.diff(table()[1]), 4, cases).sum(dtype=jnp.int32)
     mixed = ((cases > 0) & (cases < 255)).sum(dtype=jnp.int32)
     ranges = jnp.stack([coarse.min(1), coarse.max(1)], -1)
     return (
@@ -397,7 +397,10 @@ def _disagreeing(inside, beside, here) -> jax.Array:
     """
     total = jnp.int32(0)
     for place, listed, offset in zip(beside[1:], here[1:], NEIGHBORS[1:], strict=True):
-        mine = inside[tuple(SIDE if up else slice(None) for up in offset)]
-        theirs = inside[tuple(0 if up else slice(None) for up in offset)][..., place]
-        total += ((mine != theirs) & listed).sum(dtype=jnp.int32)
+        mine, theirs = (
+            word(inside[tuple(end if up else slice(None) for up in offset)].reshape(-1, inside.shape[-1]))
+            for end in (SIDE, 0)
+        )
+        differing = jax.lax.population_count(mine ^ theirs[place]).astype(jnp.int32)
+        total += jnp.where(listed, differing, 0).sum(dtype=jnp.int32)
     return total

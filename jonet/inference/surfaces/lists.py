@@ -5,6 +5,7 @@ A list that holds more than its array has places is cut; its full length is retu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -70,6 +71,20 @@ def take(array, *index) -> jax.Array:
     return array.reshape(-1)[flat]
 
 
+def look_up(table: Sequence[int], bits: int, index) -> jax.Array:
+    """table[index] of a short table of numbers of `bits` bits, without reads of single items: by shifts of words."""
+    each = WORD // bits
+    words = [
+        sum(int(number) << bits * i for i, number in enumerate(table[at : at + each]))
+        for at in range(0, len(table), each)
+    ]
+    word = jnp.uint32(words[0])
+    for i, other in enumerate(words[1:], 1):
+        word = jnp.where(index // each == i, jnp.uint32(other), word)
+    found = word >> (bits * (index % each)).astype(jnp.uint32) & jnp.uint32((1 << bits) - 1)
+    return found.astype(jnp.int32)
+
+
 class Bits(NamedTuple):
     """Sets of bits, one of each of N blocks; all bits that are set are numbered, word after word.
 
@@ -82,8 +97,7 @@ class Bits(NamedTuple):
     @staticmethod
     def of(flags) -> Bits:
         """From flags [bits, N], whose number of bits is a multiple of 32."""
-        parts = flags.reshape(-1, WORD, flags.shape[-1]).astype(jnp.uint32)
-        words = (parts << jnp.arange(WORD, dtype=jnp.uint32)[:, None]).sum(1, dtype=jnp.uint32)
+        words = jnp.stack([word(part) for part in flags.reshape(-1, WORD, flags.shape[-1])])
         return Bits(words, jax.lax.population_count(words).sum(dtype=jnp.int32))
 
     def listed(self, size: int) -> tuple[jax.Array, jax.Array]:
@@ -93,6 +107,11 @@ class Bits(NamedTuple):
         item, start = spread(jnp.cumsum(counts, dtype=jnp.int32) - counts, counts, size)
         bit = select(words[item], jnp.arange(size, dtype=jnp.int32) - start)
         return item % self.words.shape[1], item // self.words.shape[1] * WORD + bit
+
+
+def word(flags) -> jax.Array:
+    """Up to 32 flags [bits, N] as the bits of words [N]."""
+    return (flags.astype(jnp.uint32) << jnp.arange(len(flags), dtype=jnp.uint32)[:, None]).sum(0, dtype=jnp.uint32)
 
 
 def select(words, rank) -> jax.Array:

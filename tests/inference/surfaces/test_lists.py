@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jonet.inference.surfaces.lists import Bits, pack, select, spread, take
+from jonet.inference.surfaces.lists import Bits, look_up, pack, select, spread, take
 
 RNG = np.random.default_rng(0)
 
@@ -64,6 +64,12 @@ def test_elements_are_taken_as_by_index():
     array = RNG.random((4, 5, 6), dtype=np.float32)
     index = [RNG.integers(0, length, (7, 2)) for length in array.shape]
     np.testing.assert_array_equal(take(array, *index), array[tuple(index)])
+
+
+def test_short_tables_are_looked_up():
+    for table, bits in ((RNG.integers(0, 16, 256), 4), (RNG.integers(0, 4, 12), 2), (RNG.integers(0, 2, 33), 1)):
+        index = RNG.integers(0, len(table), (5, 40)).astype(np.uint8 if bits == 4 else np.int32)
+        np.testing.assert_array_equal(look_up(table, bits, index), table[index])
 
 
 def test_selection_of_a_bit():
