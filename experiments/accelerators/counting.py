@@ -138,6 +138,30 @@ def kernels(module: Module, passes: Passes = ()) -> int:
     return sum(times for times, top, _ in module.executed(passes) if top.opcode not in FREE)
 
 
+def single_items(module: Module, passes: Passes = ()) -> int:
+    """Items that gathers read, scatters write and sorts order: a TPU's compiler estimates no time for these."""
+    total = 0
+    for times, top, computation in module.executed(passes):
+        for each, around in [(top, computation), *module.inside(top)]:
+            if each.opcode == "gather":
+                sizes = re.search(r"slice_sizes=\{([\d,]*)\}", each.attributes)
+                total += times * math.prod(each.arrays[0].shape) // math.prod(numbers(sizes))
+            elif each.opcode == "scatter" and each.operands[1] in around:
+                shape, axis = (
+                    around[each.operands[1]].arrays[0].shape,
+                    re.search(r"index_vector_dim=(\d+)", each.attributes),
+                )
+                total += times * math.prod(shape[: int(axis[1])] if axis else shape)
+            elif each.opcode == "sort":
+                total += times * math.prod(each.arrays[0].shape)
+    return total
+
+
+def numbers(found: re.Match[str] | None) -> list[int]:
+    """The whole numbers in the first group of a match."""
+    return [int(number) for number in re.findall(r"\d+", found[1])] if found else []
+
+
 def collectives(module: Module, passes: Passes = ()) -> dict[str, tuple[int, int]]:
     """Collectives of one call by kind: how many, and the bytes of their results, which may be on the chip."""
     found: dict[str, tuple[int, int]] = {}

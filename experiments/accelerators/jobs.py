@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from experiments import document
+from experiments.accelerators import octahedra
 from jonet import resources
 from jonet.bulk.pipeline import threads
 from jonet.errors import ConfigError, JonetError
@@ -42,7 +43,6 @@ AIMS = {"extract": 500, "fit": 1000}  # shapes a second on an H100 with 16 cores
 SHAPES, ROWS, RESOLUTION = 16, 8000, 128  # of the jobs that are measured
 TOGETHER = 64  # codes that an accelerator fits at a time
 START = 2.5e-6  # seconds in which a GPU starts a kernel
-SECANTS = 2  # evaluations of a vertex; most are on the level after one or two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +100,11 @@ def predicted(share: Share, machine: Machine) -> tuple[float, str]:
 def of_chip(verb: str, measured: dict[str, Any], rates: dict[str, float]) -> float:
     """Seconds of a chip for one shape.
 
-    measured: of `measure`, with the points that a mesh needs and the part of all phases that a fit takes.  rates: by
-    program, points or codes a second.
+    measured: of `measure`, with the part of all phases that a fit takes.  rates: by program, codes or meshes a second.
     """
     if verb == "fit":
         return measured["phases"] / rates["gauss_newton/high"]
-    return measured["points"] / rates["evaluate/high"] + measured["gradients"] / rates["evaluate_gradient/highest"]
+    return sum(1 / rates[f"extract/{part}"] for part in octahedra.PASSES)
 
 
 def rows_of(file: Path, decoder: str = "deepsdf/6x128") -> dict[str, dict[str, float]]:
@@ -217,7 +216,6 @@ def _meshes(model, folder: Path, shapes: int, resolution: int) -> dict[str, Any]
     from experiments.bench import playback
     from jonet import bulk
     from jonet.geometry import mesh_files
-    from jonet.inference.surfaces import blocks
 
     model.codes[range(shapes)].save(folder / "codes.npz")
 
@@ -232,31 +230,12 @@ def _meshes(model, folder: Path, shapes: int, resolution: int) -> dict[str, Any]
     for name, several in count.items():
         one = dataclasses.replace(model, surfaces=dataclasses.replace(model.surfaces, backend=name))
         by[name] = playback.host(lambda one=one, several=several: one.extract(codes[:several], resolution))
-    seen, before = [], blocks.program
-
-    def program(*arguments):
-        def call(*given):
-            seen.append((arguments[1], before(*arguments)(*given)))
-            return seen[-1][1]
-
-        return call
-
-    blocks.program = program
-    try:
-        model.extract(codes[:shapes], resolution, surfaces={"backend": "device"})
-    finally:
-        blocks.program = before
-    layout, (_, counts, _) = seen[-1]
-    lengths = {name: float(np.sum(getattr(counts, name))) / shapes for name in ("large", "blocks", "edges")}
-    points = (layout.coarse + 1) ** 3 + 8 * lengths["large"] + 128 * lengths["blocks"] + SECANTS * lengths["edges"]
     mesh = model.extract(codes[:1], resolution)[0]
     writing = _seconds(lambda: mesh_files.write(mesh, folder / "a.ply"))
     share = {"dispatching": by["device"].host / shapes, "reading": 0.0, "writing": writing, "overlapped": True}
     return {
         "share": share | {"size": float((folder / "a.ply").stat().st_size)},
         "measured": measured,
-        "points": points,
-        "gradients": lengths["edges"],
         "programs": by["device"].programs,
         "chip_here": by["host"].device_cores / count["host"],
         "dispatching_here": by["host"].host / count["host"],

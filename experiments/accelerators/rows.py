@@ -72,6 +72,7 @@ def counted(target: Target, call: Call, compiled) -> dict[str, Any]:
         "collective_bytes": sum(total for _, total in collectives.values()) / repeats,
         "moves": [move | {"bytes": move["bytes"] // repeats} for move in moves],
         "kernels": None,  # but on GPUs
+        "single_items": counting.single_items(module, passes) // repeats,
     }
     if chip is not None and chip.kind == "tpu":
         seconds = tpu_cycles.seconds(module, chip, passes)

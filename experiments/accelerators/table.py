@@ -36,6 +36,9 @@ def line(row: Row) -> str:
         text += f", {number(row['rate'])} {row['unit']}/s, {number(row['bytes'] / 1e9)} GB moved"
         text += f", {number(row['arguments'] / 1e9)} + {number(row['temporaries'] / 1e9)} GB held"
         text += f", {row['kernels']} kernels" if row.get("kernels") else ""
+        text += (
+            f", {number(row['single_items'])} single items" if row.get("single_items") and row["mark"] == "C" else ""
+        )
         text += "".join(f", {count} {kind}" for kind, count in row["collectives"].items())
     return text + (f": {row['error']}" if "error" in row else "")
 

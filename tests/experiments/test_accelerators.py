@@ -77,6 +77,47 @@ def test_passes_are_given_from_the_outer_loop_inwards():
     assert counting.matrix_operations(module, [3, 4]) == {"f32": 12 * 2 * SIDE**3}
 
 
+def test_passes_are_given_by_the_scope_that_a_loop_is_in():
+    def scoped(x, outer, inner):
+        def within(i, y):
+            with jax.named_scope("inner"):
+                return jax.lax.fori_loop(0, inner, lambda j, z: jnp.tanh(z @ x), y)
+
+        with jax.named_scope("outer"):
+            x = jax.lax.fori_loop(0, outer, within, x)
+        with jax.named_scope("last"):
+            return jax.lax.fori_loop(0, outer, lambda i, y: jnp.tanh(y @ x), x)
+
+    module = compiled(scoped, square(), 3, 4)
+    passes = {"outer": 3, "inner": 4, "last": 2}
+    assert counting.matrix_operations(module, passes) == {"f32": (3 * 4 + 2) * 2 * SIDE**3}
+    with pytest.raises(KeyError, match="last"):
+        counting.matrix_operations(module, {"outer": 3, "inner": 4})
+
+
+SINGLE = """HloModule single
+%some (p0: s32[8,50], p1: s32[30,1]) -> s32[30,8] {
+  %p0 = s32[8,50]{1,0} parameter(0)
+  %p1 = s32[30,1]{1,0} parameter(1)
+  ROOT %gather = s32[30,8]{1,0} gather(%p0, %p1), offset_dims={1}, index_vector_dim=1, slice_sizes={8,1}
+}
+
+ENTRY %main (a: s32[8,50], b: s32[30,1], c: s32[30]) -> s32[100] {
+  %a = s32[8,50]{1,0} parameter(0)
+  %b = s32[30,1]{1,0} parameter(1)
+  %c = s32[30]{0} parameter(2)
+  %read = s32[30,8]{1,0} fusion(%a, %b), kind=kCustom, calls=%some
+  %empty = s32[100]{0} constant({...})
+  %sorted = s32[30]{0} sort(%c), dimensions={0}, to_apply=%less
+  ROOT %written = s32[100]{0} scatter(%empty, %b, %sorted), index_vector_dim=1, to_apply=%add
+}
+"""
+
+
+def test_items_that_are_read_written_and_sorted_one_by_one():
+    assert counting.single_items(Module.parse(SINGLE)) == 30 + 30 + 30
+
+
 def test_a_convolution_counts_the_places_inside():
     """5 outputs with 3 taps each, of which the first and the last miss one: 13 places, 2 → 4 channels, 6 of a batch."""
     module = compiled(

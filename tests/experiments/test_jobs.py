@@ -40,7 +40,7 @@ def test_what_was_measured_is_predicted_and_tabled(tmp_path):
     shares = json.loads(jobs.SHARES.read_text("utf-8"))
     for of_verb in shares.values():
         assert of_verb["predicted"] == pytest.approx(of_verb["measured"], rel=0.15)
-    programs = {"gauss_newton/high": 800, "evaluate/high": 4e8, "evaluate_gradient/highest": 1e8}
+    programs = {"gauss_newton/high": 800, "extract/blocks": 2000, "extract/meshes": 3000}
     file = tmp_path / "rows.json"
     rows = [
         {"program": f"deepsdf/6x128/{name}", "target": "h100-1", "rate": r, "milliseconds": 1, "kernels": 4}
@@ -48,7 +48,8 @@ def test_what_was_measured_is_predicted_and_tabled(tmp_path):
     ]
     file.write_text(json.dumps(rows))
     rates = jobs.rows_of(file)
-    assert rates["h100-1"]["evaluate/high"] == pytest.approx(4e8 / 1.01)
+    assert rates["h100-1"]["extract/blocks"] == pytest.approx(2000 / 1.01)
+    assert jobs.of_chip("extract", shares["extract"], rates["h100-1"]) == pytest.approx(1.01 / 2000 + 1.01 / 3000)
     lines = jobs.table(shares, rates).splitlines()
     assert len(lines) == 4 and all(line.startswith("| h100-1 |") for line in lines[2:])
 

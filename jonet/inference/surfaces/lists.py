@@ -5,11 +5,11 @@ A list that holds more than its array has places is cut; its full length is retu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 WORD = 32  # bits of a word
 
@@ -71,7 +71,7 @@ def take(array, *index) -> jax.Array:
     return array.reshape(-1)[flat]
 
 
-def look_up(table: Sequence[int], bits: int, index) -> jax.Array:
+def look_up(table: np.ndarray, bits: int, index) -> jax.Array:
     """table[index] of a short table of numbers of `bits` bits, without reads of single items: by shifts of words."""
     each = WORD // bits
     words = [
