@@ -18,6 +18,7 @@ from jonet.run import plan
 from jonet.tasks import deepsdf, names, registry
 from jonet.tasks.shapes import Shapes
 
+pytestmark = pytest.mark.unoptimized
 STREAMED = {"onet_points", "onet_voxels", "onet_images", "purify"}  # more than 2³¹ rows, or 27 GB, in paper
 PRESETS = [(task, preset) for task in names.BUILT_IN for preset in registry.find(task).presets]
 

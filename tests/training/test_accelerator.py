@@ -18,6 +18,7 @@ from jonet.training.loop import Loop
 from jonet.training.microbatches import cut
 from jonet.training.optimizers import Optimizer, Schedule, muon
 
+pytestmark = pytest.mark.unoptimized
 TPU, GPU = parallel.Platform("tpu", 16 << 30), parallel.Platform("gpu", 80 << 30)
 PUBLISHED = Specs(latent_size=4, dims=(16,) * 4, dropout=(0, 1, 2), norm_layers=(0, 1, 2), latent_in=(2,))
 OTHER = dataclasses.replace(PUBLISHED, weight_norm=False, xyz_in_all=True, latent_dropout=True, use_tanh=True)
