@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,10 @@ def select_shapes(deal: Deal, steps: int, step, key) -> ShapeSelection:
 
 
 def colored(images: jax.Array) -> jax.Array:
-    """images [S, H, W, 1 or 3] uint8 → [S, H, W, 3] float32 in [0, 1]."""
+    """images [S, R² or 3 R²] uint8, as `lines` has them → [S, R, R, 3] float32 in [0, 1]."""
+    side = math.isqrt(images.shape[1])
+    side = side if side**2 == images.shape[1] else math.isqrt(images.shape[1] // 3)
+    images = images.reshape(-1, side, side, images.shape[1] // side**2)
     return jnp.broadcast_to(images.astype(jnp.float32) / 255, (*images.shape[:-1], 3))
 
 
@@ -95,6 +99,15 @@ def unpacked(bits: jax.Array) -> jax.Array:
 
 
 WHOLE = {"images": colored, "voxels": unpacked}  # arrays whose rows are whole inputs, with the conversion for networks
+
+
+def lines(arrays: Mapping[str, RaggedArray]) -> dict[str, RaggedArray]:
+    """The arrays, with each whole input as one line of values: of others a TPU would first copy all to read some."""
+    flat = {}
+    for name in [name for name in WHOLE if name in arrays]:
+        values = arrays[name].values
+        flat[name] = arrays[name]._replace(values=values.reshape(len(values), -1))
+    return {**arrays, **flat}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,6 +312,7 @@ class Resident:
     """
 
     def __init__(self, arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key, *, half: bool = False):
+        arrays = lines(arrays)
         _check(arrays, lanes, plan)
         self.arrays, self.lanes, self.plan, self.positions = arrays, lanes, plan, lanes.positions
         self.points = lanes.shapes * plan.count
@@ -337,6 +351,7 @@ class Streamed:
     def __init__(
         self, arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec, key, *, chunk: int | None = None
     ):
+        arrays = lines(arrays)
         _check(arrays, lanes, plan)
         for draw in plan.draws().values():
             if draw.how == "rows" and draw.count > 1:
@@ -431,6 +446,7 @@ def resident_bytes(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchS
 
 def example(arrays: Mapping[str, RaggedArray], lanes: Lanes, plan: BatchSpec) -> Batch:
     """The arrays of one device's part of a step as shapes and dtypes, without values."""
+    arrays = lines(arrays)
     shapes = len(lanes.dealt) // lanes.devices
     number, mask, epoch = (  # shapes in place of arrays
         cast(jax.Array, jax.ShapeDtypeStruct(shape, kind))

@@ -257,7 +257,7 @@ def test_the_same_command_measures_where_there_are_chips(tmp_path, monkeypatch, 
 
 KEYS = {  # of every row without an error, whatever the chip
     *("program", "target", "mark", "precision", "milliseconds", "share", "rate", "unit", "operations", "bytes"),
-    *("arguments", "temporaries", "collectives", "collective_bytes", "kernels", "moves", "jax"),
+    *("arguments", "temporaries", "collectives", "collective_bytes", "kernels", "moves", "single_items", "jax"),
 }
 
 
@@ -581,13 +581,12 @@ def check_copies(row: dict) -> None:
 KNOWN_COPIES = {  # by program, target and operation of JAX, with the reason; others are a change for the worse
     "^deepsdf/.* v.e.*/concatenate$": "the rows that a step draws, gathered with their four numbers first",
     "^deepsdf/paper/step/bfloat16/whole v5e.*/lin8/": "between two layouts of a gradient; micro-batches avoid them",
-    "^deepsdf/8x512/evaluate/high(est)? v5e": "float32 activations of two layers; products of one pass have none",
+    "^deepsdf/8x512/(evaluate/high(est)?|extract/blocks) v5e": "activations of two layers; one pass has none",
     "^deepsdf/6x128/adam/.* v5e.*/dot_general$": "activations of the rows of a step, for the backward pass",
     "^onet_points/paper/encode": "maxima over points and products of units want different axes last",
     "^onet_voxels/paper/encode h100.*kernel": "kernels of convolutions in the order of cuDNN",
     "^onet_voxels/paper/train v5e.*/pad$": "the padding of 3-D convolutions, with the shapes last",
     "^onet_images/paper/encode v5e": "images and the first layer's output, between layouts of the convolution",
-    "^onet_images/(quick|small)/train v5e-1 $": "all images, once a call, in the order in which rows are gathered",
     "^onet_unconditional/paper/train v5e.*/fc_1/": "activations of the last block, for the backward pass",
     "^spline/128": "whole blocks of coefficients of each point, and the 27 of a cell in the least squares",
 }
