@@ -226,6 +226,16 @@ def test_more_blocks_than_can_be_numbered_are_left_to_the_host(monkeypatch):
     assert mesh.watertight
 
 
+def test_blocks_beside_are_found_wherever_they_are_listed():
+    layout, rng = blocks.Layout(40, 2, 2, 128, 256), np.random.default_rng(0)
+    listed = np.sort(rng.choice(2 * layout.side**3, 200, replace=False))
+    numbers = np.append(listed, np.full(56, blocks.NONE)).astype(np.int32)
+    place, here = blocks._beside(layout, numbers)
+    beside = numbers[:200] + (blocks.NEIGHBORS @ [layout.side**2, layout.side, 1])[:, None]
+    np.testing.assert_array_equal(here, np.pad(np.isin(beside, listed), [(0, 0), (0, 56)]))
+    np.testing.assert_array_equal(numbers[place][here], beside[np.asarray(here)[:, :200]])
+
+
 def test_signs_on_the_edges_of_shared_faces_are_compared():
     """Two blocks, one above the other, without the one across an edge of the face that both have."""
     inside = np.zeros((5, 5, 5, 2), bool)
