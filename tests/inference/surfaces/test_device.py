@@ -226,6 +226,12 @@ def test_more_blocks_than_can_be_numbered_are_left_to_the_host(monkeypatch):
     assert mesh.watertight
 
 
+def test_coordinates_far_from_the_origin_are_rounded_once():
+    """Where a float32 has two thousandths of a cell, vertices are those of the host, which has float64."""
+    box = [[1000.013, 2000.027, -500.041], [1001.013, 2001.027, -499.041]]
+    compared(batch(field(ball, center=(1000.5, 2000.5, -499.5), radius=0.4, box=box)), 20)
+
+
 def test_blocks_beside_are_found_wherever_they_are_listed():
     layout, rng = blocks.Layout(40, 2, 2, 128, 256), np.random.default_rng(0)
     listed = np.sort(rng.choice(2 * layout.side**3, 200, replace=False))
