@@ -146,12 +146,9 @@ def single_items(module: Module, passes: Passes = ()) -> int:
             if each.opcode == "gather":
                 sizes = re.search(r"slice_sizes=\{([\d,]*)\}", each.attributes)
                 total += times * math.prod(each.arrays[0].shape) // math.prod(numbers(sizes))
-            elif each.opcode == "scatter" and each.operands[1] in around:
-                shape, axis = (
-                    around[each.operands[1]].arrays[0].shape,
-                    re.search(r"index_vector_dim=(\d+)", each.attributes),
-                )
-                total += times * math.prod(shape[: int(axis[1])] if axis else shape)
+            elif each.opcode == "scatter":
+                axis = re.search(r"index_vector_dim=(\d+)", each.attributes)
+                total += times * math.prod(around[each.operands[1]].arrays[0].shape[: numbers(axis)[0]])
             elif each.opcode == "sort":
                 total += times * math.prod(each.arrays[0].shape)
     return total
