@@ -73,9 +73,9 @@ def winding(mesh: Mesh) -> igl.FastWindingNumberBVH:
 
 def winding_numbers(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     """Winding numbers [N] of few points [N, 3], summed over all faces (Van Oosterom & Strackee 1983)."""
-    found = []
+    corners, found = mesh.corners, []
     for point in points:
-        a, b, c = np.moveaxis(mesh.corners - point, 1, 0)
+        a, b, c = np.moveaxis(corners - point, 1, 0)
         x, y, z = (np.sqrt(np.einsum("fc,fc->f", v, v)) for v in (a, b, c))
         ab, bc, ca = (np.einsum("fc,fc->f", *pair) for pair in ((a, b), (b, c), (c, a)))
         volume = np.einsum("fc,fc->f", a, np.cross(b, c))
@@ -108,7 +108,7 @@ def _scene_if_simple(mesh: Mesh) -> Scene | None:
     if not mesh.watertight:
         return None
     edges = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
-    low, high = edges.min(1), edges.max(1)
+    low, high = np.minimum(*edges.T), np.maximum(*edges.T)
     pair = np.argsort(low * len(mesh.vertices) + high, kind="stable").reshape(-1, 2)  # the two half-edges of each edge
     faces, count = pair // 3, len(mesh.faces)
     scene = Scene(mesh)
@@ -138,7 +138,8 @@ def _oriented(mesh, scene, part) -> bool:
     corners = mesh.corners
     a, b, c = np.moveaxis(corners - mesh.bounds.mean(0), 1, 0)
     volume = np.bincount(part, np.einsum("fc,fc->f", a, np.cross(b, c)))
-    order = np.argsort((heights := corners @ ALONG[0]).max(1), kind="stable")
+    heights = corners @ ALONG[0]
+    order = np.argsort(functools.reduce(np.maximum, heights.T), kind="stable")
     farthest = np.empty(len(volume), int)
     farthest[part[order]] = order  # duplicate indices: the last assignment, of the farthest face, remains
     tips = corners[farthest, heights[farthest].argmax(1)]
