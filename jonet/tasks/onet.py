@@ -41,6 +41,7 @@ from jonet.wording import counted
 VALIDATION_POINTS = 8192  # points per validation shape
 VALIDATION_ROWS = 64  # training shapes by which a network with the encoder `idx` is validated
 SAMPLES = dataclasses.replace(RECIPES["onet"], surface=2_048, occupancies=8_192)
+NEAR_SAMPLES = dataclasses.replace(SAMPLES, near_occupancies=4_096, sigma=0.02)  # for mixed points
 ADAM = Optimizer(
     shared=Schedule("constant", initial=1e-4), per_shape=Schedule("constant", initial=1e-4)
 )  # as published

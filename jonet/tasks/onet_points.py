@@ -44,7 +44,7 @@ class OnetPoints(Onet[Config]):
     presets = {
         "quick": Config(
             shapes=Shapes(train=800, val_fraction=0.03),
-            samples=dataclasses.replace(onet.SAMPLES, near_occupancies=4_096, sigma=0.02),
+            samples=onet.NEAR_SAMPLES,
             network=network(96, 64),
             points_sampling="mixed",
             ema_decay=0.99,

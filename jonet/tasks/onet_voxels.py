@@ -56,10 +56,12 @@ class OnetVoxels(Onet[Config]):
     presets = {
         "quick": Config(  # a grid shows less of a shape than a point cloud: many shapes, fewer points of each
             shapes=Shapes(train=800, val_fraction=0.02),
+            samples=dataclasses.replace(onet.NEAR_SAMPLES, voxels="ray"),
             network=network(96, 8),
-            points_sampling="stratified",
+            points_sampling="mixed",
+            ema_decay=0.99,
             cpu=Batch(8, 1024),
-            minutes=2.6,
+            minutes=3.2,
         ),
         "small": Config(**onet.SMALL_SOLID, network=network(128, 8)),
         "paper": Config(

@@ -580,9 +580,9 @@ def check_copies(row: dict) -> None:
 
 KNOWN_COPIES = {  # by program, target and operation of JAX, with the reason; others are a change for the worse
     "^deepsdf/.* v.e.*/concatenate$": "the rows that a step draws, gathered with their four numbers first",
-    "^deepsdf/paper/step/bfloat16/whole v5e.*/lin8/": "between two layouts of a gradient; micro-batches avoid them",
+    "^deepsdf/paper/step/.*/whole v5e.*/lin8/": "between two layouts of a gradient; micro-batches avoid them",
     "^deepsdf/8x512/(evaluate/high(est)?|extract/blocks) v5e": "activations of two layers; one pass has none",
-    "^deepsdf/6x128/adam/.* v5e.*/dot_general$": "activations of the rows of a step, for the backward pass",
+    "^deepsdf/.*/adam/.* v.e.*/dot_general$": "activations of the rows of a step, for the backward pass",
     "^onet_points/paper/encode": "maxima over points and products of units want different axes last",
     "^onet_voxels/paper/encode h100.*kernel": "kernels of convolutions in the order of cuDNN",
     "^onet_voxels/paper/train v5e.*/pad$": "the padding of 3-D convolutions, with the shapes last",
