@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from jonet import resources
 from jonet.errors import InputError, shown
 from jonet.geometry.mesh import Similarity, frame_of
 from jonet.geometry.outliers import CHOICES, advice, outlier_mask, removal
@@ -89,7 +90,7 @@ def without_outliers(given: ObservedArrays, outliers: str | None, frame, names: 
         return given
     if outliers == "keep" or (outliers != "remove" and not boxed(frame)):
         return given
-    alone = [outlier_mask(cloud) for cloud in given.points]
+    alone = resources.in_threads(outlier_mask, given.points)
     if outliers != "remove" and (found := [i for i, mask in enumerate(alone) if mask.any()]):
         others = f" (and {counted(len(found) - 1, 'other shape')})" * (len(found) > 1)
         words = (advice if outliers == "warn" else removal)(given.points[found[0]], alone[found[0]])

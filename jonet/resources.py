@@ -7,8 +7,12 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path("/")  # of the file system with /proc and /sys
 
@@ -21,6 +25,16 @@ def cores(root: Path = ROOT) -> int:
     quotas += [quota + period for quota, period in zip(*of_v1, strict=False)]
     # the quota is "max" or -1 if there is none
     return max(1, min([count, *(math.ceil(int(quota) / int(period)) for quota, period in quotas if quota.isdigit())]))
+
+
+def in_threads(function: Callable[..., T], *columns: Iterable) -> list[T]:
+    """function(*row) of each row of columns of equal length, in threads: for work in libraries that do not hold
+    Python's lock.  Where there is one core, or one row, handing over to a thread would only hold up."""
+    rows = list(zip(*columns, strict=True))
+    if (count := min(cores(), len(rows))) < 2:
+        return [function(*row) for row in rows]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda row: function(*row), rows))
 
 
 def memory(root: Path = ROOT) -> int:

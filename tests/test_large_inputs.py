@@ -130,7 +130,10 @@ def ball(count: int, dtype=np.float32) -> np.ndarray:
 
 
 @pytest.mark.parametrize("points", [ball(500), (ball(500) > 0).astype(np.float32) + 0.2 * ball(500)])
-def test_the_distance_from_the_hull_is_the_largest_of_all_planes(points):
+@pytest.mark.parametrize("products", [True, False])
+def test_the_distance_from_the_hull_is_the_largest_of_all_planes(monkeypatch, points, products):
+    """By all products, and by a tree of the planes."""
+    monkeypatch.setattr(observations, "PLANES", 2000 if products else 0)
     around = np.random.default_rng(1).uniform(-1, 1, (2000, 3)).astype(np.float32)
     planes = ConvexHull(points).equations
     largest = (around @ planes[:, :3].T + planes[:, 3]).max(1)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import types
 
 import pytest
@@ -98,3 +99,21 @@ def test_only_this_module_asks_the_system_for_cores_and_memory():
     asking = re.compile(r"SC_PHYS_PAGES|SC_PAGE_SIZE|cpu_count|sched_getaffinity")
     files = [path for folder in ("jonet", "experiments") for path in (ROOT / folder).rglob("*.py")]
     assert [path.name for path in files if asking.search(path.read_text())] == ["resources.py"]
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_work_in_threads_keeps_its_order_and_its_errors(monkeypatch, cores):
+    monkeypatch.setattr(resources, "cores", lambda: cores)
+    threads = set()
+
+    def divide(a, b):
+        threads.add(threading.get_ident())
+        return a / b
+
+    assert resources.in_threads(divide, [6, 8, 9], [2, 4, 3]) == [3, 2, 3]
+    assert (threading.get_ident() in threads) == (cores == 1)
+    assert resources.in_threads(divide, [], []) == []
+    with pytest.raises(ZeroDivisionError):
+        resources.in_threads(divide, [1, 1], [1, 0])
+    with pytest.raises(ValueError, match="argument"):
+        resources.in_threads(divide, [1, 1], [1])

@@ -35,7 +35,11 @@ def inlier_mask(points, spread: float = 1.1) -> np.ndarray:
     points = check_array(points, "points", (None, 3), np.float64)
     if len(points) <= NEIGHBORS + 1 or np.isinf(spread):
         return np.ones(len(points), bool)
-    distance = neighbor_distance(points)
+    return _inliers(neighbor_distance(points), spread)
+
+
+def _inliers(distance: np.ndarray, spread: float = 1.1) -> np.ndarray:
+    """`inlier_mask` of points of which `neighbor_distance` [N] is known, and more than three."""
     return distance <= distance.mean() + spread * distance.std()
 
 
@@ -44,7 +48,7 @@ def alone_mask(points) -> np.ndarray:
 
     None of them does if they are a surface themselves: a part that was seen with fewer points than others.
     """
-    return _of_distinct(points, lambda places: _alone(places, _density(places)))
+    return _of_distinct(points, lambda places: _alone(places, _density(*_around(places))))
 
 
 def outlier_mask(points) -> np.ndarray:
@@ -57,14 +61,14 @@ def outlier_mask(points) -> np.ndarray:
 
 
 def _outliers(points: np.ndarray) -> np.ndarray:
-    density = _density(points)
+    around = _around(points)
+    density = _density(*around)
     found = _alone(points, density)
     clear = np.count_nonzero(found & _above(density, CLEARLY))
-    if clear > max(MANY[0] * len(points), MANY[1]):
-        left = np.flatnonzero(~found)
-        found[left[_above(_density(points[left]), THEN)]] = True
-    else:
-        found[:] = False
+    if clear <= max(MANY[0] * len(points), MANY[1]):
+        return far_mask(points, around[0][:, :NEIGHBORS].mean(1) if len(points) > AROUND else None)
+    left = np.flatnonzero(~found)
+    found[left[_above(_density(*_around(points[left])), THEN)]] = True
     left = np.flatnonzero(~found)
     found[left[far_mask(points[left])]] = True
     return found
@@ -77,15 +81,19 @@ def _of_distinct(points, rule: Callable[[np.ndarray], np.ndarray]) -> np.ndarray
     return rule(points) if equal is None else rule(equal[0])[equal[1]]
 
 
-def _density(points: np.ndarray) -> np.ndarray:
+def _around(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distances of each point to those around it, and their numbers [N, AROUND]; inf and N for such as there are
+    not."""
+    distances, nearest = KDTree(points).query(points, AROUND + 1)
+    return distances[:, 1:], np.asarray(nearest)[:, 1:]  # column 0 is the point itself
+
+
+def _density(distances: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     """The mean distance of each point to those around it, over that of most points, and of most of these [2, N]."""
-    if len(points) <= AROUND:
-        return np.ones((2, len(points)))
-    distances, nearest = KDTree(points).query(points, AROUND + 1)  # column 0 is the point itself
-    apart = distances[:, 1:].mean(1)
-    if not (usual := np.median(apart)):
-        return np.ones((2, len(points)))
-    around = np.maximum(np.median(apart[np.asarray(nearest)[:, 1:]], axis=1), usual / 2)
+    apart = distances.mean(1)
+    if len(apart) <= AROUND or not (usual := np.median(apart)):
+        return np.ones((2, len(apart)))
+    around = np.maximum(np.median(apart[nearest], axis=1), usual / 2)
     return np.stack([apart / usual, apart / around])
 
 
@@ -131,17 +139,18 @@ def neighbor_distance(points: np.ndarray) -> np.ndarray:
     return mean[same]
 
 
-def far_mask(points) -> np.ndarray:
+def far_mask(points, distance=None) -> np.ndarray:
     """Which points [N, 3] are outliers that enlarge the bounding box considerably, bool [N].
 
     These are few points outside of the box of the inliers (`inlier_mask`), farther from it than `TOLERANCE`.  A cloud
     without such points has none that are True, though some of its points may be outliers.
+    distance: `neighbor_distance` [N], where it is known.
     """
     points = check_array(points, "points", (None, 3), np.float64)
     far = np.zeros(len(points), bool)
     for _ in range(ROUNDS):  # one point very far away hides others
         left = points[~far]
-        inliers = left[inlier_mask(left)]
+        inliers = left[inlier_mask(left) if distance is None or far.any() else _inliers(distance)]
         low, high = inliers.min(0), inliers.max(0)
         margin = max(TOLERANCE, SPACING / np.sqrt(len(left))) * (high - low).max()
         found = ((points < low - margin) | (points > high + margin)).any(1)

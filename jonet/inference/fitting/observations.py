@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,8 @@ from jonet.wording import counted
 BOX = ((-1, -1, -1), (1, 1, 1))  # contains every normalized shape
 REACH = 10  # coordinates beyond which points cannot be in the normalized frame
 SCARCE = 1 / 8  # fraction of a shape's rows below which a group is kept in preference to the other one
+PLANES = 2000  # of a hull, below which its products with all points take less time than a tree
+PRODUCTS = 1 << 18  # of planes and points at a time
 CELLS = 256  # a side of the unit: to whole ones values are rounded before a shuffle
 LOW, HIGH, WEIGHT, MEASURED, GROUP = range(3, 8)  # columns of an observation, after x, y, z
 COLUMNS = 8
@@ -127,11 +128,12 @@ def observe(given: ObservedArrays, config: FitConfig = FitConfig(), index=None, 
     normals = nothing if given.normals is None else [array.astype(np.float32) for array in given.normals]
     free_space = nothing if given.free_space is None else _float32(given.free_space, "free_space")
     index = numbers(index, len(rows))
-    shapes = []
-    for i, (cloud, normal, space) in enumerate(zip(rows, normals, free_space, strict=True)):
-        rng = np.random.default_rng([config.seed, zlib.crc32(b"space"), int(index[i])])
-        shapes.append(of_surface(cloud, normal, space, config.offset, np.asarray(box, np.float32), rng))
-    return shapes
+
+    def one(cloud, normal, space, number) -> Observations:
+        rng = np.random.default_rng([config.seed, zlib.crc32(b"space"), number])
+        return of_surface(cloud, normal, space, config.offset, np.asarray(box, np.float32), rng)
+
+    return resources.in_threads(one, rows, normals, free_space, index.tolist())
 
 
 def numbers(index, count: int) -> np.ndarray:
@@ -201,12 +203,16 @@ def _beyond_hull(points, around) -> np.ndarray:
         planes = ConvexHull(points).equations
     except (QhullError, ValueError) as error:
         raise InputError(f"{len(points)} points in a plane or fewer than four enclose nothing to fit") from error
-    # No plane is farther away than the hull.  The plane (n, d) farthest from x has the largest product with (x, 1).  It
-    # is also the nearest one, if a fifth coordinate makes all planes equally long; so a tree finds it.
+    # No plane is farther away than the hull.  The plane (n, d) farthest from x has the largest product with (x, 1).
+    asked = np.column_stack([around, np.ones(len(around))])
+    if len(planes) < PLANES:
+        pieces = np.array_split(asked, -(-len(asked) * len(planes) // PRODUCTS))
+        return np.concatenate([(piece @ planes.T).max(1) for piece in pieces])
+    # It is also the nearest one, if a fifth coordinate makes all planes equally long; so a tree finds it.
     longest = np.sqrt((planes[:, 3] ** 2).max() - planes[:, 3] ** 2)
-    asked = np.column_stack([around, np.ones(len(around)), np.zeros(len(around))])
-    farthest = planes[KDTree(np.column_stack([planes, longest])).query(asked)[1]]
-    return np.einsum("nc,nc->n", asked[:, :4], farthest)
+    tree = KDTree(np.column_stack([planes, longest]))
+    farthest = planes[tree.query(np.column_stack([asked, np.zeros(len(asked))]))[1]]
+    return np.einsum("nc,nc->n", asked, farthest)
 
 
 def nearest_to_surface(rows: Observations, count: int) -> np.ndarray:
@@ -242,15 +248,10 @@ def pack(rows: Observations, clamp: float, limit: int | None, seed: int, index: 
 
 
 def pack_all(shapes: Sequence[Observations], config: FitConfig, limit: int | None, index) -> list[np.ndarray]:
-    """`pack` of every shape, in threads if there are several cores.  index [B]: of `numbers`."""
-
-    def one(shape: Observations, i: int) -> np.ndarray:
-        return pack(shape, config.clamp, limit, config.seed, i)
-
-    if (cores := min(resources.cores(), len(shapes))) < 2:  # which handing over to a thread would only hold up
-        return list(map(one, shapes, index.tolist()))
-    with ThreadPoolExecutor(cores) as pool:
-        return list(pool.map(one, shapes, index.tolist()))
+    """`pack` of every shape.  index [B]: of `numbers`."""
+    return resources.in_threads(
+        lambda shape, number: pack(shape, config.clamp, limit, config.seed, number), shapes, index.tolist()
+    )
 
 
 def _columns(rows: Observations) -> np.ndarray:

@@ -8,7 +8,6 @@ them, the box was wrong, however much was seen.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple, cast
@@ -16,6 +15,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from scipy.spatial import KDTree
 
+from jonet import resources
 from jonet.data.sampling import surface
 from jonet.errors import MeshError
 from jonet.geometry.mesh import Mesh, Similarity
@@ -146,9 +146,7 @@ def unseen(network: BoundNetwork, codes: np.ndarray, clouds: Sequence[np.ndarray
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "field .* has no surface")
             meshes = cast(list[Mesh], extraction.extract(network.fields(codes[some]), CELLS, normals=False))
-        for i, mesh in zip(some, meshes, strict=True):
-            with contextlib.suppress(MeshError):  # of a mesh without faces
-                found[i] = _far(mesh, clouds[i])
+        found[some] = resources.in_threads(_far, meshes, [clouds[i] for i in some])
     return found
 
 
@@ -175,9 +173,12 @@ def warn_off_mesh(meshes: Sequence[Mesh], clouds: Sequence[np.ndarray], names: S
 
 
 def _far(mesh: Mesh, points: np.ndarray) -> float:
-    """The fraction of a surface that is far from all points [N, 3].  Raises MeshError without a surface."""
+    """The fraction of a surface that is far from all points [N, 3]; 1 if there is none."""
     rng = np.random.default_rng(0)
-    places, _ = surface(mesh, POINTS, rng)
+    try:
+        places, _ = surface(mesh, POINTS, rng)
+    except MeshError:
+        return 1.0
     some = _some(points, rng)
     tree = KDTree(some)
     apart = tree.query(some, min(NEIGHBOR + 1, len(some)))[0]  # the first is the point itself
