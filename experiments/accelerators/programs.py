@@ -23,7 +23,7 @@ from jonet.inference.fitting import methods, sharded_batch
 from jonet.inference.fitting.gauss_newton import NewtonSolver
 from jonet.inference.fitting.observations import COLUMNS, WEIGHT
 from jonet.inference.fitting.prior import Prior
-from jonet.inference.surfaces import block_meshes, blocks, refinement
+from jonet.inference.surfaces import block_meshes, blocks, device, refinement
 from jonet.networks import deepsdf, field, occupancy, spline, spline_levels
 from jonet.networks.bound import BoundNetwork
 from jonet.networks.layers import BLOCK
@@ -233,7 +233,7 @@ def extract(specs: deepsdf.Specs, part: str, precision: Precision, made: bool) -
     layout, rows, grids, count = octahedra.dealt(evaluator)
     fields, platform = parallel.host(evaluator.fields.padded), parallel.platform()
     search, arguments = blocks.program(platform, layout), (fields, rows, grids)
-    size = 1 << (each * octahedra.VERTICES - 1).bit_length()  # as the sizes of `device` grow
+    size = device.places(each * octahedra.VERTICES)
 
     def context():
         return products.precise(precision)

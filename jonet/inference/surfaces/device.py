@@ -27,7 +27,7 @@ SLACK = 4  # so many times as many places as needed are taken where a program ha
 
 
 class Sizes(NamedTuple):
-    """Places in the lists of a device, powers of two, so that there are few programs.
+    """Places in the lists of a device, of few sizes, so that there are few programs.
 
     large, blocks: as of `blocks.Layout`.  vertices: as of `block_meshes.program`.
     """
@@ -71,7 +71,7 @@ def extract(
             if most > MOST_BLOCKS:
                 raise Unsteady("found more blocks than it can number")
         needed = max(counts.edges.max(), counts.cells.max(), -(-counts.faces.max() // 2))
-        size = _power(needed, LEAST)
+        size = places(needed)
         if size < sizes.vertices <= SLACK * size:
             size = sizes.vertices  # that program is there
         _remember(key, first, sizes._replace(vertices=size), counts.large.max(), counts.blocks.max())
@@ -125,6 +125,13 @@ def _remember(key: tuple, first: Sizes, sizes: Sizes, large: int, most: int) -> 
     if wild and large <= first.large and most <= first.blocks:
         large_size, size = first.large, first.blocks
     _grown[key] = Sizes(large_size, size, sizes.vertices)
+
+
+def places(count: int) -> int:
+    """Places for so many vertices: a power of two times `LEAST`, or three quarters of it, since what programs gather
+    and sort takes time for empty places, too."""
+    power = _power(count, LEAST)
+    return power * 3 // 4 if LEAST < power and count <= power * 3 // 4 else power
 
 
 def _power(size: float, least: int) -> int:

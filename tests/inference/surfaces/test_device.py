@@ -15,7 +15,7 @@ from jonet.inference.surfaces import block_meshes, blocks, device, extraction
 from jonet.inference.surfaces.grid import FieldEvaluator, lattice
 from jonet.networks import spline, spline_levels
 from jonet.networks.bound import BoundNetwork
-from jonet.networks.field import Field
+from jonet.networks.field import TILE, Field
 from jonet.networks.occupancy import OccupancyNetwork, Specs
 
 pytestmark = pytest.mark.unoptimized
@@ -194,6 +194,15 @@ def test_growth_is_kept_but_not_that_of_one_wild_shape(monkeypatch):
     assert device._grown[key].blocks == 1 << 20
     device._remember(key, first, first._replace(blocks=1 << 20), 100, 1000)
     assert device._grown[key] == first
+
+
+def test_places_for_vertices_are_of_few_sizes_and_little_more_than_needed():
+    counts = range(1, 1 << 17, 61)
+    sizes = [device.places(count) for count in counts]
+    assert all(count <= size for count, size in zip(counts, sizes, strict=True))
+    assert all(size == device.LEAST or size < 1.5 * count for count, size in zip(counts, sizes, strict=True))
+    assert set(sizes) == {1024 << k for k in range(8)} | {1536 << k for k in range(7)}
+    assert all(size % TILE == 0 for size in sizes)
 
 
 def unsteady(shared, per_shape, points):
