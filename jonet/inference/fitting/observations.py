@@ -183,7 +183,8 @@ def of_surface(
         parts += [_part(points + step, offset, offset), _part(points - step, -offset, -offset)]
     if free_space is None:
         around = rng.uniform(box[0], box[1], (len(points), 3)).astype(np.float32)
-        reach, _ = KDTree(points).query(around)
+        # most of the space is far from the surface, where such a tree needs two thirds of the time of others
+        reach, _ = KDTree(points, leafsize=32, balanced_tree=False, compact_nodes=False).query(around)
         beyond = _beyond_hull(points, around)
         low = np.where(beyond > 0, np.minimum(beyond, reach), -reach)
         parts.append(_part(around, low, reach, group=True))
