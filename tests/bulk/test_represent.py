@@ -23,8 +23,6 @@ from jonet.geometry.mesh import Mesh
 from jonet.settings.representation import Representation
 from jonet.settings.surfaces import Surfaces
 
-pytestmark = pytest.mark.unoptimized
-
 FEW = {"resolution": 32, "iterations": 1, "near": 4000, "uniform": 4000, "cloud": 4000}
 COARSE = Surfaces(resolution=16)
 TORUS = trimesh.creation.torus(1.0, 0.4)

@@ -201,15 +201,6 @@ def test_the_peer_doubles_its_steps_until_it_is_as_good(tmp_path):
     assert program.iou(program.train(30, 30)) > 0.8
 
 
-def test_one_shape_is_represented_as_well_on_both_sides(capsys):
-    """Ours alone without PyTorch; with it both are scored on the same points."""
-    (row,) = bench.measure(bench.parse(["--rows=represent_shape", "--quick", "--repeats=1"]))
-    assert row["ours"] > 0 and row["shapes_per_second"] > 0 and row["iou"]["ours"] > 0.9
-    if peers.available():
-        assert row["theirs"] > 0 and 0 < row["iou"]["theirs"] <= 1
-        assert row["reached"] == (row["iou"]["theirs"] >= row["iou"]["ours"])
-
-
 def test_scattered_parameters_stay_what_they_are():
     """Only moved a little, and the same each time."""
     trees = {"a": np.zeros(1000)}, {"b": np.ones(1000)}
