@@ -39,6 +39,7 @@ from jonet.storage import atomic
 SHARES = Path(__file__).with_name("host.json")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "accelerators.md"
 BEGIN, END = "<!-- jobs: python -m experiments.accelerators.jobs --write -->", "<!-- end of jobs -->"
+PROGRAMS = {"extract": {f"extract/{part}" for part in octahedra.PASSES}, "fit": {"gauss_newton/high"}}  # of the chip
 AIMS = {"extract": 500, "fit": 1000}  # shapes a second on an H100 with 16 cores
 SHAPES, ROWS, RESOLUTION = 16, 8000, 128  # of the jobs that are measured
 TOGETHER = 64  # codes that an accelerator fits at a time
@@ -72,7 +73,7 @@ class Machine:
     is_cpu: bool = False
 
 
-MACHINES = {"h100-1": Machine(16), "v5e-1": Machine(16)}
+MACHINES = {name: Machine(16) for name in ("h100-1", "h200-1", "v5e-1", "v6e-1")}
 
 
 def bounds(share: Share, machine: Machine) -> dict[str, float]:
@@ -104,7 +105,7 @@ def of_chip(verb: str, measured: dict[str, Any], rates: dict[str, float]) -> flo
     """
     if verb == "fit":
         return measured["phases"] / rates["gauss_newton/high"]
-    return sum(1 / rates[f"extract/{part}"] for part in octahedra.PASSES)
+    return sum(1 / rates[program] for program in PROGRAMS[verb])
 
 
 def rows_of(file: Path, decoder: str = "deepsdf/6x128") -> dict[str, dict[str, float]]:
@@ -125,7 +126,9 @@ def table(shares: dict[str, dict[str, Any]], rates: dict[str, dict[str, float]])
 
     body = []
     for target, machine in MACHINES.items():
-        for verb in AIMS if target in rates else ():
+        for verb in AIMS:
+            if not PROGRAMS[verb] <= rates.get(target, {}).keys():
+                continue
             measured = shares[verb]
             share = Share(chip=of_chip(verb, measured, rates[target]), **measured["share"])
             rate, slowest = predicted(share, machine)

@@ -22,6 +22,8 @@ from jonet.training import batches
 from jonet.training.batches import BatchSpec, Resident, RowSampling, Streamed
 from jonet.training.lanes import Lanes
 
+pytestmark = pytest.mark.unoptimized
+
 SDF = BatchSpec(RowSampling("sdf", 12))
 
 
