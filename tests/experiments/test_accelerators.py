@@ -490,6 +490,7 @@ def test_evaluation_has_the_operations_of_its_layers(compiled_rows, target):
 
 
 PLANNED = (0.95, 2.6)  # a plan's memory over that of the compiled step; 1.0 to 2.54 were seen
+SCRATCH = 128e6  # bytes that a program may hold more than its plan: a v6e takes 104 MB for the least of steps
 
 
 def check_plan(row: dict) -> None:
@@ -498,8 +499,9 @@ def check_plan(row: dict) -> None:
     training = plan.make(registry.find(task), registry.find(task).presets[preset], chip).training
     assert training
     copied = 2 if task == "onet_images" and chip.startswith("v") and preset != "paper" else 1  # see KNOWN_COPIES
-    ratio = (copied * training.samples + training.step) / (row["arguments"] + row["temporaries"])
-    assert PLANNED[0] < ratio < PLANNED[1], (row["program"], row["target"], ratio)
+    planned, held = copied * training.samples + training.step, row["arguments"] + row["temporaries"]
+    enough = planned > PLANNED[0] * held or (chip == "v6e" and planned > held - SCRATCH)
+    assert enough and planned < PLANNED[1] * held, (row["program"], row["target"], planned / held)
 
 
 @needs_compilers
@@ -586,6 +588,7 @@ KNOWN_COPIES = {  # by program, target and operation of JAX, with the reason; ot
     "^onet_points/paper/encode": "maxima over points and products of units want different axes last",
     "^onet_voxels/paper/encode h100.*kernel": "kernels of convolutions in the order of cuDNN",
     "^onet_voxels/paper/train v5e.*/pad$": "the padding of 3-D convolutions, with the shapes last",
+    "^onet_voxels/.*/train v6e.*/conv_in/": "grids as bfloat16, for the first convolution",
     "^onet_images/paper/encode v5e": "images and the first layer's output, between layouts of the convolution",
     "^onet_unconditional/paper/train v5e.*/fc_1/": "activations of the last block, for the backward pass",
     "^spline/128": "whole blocks of coefficients of each point, and the 27 of a cell in the least squares",
