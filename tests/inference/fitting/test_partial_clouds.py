@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import trimesh
 
-from jonet.geometry.mesh import Similarity
+from jonet.geometry.mesh import Mesh, Similarity
 from jonet.inference.fitting import parts
 from jonet.inference.fitting.latents import Fit
 from jonet.inference.fitting.pose import PoseFit
@@ -65,6 +66,18 @@ def test_a_box_that_is_nearly_right_is_kept(scale, taken, monkeypatch):
 def test_shapes_that_are_no_clouds_stay_as_they_are():
     result = parts.placed(None, [None], fit(9.0, True))
     assert np.isnan(result.unseen).all() and not result.searched.any() and result.fit.values[0, 0] == 9
+
+
+def test_what_is_unseen_is_a_part_of_the_surface_and_all_of_none(monkeypatch):
+    """Clouds of a whole ball and of its upper half; the third shape has no surface, the fourth no code."""
+    ball = trimesh.creation.icosphere(4)
+    mesh, nothing = Mesh(ball.vertices, ball.faces), Mesh(np.zeros((0, 3)), np.zeros((0, 3), int))
+    monkeypatch.setattr(parts.extraction, "extract", lambda *_, **__: [mesh, mesh, nothing])
+    network = SimpleNamespace(fields=lambda codes: codes)
+    points = trimesh.sample.sample_surface(ball, 4000, seed=0)[0]
+    clouds = [points, points[points[:, 2] > 0], points, points]
+    found = parts.unseen(network, np.array([[0.0], [1.0], [2.0], [np.nan]]), clouds)
+    assert found[0] < 0.05 and 0.35 < found[1] < 0.55 and found[2:].tolist() == [1, 1]
 
 
 def test_clouds_that_were_moved_are_said():
