@@ -78,7 +78,10 @@ def run(options: argparse.Namespace) -> list[dict]:
                 if options.json:
                     table.save(options.json, known)
             if target.here:
-                print("\n".join(checks.lines(checks.differences())), flush=True)
+                differences = checks.differences()
+                print("\n".join(checks.lines(differences)), flush=True)
+                if wrong := checks.too_much(differences):
+                    raise JonetError(f"results on {target.name} are not the processor's: {', '.join(wrong)}")
     place = {name: i for i, name in enumerate(offered)}
     return sorted(known, key=lambda row: (place.get(row["program"], len(place)), row["target"]))
 

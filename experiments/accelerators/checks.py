@@ -103,9 +103,14 @@ def lines(found: dict[str, float]) -> list[str]:
     """What `differences` found, a line for each."""
     return [
         f"{name}: {difference:.2g} from the processor's, of {TOLERANCES[name]:g} allowed"
-        + (": TOO MUCH" if not difference <= TOLERANCES[name] else "")
+        + (": TOO MUCH" if name in too_much(found) else "")
         for name, difference in found.items()
     ]
+
+
+def too_much(found: dict[str, float]) -> list[str]:
+    """Which of the differences are not allowed; nan is none that is."""
+    return [name for name, difference in found.items() if not difference <= TOLERANCES[name]]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def row(name: str, target: Target, call: Callable[[], Call], texts: Path | None 
             lowered = given.mapped.lower(*given.arguments)
         compiled = compile_for(target, lowered)
     except Exception as error:  # of jonet's checks or of any compiler: the row says which
-        return found | {"mark": "C", "error": sentence(error)}
+        return found | {"mark": "M" if target.here else "C", "error": sentence(error)}
     if texts:
         atomic.write_text(texts / f"{name.replace('/', '_')}.{target.name}.txt", compiled.as_text())
     found |= {"precision": given.precision, **counted(target, given, compiled)}

@@ -33,13 +33,15 @@ def line(row: Row) -> str:
     text = f"{row['program']:42s} {row['target']:7s}"
     if "milliseconds" in row:
         text += f" [{row['mark']}] {row['precision']:8s} {number(row['milliseconds'])} ms, {percent(row['share'])}"
-        text += f", {number(row['rate'])} {row['unit']}/s, {number(row['bytes'] / 1e9)} GB moved"
+        text += f", {number(row['rate'])} {row['unit']}/s"
+        text += f", {number(row['operations'] / 1e9)} GFLOP, {number(row['bytes'] / 1e9)} GB moved"
         text += f", {number(row['arguments'] / 1e9)} + {number(row['temporaries'] / 1e9)} GB held"
         text += f", {row['kernels']} kernels" if row.get("kernels") else ""
         text += (
             f", {number(row['single_items'])} single items" if row.get("single_items") and row["mark"] == "C" else ""
         )
         text += "".join(f", {count} {kind}" for kind, count in row["collectives"].items())
+        text += f", largest copy {number(row['moves'][0]['bytes'] / 1e9)} GB" if row["moves"] else ""
     return text + (f": {row['error']}" if "error" in row else "")
 
 

@@ -161,7 +161,9 @@ class Purify(Onet[Config]):
             ema_decay=0.0,
         ),
         "small": _purifying(OnetPoints.presets["small"], shapes=Shapes(train=300, test=20, val_fraction=0.02)),
-        "paper": _purifying(OnetPoints.presets["paper"], shapes=Shapes(train=6_000, test=200, val_fraction=0.1)),
+        "paper": _purifying(
+            OnetPoints.presets["paper"], shapes=Shapes(train=6_000, test=200, val_fraction=0.1, sign="fusion")
+        ),
     }
     parts = {
         **Onet.parts,

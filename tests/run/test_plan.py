@@ -46,7 +46,8 @@ def test_every_preset_starts_on_a_chip_of_16_gigabytes(name, preset):
         config = dataclasses.replace(config, shapes=Shapes(train=1, test=0))
     found = plan.make(task, config, "v5e")
     training, chip = found.training, CHIPS["v5e"]
-    assert found.platform == Platform("tpu", 16 << 30) and 0 < training.samples + training.step < 0.9 * chip.memory
+    held = training.samples + training.step
+    assert found.platform == Platform("tpu", 16 << 30) and 0 < held < (14e9 if preset == "paper" else 0.9 * chip.memory)
     place = training.autotuned.get("place", "resident")
     assert (place == "streamed") == (preset == "paper" and name in STREAMED)
     assert (training.source.plan.points.how == "windows") == (place == "streamed")

@@ -243,6 +243,12 @@ def test_every_constant_of_a_paper_preset_has_its_source(task):
     assert not [n for n in rest if not any(n == own or (own[-1] == "." and n.startswith(own)) for own in OURS)]
 
 
+def test_purification_learns_as_published_from_points():
+    """IF-Defense takes Occupancy Networks as they are; it has classes of its own."""
+    ours, theirs = (flat(configs.to_dict(registry.find(task).presets["paper"])) for task in ("purify", "onet_points"))
+    assert {name for name in theirs if ours[name] != theirs[name]} <= {"data", "shapes.train", "shapes.test"}
+
+
 def test_what_the_tables_have_no_option_for():
     """Constants of the same sources that stand in the code."""
     assert (first_order.MEAN, first_order.SQUARE, first_order.EPSILON, first_order.NOISE) == (0.9, 0.999, 1e-8, 0.01)
@@ -276,7 +282,7 @@ def test_epochs_are_those_of_the_data_at_hand(shapes, steps):
     assert schedule(500, 0.0) == schedule(1, 0.0) / 2  # by epochs, of which each has so many steps
 
 
-@pytest.mark.parametrize("task", ["deepsdf", "deepsdf_completion", "onet_points", "onet_voxels", "onet_unconditional"])
+@pytest.mark.parametrize("task", [task for task in CONSTANTS if task != "occnet"])
 def test_published_settings_ask_for_data(task):
     with pytest.raises(ConfigError, match="no data are named"):
         program.parse([f"--task={task}", "--preset=paper"])
