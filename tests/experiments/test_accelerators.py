@@ -498,8 +498,7 @@ def check_plan(row: dict) -> None:
     (task, preset, _), chip = row["program"].split("/"), row["target"].partition("-")[0]
     training = plan.make(registry.find(task), registry.find(task).presets[preset], chip).training
     assert training
-    copied = 2 if task == "onet_images" and chip.startswith("v") and preset != "paper" else 1  # see KNOWN_COPIES
-    planned, held = copied * training.samples + training.step, row["arguments"] + row["temporaries"]
+    planned, held = training.samples + training.step, row["arguments"] + row["temporaries"]
     enough = planned > PLANNED[0] * held or (chip == "v6e" and planned > held - SCRATCH)
     assert enough and planned < PLANNED[1] * held, (row["program"], row["target"], planned / held)
 
