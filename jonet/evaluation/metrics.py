@@ -45,7 +45,7 @@ WORST = {  # scores of an empty prediction: distances are set to the longest sid
 }
 SIZES = ("vertices", "faces")  # numbers of a row that are not scores
 TILES = 32  # a side of the box of points, by which they are sorted; the cube is below 2^16, which sort fastest
-LEAF = 24
+LEAF = 24  # points of a leaf of the trees of points
 FAR = 8  # volume of the common bounding box in ground truths' boxes, above which too few points are in the latter
 
 
